@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Turn', 'Transcript', 'transcript_to_dict',
-           'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'fsync_dir',
-           'write_atomic', 'write_jsonl', 'read_jsonl']
+           'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out',
+           'fsync_dir', 'write_atomic', 'write_jsonl', 'read_jsonl']
 
 # %% ../nbs/00_core.ipynb #a5dc87ca
 import hashlib, json, os, random, tempfile
@@ -122,6 +122,11 @@ def seed_for(*where # the address of a draw: any JSON-able parts
 def rng_for(*where)->random.Random:
     "A fresh generator seeded by its address; sharing one between two places is never needed."
     return random.Random(seed_for(*where))
+
+# %% ../nbs/00_core.ipynb #1209e5bc
+def held_out(question:str)->bool:
+    "True for the half of all questions that the embedded model's text must never contain (by a bit of the text's sha256)."
+    return int(digest(question.strip().encode())[0], 16) % 2 == 0
 
 # %% ../nbs/00_core.ipynb #d6179da2
 def fsync_dir(path:Path):
