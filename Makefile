@@ -1,0 +1,67 @@
+# Needs only Python 3.11 (or newer) and make. `make` alone lists what there is.
+# Everything is installed into .venv, with the versions of constraints.txt, and again when settings.ini or constraints.txt change.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN     = .venv/bin
+NEEDS   = settings.ini setup.py constraints.txt
+PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt
+QUIET   = OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1
+
+.PHONY: help demo test test-slow check lint export readme notebooks lab constraints clean distclean
+
+help:           ## this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+demo: .venv/installed        ## install, then the whole method on the embedded model: debate, finetune, again (minutes; results in runs/demo)
+	$(BIN)/maft run --out runs/demo
+
+test: .venv/installed-dev    ## every notebook and every quick test
+	$(QUIET) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/installed-dev ## the long tests
+	$(QUIET) $(BIN)/python -m pytest -m slow $(ARGS)
+
+check: .venv/installed-dev   ## notebooks, package and README in step? notebooks tidy?
+	$(BIN)/python tools/check.py
+	$(BIN)/python tools/lint_nbs.py
+	$(BIN)/ruff check --quiet .
+	$(BIN)/python tools/readme.py --check
+
+export: .venv/installed-dev  ## notebooks -> multiagent_ft/*.py
+	$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+readme: .venv/installed-dev  ## nbs/index.ipynb -> README.md
+	$(BIN)/python tools/readme.py
+
+notebooks: .venv/installed-dev ## run every notebook again and keep what it shows (NB=nbs/... for one)
+	$(QUIET) $(BIN)/python tools/nbrun.py $(NB)
+
+lab: .venv/installed-dev     ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+constraints: .venv/installed-dev ## rewrite constraints.txt from what is installed now
+	$(BIN)/python tools/constraints.py
+
+clean:          ## remove what building and testing leave (keeps .venv and runs)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis _proc _docs nbs/wandb
+	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv (runs stay: they are yours)
+	rm -rf .venv
+
+.venv/python: Makefile
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { echo "$(PYTHON) cannot make a virtual environment (on Debian or Ubuntu: apt install python3-venv)."; exit 2; }
+	@touch $@
+
+.venv/installed: .venv/python $(NEEDS)
+	@echo "Installing into .venv (torch is large: a few minutes the first time)"
+	@$(PIP) --upgrade pip setuptools
+	@$(PIP) -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing the development tools into .venv"
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,52 @@
+"What every test may lean on: a quiet, offline, one-thread process; where recorded data lies; the command line as a user runs it."
+import os, subprocess, sys, tempfile
+from pathlib import Path
+
+# Before anything imports torch, transformers or wandb.
+os.environ.update(OMP_NUM_THREADS='1', WANDB_MODE='offline', HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1',
+                  TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
+for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY'): os.environ.pop(k, None)
+for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'): os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent/'shared'   # recorded data kept beside the checkout; a test that needs it is skipped where it is absent
+for extra in (ROOT, ROOT/'tools'):
+    if str(extra) not in sys.path: sys.path.insert(0, str(extra))
+
+needs_shared = pytest.mark.skipif(not (SHARED/'data').is_dir(), reason=f'no recorded data at {SHARED/"data"}')
+
+
+def maft(*args,                   # as on the command line
+         cwd=None, env=None,      # where, and variables to add or (None) to remove
+         timeout=600              # seconds before a hung process is killed
+        )->subprocess.CompletedProcess:
+    "Run the command line in a process of its own; stdout, stderr and returncode come back. Nothing is asserted here."
+    script = Path(sys.executable).with_name('maft')
+    command = [str(script)] if script.exists() else [sys.executable, '-c', 'from multiagent_ft.cli import main; main()']
+    full = {**os.environ, 'COLUMNS': '120', 'NO_COLOR': '1', **(env or {})}
+    return subprocess.run([*command, *map(str, args)], cwd=cwd, env={k: v for k, v in full.items() if v is not None}, timeout=timeout,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
+
+
+@pytest.fixture
+def run_maft(tmp_path):
+    "`maft` in a folder of the test's own."
+    return lambda *args, cwd=tmp_path, **kw: maft(*args, cwd=cwd, **kw)
+
+
+@pytest.fixture
+def shared():
+    "The folder of recorded data; skips the test where there is none."
+    if not (SHARED/'data').is_dir(): pytest.skip(f'no recorded data at {SHARED/"data"}')
+    return SHARED
+
+
+def pytest_collection_modifyitems(items):
+    "GPU tests are skipped, not failed, on a machine without one."
+    wanted = [i for i in items if i.get_closest_marker('gpu')]
+    if not wanted: return
+    import torch
+    if not torch.cuda.is_available():
+        for i in wanted: i.add_marker(pytest.mark.skip(reason='no NVIDIA GPU here'))
