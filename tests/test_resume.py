@@ -1,0 +1,65 @@
+"Killed at any moment, a run goes on to the very same bytes."
+import json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+from test_run import prints
+
+ARGS = ['run', '--train', '32', '--eval', '16', '--iterations', '1', '--seed', '5', '--set', 'wandb=off', '--set', 'batch_size=16']
+
+
+def start(out, *more):
+    maft = Path(sys.executable).with_name('maft')
+    return subprocess.Popen([str(maft), *ARGS, '--out', str(out), *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "An uninterrupted run and how long it took."
+    out = tmp_path_factory.mktemp('whole')/'run'
+    t = time.monotonic(); p = start(out); text, _ = p.communicate(timeout=600)
+    assert p.returncode == 0, text
+    return prints(out), time.monotonic() - t
+
+
+def killed_run(out, seed, span, workers):
+    "SIGKILL the run (and its workers go with it) at random moments until one attempt gets through; how often it was killed."
+    rng, kills = random.Random(seed), 0
+    while True:
+        p = start(out, '--workers', str(workers))
+        try:
+            p.communicate(timeout=rng.uniform(.25, 1)*span if kills < 4 else 600)
+            assert p.returncode == 0
+            return kills
+        except subprocess.TimeoutExpired:
+            os.kill(p.pid, signal.SIGKILL); p.communicate(); kills += 1
+
+
+def check(whole, out, seeds, workers):
+    want, span = whole
+    kills = 0
+    for s in seeds:
+        kills += killed_run(out/str(s)/'run', s, span, workers)
+        assert prints(out/str(s)/'run') == want, f'seed {s}'
+    return kills
+
+
+def test_killed_runs(whole, tmp_path):
+    kills, seed = 0, 0
+    while kills < 5:
+        kills += check(whole, tmp_path, [seed], workers=seed % 2*2); seed += 1
+
+
+@pytest.mark.slow
+def test_killed_runs_often(whole, tmp_path):
+    kills, seed = 0, 100
+    while kills < 20:
+        kills += check(whole, tmp_path, [seed], workers=seed % 2*2); seed += 1
+
+
+def test_ctrl_c_says_one_line(tmp_path):
+    p = start(tmp_path/'run')
+    time.sleep(6); os.killpg(p.pid, signal.SIGINT)
+    text, _ = p.communicate(timeout=60)
+    assert p.returncode == 130 and 'Traceback' not in text
+    assert 'same command' in text.strip().splitlines()[-1]

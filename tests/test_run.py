@@ -1,0 +1,160 @@
+"The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
+import json
+from pathlib import Path
+
+import pytest
+
+from multiagent_ft.config import load_config
+from multiagent_ft.core import MaftError, read_jsonl
+from multiagent_ft.rows import load_rows
+from multiagent_ft.tasks import normalized
+
+SMALL = dict(train=40, eval=24, iterations=1, workers=0, wandb='off', seed=3)
+
+
+def go(out, **kw):
+    from multiagent_ft.run import run
+    return run(load_config(None, dict(SMALL, out=str(out)) | kw))
+
+
+def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
+    "Every file of a run folder that must not depend on when or how often it was run."
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob('*')) if f.is_file() and f.name not in skip and 'wandb' not in f.parts}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp('runs')
+    return root, go(root/'demo')
+
+
+def test_summary(runs):
+    root, s = runs
+    on_disk = json.loads((root/'demo'/'summary.json').read_text())
+    assert on_disk['schema'] == 1 and {k: s[k] for k in on_disk} == on_disk
+    assert [i['iteration'] for i in s['iterations']] == [0, 1]
+    for it in s['iterations']:
+        for m in ('single', 'majority', 'debate'):
+            r = it['methods'][m]
+            assert set(r) >= {'accuracy', 'stderr', 'n', 'unparsed'} and r['n'] == 24
+            k = r['accuracy']*r['n']*(3 if m == 'single' else 1)
+            assert abs(k - round(k)) < 1e-9, 'an accuracy is k/n'
+    assert 'majority_9' in s['iterations'][0]['methods']
+    c = s['iterations'][1]['consensus']
+    assert 0 < c['kept'] <= c['asked'] == 40 and 0 <= c['precision'] <= 1
+    assert all(len(s['iterations'][1]['rows'][r]) == 3 and sum(s['iterations'][1]['rows'][r]) > 0 for r in ('generator', 'critic'))
+
+
+def test_outcomes_recount(runs):
+    root, s = runs
+    outcomes = read_jsonl(root/'demo'/'outcomes.jsonl')
+    assert len(outcomes) == 2*24
+    for it in s['iterations']:
+        mine = [o for o in outcomes if o['iteration'] == it['iteration']]
+        assert it['methods']['debate']['accuracy'] == sum(o['debate']['right'] for o in mine)/len(mine)
+        assert it['methods']['single']['accuracy'] == pytest.approx(sum(sum(o['right_first']) for o in mine)/(3*len(mine)))
+
+
+def test_nobody_trains_on_the_exam_or_on_gold(runs):
+    root, _ = runs
+    trained = {normalized(t['problem']['text']) for t in read_jsonl(root/'demo'/'iteration-1'/'transcripts.jsonl')}
+    from multiagent_ft.tasks import load_task, split
+    train, evaluation = split(load_task('arithmetic'), 40, 24, 3)
+    assert trained == {normalized(p.text) for p in train}
+    assert not trained & {normalized(p.text) for p in evaluation}
+
+
+def test_rows_are_own_words(runs):
+    "Every row holds, id for id, what that very agent was sent and said."
+    root, _ = runs
+    said = {}
+    for t in read_jsonl(root/'demo'/'iteration-1'/'transcripts.jsonl'):
+        for u in t['turns']: said[u['role'], u['agent'], t['problem']['id'], u['round']] = (tuple(u['completion']['prompt_ids']), tuple(u['completion']['token_ids']))
+    files = sorted((root/'demo'/'iteration-1'/'rows').glob('*.jsonl'))
+    assert len(files) == 6
+    for f in files:
+        role, i = f.stem.rsplit('-', 1)
+        for r in load_rows(f): assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
+
+
+def test_every_adapter_differs(runs):
+    from multiagent_ft.hf import adapter_identity
+    root, _ = runs
+    ids = {adapter_identity(f) for f in (root/'demo'/'iteration-1'/'adapters').iterdir()}
+    assert len(ids) == 6
+
+
+def test_finished_run_does_nothing(runs):
+    root, _ = runs
+    before = prints(root/'demo')
+    assert sum(go(root/'demo')['made'].values()) == 0
+    assert prints(root/'demo') == before
+
+
+def test_other_settings_are_refused(runs):
+    root, _ = runs
+    before = prints(root/'demo')
+    with pytest.raises(MaftError, match='learning_rate'): go(root/'demo', learning_rate=1e-5)
+    with pytest.raises(MaftError, match='w 0.5 -> 0.3'): go(root/'demo', w=.3)
+    assert prints(root/'demo') == before
+
+
+def test_longer_run_extends_the_shorter(runs):
+    root, s = runs
+    import shutil
+    shutil.copytree(root/'demo', root/'longer')
+    longer = go(root/'longer', iterations=2)
+    assert longer['iterations'][:2] == s['iterations'] and len(longer['iterations']) == 3
+    assert longer['made']['finetune'] == 6
+    from multiagent_ft.hf import adapter_identity
+    assert adapter_identity(root/'longer'/'iteration-2'/'adapters'/'generator-0') != adapter_identity(root/'longer'/'iteration-1'/'adapters'/'generator-0')
+
+
+def test_w_touches_critics_only(runs):
+    "Another w: debates, votes and generators are found; critics are trained anew, and only they speak anew."
+    root, s = runs
+    other = go(root/'w', w=1.)
+    kinds = json.loads((root/'demo'/'keys.json').read_text()), json.loads((root/'w'/'keys.json').read_text())
+    assert other['made']['finetune'] <= 3
+    assert other['made'].get('generate', 0) <= 3    # round 2 of the exam, one block per critic
+    assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
+    assert other['iterations'][0] == s['iterations'][0]
+    assert prints(root/'w')['iteration-1/transcripts.jsonl'] == prints(root/'demo')['iteration-1/transcripts.jsonl']
+
+
+def test_recipes_share_what_they_have_in_common(runs):
+    root, s = runs
+    other = go(root/'majority', recipe='majority-ft')
+    assert other['made']['finetune'] == 1
+    assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
+    assert other['made']['generate'] == 3     # only what the new model says in the exam; all else was found
+
+
+def test_workers_give_the_same_bytes(runs):
+    root, _ = runs
+    go(root.parent/(root.name + '-workers')/'demo', workers=2)
+    assert prints(root.parent/(root.name + '-workers')/'demo') == prints(root/'demo')
+
+
+def test_society_answers(runs):
+    from multiagent_ft import Society
+    root, _ = runs
+    t = Society.load(root/'demo').ask('What is the result of 3+7*1+4-9*6?')
+    assert [u.role for u in t.turns] == ['generator']*3 + ['summarizer']*3 + ['critic']*3
+    assert t == Society.load(root/'demo', 1).ask('What is the result of 3+7*1+4-9*6?')
+    with pytest.raises(MaftError, match='there is no 5'): Society.load(root/'demo', 5)
+
+
+def test_moved_folder_still_speaks(runs, tmp_path):
+    import shutil
+    from multiagent_ft import Society
+    root, _ = runs
+    shutil.copytree(root/'demo', tmp_path/'moved')
+    q = 'What is the result of 3+7*1+4-9*6?'
+    assert Society.load(tmp_path/'moved').ask(q).turns == Society.load(root/'demo').ask(q).turns
+
+
+def test_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('x')
+    with pytest.raises(MaftError, match='not a run folder'): go(tmp_path/'mine')
+    assert [f.name for f in (tmp_path/'mine').iterdir()] == ['thesis.tex']
