@@ -34,8 +34,10 @@ def rerun(path, force=()):
     for c in nb.cells:
         if not keeps_still(c, flags): c['outputs'] = []
     if str(cfg.config_path) not in sys.path: sys.path.insert(0, str(cfg.config_path))
+    shell = CaptureShell(path, mpl_format='png')
     with working_directory(path.parent):
-        CaptureShell(path, mpl_format='png').run_all(nb, exc_stop=True, preproc=lambda c: keeps_still(c, flags))
+        try: shell.run_all(nb, exc_stop=True, preproc=lambda c: keeps_still(c, flags))
+        except Exception: print(shell.prettytb(fname=path), file=sys.stderr); raise
     for c in nb.cells:
         for k in ('directives_', 'idx_'): c.pop(k, None)   # nbdev's bookkeeping, not part of the file
     clean_nb(nb, clean_ids=cfg.clean_ids)
