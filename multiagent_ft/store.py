@@ -171,14 +171,12 @@ def _mkdir(path):
     _mkdir(path.parent)
     path.mkdir(exist_ok=True); _sync(path.parent)
 
-def _begin(path, name):
-    "A folder for a job to work in."
-    tmp = path/'tmp'/mark(name)
+def _begin(path, tmp):
+    "Make a folder for a job to work in."
     _mkdir(tmp.parent); tmp.mkdir()
     if not (path/'store.json').exists():
         (tmp/'store.json').write_text(json.dumps(dict(schema=SCHEMA))); _sync(tmp/'store.json')
         os.replace(tmp/'store.json', path/'store.json'); _sync(path)
-    return tmp
 
 # %% ../nbs/03_store.ipynb #aad97d0c
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) # what a rename says when something is there already
@@ -279,24 +277,28 @@ class Store:
         said = job_json(kind, key); name = digest(said); folder, done = self._folder(kind, name), False
         if not self._swept: self._swept = True; sweep(self.path)
         with disk_errors(self.path):
-            if _whole(self.path, folder): self.hits[kind] += 1; return folder
+            if _whole(self.path, folder): self.hits[kind] += 1; self._let_go(name, True); return folder
             self.misses[kind] += 1
-            tmp = _begin(self.path, name)
+        tmp = self.path/'tmp'/mark(name)
         try:
+            with disk_errors(self.path): _begin(self.path, tmp)
             with disk_errors(self.path, ours=False): fn(tmp)
             with disk_errors(self.path): seal(tmp, said); _place(self.path, tmp, folder)
             done = True
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
-            _let_go(self.path/'scratch', name, self._scratch.pop((name, os.getpid(), threading.get_ident()), None), done)
+            self._let_go(name, done)
         return folder
 
     def scratch(self, kind:str, key:dict)->Path:
         "A folder for the checkpoints of this job, as the last process that was killed at it left it; removed when the job is done. Nothing in it is checked."
-        name = job_digest(kind, key); me = name, os.getpid(), threading.get_ident()
-        if not (me in self._scratch and self._scratch[me].is_dir()):
+        name = job_digest(kind, key)
+        if not (me := self._me(name)) in self._scratch or not self._scratch[me].is_dir():
             with disk_errors(self.path): self._scratch[me] = _claim(self.path/'scratch', name)
         return self._scratch[me]
+
+    def _me(self, name): return name, os.getpid(), threading.get_ident()
+    def _let_go(self, name, done): _let_go(self.path/'scratch', name, self._scratch.pop(self._me(name), None), done)
 
 # %% ../nbs/03_store.ipynb #566436cb
 ABSENT = object()
