@@ -10,6 +10,7 @@ __all__ = ['Count', 'Whole', 'Share', 'Above0', 'From0', 'Text', 'Device', 'Fold
 
 # %% ../nbs/09_config.ipynb #24f2767f
 import difflib, os, re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -56,7 +57,8 @@ def key(default:Any,           # `...` where it depends on the model
     return Field(default, description=meaning, json_schema_extra=dict(operational=operational))
 
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False, coerce_numbers_to_str=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False, coerce_numbers_to_str=True, hide_input_in_errors=True,
+                              defer_build=True) # built when first used, not by `maft --help`
 
 # %% ../nbs/09_config.ipynb #c7b05a1c
 class Questions(_Group):
@@ -237,14 +239,15 @@ def load_config(file:Path|None=None,  # YAML
 # %% ../nbs/09_config.ipynb #620afb90
 def is_operational(k:str)->bool: return Config.model_fields[k].json_schema_extra['operational']
 
-def describe()->list[dict]:
+@cache
+def describe()->tuple[dict, ...]:
     "One dict per key: key, allowed, default (and nano's, where it differs), role, meaning."
     plain = {k: f.default for k, f in Config.model_fields.items() if not f.is_required()}
     real, nano = plain | model_defaults('default'), plain | model_defaults('nano')
     show = lambda v: 'null' if v is None else str(v).lower() if isinstance(v, bool) else str(v)
     types = get_type_hints(Config, include_extras=True)
-    return [dict(key=k, allowed=allowed(types[k]), default=show(real[k]) + (f' (nano: {show(nano[k])})' if show(nano[k]) != show(real[k]) else ''),
-                 role='operational' if is_operational(k) else 'semantic', meaning=f.description) for k, f in Config.model_fields.items()]
+    return tuple(dict(key=k, allowed=allowed(types[k]), default=show(real[k]) + (f' (nano: {show(nano[k])})' if show(nano[k]) != show(real[k]) else ''),
+                 role='operational' if is_operational(k) else 'semantic', meaning=f.description) for k, f in Config.model_fields.items())
 
 # %% ../nbs/09_config.ipynb #0aa15a46
 def semantic(config:Config)->dict:
