@@ -113,6 +113,13 @@ def test_readme_is_fresh():
     for name, data in figures.items(): assert (ROOT/name).read_bytes() == data
 
 
+def test_readme_lists_every_notebook():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    for p in (ROOT/'nbs').glob('[0-9]*.ipynb'):
+        title, about = re.match(r'# (.+)\n+> (.+)', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])).groups()
+        assert f'[{title}](nbs/{p.name}) | {about} |' in text, f'{p.name}: run `make notebooks NB=nbs/index.ipynb readme`'
+
+
 def test_links_of_the_documents_lead_somewhere():
     for doc in [*ROOT.glob('*.md'), *lint_nbs.notebooks()]:
         text = doc.read_text(encoding='utf-8')

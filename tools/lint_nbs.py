@@ -4,7 +4,7 @@
 
 The rules, and why:
   name       nbs/NN_name.ipynb exports to multiagent_ft/name.py: the number is reading order and import order
-  opening    title and `> one line` (they become the module's docstring), then `#| default_exp`
+  opening    title and `> one line` in a cell of their own (they become the module's docstring and the page's head), then `#| default_exp`
   ending     the last section of a numbered notebook is "What this notebook does not show"
   headings   one title, no level skipped
   directives one spelling, `#| name`, above the code; anything else nbdev silently ignores
@@ -73,6 +73,7 @@ def check_headings(cells, numbered):
         prose = re.sub(r'```.*?```', '', source(c), flags=re.S)
         heads += [(i, len(m[1]), m[2]) for m in re.finditer(r'^(#{1,6}) +(.+?) *$', prose, re.M)]
     if not re.match(r'# [^\n]+\n+> [^\n]+', source(cells[0])): yield 0, 'opens with a title `# …` and one line `> …`'
+    elif re.search(r'\n(?!> |- \S+:|\s*$)', source(cells[0])): yield 0, 'prose in the title cell is lost in the docs (nbdev takes the cell for front matter): begin a new cell after the `>` line'
     if sum(level == 1 for _, level, _ in heads) != 1: yield 0, 'wants exactly one title (`# …`)'
     for (_, a, _), (i, b, text) in zip(heads, heads[1:]):
         if b > a + 1: yield i, f'heading {text!r} skips a level'
