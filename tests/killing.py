@@ -202,12 +202,16 @@ def look_at_store(folder):
 
 
 def one_file(folder):
-    core.write_atomic(folder/'deep'/'note.txt', 'new '*1000)
+    "The same file written three times, then rows."
+    for i in range(3): core.write_atomic(folder/'deep'/'note.txt', str(i)*4000)
     core.write_jsonl(folder/'rows.jsonl', [dict(i=i) for i in range(3)])
 
 
 def look_at_file(folder):
-    return {n: (folder/n).stat().st_size if (folder/n).exists() else None for n in ('deep/note.txt', 'rows.jsonl')}
+    "Whose bytes are there, and how many."
+    note, rows = folder/'deep'/'note.txt', folder/'rows.jsonl'
+    return dict(note=[''.join(sorted(set(note.read_text()))), note.stat().st_size] if note.exists() else None,
+                rows=core.read_jsonl(rows) if rows.exists() else None)
 
 
 def same_job(folder, k, n):

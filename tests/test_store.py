@@ -1,19 +1,13 @@
 "The store: one name per job, whole or not at all, whoever works in it and whenever it is killed; and its housekeeping."
-import errno, json, os, shutil, subprocess, sys, tempfile, threading, time
+import errno, json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
-from conftest import ROOT
+from making import keys, killing, leaf, memory, shuffled
 from multiagent_ft import store as shop
 from multiagent_ft.core import MaftError, canonical_json, file_digest
 from multiagent_ft.housekeeping import entry, ls, prune, verify
 from multiagent_ft.store import Store, abandoned, diff, job_digest, mark
-
-leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-value = st.recursive(leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12)
-keys = st.dictionaries(st.text(), value, max_size=5)
-shuffled = lambda o: {k: shuffled(o[k]) for k in reversed(o)} if isinstance(o, dict) else [shuffled(v) for v in o] if isinstance(o, list) else o
-
 
 def write(text='12\n7\n7\n'): return lambda folder: (folder/'answers.txt').write_text(text)
 
@@ -22,13 +16,7 @@ def store(tmp_path): return Store(tmp_path/'store')
 
 @pytest.fixture
 def fast():
-    "A folder in memory where there is one: thousands of fsyncs cost nothing there."
-    with tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None) as d: yield Path(d)
-
-def killing(*args, timeout=300):
-    done = subprocess.run([sys.executable, ROOT/'tests'/'killing.py', *map(str, args)], capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    with memory() as d: yield Path(d)
 
 def forget(): shop._checked.clear() # what another process would know
 
@@ -43,10 +31,10 @@ def test_different_keys_have_different_names(a, b):
     assert (job_digest('generate', a) == job_digest('generate', b)) == (canonical_json(a) == canonical_json(b))
     assert job_digest('generate', a) != job_digest('finetune', a)
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(keys, max_size=4))
 def test_what_is_filed_is_found_under_its_key_only(some):
-    with tempfile.TemporaryDirectory() as d:
+    with memory() as d:
         store = Store(Path(d)/'store')
         for key in some: store.job('generate', key, write(canonical_json(key)))
         for key in some: assert (store.find('generate', shuffled(key))/'answers.txt').read_text() == canonical_json(key)
@@ -126,6 +114,23 @@ def test_read_once_per_process(store, monkeypatch):
     for _ in range(3): assert store.find('generate', {})
     assert sorted(read) == ['answers.txt', 'key.json']
     os.utime(path/'answers.txt', (1, 1)); assert store.find('generate', {}) and len(read) == 4
+
+
+def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
+    "Files, then the folders that list them, then the rename, then the folder that lists the entry."
+    store.job('generate', dict(first=1), write())
+    did = []
+    real_sync, real_rename = shop.fsync_dir, os.rename
+    monkeypatch.setattr(shop, 'fsync_dir', lambda p: (did.append(('sync', Path(p))), real_sync(p)))
+    monkeypatch.setattr(os, 'rename', lambda a, b: (did.append(('rename', Path(a), Path(b))), real_rename(a, b)))
+    def work(folder): (folder/'sub'/'deeper').mkdir(parents=True); (folder/'sub'/'deeper'/'x').write_text('x'); (folder/'y').write_text('y')
+    path = store.job('generate', dict(second=1), work)
+    at = next(i for i, d in enumerate(did) if d[0] == 'rename'); tmp = did[at][1]
+    order = [d[1].relative_to(tmp).as_posix() for d in did[:at] if d[1].is_relative_to(tmp)]
+    assert set(order) == {'sub/deeper/x', 'y', 'key.json', 'checksums.json', 'sub/deeper', 'sub', '.'}
+    assert order.index('sub/deeper/x') < order.index('sub/deeper') < order.index('sub') < order.index('.') == len(order) - 1
+    assert did[at][2] == path and did[at + 1:] == [('sync', path.parent)]
+    assert {path.parent.parent, store.path} & {d[1] for d in did[:at]}, 'a new folder is forced to the disk where it is listed'
 
 
 # Damage of every sort
