@@ -10,7 +10,8 @@ __all__ = ['scored_vote', 'cost', 'flips', 'outcome', 'mean_and_stderr', 'method
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import sqrt
-from .core import MaftError, Problem, Transcript
+from typing import Iterable
+from .core import MaftError, Problem, Transcript, Turn
 from .consensus import vote
 from .tasks import Task, score
 
@@ -24,7 +25,7 @@ def scored_vote(answers:list,    # one answer per voter, None = could not be rea
     return dict(answer=v.answer, support=v.support, cast=v.cast, tied=v.tied, right=score(task, v.answer, problem))
 
 # %% ../nbs/14_evaluate.ipynb #756cb0df
-def cost(turns)->dict:
+def cost(turns:list[Turn])->dict:
     "What `turns` took: calls made, tokens in their prompts, tokens generated."
     sent = [t.completion for t in turns if t.completion.finish != 'did-not-fit']
     return dict(calls=len(sent), prompt=sum(len(c.prompt_ids) for c in sent), generated=sum(len(c.token_ids) for c in sent))
@@ -155,7 +156,7 @@ def agreement(outcomes:list[dict], when:str # 'first' or 'final'
     method = dict(first='majority', final='debate')[when]
     return sum(o[method]['support']/max(len(o[when]), 1) for o in outcomes)/len(outcomes)
 
-def add_up(dicts)->dict:
+def add_up(dicts:Iterable[dict])->dict:
     "Sum of dictionaries of numbers, key by key."
     total = Counter()
     for d in dicts: total.update(d)

@@ -136,7 +136,8 @@ def within(seconds:float, # how long to wait
     return not t.is_alive()
 
 # %% ../nbs/16_tracking.ipynb #c68f2d3b
-def stop_wandb(run, failed:bool=False, patience:float=60)->bool:
+def stop_wandb(run,  # as `start_wandb` gave it
+               failed:bool=False, patience:float=60)->bool:
     "Finish `run` and, if nobody needs it any more, W&B's helper process: all files are whole then. False when that takes longer than `patience` seconds."
     import wandb
     def stop():
@@ -146,7 +147,9 @@ def stop_wandb(run, failed:bool=False, patience:float=60)->bool:
     return within(patience, stop)
 
 # %% ../nbs/16_tracking.ipynb #8dcf68ff
-def send(run, row:dict):
+def send(run,     # a W&B run
+         row:dict # as it stands in the file
+        ):
     "One line of metrics.jsonl to a W&B run."
     if row.get('event') == 'config': run.config.update(row['config'], allow_val_change=True)
     run.log({k: v for k, v in row.items() if k not in ('seq', 'config')}, step=row['seq'])

@@ -1,5 +1,5 @@
 "What every test may lean on: a quiet, offline, one-thread process; where recorded data lies; the command line as a user runs it."
-import os, subprocess, sys, tempfile
+import os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
@@ -41,6 +41,26 @@ def shared():
     "The folder of recorded data; skips the test where there is none."
     if not (SHARED/'data').is_dir(): pytest.skip(f'no recorded data at {SHARED/"data"}')
     return SHARED
+
+
+def tracked(to):
+    "A copy of what git tracks (or would), in `to`: what a fresh clone holds."
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True)
+    if listed.returncode: pytest.skip('not a git checkout')
+    for f in filter(None, listed.stdout.decode().split('\0')):
+        if not (ROOT/f).is_file(): continue
+        (to/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT/f, to/f)
+    return to
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory):
+    "The wheel built from a copy of the checkout."
+    src, out = tracked(tmp_path_factory.mktemp('src')), tmp_path_factory.mktemp('wheel')
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', out, src], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob('*.whl'))
 
 
 def pytest_collection_modifyitems(items):
