@@ -6,13 +6,13 @@
 __all__ = ['Entry', 'ls', 'entry', 'verify', 'referred', 'prune']
 
 # %% ../nbs/03a_housekeeping.ipynb #16fe59d4
-import json, os, shutil
+import json, os, shutil, time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from .core import MaftError
-from .store import OURS, RESERVED, Store, abandoned, disk_errors, flaw, mark
+from .store import OURS, RESERVED, WEEK, Store, abandoned, disk_errors, flaw, mark
 
 # %% ../nbs/03a_housekeeping.ipynb #2bfb2452
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def _size(n): # in a form people read
     return f'{n:.1f} GB'
 
 # %% ../nbs/03a_housekeeping.ipynb #6666e9e7
+def _wanted(store, scratch): return not _entries(store, scratch.name.split('.')[0]) and time.time() - scratch.stat().st_mtime < WEEK
+
 def _remove(path, folder):
     "Out of sight first, so that nobody ever sees half an entry."
     away = path/'tmp'/mark('pruned')
@@ -88,7 +90,7 @@ def prune(store:Store, roots:Iterable[Path], # run folders, or folders of run fo
     keep, entries = referred(roots), ls(store)
     gone = sorted((e for e in entries if e.digest not in keep), key=lambda e: -e.size)
     busy = [p for p in (store.path/'tmp').glob('*') if not abandoned(p)]
-    waste = [p for d in RESERVED for p in (store.path/d).glob('*') if d == 'damaged' or abandoned(p) and p.name.split('.')[0] not in keep]
+    waste = [p for d in RESERVED for p in (store.path/d).glob('*') if d == 'damaged' or abandoned(p) and not (d == 'scratch' and _wanted(store, p))]
     for e in gone[:20]: print(f'{e.kind:10} {e.digest[:12]} {_size(e.size):>9}')
     if gone[20:]: print(f'… and {len(gone) - 20} smaller ones')
     print(f'{len(gone)} of {len(entries)} entries are named by no run ({_size(sum(e.size for e in gone))}); {len(waste)} damaged or abandoned folders ({_size(sum(sum(_bytes(p).values()) for p in waste))}).')

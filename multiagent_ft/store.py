@@ -118,7 +118,8 @@ def _owner(pid):
     return f"{host}.{_line('/proc/sys/kernel/random/boot_id')[:8]}.{space}.{pid}.{_started(pid)}"
 
 _count = itertools.count()
-def mark(name): # nobody else will use this name, and it says who does
+def mark(name:str)->str:
+    "A name for a folder that nobody else will use, and that says who does."
     return f'{name}.{_owner(os.getpid())}.{next(_count)}'
 
 # %% ../nbs/03_store.ipynb #c4022bcc
@@ -146,8 +147,10 @@ def _full(e):
     return False
 
 @contextmanager
-def disk_errors(path, ours=True):
-    "What the disk says, as a `MaftError`; with `ours` False only that it is full."
+def disk_errors(path:Path,     # the store's folder, to be named in the message
+                ours:bool=True # False: only a full disk is translated
+               ):
+    "What the disk says, as a `MaftError`."
     again = 'with the key `store`, then run the same command again; nothing done so far is lost'
     try: yield
     except MaftError: raise

@@ -299,6 +299,15 @@ def test_a_process_of_somebody_else_is_alive(monkeypatch):
     monkeypatch.setattr(shop, '_line', lambda path: ''); monkeypatch.setattr(os, 'kill', refuse)
     assert shop._started('12345') in ('?', '') if not Path('/proc/self/stat').exists() else shop._started('12345') == '?'
 
+@pytest.mark.skipif(shutil.which('ps') is None, reason='no ps here')
+def test_whose_is_it_without_proc(monkeypatch):
+    "As on macOS, which has no /proc: `ps` is asked."
+    monkeypatch.setattr(shop, '_line', lambda path: ''); monkeypatch.setattr(Path, 'exists', lambda self: False)
+    child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+    a = shop._started(str(child.pid)); b = shop._started(child.pid)
+    child.kill(); time.sleep(.2); zombie = shop._started(child.pid); child.wait(); child.stdin.close()
+    assert a == b and len(a) == 12 and zombie == '' == shop._started(child.pid) == shop._started('') == shop._started('x') == shop._started('9'*30)
+
 def test_swept_once_their_owner_is_dead(store):
     store.job('generate', {}, write())
     for d in ('tmp', 'scratch'): (store.path/d).mkdir(exist_ok=True)
@@ -409,12 +418,21 @@ def test_a_store_that_cannot_be_written(store, monkeypatch):
     with pytest.raises(MaftError, match='Read-only') as e: read.job('generate', dict(a=2), write())
     assert 'key `store`' in str(e.value)
 
-@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0, reason='root may write anywhere')
-def test_a_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o555)
-    try:
-        with pytest.raises(MaftError, match='Permission denied'): Store(tmp_path/'store').job('generate', {}, write())
-    finally: tmp_path.chmod(0o755)
+def test_a_folder_without_permission():
+    "As root nothing is forbidden: the child becomes nobody first."
+    code = """
+import os, sys
+from multiagent_ft.core import MaftError
+from multiagent_ft.store import Store
+if os.geteuid() == 0: os.setuid(65534)
+try: Store(sys.argv[1] + '/store').job('generate', {}, lambda folder: None)
+except MaftError as e: print(e)
+"""
+    with memory() as d:
+        os.chmod(d, 0o555)
+        done = subprocess.run([sys.executable, '-c', code, d], capture_output=True, text=True)
+        os.chmod(d, 0o755)
+    assert 'Permission denied' in done.stdout and 'another folder with the key `store`' in done.stdout and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
 
 def test_paths_that_cannot_be_a_store(tmp_path):
     (tmp_path/'file').write_text('x')
@@ -457,14 +475,14 @@ def test_prune_keeps_what_runs_name(store, tmp_path, capsys):
 
 def test_prune_clears_damage_and_the_scratch_nobody_will_ask_for(store, tmp_path, capsys):
     path = store.job('generate', {}, whole); damage(path, 'cut'); forget(); store.job('generate', {}, whole)
-    name = job_digest('finetune', dict(killed=1))
-    for n in (name, 'b'*64):
-        d = store.path/'scratch'/dead_mark(n); d.mkdir(parents=True); (d/'x').write_text('x')
-    a_run(tmp_path/'run', path, Path(name))
+    for name, age in (('a'*64, 0), ('b'*64, shop.WEEK + 1), (path.name, 0)):
+        d = store.path/'scratch'/dead_mark(name); d.mkdir(parents=True); (d/'x').write_text('x'); os.utime(d, (time.time() - age,)*2)
+    living = store.path/'scratch'/mark('c'*64); living.mkdir(); os.utime(living, (1, 1))
+    a_run(tmp_path/'run', path)
     prune(store, [tmp_path/'run'])
-    assert len(list((store.path/'scratch').iterdir())) == 2 and any((store.path/'damaged').iterdir())
+    assert len(list((store.path/'scratch').iterdir())) == 4 and any((store.path/'damaged').iterdir())
     prune(store, [tmp_path/'run'], dry=False)
-    assert [p.name.split('.')[0] for p in (store.path/'scratch').iterdir()] == [name] and not any((store.path/'damaged').iterdir())
+    assert sorted(p.name[0] for p in (store.path/'scratch').iterdir()) == ['a', 'c'] and not any((store.path/'damaged').iterdir())
     assert store.has('generate', {})
 
 @pytest.mark.parametrize('text', [None, '', '{', '{"a": 1}', '[1, 2]', 'null'])
