@@ -8,7 +8,7 @@ __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Turn', 'T
            'fsync_dir', 'write_atomic', 'write_jsonl', 'read_jsonl']
 
 # %% ../nbs/00_core.ipynb #a5dc87ca
-import hashlib, json, os, random, tempfile
+import errno, hashlib, json, os, random, tempfile
 from dataclasses import dataclass, asdict, field
 from pathlib import Path
 from typing import Any, Iterable
@@ -133,43 +133,52 @@ def fsync_dir(path:Path):
     "Make a rename inside `path` survive a power cut."
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise   # some file systems cannot sync a folder
     finally: os.close(fd)
 
 def write_atomic(path:Path,       # where the whole file appears
                  data:bytes|str   # text is written as UTF-8
                 )->Path:
     "Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when there is no room."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    path, tmp = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
         with os.fdopen(fd, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except OSError as e:
-        Path(tmp).unlink(missing_ok=True)
+        if tmp: Path(tmp).unlink(missing_ok=True)
         raise MaftError(f'cannot write {path}: {e.strerror}. Free some room (or choose another folder) and run the same command again; nothing done so far is lost.') from e
-    except BaseException: Path(tmp).unlink(missing_ok=True); raise
+    except BaseException:
+        if tmp: Path(tmp).unlink(missing_ok=True)
+        raise
     fsync_dir(path.parent)
     return path
 
 # %% ../nbs/00_core.ipynb #53b66881
 def write_jsonl(path:Path, rows:Iterable[dict])->Path:
-    "One JSON object per line, keys in the order given, written atomically."
-    return write_atomic(path, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows))
+    "One JSON object per line, keys in the order given, written atomically. `NaN` raises `ValueError`."
+    def line(r):
+        try: return json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b'\n'
+        except UnicodeEncodeError: return json.dumps(r, allow_nan=False).encode() + b'\n'   # half a surrogate: UTF-8 has no bytes for it
+    return write_atomic(path, b''.join(map(line, rows)))
 
 def read_jsonl(path:Path)->list[dict]:
     "All objects of a JSON-lines file; blank lines are skipped. Raises `MaftError` naming file and line."
     path, rows = Path(path), []
-    try: text = path.read_text(encoding='utf-8')
+    try: text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError: raise MaftError(f'{path}: no such file.') from None
+    except OSError as e: raise MaftError(f'{path}: cannot be read ({e.strerror}).') from None
     except UnicodeDecodeError as e: raise MaftError(f'{path}: not UTF-8 text (byte {e.start}). Save it as UTF-8 and try again.') from None
     for i, line in enumerate(text.split('\n'), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
         except json.JSONDecodeError as e: raise MaftError(f'{path}, line {i}: not valid JSON ({e.msg}, column {e.colno}). Mend or remove that line.') from None
+        except (ValueError, RecursionError): raise MaftError(f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove that line.') from None
         if not isinstance(row, dict): raise MaftError(f'{path}, line {i}: expected an object like {{"text": …}}, found {type(row).__name__}.')
         rows.append(row)
     return rows
