@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN     = .venv/bin
 NEEDS   = settings.ini setup.py constraints.txt
-PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt
+PIP     = $(BIN)/python -m pip -qq --disable-pip-version-check install -c constraints.txt
 QUIET   = OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1
 
 .PHONY: help demo test test-slow check lint export readme notebooks lab constraints clean distclean
