@@ -63,3 +63,25 @@ def test_ctrl_c_says_one_line(tmp_path):
     text, _ = p.communicate(timeout=60)
     assert p.returncode == 130 and 'Traceback' not in text
     assert 'same command' in text.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A file system of 2 MB, and how to make it larger."
+    disk = tmp_path/'disk'; disk.mkdir()
+    if os.name != 'posix' or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk], capture_output=True).returncode:
+        pytest.skip('a small file system can only be mounted by root')
+    yield disk, lambda: subprocess.run(['mount', '-o', 'remount,size=200m', disk], check=True)
+    subprocess.run(['umount', '-l', disk])
+
+
+def test_disk_full_loses_nothing(whole, small_disk):
+    disk, enlarge = small_disk
+    text, _ = (p := start(disk/'run', '--workers', '0')).communicate(timeout=600)
+    assert p.returncode == 2 and 'Traceback' not in text
+    said = text.strip().splitlines()[-2:]
+    assert 'No space left' in ' '.join(said) and 'same command' in ' '.join(said), text
+    enlarge()
+    text, _ = (p := start(disk/'run', '--workers', '0')).communicate(timeout=600)
+    assert p.returncode == 0, text
+    assert prints(disk/'run') == whole[0]
