@@ -1,0 +1,56 @@
+"Real words through the middle of the machine: four recorded models of GSM8K as four agents."
+import pytest
+from conftest import needs_shared, SHARED
+
+from multiagent_ft.answers import extract, same
+from multiagent_ft.core import Problem, read_jsonl
+from multiagent_ft.debate import Luck, Protocol, untrained
+from multiagent_ft.engine import RecordedEngine
+from multiagent_ft.evaluate import outcome, summarize_outcomes
+from multiagent_ft.recipes import Means, recipe
+from multiagent_ft.tasks import Task
+
+MODELS = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
+pytestmark = needs_shared
+
+
+@pytest.fixture(scope='module')
+def recorded():
+    data = read_jsonl(SHARED/'data'/'gsm8k'/'model_solutions.jsonl')
+    problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
+    words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
+    r, task = recipe('majority-ft'), Task('gsm8k', 'number')
+    means = Means(RecordedEngine(words).generate, None, Protocol(rounds=1, kind='number'))
+    said = r.collect(means, untrained(4), problems, Luck())
+    return data, problems, task, means, said
+
+
+def test_openai_agrees_on_every_solution(recorded):
+    data, problems, task, means, said = recorded
+    wrong = [(p.id, m) for p, d, t in zip(problems, data, said) for n, m in enumerate(MODELS)
+             if same(extract(t.at(1)[n].text, 'number'), p.gold) != d[m]['is_correct']]
+    assert len(said)*4 == 5276 and wrong == []
+
+
+def test_scores_are_counts(recorded):
+    data, problems, task, means, said = recorded
+    outcomes = [outcome(t, task, 0) for t in said]
+    s = summarize_outcomes(outcomes)
+    assert s['single']['accuracy'] == pytest.approx(sum(d[m]['is_correct'] for d in data for m in MODELS)/5276)
+    assert s['majority']['n'] == 1319
+    assert s['majority']['accuracy'] > s['single']['accuracy']
+
+
+def test_rows_come_from_the_vote_alone(recorded):
+    "Each row agrees with its question's label and is that model's own text; no gold is needed for it."
+    data, problems, task, means, said = recorded
+    votes = means.labels(said)
+    assert all(v.answer is None or v.support >= 2 and not v.tied for v in votes)
+    rows, = recipe('majority-ft').select(means, untrained(4), said, votes).values()
+    label = {t.problem.id: v.answer for t, v in zip(said, votes)}
+    texts = {t.problem.id: [u.text for u in t.at(1)] for t in said}
+    for r in rows:
+        text = bytes(r.token_ids[:-1]).decode()
+        assert text in texts[r.problem] and same(extract(text, 'number'), label[r.problem])
+    blind = [type(t)(Problem(t.problem.id, t.problem.text, None), t.turns) for t in said]
+    assert means.labels(blind) == votes
