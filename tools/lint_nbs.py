@@ -53,7 +53,7 @@ def check_cells(cells):
         try: tree = ast.parse(re.sub(r'^[%!].*$', '', src, flags=re.M))
         except SyntaxError as e: yield i, f'not Python: {e.msg}'; continue
         mixed = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
-        rest = [n for n in tree.body if not isinstance(n, (ast.Import, ast.ImportFrom))]
+        rest = [n for n in tree.body if not isinstance(n, (ast.Import, ast.ImportFrom)) and not ast.unparse(n).startswith('sys.path')]
         if mixed and rest and not exported(d) and d.get('eval:') != 'false': yield i, 'import and other code in one cell: give the import a cell of its own'
         if exported(d):
             n = sum(1 for line in src.splitlines() if line.strip() and not line.startswith('#|'))
