@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'store', 'StoreDir', 'nano',
-           'complain', 'ending', 'flag', 'takes_settings', 'versions', 'say_version', 'headline', 'run', 'evaluate',
-           'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'configuration', 'open_store',
-           'store_ls', 'store_verify', 'store_prune', 'nano_train', 'main']
+           'complain', 'ending', 'flag', 'takes_settings', 'versions', 'say_version', 'results_only', 'headline', 'run',
+           'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'configuration',
+           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Callable
 import typer
@@ -95,6 +96,11 @@ def say_version(wanted:bool):
 @app.callback()
 def _top(version:Annotated[bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=say_version)]=False): pass
 
+# %% ../nbs/99_cli.ipynb #db9b5724
+def results_only(): # a context
+    "Whatever is printed inside goes to standard error."
+    return redirect_stdout(sys.stderr)
+
 # %% ../nbs/99_cli.ipynb #1c8c73d5
 def headline(c:Config)->str:
     "A run in one line."
@@ -108,7 +114,7 @@ def run(config, given):
     "Debate, finetune, and again: the whole method in one folder. The same command goes on where it was stopped."
     print(headline(config), file=sys.stderr, flush=True)
     from multiagent_ft.run import print_table, run
-    summary = run(config)
+    with results_only(): summary = run(config)
     print_table(summary)
     if not any(summary['made'].values()): print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(f'Results: {config.folder}/summary.json, and one line per question in {config.folder}/outcomes.jsonl')
@@ -128,7 +134,7 @@ def evaluate(dir:RunDir,
              json:Annotated[bool, typer.Option('--json', help='Print the summary as JSON.')]=False):
     "Examine a finished society, on its own task or another, beside the untrained one."
     from multiagent_ft.run import evaluate_run, print_table
-    summary = evaluate_run(dir, task, iteration, eval, data, workers)
+    with results_only(): summary = evaluate_run(dir, task, iteration, eval, data, workers)
     if json: from json import dumps; print(dumps(summary, indent=1))
     else: print_table(summary)
 
@@ -183,12 +189,14 @@ def debate(config, given,
            kind:Annotated[str|None, typer.Option(metavar='KIND', help="Kind of answer: number, math, choice. Default: the task's.", show_default=False)]=None,
            seed:Annotated[int, typer.Option(metavar='N', help='Another number, another debate.')]=0):
     "Let a society argue about one question, and print every word."
+    question = question.encode(errors='replace').decode()   # bytes that are not UTF-8 reach us as half surrogates
     if not question.strip(): raise MaftError('the question is empty. Ask something, for example: maft debate "What is the result of 3+7*1+4-9*6?"')
     if run is None and iteration is not None: raise MaftError('--iteration belongs to a run folder: name it with --run DIR.')
     if run is not None and given: raise MaftError(f'--run takes model, agents and rounds from {run}/config.yaml: leave out the other settings, or leave out --run.')
     from multiagent_ft.debate import Society
     society = untrained_society(config) if run is None else Society.load(run, iteration)
-    show(spoken(society.ask(question, seed=seed, kind=kind), kind or society.protocol.kind))
+    with results_only(): said = society.ask(question, seed=seed, kind=kind)
+    show(spoken(said, kind or society.protocol.kind))
 
 def untrained_society(config:Config):
     "N copies of the base model, ready to argue."
@@ -261,6 +269,17 @@ def nano_train(out:Annotated[Path, typer.Argument(metavar='DIR', help='Where che
     "Train nano from nothing (hours on a CPU)."
     from multiagent_ft.nano_train import BLOCKS, train_nano
     print(f'The model is in {train_nano(out, seed=seed, blocks=blocks or BLOCKS)}; use it with --model.')
+
+@nano.command('measure')
+def nano_measure(model:Annotated[str, typer.Argument(metavar='MODEL', help='nano, or the folder of another attempt at it.')]='nano',
+                 out:Annotated[Path|None, typer.Option(metavar='FILE', help='Write the figures there too.', show_default=False)]=None):
+    "Measure how well nano answers, revises and summarizes; JSON on standard output (many minutes)."
+    from json import dumps
+    with results_only():
+        from multiagent_ft.hf import HFEngine
+        from multiagent_ft.nano_measure import measure_nano
+        page = measure_nano(HFEngine(model), out)
+    print(dumps(page, indent=1))
 
 # %% ../nbs/99_cli.ipynb #664de609
 def main():

@@ -157,7 +157,9 @@ def parse_yaml(text:str, name:str # for errors
     import yaml
     def broken(mark, what): return MaftError(f'{name}, line {mark.line + 1}: {what}.')
     try: node, values = yaml.compose(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as e: raise broken(e.problem_mark or e.context_mark, f'not valid YAML ({e.problem})') from None
+    except yaml.MarkedYAMLError as e:
+        ended = e.context_mark and 'stream end' in str(e.problem)   # something was opened and never closed: say where
+        raise broken(e.context_mark if ended else e.problem_mark, f'not valid YAML ({e.context + ", " if ended else ""}{e.problem})') from None
     except (yaml.YAMLError, RecursionError): raise MaftError(f'{name}: not a file of settings (`key: value`, one per line).') from None
     if node is None: return {}, {}
     if not isinstance(node, yaml.MappingNode): raise broken(node.start_mark, 'settings are written as `key: value`, one per line')
