@@ -7,8 +7,7 @@ __all__ = ['REPORT', 'LOWER', 'GuardError', 'check_rows', 'check_batch', 'finger
            'check_finite', 'check_same']
 
 # %% ../nbs/11b_guards.ipynb #ea85e5fa
-from pathlib import Path
-from .core import MaftError, file_digest
+from .core import MaftError
 from .rows import Row
 
 # %% ../nbs/11b_guards.ipynb #f0773136
@@ -58,18 +57,19 @@ def check_batch(input_ids, attention_mask, labels, # tensors (batch, length), as
 # %% ../nbs/11b_guards.ipynb #33f7f7f6
 def fingerprint(tensors:dict # name -> tensor, of any dtype, on any device
                )->dict[str, int]:
-    "One number per tensor that changes when any bit does (a weighted sum of its bytes modulo 2^64; not a cryptographic hash)."
+    "One number per tensor that changes when any of its bits does: its 8-byte words, times odd numbers, summed modulo 2^64 on its own device. Not a cryptographic hash."
     import torch
-    def one(t):
-        raw = t.detach().contiguous().view(-1).view(torch.uint8)
-        words = raw[:raw.numel()//4*4].view(torch.int32)
-        tail = int(raw[raw.numel()//4*4:].sum()) << 40
-        total = 0
-        for i, chunk in enumerate(words.split(1 << 22)):   # in pieces, so that memory stays small
-            chunk = chunk.long()
-            total += (2*i + 1)*int((chunk*(torch.arange(len(chunk), device=chunk.device)*2 + 1)).sum())
-        return (total + tail) % 2**64
-    return {k: one(t) for k, t in tensors.items()}
+    return {k: _sum(torch, t.detach()) for k, t in tensors.items()}
+
+def _sum(torch, t, span=1 << 22):
+    raw = t.contiguous().view(-1).view(torch.uint8)
+    if raw.storage_offset() % 8: raw = raw.clone()
+    whole = raw.numel()//8*8
+    words = raw[:whole].view(torch.int64)
+    odd = 2*torch.arange(min(span, len(words)), device=t.device) + 1
+    total = int.from_bytes(bytes(raw[whole:].tolist()), 'little')*(2*len(words) + 1)
+    for i, w in enumerate(words.split(span)): total += (2*i + 1)*int((w*odd[:len(w)]).sum())
+    return total % 2**64
 
 # %% ../nbs/11b_guards.ipynb #d13e31fb
 def check_still(before:dict, after:dict, # fingerprints or hashes
@@ -80,11 +80,11 @@ def check_still(before:dict, after:dict, # fingerprints or hashes
     moved = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     if moved: raise GuardError(guard, f'training changed {what}: {", ".join(moved[:3])}{" …" if len(moved) > 3 else ""}.', REPORT)
 
-def check_moved(start:dict, trained:dict # tensors by name
+def check_moved(start:dict, trained:dict # fingerprints of the agent's own tensors
                ):
-    "Guard `learned`: training changed the agent, in every kind of tensor it may change."
-    if start.keys() != trained.keys(): raise GuardError('learned', 'the trained adapter has other tensors than it began with.', REPORT)
-    if all((start[k] == trained[k]).all() for k in start):
+    "Guard `learned`: training changed the agent, and only its numbers."
+    if start.keys() != trained.keys(): raise GuardError('learned', 'the trained agent has other tensors than it began with.', REPORT)
+    if start == trained:
         raise GuardError('learned', 'training left every weight as it was.', 'Is the learning rate zero (--set learning_rate=…)? If not, this is a fault: please report it.')
 
 def check_finite(tensors:dict):
