@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'store', 'StoreDir', 'nano',
            'complain', 'ending', 'flag', 'takes_settings', 'versions', 'say_version', 'results_only', 'headline', 'run',
-           'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'configuration',
-           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
+           'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'explain_run',
+           'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
@@ -205,6 +206,17 @@ def untrained_society(config:Config):
     from multiagent_ft.run import Workshop
     ws = Workshop(config)
     return replace(untrained(config.agents), spec=ws.spec, protocol=ws.protocol)
+
+# %% ../nbs/99_cli.ipynb #426f85ee
+@app.command('explain')
+def explain_run(dir:RunDir):
+    "Where every number of a run comes from: jobs, weights, rows, seeds, versions; each step checked. Exit code 1 if one does not fit."
+    with results_only():
+        from multiagent_ft.explain import explain
+        lines, faults = explain(dir)
+    for line in lines: print(line)
+    print('\nEvery step was checked and fits.' if not faults else '\n' + '\n'.join(f'does not fit: {f}' for f in faults))
+    if faults: raise typer.Exit(1)
 
 # %% ../nbs/99_cli.ipynb #31619bf2
 @app.command('config')

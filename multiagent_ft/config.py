@@ -10,6 +10,7 @@ __all__ = ['Count', 'Whole', 'Share', 'Above0', 'From0', 'Text', 'Device', 'Fold
 
 # %% ../nbs/09_config.ipynb #24f2767f
 import difflib, os, re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -191,13 +192,13 @@ def _fault(e:dict, given:dict, origin:dict)->str:
     value = 'null' if given.get(k) is None else str(given[k])
     return f'{k} is {value[:60]}{where}: it must be {allowed(types[k])}.'
 
-def validated(given:dict, origin:dict={} # where each value came from, for errors
+def validated(given:dict, origin:dict|None=None # where each value came from, for errors
              )->Config:
     "`given` as a `Config`. Raises `MaftError` in one or two lines."
     try: return Config(**given)
     except ValidationError as e:
         seen = {d['loc'][:1]: d for d in reversed(e.errors())}   # a union complains once per member
-        said = [_fault(d, given, origin) for d in reversed(seen.values())]
+        said = [_fault(d, given, origin or {}) for d in reversed(seen.values())]
         raise MaftError('\n'.join(said[:2]) + (f' (and {len(said) - 2} more)' if len(said) > 2 else '')) from None
 
 # %% ../nbs/09_config.ipynb #30beaded
@@ -221,8 +222,8 @@ def _assigned(s:str)->tuple[str, str]:
     return k.strip().replace('-', '_'), v.strip()
 
 def load_config(file:Path|None=None,  # YAML
-                flags:dict={},        # by key; None = not given
-                sets:list[str]=[],    # KEY=VALUE
+                flags:dict|None=None, # by key; a value of None = not given
+                sets:Sequence[str]=(),# KEY=VALUE
                 quick:bool=False      # the preset for a first look
                )->Config:
     "The whole configuration, validated. Raises `MaftError`."
@@ -233,7 +234,7 @@ def load_config(file:Path|None=None,  # YAML
         values, lines = read_yaml(file)
         take(values, lambda k: f'{file}, line {lines[k]}')
     if quick: take(QUICK, lambda k: '--quick')
-    take({k: v for k, v in flags.items() if v is not None}, lambda k: f'--{k}')
+    take({k: v for k, v in (flags or {}).items() if v is not None}, lambda k: f'--{k}')
     take(dict(map(_assigned, sets)), lambda k: '--set')
     _no_secrets(given)
     return validated(model_defaults(given.get('model', 'nano'), given.get('method', 'lora')) | given, origin)

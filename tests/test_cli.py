@@ -48,11 +48,11 @@ def here(monkeypatch, capfd, *args, cwd=None):
 def test_help_and_version(run_maft, monkeypatch, capfd):
     import multiagent_ft
     p = run_maft('--help')
-    assert p.returncode == 0 and p.stderr == '' and all(c in p.stdout for c in ('run', 'eval', 'debate', 'config', 'store', 'nano'))
+    assert p.returncode == 0 and p.stderr == '' and all(c in p.stdout for c in ('run', 'eval', 'debate', 'explain', 'config', 'store', 'nano'))
     v = run_maft('--version')
     assert v.returncode == 0 and v.stdout.splitlines()[0] == f'maft {multiagent_ft.__version__}' and 'torch' in v.stdout.splitlines()[1]
     assert run_maft().returncode == 2        # nothing asked: the help page, and not a success
-    for command in ('run', 'eval', 'debate', 'config', 'store', 'store ls', 'nano train'):
+    for command in ('run', 'eval', 'debate', 'explain', 'config', 'store', 'store ls', 'nano train', 'nano measure'):
         assert here(monkeypatch, capfd, *command.split(), '--help').returncode == 0
 
 
@@ -226,6 +226,22 @@ def test_store_verify_names_damage(finished, tmp_path, monkeypatch, capfd):
     victim.write_bytes(victim.read_bytes() + b' ')
     p = here(monkeypatch, capfd, 'store', 'verify', '--store', tmp_path/'store')
     assert p.returncode == 1 and f'damaged: {victim.parent}' in p.stdout and '1 damaged' in p.stdout
+
+
+def test_explain(finished, tmp_path, monkeypatch, capfd):
+    import shutil
+    shutil.copytree(finished[0]/'runs', tmp_path/'runs')       # also from another place
+    p = here(monkeypatch, capfd, 'explain', 'runs/one', cwd=tmp_path)
+    assert p.returncode == 0 and p.stdout.rstrip().endswith('Every step was checked and fits.'), p.stdout
+    s = json.loads((tmp_path/'runs'/'one'/'summary.json').read_text())
+    assert all(f'iteration {i["iteration"]}\n' in p.stdout for i in s['iterations']) and 'torch' in p.stdout and 'model.safetensors' in p.stdout
+    s['iterations'][0]['methods']['debate']['accuracy'] += .25
+    (tmp_path/'runs'/'one'/'summary.json').write_text(json.dumps(s))
+    victim = next((tmp_path/'runs'/'store').rglob('completions.jsonl')).parent
+    shutil.rmtree(victim)
+    q = here(monkeypatch, capfd, 'explain', 'runs/one', cwd=tmp_path)
+    assert q.returncode == 1 and 'does not fit: iteration 0: debate' in q.stdout and f'{victim.name[:12]} is not in the store' in q.stdout
+    refused(here(monkeypatch, capfd, 'explain', 'nowhere', cwd=tmp_path), 'nowhere holds no run')
 
 
 # Endings

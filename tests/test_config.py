@@ -80,7 +80,7 @@ def test_bad_values(sets, parts):
 @pytest.mark.parametrize('content, parts', [
     (b'train: 5\nagnets: 3\n', ['line 2', 'agnets', 'did you mean agents?']),
     (b'train: 5\n\nrounds: 0\n', ['line 3', 'rounds is 0']),
-    (b'train: 5\nagents: [3\n', ['line 3', 'not valid YAML']),
+    (b'train: 5\nagents: [3\n', ['line 2', 'not valid YAML', 'flow sequence']),
     (b'a: b: c\n', ['line 1', 'not valid YAML']),
     (b'- train\n- eval\n', ['line 1', 'key: value']),
     (b'seed: 1\nseed: 2\n', ['line 2', 'twice', 'line 1']),
