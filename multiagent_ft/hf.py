@@ -82,9 +82,8 @@ def load_tokenizer(model:str, revision:str|None=None, trust_remote_code:bool=Fal
 @contextlib.contextmanager
 def _explained(model):
     try: yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
-        if isinstance(e, torch.OutOfMemoryError): raise
-        raise MaftError(what_to_do(model, str(e))) from e
+    except (MaftError, torch.OutOfMemoryError): raise
+    except Exception as e: raise MaftError(what_to_do(model, str(e))) from e   # tokenizers and safetensors raise bare Exceptions
 
 def what_to_do(model:str, said:str # by transformers or the hub
               )->str:
