@@ -18,8 +18,10 @@ def go(out, **kw):
 
 
 def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
-    "Every file of a run folder that must not depend on when or how often it was run."
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob('*')) if f.is_file() and f.name not in skip and 'wandb' not in f.parts}
+    "Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json aside: somebody may commit meanwhile)."
+    files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob('*')) if f.is_file() and f.name not in skip and 'wandb' not in f.parts}
+    if 'provenance.json' in files: files['provenance.json'] = {k: v for k, v in json.loads(files['provenance.json']).items() if k != 'commit'}
+    return files
 
 
 @pytest.fixture(scope='module')
