@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'SCHEDULES', 'DTYPES', 'FOREIGN', 'CHECKPOINT_SECONDS', 'FinetuneSettings', 'plain_name', 'base_tensors',
            'twin', 'beginning', 'shapes_in', 'fits', 'agent_tensors', 'tied', 'order', 'Order', 'tokens_by_step',
-           'pad_left', 'Collator', 'trainer_class', 'watch_class', 'arguments', 'hush', 'seal', 'latest', 'train',
-           'save_agent', 'canonical_config', 'settings_of', 'finetune_key', 'spoken_chance', 'heard_chance',
-           'check_start', 'finetune_job', 'versions']
+           'Collator', 'trainer_class', 'watch_class', 'arguments', 'hush', 'seal', 'latest', 'train', 'save_agent',
+           'canonical_config', 'settings_of', 'finetune_key', 'spoken_chance', 'heard_chance', 'check_start',
+           'finetune_job', 'versions']
 
 # %% ../nbs/12_finetune.ipynb #9c0417eb
 import json, math, os, shutil, tempfile, time
@@ -17,7 +17,7 @@ from dataclasses import dataclass, asdict, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
-from .core import MaftError, canonical_json, digest, file_digest, fsync_dir, read_jsonl, rng_for, seed_for, write_atomic
+from .core import MaftError, canonical_json, digest, file_digest, rng_for, write_atomic
 from .rows import Row, load_rows
 from .guards import (GuardError, LOWER, REPORT, check_batch, check_finite, check_moved, check_rows, check_same, check_still, fingerprint)
 
@@ -73,6 +73,7 @@ def twin(engine,          # holds the base
     import torch
     from transformers.initialization import no_init_weights
     base = engine.base
+    if getattr(base, 'is_loaded_in_4bit', False): return _shared_copy(base)
     with torch.device('meta'), no_init_weights(): model = type(base)(deepcopy(base.config))
     state = base_tensors(engine)
     if own: state = {k: t.detach().to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for k, t in state.items()}
@@ -94,11 +95,26 @@ def _copy_unsaved(base, model):
                 if k in m._buffers: m._buffers[k] = new
                 else: setattr(m, k, new)
 
+# %% ../nbs/12_finetune.ipynb #34474cfa
+def _shared_copy(base):
+    "A twin of a base in 4 bits, whose weights carry tables that no state dict can assign: new modules around the same tensors, PEFT's layers taken out."
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    shared = [*base.parameters(), *base.buffers(), *(x for m in base.modules() for k, x in vars(m).items() if k == 'quant_state' or isinstance(x, torch.Tensor))]
+    model = deepcopy(base, {id(t): t for t in shared})
+    for m in list(model.modules()):
+        for name, child in list(m.named_children()):
+            if isinstance(child, BaseTunerLayer): setattr(m, name, child.base_layer)
+    return model.requires_grad_(False).eval()
+
 # %% ../nbs/12_finetune.ipynb #f06fb111
 def beginning(engine, parent:str|None, s:FinetuneSettings, seed:int):
     "The model to train: a twin that holds the parent's adapter, or a fresh one drawn from `seed`."
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
+    four = getattr(engine.base, 'is_loaded_in_4bit', False)
+    if s.method == 'qlora' and not four: raise MaftError('method qlora trains beside a base in 4 bits, and this one is not: --set dtype=4bit (it needs `pip install bitsandbytes`), or method lora.')
+    if s.method == 'full' and four: raise MaftError('method full cannot train weights of 4 bits: use method qlora, or a base in another dtype.')
     model = twin(engine, own=s.method == 'full')
     if s.method == 'full':
         if parent: _load_full(model, Path(parent))
@@ -185,23 +201,17 @@ def tokens_by_step(lengths:list[int], s:FinetuneSettings, seed:int)->list[int]:
     return seen
 
 # %% ../nbs/12_finetune.ipynb #475ce417
-def pad_left(seqs:list[list[int]], value:int):
-    "One tensor (rows, longest) with `value` in front of the shorter sequences."
-    import torch
-    n = max(map(len, seqs))
-    return torch.tensor([[value]*(n-len(x)) + x for x in seqs])
-
 class Collator:
-    "Pads rows into a batch (on the left, so that all turns end together), and has it checked."
+    "Pads rows into a batch (in front, so that all turns end together) and has it checked on its way into the model."
     def __init__(self, rows:list[Row], pad:int): self.rows, self.pad, self.seen = rows, pad, 0
     def __call__(self, items:list[dict])->dict:
-        mask = pad_left([[1]*len(x['input_ids']) for x in items], 0)
-        batch = dict(input_ids=pad_left([x['input_ids'] for x in items], self.pad), attention_mask=mask,
-                     position_ids=(mask.cumsum(1) - 1).clamp(min=0), labels=pad_left([x['labels'] for x in items], -100))
+        from multiagent_ft.hf import pad_left
+        ids, mask = pad_left([x['input_ids'] for x in items], self.pad, 'cpu')
+        labels, _ = pad_left([x['labels'] for x in items], -100, 'cpu')
         rows = [self.rows[x['row']] for x in items]
-        check_batch(batch['input_ids'], mask, batch['labels'], rows)
+        check_batch(ids, mask, labels, rows)
         self.seen += len(rows)
-        return batch
+        return dict(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), labels=labels)
 
 # %% ../nbs/12_finetune.ipynb #6be8eb7a
 @lru_cache(maxsize=1)
@@ -260,7 +270,6 @@ def hush():
     from transformers.utils import logging as hf
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
-        from trl import SFTConfig, SFTTrainer   # transformers prints a line when its W&B part is imported offline
     names = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch')
     levels, bars, hf_level = {n: logging.getLogger(n).level for n in names}, datasets.are_progress_bars_disabled(), hf.get_verbosity()
     gc.freeze()   # accelerate collects garbage before each training: let it look at new objects only
@@ -296,6 +305,7 @@ def train(model, engine, rows:list[Row], s:FinetuneSettings, seed:int, micro:int
     import datasets
     from transformers import PrinterCallback
     data = datasets.Dataset.from_dict(dict(input_ids=[r.input_ids for r in rows], labels=[r.labels for r in rows], row=list(range(len(rows)))))
+    model.is_loaded_in_4bit = False   # else TRL rounds the adapter to bfloat16, and it would not begin where its parent ended
     lengths, collator = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
     trainer = trainer_class()(model=model, args=arguments(engine, s, len(rows), seed, micro, out), train_dataset=data, processing_class=engine.tok,
                               data_collator=collator, callbacks=[watch_class()(progress, tokens_by_step(lengths, s, seed), every)])
@@ -356,7 +366,7 @@ def heard_chance(engine, rows:list[Row], adapter:str|None)->list[list[float]]:
     return [list(map(float, x)) for x in engine.logprobs([r.prompt_ids for r in rows], [r.token_ids for r in rows], adapter)]
 
 # %% ../nbs/12_finetune.ipynb #1f524f52
-def check_start(engine, model, parent:str|None, rows:list[Row], s:FinetuneSettings)->float|None:
+def check_start(model, parent:str|None, rows:list[Row], heard:list[list[float]], s:FinetuneSettings, tolerance:float)->float:
     "Guard `start`: the trainer begins exactly where the parent ended. Returns the largest difference to the engine in nats."
     from safetensors.torch import load_file
     if parent:
@@ -364,8 +374,7 @@ def check_start(engine, model, parent:str|None, rows:list[Row], s:FinetuneSettin
         now = agent_tensors(model)
         wrong = [k for k in stored.keys() | now.keys() if s.method != 'full' and (k not in stored or k not in now or not now[k].cpu().equal(stored[k].to(now[k].dtype)))]
         if wrong: raise GuardError('start', f'the trainer did not take over the parent adapter {parent}: {len(wrong)} tensors differ, {sorted(wrong)[0]} first.', REPORT)
-    if s.method == 'qlora': return None   # the trainer's base is rounded to 4 bits, the engine's is not
-    return check_same(spoken_chance(model, rows[:2]), heard_chance(engine, rows[:2], parent), 'start', _tolerance(engine), 'the trainer does not begin where the parent ended')
+    return check_same(spoken_chance(model, rows), heard, 'start', tolerance, 'the trainer does not begin where the parent ended')
 
 def _tolerance(engine):
     import torch
@@ -382,23 +391,28 @@ def finetune_job(folder:Path,            # where the payload goes
                  progress:Callable|None=None # called with dict(step, steps, loss, lr, tokens)
                 )->None:
     "A job: train one agent from `parent` on its rows and write what it became."
-    rows, s, folder = load_rows(rows_file), settings_of(settings), Path(folder)
+    rows, s, folder = _read_rows(rows_file), settings_of(settings), Path(folder)
     check_rows(rows, engine.stop_ids, engine.base.get_input_embeddings().weight.shape[0], engine.context)
+    heard, tolerance = heard_chance(engine, rows[:2], parent), _tolerance(engine)
     base, files = fingerprint(base_tensors(engine)), _files(parent)
     with hush(), _desk(scratch, [finetune_key(engine, parent, rows, s, seed), versions()]) as desk:
-        model, start, log, micro, gap = _train_as_fits(engine, parent, rows, s, seed, desk, progress, CHECKPOINT_SECONDS if scratch else None)
+        model, start, log, micro, gap = _train_as_fits(engine, parent, rows, s, seed, desk, progress, CHECKPOINT_SECONDS if scratch else None, heard)
         tensors = agent_tensors(model)
         check_finite(tensors); check_moved(start, fingerprint(tensors))
         check_still(base, fingerprint(base_tensors(engine)), 'base', 'the base model that all agents share')
         check_still(files, _files(parent), 'parent', f'files of the parent {parent}')
         save_agent(engine, model, folder, s, tensors)
-        kept = None if s.method == 'qlora' else check_same(spoken_chance(model, rows[:2]), heard_chance(engine, rows[:2], str(folder)), 'saved', _tolerance(engine),
-                                                           'the saved agent, loaded by the engine, is not the one that was trained')
+        kept = check_same(spoken_chance(model, rows[:2]), heard_chance(engine, rows[:2], str(folder)), 'saved', tolerance,
+                          'the saved agent, loaded by the engine, is not the one that was trained')
         report = dict(settings=asdict(s), seed=seed, rows=len(rows), tokens=sum(len(r.input_ids) for r in rows), learned=sum(len(r.token_ids) for r in rows),
                       steps=len(log), micro_batch=micro, curve=log, guards=dict(start=gap, saved=kept), versions=versions())
         write_atomic(folder/'training.json', json.dumps(report, indent=1) + '\n')
 
 # %% ../nbs/12_finetune.ipynb #66cf3b40
+def _read_rows(file):
+    try: return load_rows(Path(file))
+    except (KeyError, TypeError) as e: raise MaftError(f'{file}: not a file of rows ({e} in some line). Every line needs prompt_ids and token_ids; delete the file to have the rows chosen again.') from None
+
 def _files(parent): return {f.name: file_digest(f) for f in Path(parent).iterdir() if f.is_file()} if parent else {}
 
 @contextmanager
@@ -412,13 +426,13 @@ def _desk(scratch, key):
         if not scratch: shutil.rmtree(desk, ignore_errors=True)
     shutil.rmtree(desk, ignore_errors=True)
 
-def _train_as_fits(engine, parent, rows, s, seed, desk, progress, every):
+def _train_as_fits(engine, parent, rows, s, seed, desk, progress, every, heard):
     "Train; when memory runs out, again with half as many rows at once, which changes rounding only."
     import gc
     micro = s.micro_batch or s.batch_size
     while True:
         model = beginning(engine, parent, s, seed)
-        gap = check_start(engine, model, parent, rows, s)
+        gap = check_start(model, parent, rows[:2], heard, s, _tolerance(engine))
         start = fingerprint(agent_tensors(model))
         try:
             model, log = train(model, engine, rows, s, seed, micro, desk/str(micro), progress, every)
