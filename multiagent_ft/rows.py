@@ -7,7 +7,7 @@ __all__ = ['REPEAT', 'CRITIC_LOSS', 'Row', 'save_rows', 'load_rows', 'read', 'co
            'critic_pools', 'fill', 'mix', 'turns_to_learn', 'critic_rows', 'rows_report', 'cut_by_length']
 
 # %% ../nbs/11a_rows.ipynb #07b57cf9
-from dataclasses import dataclass, asdict, field
+from dataclasses import dataclass, asdict
 from pathlib import Path
 from .core import Transcript, Turn, read_jsonl, rng_for, write_jsonl
 from .answers import extract, same

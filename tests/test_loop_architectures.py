@@ -5,10 +5,9 @@ import pytest
 from tiny_models import MODELS, make
 
 from multiagent_ft.config import load_config
-from multiagent_ft.core import Problem, read_jsonl
+from multiagent_ft.core import Problem
 from multiagent_ft.debate import Luck, Protocol, untrained
 from multiagent_ft.engine import RecordedEngine, Sampling
-from multiagent_ft.rows import load_rows
 
 N, QUESTIONS = 3, 8
 
@@ -27,7 +26,7 @@ def words():
 @pytest.mark.parametrize('name', MODELS)
 def test_one_iteration(name, tmp_path):
     from multiagent_ft.hf import HFEngine, adapter_identity
-    from multiagent_ft.run import Workshop, finetune_all, means_for
+    from multiagent_ft.run import Workshop, means_for
     make(name, tmp_path/name)
     cfg = load_config(None, dict(model=str(tmp_path/name), out=str(tmp_path/'runs'/'x'), workers=0, wandb='off', epochs=2, train_batch=4, rank=4, learning_rate=1e-2))
     with Workshop(cfg) as ws:

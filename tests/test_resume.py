@@ -1,5 +1,5 @@
 "Killed at any moment, a run goes on to the very same bytes."
-import json, os, random, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
