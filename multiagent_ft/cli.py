@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'store', 'StoreDir', 'nano',
-           'complain', 'ending', 'flag', 'takes_settings', 'versions', 'say_version', 'results_only', 'headline', 'run',
+           'complain', 'ending', 'flag', 'takes_settings', 'versions', 'results_only', 'headline', 'run', 'plan',
            'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'explain_run',
            'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure',
            'main']
@@ -91,11 +91,11 @@ def versions()->dict[str, str]:
         except PackageNotFoundError: return 'absent'
     return dict(python='.'.join(map(str, sys.version_info[:3]))) | {n: of(n) for n in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'math-verify')}
 
-def say_version(wanted:bool):
+def _say_version(wanted:bool):
     if wanted: print(f'maft {__version__}\n' + ', '.join(f'{k} {v}' for k, v in versions().items())); raise typer.Exit()
 
 @app.callback()
-def _top(version:Annotated[bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=say_version)]=False): pass
+def _top(version:Annotated[bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=_say_version)]=False): pass
 
 # %% ../nbs/99_cli.ipynb #db9b5724
 def results_only(): # a context
@@ -120,6 +120,18 @@ def run(config, given):
     if not any(summary['made'].values()): print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(f'Results: {config.folder}/summary.json, and one line per question in {config.folder}/outcomes.jsonl')
     print(f'Listen to them: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
+
+# %% ../nbs/99_cli.ipynb #d7d037c0
+@app.command()
+@takes_settings(*OFTEN)
+def plan(config, given,
+         questions:Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')]=16):
+    "What a run would cost, before it runs: answers, tokens, steps, disk, memory, time. Nothing is written."
+    print(headline(config), file=sys.stderr, flush=True)
+    with results_only():
+        from multiagent_ft.plan import lines, make_plan
+        said = lines(config, make_plan(config, questions))
+    for line in said: print(line)
 
 # %% ../nbs/99_cli.ipynb #4de96fdf
 RunDir = Annotated[Path, typer.Argument(metavar='DIR', help='A run folder.', show_default=False)]
@@ -149,7 +161,7 @@ def harmless(text:str)->str:
 
 def spoken(t, kind:str # kind of answer
           )->list[tuple[str, str]]:
-    "A transcript as (style, line) pairs, as `show` prints them."
+    "`t`, a transcript, as (style, line) pairs, as `show` prints them."
     from multiagent_ft.answers import extract
     lines = [('bold', harmless(t.problem.text))]
     for m in range(1, t.rounds + 1):
@@ -239,6 +251,7 @@ app.add_typer(store, name='store')
 StoreDir = Annotated[Path, typer.Option('--store', metavar='DIR', help='The store.')]
 
 def open_store(path:Path):
+    "The store at `path`. Raises `MaftError` if there is none."
     from multiagent_ft.store import Store
     if not path.is_dir(): raise MaftError(f'there is no store at {path}: name it with --store DIR (it lies beside the run folders).')
     return Store(path)

@@ -240,7 +240,9 @@ def load_config(file:Path|None=None,  # YAML
     return validated(model_defaults(given.get('model', 'nano'), given.get('method', 'lora')) | given, origin)
 
 # %% ../nbs/09_config.ipynb #620afb90
-def is_operational(k:str)->bool: return Config.model_fields[k].json_schema_extra['operational']
+def is_operational(k:str)->bool:
+    "May key `k` change within one run folder?"
+    return Config.model_fields[k].json_schema_extra['operational']
 
 @cache
 def describe()->tuple[dict, ...]:

@@ -43,13 +43,13 @@ def quiet()->bool:
 
 # %% ../nbs/08_progress.ipynb #8f0eb6ac
 def standing(p)->str:
-    "How an open `Progress` stands, in one line."
+    "How `p`, an open `Progress`, stands, in one line."
     left, s = p.total - p.done, f'{p.label}  {p.done}/{p.total} {p.unit}  {100*p.done//max(p.total, 1)}%'
     if left > 0: s += f'  eta {clock(eta(left, p.done - p.found, p.now() - p.start))}'
     return s + ''.join(f'  {k} {v}' for k, v in p.shown.items())
 
 def closing(p, stopped:bool=False)->str:
-    "How a `Progress` ended, in one line."
+    "How `p`, a `Progress`, ended, in one line."
     took, last = clock(p.now() - p.start), ''.join(f'  {k} {v}' for k, v in p.shown.items())
     if stopped or p.done < p.total: return f'{p.label}  stopped at {p.done}/{p.total} {p.unit} after {took}'
     if p.total and p.found == p.total: return f'{p.label}  {p.total} {p.unit}, all found{last}'

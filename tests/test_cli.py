@@ -48,11 +48,11 @@ def here(monkeypatch, capfd, *args, cwd=None):
 def test_help_and_version(run_maft, monkeypatch, capfd):
     import multiagent_ft
     p = run_maft('--help')
-    assert p.returncode == 0 and p.stderr == '' and all(c in p.stdout for c in ('run', 'eval', 'debate', 'explain', 'config', 'store', 'nano'))
+    assert p.returncode == 0 and p.stderr == '' and all(c in p.stdout for c in ('run', 'plan', 'eval', 'debate', 'explain', 'config', 'store', 'nano'))
     v = run_maft('--version')
     assert v.returncode == 0 and v.stdout.splitlines()[0] == f'maft {multiagent_ft.__version__}' and 'torch' in v.stdout.splitlines()[1]
     assert run_maft().returncode == 2        # nothing asked: the help page, and not a success
-    for command in ('run', 'eval', 'debate', 'explain', 'config', 'store', 'store ls', 'nano train', 'nano measure'):
+    for command in ('run', 'plan', 'eval', 'debate', 'explain', 'config', 'store', 'store ls', 'nano train', 'nano measure'):
         assert here(monkeypatch, capfd, *command.split(), '--help').returncode == 0
 
 
@@ -226,6 +226,13 @@ def test_store_verify_names_damage(finished, tmp_path, monkeypatch, capfd):
     victim.write_bytes(victim.read_bytes() + b' ')
     p = here(monkeypatch, capfd, 'store', 'verify', '--store', tmp_path/'store')
     assert p.returncode == 1 and f'damaged: {victim.parent}' in p.stdout and '1 damaged' in p.stdout
+
+
+def test_plan(tiny, tmp_path, monkeypatch, capfd):
+    p = here(monkeypatch, capfd, 'plan', '--model', tiny, *SETS, '--questions', '2', cwd=tmp_path)
+    assert p.returncode == 0 and p.stdout.startswith('126 answers') and 'training steps' in p.stdout and 'memory' in p.stdout, p.stdout   # 6 x 9 + 2 x 4 x 9
+    assert not list(tmp_path.iterdir())
+    refused(here(monkeypatch, capfd, 'plan', '--task', 'poems', cwd=tmp_path), 'poems')
 
 
 def test_explain(finished, tmp_path, monkeypatch, capfd):
