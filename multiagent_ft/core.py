@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Turn', 'Transcript', 'transcript_to_dict',
            'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out',
-           'fsync_dir', 'write_atomic', 'write_jsonl', 'read_jsonl']
+           'fsync_dir', 'write_atomic', 'sweep_parts', 'write_jsonl', 'read_jsonl']
 
 # %% ../nbs/00_core.ipynb #a5dc87ca
-import errno, hashlib, json, os, random, tempfile
-from dataclasses import dataclass, asdict
+import errno, hashlib, json, os, random, shutil, tempfile
+from dataclasses import dataclass, asdict, field
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -144,7 +144,7 @@ def write_atomic(path:Path,       # where the whole file appears
     path, tmp = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
         with os.fdopen(fd, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush(); os.fsync(f.fileno())
@@ -158,6 +158,13 @@ def write_atomic(path:Path,       # where the whole file appears
         raise
     fsync_dir(path.parent)
     return path
+
+# %% ../nbs/00_core.ipynb #20fe5aaa
+def sweep_parts(folder:Path):
+    "Remove what killed writers left below `folder`; only for folders that nobody else writes to."
+    for p in sorted(Path(folder).rglob('.*.part'), reverse=True):
+        if p.is_dir(): shutil.rmtree(p, ignore_errors=True)
+        else: p.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #53b66881
 def write_jsonl(path:Path, rows:Iterable[dict])->Path:

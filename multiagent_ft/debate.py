@@ -168,7 +168,11 @@ def save_society(society:Society, folder:Path)->Path:
     def place(a):
         if a.adapter is None: return None
         dest = folder/'adapters'/a.name
-        if not dest.exists(): shutil.copytree(a.adapter, dest, copy_function=link_or_copy, ignore=shutil.ignore_patterns('key.json', 'checksums.json'))
+        if not dest.exists():
+            part = dest.with_name(f'.{a.name}.part')   # killed half-way, a copy must not pass for a whole one
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(a.adapter, part, copy_function=link_or_copy, ignore=shutil.ignore_patterns('key.json', 'checksums.json'))
+            os.replace(part, dest)
         return f'adapters/{a.name}'
     page = dict(model=asdict(society.spec) if society.spec else None, protocol=asdict(society.protocol) if society.protocol else None,
                 agents=[dict(role=a.role, index=a.index, adapter=place(a)) for a in society.agents])

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from .config import Config, check_same, config_of, save_config, semantic, validated
 from .consensus import vote
-from .core import MaftError, Problem, Transcript, read_jsonl, seed_for, transcript_to_dict, write_atomic, write_jsonl
+from .core import MaftError, Problem, Transcript, read_jsonl, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
@@ -161,8 +161,8 @@ def examine(ws:Workshop, k:int, society:Society, problems:list[Problem])->tuple[
 # %% ../nbs/17_run.ipynb #f88319f3
 def run(cfg:Config)->dict:
     "Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped. Returns the summary."
-    claim_folder(cfg)
     ws = Workshop(cfg); train, evaluation = questions(ws)
+    claim_folder(cfg)
     with ws:
         save_config(cfg, cfg.folder)
         society, iterations, outcomes = untrained(cfg.agents), [], []
@@ -182,15 +182,17 @@ def run(cfg:Config)->dict:
 def claim_folder(cfg:Config):
     "Make the run folder, or check that what it holds is this run. Raises `MaftError` with a diff if it is another."
     folder = cfg.folder
-    if (folder/'config.yaml').exists(): return check_same(config_of(folder), cfg)
-    if folder.exists() and not (folder.is_dir() and not any(f.name != '.DS_Store' for f in folder.iterdir())):
+    if (folder/'config.yaml').exists():
+        check_same(config_of(folder), cfg)
+        return sweep_parts(folder)
+    if folder.exists() and not (folder.is_dir() and all(f.name == '.DS_Store' or f.suffix == '.part' for f in folder.iterdir())):
         raise MaftError(f'{folder} exists and is not a run folder (no config.yaml in it). Choose another --out; nothing in it was touched.')
-    try: folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True); sweep_parts(folder)
     except OSError as e: raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
 
 # %% ../nbs/17_run.ipynb #82360053
 def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict:
-    "summary.json and, beside it, outcomes.jsonl (one line per iteration and question) keys.json (the store's entries this run stands on) and provenance.json (which step stands on which). No times in either: a resumed run writes the same bytes."
+    "summary.json and, beside it, outcomes.jsonl (one line per iteration and question), keys.json (the store's entries this run stands on) and provenance.json (which step stands on which). No times in either: a resumed run writes the same bytes."
     cfg = ws.cfg
     summary = dict(schema=1, task=cfg.task, model=cfg.model, recipe=cfg.recipe, seed=cfg.seed, agents=cfg.agents, rounds=cfg.rounds,
                    train=cfg.train, eval=cfg.eval, iterations=iterations)
@@ -243,7 +245,7 @@ def evaluate_run(folder:Path,            # a run folder
     "Examine society `iteration` of a run folder on `task`, next to the untrained one. Returns a summary of two iterations, as `run` does."
     old = config_of(folder); last = iterations_of(folder, iteration)
     change = dict(task=task, data=data, levels=None) if task and task != old.task else dict(data=data or old.data)
-    cfg = validated(old.model_dump() | change | dict(out=Path(folder), workers=workers, train=1 if task and task != old.task else old.train, iterations=0, eval=eval or old.eval))
+    cfg = validated(old.model_dump() | change | dict(out=Path(folder), workers=workers, train=1 if task and task != old.task else old.train, iterations=0, eval=old.eval if eval is None else eval))
     ws, lines = Workshop(cfg), []
     _, problems = questions(ws)
     with ws:

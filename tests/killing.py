@@ -1,6 +1,6 @@
 """Kill a program at every change it makes to the file system. Run as a script, in a process without threads:
 
-    python tests/killing.py kill  PROGRAM FOLDER [--from-scratch]   at n = 1, 2, … until it comes through
+    python tests/killing.py kill  PROGRAM FOLDER [--from-scratch] [--every K]   at n = 1, 1+K, … until it comes through
     python tests/killing.py clean PROGRAM FOLDER                    once, undisturbed
     python tests/killing.py race  PROGRAM FOLDER N [ROUNDS]         N processes at once
     python tests/killing.py full  PROGRAM FOLDER                    the disk is full from change n on, n = 1, 2, …
@@ -95,10 +95,10 @@ def ended(pid):
     return code
 
 
-def kill(program, folder, fresh):
+def kill(program, folder, fresh, every=1):
     "One line per kill: which change, what can be seen right after it, and what a second, undisturbed run left."
     work, look = PROGRAMS[program]
-    for n in range(1, 100_000):
+    for n in range(1, 100_000, every):
         here = folder/str(n) if fresh else folder/'one'
         here.mkdir(parents=True, exist_ok=True)
         r, w = os.pipe()
@@ -158,7 +158,7 @@ def storm(program, folder, n, seed):
 
 def tree(folder):
     "Everything below a folder: name -> digest of a file's bytes, None for a folder."
-    return {p.relative_to(folder).as_posix(): core.file_digest(p) if p.is_file() else None for p in sorted(folder.rglob('*'))}
+    return {p.relative_to(folder).as_posix(): core.file_digest(p) if p.is_file() else None for p in sorted(folder.rglob('*')) if p.name != 'metrics.jsonl'}   # which holds times
 
 
 # Programs: what is run, and what is looked at right after a kill.
@@ -248,11 +248,43 @@ def look_at_race(folder):
                 who=[(e.path/'who.txt').read_text()[0] for e in housekeeping.ls(store)])
 
 
-PROGRAMS = dict(jobs=(few_jobs, look_at_store), naive=(naive, lambda folder: None), file=(one_file, look_at_file), same=(same_job, look_at_race), mend=(mend, look_at_race))
+class Scripted:
+    "An engine whose words follow from the request's seed and the adapter's bytes."
+    batch_size = 4
+    def identity(self, adapter=None): return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter)/'weights.txt'))
+    def render(self, chat): return tuple(chat[-1].content.encode())
+    def generate(self, requests):
+        def say(r): return f"\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}"
+        return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
+
+
+def tiny_trainer(folder, engine, parent, rows_file, settings, seed, scratch):
+    "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
+    at = Path(scratch)/'step.json'
+    step, weight = json.loads(at.read_text()) if at.exists() else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(rows_file)))
+    for step in range(step, 3):
+        weight = core.seed_for(weight)
+        core.write_atomic(at, json.dumps([step + 1, weight]))
+    (folder/'weights.txt').write_text(str(weight))
+
+
+def whole_loop(folder, k=0):
+    "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
+    from multiagent_ft import finetune, run as house
+    from multiagent_ft.config import load_config
+    os.environ['MAFT_QUIET'] = '1'; os.chdir(folder)   # paths in config.yaml are the same wherever it runs
+    engine = Scripted()
+    house.engine_for, house.commit = lambda spec: engine, lambda: None
+    house.finetune_key = lambda engine, parent, rows, settings, seed: dict(parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed)
+    finetune.finetune_job = tiny_trainer
+    house.run(load_config(None, dict(out='run', store='store', model='scripted', agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off')))
+
+
+PROGRAMS = dict(loop=(whole_loop, look_at_store), jobs=(few_jobs, look_at_store), naive=(naive, lambda folder: None), file=(one_file, look_at_file), same=(same_job, look_at_race), mend=(mend, look_at_race))
 
 if __name__ == '__main__':
     what, program, folder, *rest = sys.argv[1:]
-    if what == 'kill': kill(program, Path(folder), '--from-scratch' in rest)
+    if what == 'kill': kill(program, Path(folder), '--from-scratch' in rest, int(rest[rest.index('--every') + 1]) if '--every' in rest else 1)
     elif what == 'clean': Path(folder).mkdir(parents=True, exist_ok=True); PROGRAMS[program][0](Path(folder)); print(json.dumps(dict(after=tree(Path(folder)))))
     elif what == 'full': full(program, Path(folder))
     elif what == 'race': race(program, Path(folder), int(rest[0]), int(rest[1]))

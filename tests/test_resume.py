@@ -3,7 +3,36 @@ import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+from making import killing, memory
 from test_run import prints
+
+# The fast path: the run loop on a scripted engine and a tiny trainer, killed at every change it makes to the disk
+
+def check_kills(folder, *how):
+    want = killing('clean', 'loop', folder/'clean')[0]['after']
+    *kills, through = killing('kill', 'loop', folder/'kill', *how, timeout=3000)
+    assert through['after'] == want
+    assert any(n.startswith('run/iteration-2/adapters/') for n in want) and 'run/summary.json' in want
+    for k in kills:
+        assert k['seen']['wrong'] == [], k
+        if '--from-scratch' in how: assert k['after'] == want, (k['n'], k['what'], set(k['after'].items()) ^ set(want.items()))
+    return len(kills)
+
+
+def test_loop_killed_again_and_again():
+    with memory() as fast: assert check_kills(Path(fast)) >= 40
+
+
+def test_loop_killed_at_a_hundred_places():
+    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '13') >= 100
+
+
+@pytest.mark.slow
+def test_loop_killed_at_every_change():
+    with memory() as fast: assert check_kills(Path(fast), '--from-scratch') >= 1000
+
+
+# Real runs on nano
 
 ARGS = ['run', '--train', '32', '--eval', '16', '--iterations', '1', '--seed', '5', '--set', 'wandb=off', '--set', 'batch_size=16']
 
