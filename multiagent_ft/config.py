@@ -84,6 +84,7 @@ class Debate(Questions):
     rounds: Count              = key(2, 'M: one round of generators, M-1 of critics')
     summary: bool              = key(True, "critics hear a summary of the others; false = the others' own words")
     samples: Count|None        = key(None, 'answers in the plain vote at equal cost; null = as many as the debate makes calls')
+    early_stop: Literal['off', 'eval', 'all'] = key('off', 'end a debate once all agree: in the exam, or always (costs critics reinforcements)')
     min_support: Count         = key(2, 'votes an answer needs before anybody learns from it')
     w: Share|None              = key(None, "share of corrections among a critic's rows; null = as many as there are")
     critic_loss: Literal['last', 'critic_turns', 'all'] = key('last', 'which of its turns a critic learns')

@@ -9,7 +9,7 @@ __all__ = ['RECIPES', 'Means', 'Recipe', 'argue', 'answer_once', 'own_words', 'o
 # %% ../nbs/13_recipes.ipynb #b1847107
 from dataclasses import dataclass, replace
 from typing import Callable
-from .core import MaftError, Problem, Transcript
+from .core import MaftError, Problem, Transcript, seed_for
 from .consensus import Vote
 from .debate import Agent, Luck, Protocol, Society, debate, untrained
 from .rows import Row, consensus, critic_rows, generator_rows
@@ -25,11 +25,12 @@ class Means:
     w: float|None = .5            # share of corrections among a critic's rows
     critic_loss: str = 'last'     # which of its turns a critic learns
     min_support: int = 2          # votes a label needs
+    early_stop: bool = False      # end a debate once all agents agree
     stage: Callable = lambda name, n: None # progress
 
     def say(self, society:Society, problems:list[Problem], luck:Luck, **protocol)->list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
-        return debate(problems, society, replace(self.protocol, **protocol), self.generate, luck, self.stage)
+        return debate(problems, society, replace(self.protocol, **protocol), self.generate, luck, self.stage, self.early_stop)
     def labels(self, transcripts:list[Transcript])->list[Vote]:
         "The consensus over the last words of each debate."
         return consensus(transcripts, self.protocol.kind, self.min_support)

@@ -20,7 +20,7 @@ from .evaluate import health, outcome, summarize_outcomes
 from .finetune import FinetuneSettings, finetune_key, versions
 from .jobs import EngineSpec, Here, Job, Spoken, Workers, engine_for
 from .progress import Progress, quiet, stage
-from .recipes import Means, Recipe, answer_once, recipe
+from .recipes import Means, Recipe, answer_once, argue, recipe
 from .rows import Row, cut_by_length, read, rows_report, save_rows
 from .store import Store
 from .tasks import load_task, normalized, split
@@ -84,14 +84,14 @@ def questions(ws:Workshop)->tuple[list[list[Problem]], list[Problem]]:
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../nbs/17_run.ipynb #85bae7dd
-def means_for(ws:Workshop, k:int)->Means:
-    "The means of iteration `k`: generation and training as jobs, with progress."
+def means_for(ws:Workshop, k:int, exam:bool=False)->Means:
+    "The means of iteration `k`, to learn or to be examined: generation and training as jobs, with progress."
     cfg, step = ws.cfg, ['answers']
     def generate(requests):
         with Progress(len(requests), step[0]) as p:
             return ws.speak.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
     return Means(generate, lambda rows: finetune_all(ws, k, rows), ws.protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support,
-                 lambda name, n: step.__setitem__(0, name))
+                 cfg.early_stop in (('eval', 'all') if exam else ('all',)), lambda name, n: step.__setitem__(0, name))
 
 def finetune_all(ws:Workshop, k:int, rows:dict[Agent, list[Row]])->dict[str, str]:
     "Train every agent that has rows, as jobs; the folder of each new adapter by agent name."
@@ -139,16 +139,17 @@ def rows_by_role(rows:dict[Agent, list[Row]], society:Society)->dict:
     return dict(generator=[count.get(a.name, 0) for a in society.generators], critic=[count.get(a.name, 0) for a in society.critics])
 
 def more_about(ws:Workshop, said, votes, rows:dict[Agent, list[Row]])->dict:
-    "Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut; and the health of the debates where gold is known."
+    "Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut; debates that ended early and the critic rows that cost; and the health of the debates where gold is known."
     labels = [v.answer for v in votes]
     agents = {a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_by_length(said, labels, a.index, ws.task.kind)) for a, r in rows.items()}
     known = all(t.problem.gold is not None for t in said)
-    return dict(agents=agents, collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
+    ended = sum(t.rounds < ws.protocol.rounds for t in said) if ws.recipe.collect is argue else 0   # each would have been a reinforcement for every critic
+    return dict(agents=agents, early=dict(debates=ended, critic_rows_lost=ended*len(said[0].at(1)) if said else 0), collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
 
 # %% ../nbs/17_run.ipynb #50935ff6
 def examine(ws:Workshop, k:int, society:Society, problems:list[Problem])->tuple[list[dict], dict]:
     "(outcomes, one per question; methods and health) of society k."
-    m, luck, cfg = means_for(ws, k), Luck(ws.cfg.seed, 'eval'), ws.cfg
+    m, luck, cfg = means_for(ws, k, exam=True), Luck(ws.cfg.seed, 'eval'), ws.cfg
     with ws.step(k, 'evaluate'): said = ws.recipe.answer(m, society, problems, luck)
     outcomes = [outcome(t, ws.task, cfg.seed, k) for t in said]
     if k == 0 and cfg.votes > cfg.agents:

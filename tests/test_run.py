@@ -160,3 +160,14 @@ def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('x')
     with pytest.raises(MaftError, match='not a run folder'): go(tmp_path/'mine')
     assert [f.name for f in (tmp_path/'mine').iterdir()] == ['thesis.tex']
+
+
+def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
+    root, s = runs
+    exam, both = go(root/'early-eval', early_stop='eval'), go(root/'early-all', early_stop='all')
+    calls = lambda r, k: r['iterations'][k]['health']['cost']['debate']['calls']
+    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_rows_lost=0)
+    assert prints(root/'early-eval')['iteration-1/transcripts.jsonl'] == prints(root/'demo')['iteration-1/transcripts.jsonl']
+    early = both['iterations'][1]['early']
+    assert early['debates'] > 0 and early['critic_rows_lost'] == 3*early['debates']
+    assert sum(both['iterations'][1]['rows']['critic']) < sum(s['iterations'][1]['rows']['critic'])
