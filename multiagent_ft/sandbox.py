@@ -12,7 +12,7 @@ from time import monotonic
 import multiagent_ft
 
 # %% ../nbs/00a_sandbox.ipynb #eb401713
-CPU_SECONDS, CLOCK_SECONDS, MEMORY = 0.5, 5., 1 << 30 # for one question
+CPU_SECONDS, CLOCK_SECONDS, MEMORY = 0.9, 5., 1 << 30 # for one question
 
 def _allow(memory:int):
     "At most `memory` bytes more than now, and no core dumps."

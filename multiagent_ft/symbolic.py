@@ -6,7 +6,7 @@
 __all__ = ['EXPRESSION', 'PRECISION', 'CLEAN', 'ROUND', 'POINTS', 'UNARY', 'NAME', 'FLIP', 'KNOWN', 'tree', 'point', 'letter',
            'names', 'symbols', 'size', 'power', 'function', 'evaluate', 'exact', 'real', 'number', 'expression',
            'is_matrix', 'shape', 'both_signs', 'answer', 'one', 'small', 'line', 'ratio', 'equation', 'interval',
-           'inequality', 'encloses', 'bracketed', 'value', 'family', 'plain_words', 'phrase', 'form']
+           'inequality', 'encloses', 'bracketed', 'value', 'family', 'plain_words', 'phrase', 'form', 'read_form']
 
 # %% ../nbs/00d_symbolic.ipynb #dd34632b
 import math, random, re
@@ -16,14 +16,15 @@ from .latex import COMMA, FILLER, PARTS, RELATION, WORDS, Unread, check_size, cl
 from .numerals import settle, spell
 
 # %% ../nbs/00d_symbolic.ipynb #3bd4bdc9
-EXPRESSION = 400 # characters in one expression
+EXPRESSION = 250 # characters in one expression
 
 @lru_cache(maxsize=64)
 def tree(s:str):
     "sympy's tree of a LaTeX expression, unevaluated. Raises `Unread`."
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-    if len(s) > EXPRESSION: raise Unread('too long an expression')
+    if len(s) > EXPRESSION or s.count('|') > 8: raise Unread('too long an expression')
+    if re.search(r'\\binom|gcd|lcm', s) and re.search(r'\d{4}|\^|!', s): raise Unread('too large')
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=True, boxed='none')
     try: return latex2sympy(normalize_latex(s, config), is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
     except MemoryError: raise
@@ -334,3 +335,9 @@ def form(text:str)->str:
     except Unread:
         if len(said.split()) > 4: raise Unread('prose') from None
         raise
+
+# %% ../nbs/00d_symbolic.ipynb #5d4d3290
+def read_form(text:str)->dict:
+    "What the sandbox calls: `{'form': …}` or `{'why': …}`."
+    try: return dict(form=form(text))
+    except Unread as e: return dict(why=str(e))
