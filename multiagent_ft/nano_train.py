@@ -25,7 +25,7 @@ def phrases()->list[str]:
     "The fixed pieces of the package's prompts, found by putting a mark where a problem's own words go."
     x, y = '\1', '\2'
     texts = [question_prompt(x), reflect_prompt(x), peers_prompt(x, [x, x]), summarize_prompt(x, [x, x]), summary_prompt(x, x), DRILL + x,
-             said(([x], x)), summary([([x], x), ([x], x), ([x], y)], random.Random(0)), 'What is the result of ' + x]
+             said(([x], x)), summary([([x], x), ([x], x), ([x], y)], random.Random(0), listed=False), 'What is the result of ' + x]
     return sorted({p for t in texts for p in re.split(r'[\1\2\d]', t) if len(p) > 2})
 
 # %% ../nbs/21_nano_train.ipynb #71a0bdd3
@@ -140,7 +140,7 @@ def save_state(path:Path, model, optimizers:list, block:int, key:str # what the 
     for i, o in enumerate(optimizers):
         for j, p in enumerate(p for g in o.param_groups for p in g['params']):
             tensors |= {f'optim.{i}.{j}.{k}': v.contiguous() for k, v in o.state[p].items()}
-    return write_atomic(path, save(tensors, dict(block=str(block), key=key)))
+    return write_atomic(path, save(tensors, dict(place=f'{block} {key}'))) # one entry: safetensors shuffles several
 
 def load_state(path:Path, model, optimizers:list, key:str)->int:
     "Take up what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of another training."
@@ -149,7 +149,8 @@ def load_state(path:Path, model, optimizers:list, key:str)->int:
     try:
         with safe_open(path, 'pt') as f: meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise MaftError(f'{path}: damaged checkpoint ({e}). Delete it to start again from the beginning.') from None
-    if meta.get('key') != key: raise MaftError(f'{path} belongs to a training with other settings, text or tokenizer. Choose another folder, or delete it to start again.')
+    block, _, owner = meta.get('place', '').partition(' ')
+    if owner != key: raise MaftError(f'{path} belongs to a training with other settings, text or tokenizer. Choose another folder, or delete it to start again.')
     with torch.no_grad():
         for n, p in model.named_parameters(): p.copy_(tensors[f'model.{n}'])
     for i, o in enumerate(optimizers):
@@ -158,7 +159,7 @@ def load_state(path:Path, model, optimizers:list, key:str)->int:
             if k.startswith(f'optim.{i}.'):
                 j, name = k.split('.', 3)[2:]
                 o.state[ps[int(j)]][name] = v
-    return int(meta['block'])
+    return int(block)
 
 # %% ../nbs/21_nano_train.ipynb #28d43920
 BLOCKS = 280 # blocks of 512 chats that the shipped weights learned from, about 29 million tokens
@@ -213,6 +214,7 @@ def export_nano(model, tokenizer, folder:Path, dtype:str='float16')->Path:
     folder, m = Path(folder), copy.deepcopy(model).to(getattr(torch, dtype))
     m.generation_config = GenerationConfig(do_sample=True, temperature=1., top_p=.9, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     with quiet(): m.save_pretrained(folder); tokenizer.save_pretrained(folder)
+    (folder/'model.safetensors').chmod(0o644)
     config = json.loads((folder/'config.json').read_text()) | dict(dtype='float32', tokenizer_sha256=file_digest(folder/'tokenizer.json'))
     write_atomic(folder/'config.json', json.dumps(config, indent=2) + '\n')
     return folder

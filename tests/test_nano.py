@@ -1,6 +1,5 @@
 "The embedded model: its folder, its tokenizer, the text it learned from, its training, and how good it is."
-import json, os, re, shutil, signal, subprocess, sys, time
-from pathlib import Path
+import json, re, shutil, signal, subprocess, sys, time
 from unittest.mock import patch
 
 import pytest
@@ -91,7 +90,7 @@ def test_training_and_template_render_alike(tok):
 # The text
 def test_nothing_held_out_is_in_the_text():
     seen = set()
-    for block in (0, 1, 100, nano_train.BLOCKS - 1):
+    for block in (0, 1, 100, nano_text.LATE, nano_train.BLOCKS - 1):
         for chat in chats(0, block):
             for role, content in chat:
                 if role == 'user': seen.update(re.findall(r'^(?:What is the result|[A-Z]).*\?$', content, re.M))
@@ -156,38 +155,34 @@ def test_revisers_follow_a_majority_and_never_invent_one():
 
 def test_summaries_name_every_answer():
     s = [(['1+1=2'], 2), (['1+2=3'], 3), (['2+0=2'], 2)]
-    assert summary(s, rng_for('x', 1)) == '2 agents say \\boxed{2}:\n1+1=2\n1 agent says \\boxed{3}:\n1+2=3'
+    grouped = '2 agents say \\boxed{2}:\n1+1=2\n1 agent says \\boxed{3}:\n1+2=3'
+    assert summary(s, rng_for('x', 1), listed=False) == grouped
+    assert summary(s, rng_for('x', 1)) == 'Answers:\n\\boxed{2}\n\\boxed{3}\n\\boxed{2}\n' + grouped
     assert said(s[0]) == '1+1=2\n\\boxed{2}'
 
 
 # The training
-SCRIPT = '''
+SCRIPT = """
 import sys
 from pathlib import Path
 from multiagent_ft import nano_train as N
 from multiagent_ft.nano_text import chats
-N.chats = lambda seed, block: chats(seed, block, 8)
-print(N.train_nano(Path(sys.argv[1]), blocks=40, shape=dict(N.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32), every=2))
-'''
+N.chats = lambda seed, block: chats(seed, block, 4)
+N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32), every=2)
+"""
 
-def train(out): return subprocess.Popen([sys.executable, '-c', SCRIPT, str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-def test_killed_training_ends_in_the_same_bytes(tmp_path):
-    p = train(tmp_path/'whole'); assert p.wait(300) == 0, p.stdout.read()
-    kills = 0
-    for _ in range(3):
-        p = train(tmp_path/'killed'); before = None
-        state, t = tmp_path/'killed/checkpoint.safetensors', time.monotonic()
-        old = state.stat().st_mtime_ns if state.exists() else 0
-        while p.poll() is None and time.monotonic() - t < 120:
-            if state.exists() and state.stat().st_mtime_ns > old: break
-            time.sleep(.005)
-        if p.poll() is None: p.send_signal(signal.SIGKILL); kills += 1
-        p.wait()
-    assert kills
-    p = train(tmp_path/'killed'); assert p.wait(300) == 0, p.stdout.read()
-    for name in ('nano/model.safetensors', 'nano/config.json', 'nano/tokenizer.json', 'loss.jsonl', 'checkpoint.safetensors'):
-        assert file_digest(tmp_path/'whole'/name) == file_digest(tmp_path/'killed'/name), name
+@pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
+def test_killed_training_ends_in_the_same_bytes(tmp_path, few, moment):
+    whole = nano_train.train_nano(tmp_path/'whole', blocks=30, shape=DWARF, every=2)
+    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
+    state, t = tmp_path/'killed/checkpoint.safetensors', time.monotonic()
+    while p.poll() is None and not state.exists() and time.monotonic() - t < 300: time.sleep(.001)
+    if moment == 'in between': time.sleep(.1)
+    p.send_signal(signal.SIGKILL); p.wait()
+    assert state.exists() and not (tmp_path/'killed/nano').exists(), 'killed too late to test anything'
+    killed = nano_train.train_nano(tmp_path/'killed', blocks=30, shape=DWARF, every=2)
+    for f in ('model.safetensors', 'config.json', 'tokenizer.json', '../loss.jsonl', '../checkpoint.safetensors'):
+        assert file_digest(whole/f) == file_digest(killed/f), f
 
 @pytest.fixture
 def few():
@@ -251,6 +246,7 @@ def test_base_accuracy(engine, task):
     got = answering(answers(engine, problems, 3), problems)
     assert .25 < got['single'][0] < .6 and got['unreadable'][0] < .03
 
+@pytest.mark.slow
 def test_debates_can_help_and_harm(engine):
     from multiagent_ft.debate import Luck, Protocol, debate, untrained
     from multiagent_ft.nano_measure import held_out_problems, revising, summarizing
@@ -261,12 +257,12 @@ def test_debates_can_help_and_harm(engine):
 
 def test_measures_on_made_up_debates():
     from multiagent_ft.core import Completion, Problem, Transcript, Turn
-    from multiagent_ft.nano_measure import heard_kind, invites, revising, summarizing
+    from multiagent_ft.nano_measure import heard_kind, revising, summarizing
     p = Problem('p', 'What is the result of 3+7*1+4-9*6?', '-40')
     box = lambda n: f'\\boxed{{{n}}}'
     assert [heard_kind([box(a), box(b)], p) for a, b in ((-40, -40), (-40, 1), (1, 1), (1, 2))] == ['right', 'split', 'wrong, alike', 'wrong, apart']
     said = lambda role, m, texts: [Turn(i, role, m, Completion(t, 'stop')) for i, t in enumerate(texts)]
-    t = Transcript(p, said('generator', 1, map(box, (-40, 1, 1))) + said('summarizer', 2, [f'2 agents say {box(1)}:\nx', f'1 agent says {box(-40)}:\nx', f'1 agent says {box(1)}:\n1 agent says {box(-40)}:'])
+    t = Transcript(p, said('generator', 1, map(box, (-40, 1, 1))) + said('summarizer', 2, [f'Answers:\n{box(1)}\n2 agents say {box(1)}:\nx', f'Answers:\n{box(-40)}\n1 agent says {box(-40)}:\nx', f'{box(1)}\n{box(-40)}\n1 agent says {box(1)}:\n1 agent says {box(-40)}:'])
                    + said('critic', 2, map(box, (1, 1, 1))))
     got = revising([t])
     assert got['table'] == {'own right | heard wrong, alike': [1, 0], 'own wrong | heard split': [2, 0]} and got['vote_after'] == [0, 0]
