@@ -84,18 +84,19 @@ COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00')   #
 
 def line_plot(lines:dict[str, list[tuple]], # {name: [(iteration, value, low, high)]}; low and high may be None
               about:str)->str:
-    "An SVG drawing of shares by iteration, intervals as bars; a name with a single point gets a dotted line across. The same data give the same bytes."
+    "An SVG drawing of shares by iteration, intervals as bars; a name that is there at the first iteration only gets a dotted line across. The same data give the same bytes."
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     with rc_context({'svg.hashsalt': 'maft', 'svg.fonttype': 'none', 'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}):
         fig = Figure(figsize=(6.6, 3.1), layout='constrained'); ax = fig.subplots()
+        steps = {p[0] for points in lines.values() for p in points}; start = min(steps, default=0)
         for i, (name, points) in enumerate(lines.items()):
             x, y, low, high = zip(*points)
             x, name = [v + .05*(i - (len(lines)-1)/2) for v in x], name.replace('$', r'\$').lstrip('_')
             known = [(a, 100*b, 100*l, 100*h) for a, b, l, h in zip(x, y, low, high) if l is not None]
             ax.plot(x, [100*v for v in y], marker='o', ms=4, lw=1.5, color=COLOURS[i % 6], label=name)
             if known: a, b, l, h = zip(*known); ax.vlines(a, l, h, color=COLOURS[i % 6], lw=1.2, alpha=.7)
-            if len(points) == 1 < max(map(len, lines.values())): ax.axhline(100*y[0], color=COLOURS[i % 6], ls=':', lw=1)
+            if [p[0] for p in points] == [start] and len(steps) > 1: ax.axhline(100*y[0], color=COLOURS[i % 6], ls=':', lw=1)
         ax.set_xlabel('iteration'); ax.set_ylabel(about); ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(axis='y', alpha=.25); ax.legend(frameon=False, loc='center left', bbox_to_anchor=(1, .5))
         out = io.StringIO(); fig.savefig(out, format='svg', metadata={'Date': None})
