@@ -7,7 +7,7 @@ __all__ = ['READERS', 'SUBJECTS', 'BUILT_IN', 'GENERATED', 'Task', 'score', 'ari
            'text_of', 'jsonl_rows', 'csv_rows', 'parquet_rows', 'file_rows', 'DataSet', 'cell', 'written',
            'question_of', 'choices_of', 'letter_of', 'gold_of', 'problem_of', 'local_parts', 'from_hub', 'hub_parts',
            'purposes', 'levels_in', 'problems_of', 'read_task_file', 'checked', 'load_task', 'in_random_order',
-           'distinct', 'Split', 'split']
+           'distinct', 'Split', 'with_values', 'split']
 
 # %% ../nbs/02a_tasks.ipynb #1a58810c
 import csv, difflib, io, json, logging, re
@@ -18,7 +18,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Callable, Iterator
 from .core import MaftError, Problem, digest, held_out, rng_for
-from .answers import KINDS, extract, same
+from .answers import KINDS, extract, reading, same
 
 # %% ../nbs/02a_tasks.ipynb #21712185
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Task:
     instruction: str = ''                # said after every question; '' = the usual sentence for this kind
     draw: Callable|None = None           # makes one problem: `draw(rng) -> (text, gold)`; for tasks that never run out
     load: Callable|None = None           # reads all problems: `load() -> (train, evaluation, notes)`, one and the same list when the data has no parts
+    skip_unreadable: bool = False        # a right answer that is no value: leave the question out (and report it) instead of stopping
 
     @property
     def prompt(self)->str:
@@ -180,7 +181,7 @@ def cell(row:Row, column:str,
 def written(v)->str:
     "A cell as text; '' for one that is empty, or neither text nor number."
     if isinstance(v, str): return v.strip()
-    if isinstance(v, (float, Decimal)) and abs(v) < 10**15 and v == int(v): v = int(v)
+    if isinstance(v, (float, Decimal)) and -10**15 < v < 10**15 and v == int(v): v = int(v)
     return str(v) if isinstance(v, (int, float, Decimal)) and not isinstance(v, bool) else ''
 
 def question_of(row:Row, d:DataSet)->str:
@@ -189,7 +190,7 @@ def question_of(row:Row, d:DataSet)->str:
     for c in _list(d.question):
         said.append(written(cell(row, c, 'question')))
         if not said[-1]: raise MaftError(f'{row.place}, column {c}: no question there.')
-        if any('\ud800' <= ch <= '\udfff' for ch in said[-1]): raise MaftError(f'{row.place}, column {c}: holds half a character (a lone surrogate). Mend or remove that row.')
+        if re.search('[\ud800-\udfff]', said[-1]): raise MaftError(f'{row.place}, column {c}: holds half a character (a lone surrogate). Mend or remove that row.')
     return ' '.join(said)
 
 # %% ../nbs/02a_tasks.ipynb #589dd845
@@ -271,7 +272,7 @@ def hub_parts(d:DataSet)->dict[str, Callable]:
 def purposes(d:DataSet, there:list[str])->list[list[str]]:
     "Parts to learn from and parts for the exam; a single list when the same serve for both. Raises `MaftError` when that is not clear."
     if d.split: wanted = [[p for p in d.split.split('+') if p in there or '+' not in d.split]]
-    elif d.train and len(there) > 1 or d.evaluation in there: wanted = [[d.train], [d.evaluation]]
+    elif d.train: wanted = [[d.train], [d.evaluation]]
     elif len(there) == 1: wanted = [list(there)]
     else: wanted = [['train'] if 'train' in there else [], [p for p in ('test', 'evaluation', 'validation') if p in there][:1]]
     if all(wanted) and all(p in there for ps in wanted for p in ps): return wanted
@@ -366,10 +367,12 @@ def load_task(name:str,      # a task of ours, a YAML file describing yours, or 
     else:
         near = difflib.get_close_matches(name, known := [*GENERATED, *BUILT_IN], 1)
         raise MaftError(f'unknown task {name!r}: ' + (f'did you mean {near[0]}?' if near else f'use one of {", ".join(known)}, or a YAML file describing your own.'))
-    if data: d = replace(d, data=str(Path(data).expanduser()))
+    if data:
+        d = replace(d, data=str(Path(data).expanduser()))
+        if Path(d.data).is_file(): d = replace(d, split='', train='', evaluation='')   # one file is one pool
     if levels: d = checked(replace(d, levels=[str(n) for n in levels]), f'task {d.name}')
     if bool(d.data) == bool(d.hub) and not (data or name in BUILT_IN): raise MaftError(f'{name}: say where the questions are: `data: FILE`, or `hub: OWNER/NAME` (one of the two).')
-    return Task(d.name, d.kind, d.instruction, load=cache(partial(problems_of, d)))
+    return Task(d.name, d.kind, d.instruction, load=cache(partial(problems_of, d)), skip_unreadable=d.unreadable == 'skip')
 
 # %% ../nbs/02a_tasks.ipynb #02466f11
 def in_random_order(problems:list[Problem], seed)->list[Problem]:
@@ -407,6 +410,24 @@ class Split:
                  'of other levels': r['other_levels'], 'without a readable answer': len(r['unreadable'])}
         return f'{r["rows"]} rows; ' + ''.join(f'{n} {what}, ' for what, n in found.items() if n) + f'{r["different"]} different questions'
 
+# %% ../nbs/02a_tasks.ipynb #1c6eb2d6
+def with_values(task:Task, problems:list[Problem], n:int, report:dict)->list[Problem]:
+    "The first `n` problems whose right answer is a value. Others are noted in `report`, or raise `MaftError` with the place and the reason."
+    if task.kind != 'math': return problems[:n]
+    kept = []
+    for p in problems:
+        if len(kept) == n: break
+        if (why := reading(p.gold)[1]) in ('', 'timeout'): kept.append(p)
+        elif task.skip_unreadable: report['unreadable'].append(f'{p.source}: {why}')
+        else: raise MaftError(f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows out with `unreadable: skip` in the YAML file.')
+    return kept
+
+# %% ../nbs/02a_tasks.ipynb #1ebd0883
+def _enough(task, found, asked, pool, what):
+    if asked <= len(found): return
+    left_out = f' with a readable answer (of {len(pool)})' if len(found) < len(pool) else ''
+    raise MaftError(f'task {task.name} has {len(found)} different questions{left_out} {what}; {asked} are asked for. Ask for fewer.')
+
 # %% ../nbs/02a_tasks.ipynb #7c74d920
 def split(task:Task,
           train:int=500,       # how many to learn from (the paper's number)
@@ -419,17 +440,17 @@ def split(task:Task,
     skip = train * max(iteration - 1, 0) if fresh else 0
     if task.draw: return Split(drawn(task, 'train', train, seed, skip), drawn(task, 'evaluation', evaluation, seed))
     a, b, notes = task.load()
-    report = dict(notes, repeated=[], contradictory=[], in_both=[])
-    exam = distinct(b, report)
-    learn = exam if a is b else distinct(a, report)
-    if a is not b: report['in_both'] = [f'{learn[k].source} = {exam[k].source}' for k in learn if k in exam]
-    report['different'] = len({*learn, *exam})
-    order, questions = in_random_order([p for k, p in learn.items() if a is b or k not in exam], seed), in_random_order(list(exam.values()), seed)
-    if a is b: order, questions = order[:max(len(order) - evaluation, 0)], order[::-1]
-    _enough(task, evaluation, len(questions), 'for the exam')
-    _enough(task, train + skip, len(order), 'to learn from' + (f' beside the {evaluation} of the exam' if a is b else ''), iteration if skip else 1)
-    return Split(order[skip:skip+train], questions[:evaluation], report)
-
-def _enough(task, asked, there, what, iteration=1):
-    if asked <= there: return
-    raise MaftError(f'task {task.name} has {there} different questions {what}; {asked} are asked for' + (f' ({iteration} iterations with fresh ones each).\nAsk for fewer, or leave fresh off.' if iteration > 1 else '. Ask for fewer.'))
+    report = dict(notes, unreadable=[*notes.get('unreadable', [])], repeated=[], contradictory=[], in_both=[])
+    pool = distinct(b, report)
+    learn = pool if a is b else distinct(a, report)
+    if a is not b: report['in_both'] = [f'{learn[k].source} = {pool[k].source}' for k in learn if k in pool]
+    report['different'] = len({*learn, *pool})
+    order = in_random_order(list(pool.values()), seed)[::-1]
+    exam = with_values(task, order, evaluation, report)
+    _enough(task, exam, evaluation, order, 'for the exam')
+    taken = {p.id for p in exam} if a is b else {learn[k].id for k in learn if k in pool}
+    order = in_random_order([p for p in learn.values() if p.id not in taken], seed)
+    found = with_values(task, order, skip + train, report)
+    _enough(task, found, skip + train, order, 'to learn from' + f', beside the {evaluation} of the exam'*(a is b) + f', {iteration} iterations with fresh ones each'*bool(skip))
+    report['unreadable'] = list(dict.fromkeys(report['unreadable']))
+    return Split(found[skip:], exam, report)
