@@ -6,12 +6,12 @@
 __all__ = ['GOLDEN', 'MIX', 'Sampling', 'Request', 'Engine', 'mix64', 'gumbel', 'nucleus', 'draw', 'RecordedEngine', 'records_of']
 
 # %% ../nbs/04_engine.ipynb #f39b4016
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Iterable, Mapping, Protocol, runtime_checkable
 
 import numpy as np
 
-from .core import Completion, MaftError, Message, Problem, Transcript, canonical_json, digest, seed_for
+from .core import Completion, MaftError, Message, Transcript, digest
 
 # %% ../nbs/04_engine.ipynb #b125d37a
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 "Ordinary architectures with their own chat templates: what is sent, what it can never contain, and that they speak."
 import random
-from pathlib import Path
 
 import pytest
 from tiny_models import MODELS, make
 
+from multiagent_ft.chat import Renderer
 from multiagent_ft.core import MaftError, Message, seed_for
 from multiagent_ft.engine import Request, Sampling
-from multiagent_ft.hf import HFEngine, Renderer, load_tokenizer
+from multiagent_ft.hf import HFEngine, load_tokenizer
 
 TURN_END = dict(llama='<|eot_id|>', qwen2='<|im_end|>', qwen3='<|im_end|>', mistral='</s>', phi3='<|end|>', gemma='<end_of_turn>', gemma2='<end_of_turn>')
 COMMANDS = ['<|eot_id|>', '<|start_header_id|>', '<|im_end|>', '<|im_start|>', '<|endoftext|>', '</s>', '<s>', '[INST]', '[/INST]', '<|user|>', '<|assistant|>', '<|end|>', '<|system|>',

@@ -1,6 +1,5 @@
 "The engines: seeded draws, adapters, names, room, memory, errors, replay."
 import json, random, shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
