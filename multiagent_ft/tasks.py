@@ -276,7 +276,7 @@ def purposes(d:DataSet, there:list[str])->list[list[str]]:
     elif len(there) == 1: wanted = [list(there)]
     else: wanted = [['train'] if 'train' in there else [], [p for p in ('test', 'evaluation', 'validation') if p in there][:1]]
     if all(wanted) and all(p in there for ps in wanted for p in ps): return wanted
-    raise MaftError(f'task {d.name}: which parts to use? There are {", ".join(there)}' + (f'; asked for were {", ".join(p for ps in wanted for p in ps)}' if any(wanted) else '')
+    raise MaftError(f'task {d.name}: which parts to use? {d.data or d.hub or "It"} holds {", ".join(there)}' + (f'; asked for were {", ".join(p for ps in wanted for p in ps)}' if any(wanted) else '')
                     + '.\nIn the YAML file say `split: PART` for one pool, or `train: PART` and `evaluation: PART`; or name one file with --set data=FILE.')
 
 # %% ../nbs/02a_tasks.ipynb #dcdf22b2
@@ -300,7 +300,7 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
             if p.gold is not None: yield p
             elif d.unreadable == 'skip': notes['unreadable'].append(p.source)
             else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(row.cells[d.answer])[-60:]!r}.\n'
-                                  'Mend it, name the right kind in the YAML file, or leave such rows out with `unreadable: skip`.')
+                                  'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
     lists = [[p for part in ps for p in read(part)] for ps in purposes(d, list(parts))]
     for found in lists:
         if not found: raise MaftError(f'task {d.name}: no questions' + (f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.' if d.level and wanted else ' with a readable answer.'))
@@ -419,7 +419,7 @@ def with_values(task:Task, problems:list[Problem], n:int, report:dict)->list[Pro
         if len(kept) == n: break
         if (why := reading(p.gold)[1]) in ('', 'timeout'): kept.append(p)
         elif task.skip_unreadable: report['unreadable'].append(f'{p.source}: {why}')
-        else: raise MaftError(f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows out with `unreadable: skip` in the YAML file.')
+        else: raise MaftError(f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows out with `unreadable: skip` in a YAML file.')
     return kept
 
 # %% ../nbs/02a_tasks.ipynb #1ebd0883
