@@ -179,7 +179,7 @@ def cell(row:Row, column:str,
                     'Say in a YAML file which one it is' + (f', perhaps `{key}: {there[near[0]]}`.' if near else f': `{key}: COLUMN`.'))
 
 def written(v)->str:
-    "A cell as text; '' for one that is empty, or neither text nor number."
+    "Cell `v` as text; '' for one that is empty, or neither text nor number."
     if isinstance(v, str): return v.strip()
     if isinstance(v, (float, Decimal)) and -10**15 < v < 10**15 and v == int(v): v = int(v)
     return str(v) if isinstance(v, (int, float, Decimal)) and not isinstance(v, bool) else ''
@@ -281,7 +281,7 @@ def purposes(d:DataSet, there:list[str])->list[list[str]]:
 
 # %% ../nbs/02a_tasks.ipynb #dcdf22b2
 def levels_in(v)->list[int]:
-    "'1-3', 'Level 2' or a list of such as numbers; [] when there is none."
+    "The numbers `v` speaks of: '1-3', 'Level 2' or a list of such; [] when there are none."
     if isinstance(v, (list, tuple)): return [n for x in v for n in levels_in(x)]
     m = re.fullmatch(r'(?:level\s*)?(\d{1,3})(?:\s*-\s*(\d{1,3}))?', written(v), re.I)
     return list(range(int(m[1]), int(m[2] or m[1]) + 1)) if m else []
