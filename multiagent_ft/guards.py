@@ -38,8 +38,10 @@ def check_rows(rows:list[Row],    # what one agent is to learn
         if not all(0 <= t < vocab for t in (*r.prompt_ids, *r.token_ids)): wrong(i, f'holds a token id outside the vocabulary of {vocab}')
 
 # %% ../nbs/11b_guards.ipynb #01841c96
-def check_batch(input_ids, attention_mask, labels, # tensors (batch, length), as they go into the model
-                rows:list[Row]                     # the rows they should be
+def check_batch(input_ids,      # (rows, length) as they go into the model
+                attention_mask, # the same shape, 1 on tokens
+                labels,         # the same shape, -100 where nothing is learned
+                rows:list[Row]  # the rows they should be
                ):
     "Guard `labels`: nothing cut, nothing lost, and the loss sees the agent's own turn with its stop token and nothing else."
     want_ids = [t for r in rows for t in (*r.prompt_ids, *r.token_ids)]
@@ -95,7 +97,8 @@ def check_finite(tensors:dict):
 LOWER = 'The training diverged: lower learning_rate, or use dtype float32. Nothing was kept of it.'
 
 # %% ../nbs/11b_guards.ipynb #ce5b6284
-def check_same(mine, theirs,   # log-probabilities of the same tokens, per row
+def check_same(mine:list,      # log-probabilities of tokens, per row, from the trainer
+               theirs:list,    # the same tokens', from the engine
                guard:str,      # 'start' or 'saved'
                tolerance:float, # largest difference allowed, in nats
                saw:str)->float:

@@ -178,6 +178,14 @@ def test_another_jobs_checkpoint_is_not_taken(job, models, rows_file, tmp_path, 
     assert payload(tmp_path/'other') == payload(job(seed=7))
 
 
+def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
+    import torch
+    monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
+    def full(*a, **kw): raise RuntimeError('[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write failed')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(MaftError, match='no room'): finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
+
+
 def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ft, 'seal', lambda folder: pytest.fail('a checkpoint was written'))
     finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
@@ -223,6 +231,22 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
     try:
         with pytest.raises(GuardError, match='layers.0.mlp.up_proj') as e: job()
     finally: w.data[0, 0] -= 1e-3
+    assert e.value.guard == 'base'
+
+
+def test_guard_base_another_agents_adapter(job, engine, monkeypatch):
+    "The engine holds the adapters of all agents inside the base's layers; training one may not touch another."
+    other, real = job('other'), ft.train
+    engine.logprobs([(5, 6)], [(7,)], str(other))
+    held = next(p for k, p in engine.base.named_parameters() if 'lora_B' in k)
+    def careless(*args):
+        out = real(*args)
+        held.data += 1e-3
+        return out
+    monkeypatch.setattr(ft, 'train', careless)
+    try:
+        with pytest.raises(GuardError, match='lora_B') as e: job('mine', seed=5)
+    finally: held.data -= 1e-3
     assert e.value.guard == 'base'
 
 
@@ -285,7 +309,7 @@ def test_guard_finite_weights(job, monkeypatch):
 
 def test_guard_saved_another_adapter_is_written(job, monkeypatch):
     real = ft.save_agent
-    monkeypatch.setattr(ft, 'save_agent', lambda engine, model, folder, s, tensors: real(engine, model, folder, s, {k: t*2 for k, t in tensors.items()}))
+    monkeypatch.setattr(ft, 'save_agent', lambda engine, model, folder, tensors: real(engine, model, folder, {k: t*2 for k, t in tensors.items()}))
     with pytest.raises(GuardError) as e: job()
     assert e.value.guard == 'saved'
 
@@ -307,10 +331,20 @@ def test_the_engine_never_meets_the_trainers_object(engine, job):
     assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())   # one base in memory
     config = json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str)
     words = engine.logprobs([(5, 6, 7)], [(8, 9)])[0]
+    tok = (engine.tok.pad_token, engine.tok.padding_side, engine.tok.chat_template)
     job()
+    assert tok == (engine.tok.pad_token, engine.tok.padding_side, engine.tok.chat_template)
     assert 'forward' not in vars(engine.base) and not engine.base.training
     assert json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str) == config
     assert (engine.logprobs([(5, 6, 7)], [(8, 9)])[0] == words).all()
+
+
+def test_nobody_is_told(job, monkeypatch):
+    "TRL reports each new trainer to its makers unless told not to."
+    from trl.trainer import base_trainer
+    monkeypatch.setattr(base_trainer, 'send_telemetry', lambda *a, **kw: pytest.fail('telemetry was sent'))
+    for k in ('CI', 'HF_HUB_OFFLINE'): monkeypatch.delenv(k, raising=False)
+    job()
 
 
 def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
