@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .chat import Renderer, read_template
 from .core import Completion, MaftError, Message, digest, file_digest
-from .engine import GOLDEN, MIX, Request, Sampling
+from .engine import GOLDEN, MIX, Request, Sampling, room
 
 # %% ../nbs/05_hf.ipynb #82c18f5c
 @contextlib.contextmanager
@@ -223,7 +223,11 @@ class RoomyLayer(DynamicLayer):
 # %% ../nbs/05_hf.ipynb #63f13a1c
 LEAVE = .9   # rows that ended leave the batch once so few of those in it are left
 
-def speak(model, input_ids, generation_config, sampler=None, limits=None, logits_processor=None, stopping_criteria=None, **kw)->list:
+def speak(model, input_ids:torch.Tensor, generation_config:GenerationConfig, # as `generate` hands them over
+          sampler:SeededSampler|None=None,
+          limits:torch.Tensor|None=None, # (rows,) new tokens at most
+          logits_processor=None, stopping_criteria=None, **kw # also from `generate`
+         )->list[list[int]]:
     "A decoding loop for `generate(custom_generate=speak)`: the new tokens of each row, up to its end or limit and perhaps a few beyond."
     cache, start, step = kw.get('past_key_values'), input_ids.shape[1], 0
     can_leave = isinstance(cache, DynamicCache) and all(isinstance(l, DynamicLayer) for l in cache.layers)
@@ -326,10 +330,7 @@ class HFEngine:
     def base(self):
         "The base model. Adapters live inside its layers; look, don't touch."
         return self.adapters.base
-    def room(self, prompt:int, sampling:Sampling)->int:
-        "How many tokens an answer to a prompt of this length may have; 0: do not send it."
-        left = min(sampling.max_new_tokens, self.context - prompt)
-        return left if 4 * left >= sampling.max_new_tokens else 0
+    def room(self, prompt:int, sampling:Sampling)->int: return room(self.context, prompt, sampling)
     def generate(self, requests:list[Request])->list[Completion]: return answer_all(self, requests)
     def logprobs(self, prompt_ids, token_ids, adapter=None)->list[np.ndarray]: return score_all(self, prompt_ids, token_ids, adapter)
     def identity(self, adapter:str|None=None)->dict: return engine_identity(self, adapter)
@@ -338,7 +339,8 @@ class HFEngine:
 # %% ../nbs/05_hf.ipynb #4d720e80
 def _as_list(x): return x if isinstance(x, (list, tuple)) else [x]
 
-def pad_left(seqs, pad:int, device)->tuple[torch.Tensor, torch.Tensor]:
+def pad_left(seqs:list, # of lists of token ids
+             pad:int, device='cpu')->tuple[torch.Tensor, torch.Tensor]:
     "(ids, mask) of sequences that end together: the next token of each comes at the same place."
     width = max(map(len, seqs))
     ids = [[pad] * (width - len(s)) + list(s) for s in seqs]
