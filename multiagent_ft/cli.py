@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'store', 'StoreDir', 'nano',
            'complain', 'ending', 'flag', 'takes_settings', 'versions', 'results_only', 'headline', 'run', 'plan',
-           'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'explain_run',
-           'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure',
-           'main']
+           'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate', 'untrained_society', 'report_run',
+           'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
+           'nano_measure', 'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
@@ -218,6 +218,15 @@ def untrained_society(config:Config):
     from multiagent_ft.run import Workshop
     ws = Workshop(config)
     return replace(untrained(config.agents), spec=ws.spec, protocol=ws.protocol)
+
+# %% ../nbs/99_cli.ipynb #dcc9faa6
+@app.command('report')
+def report_run(dir:RunDir):
+    "Write DIR/report.html: accuracy, health, costs, and a browser of debates; one file, nothing is loaded from elsewhere."
+    with results_only():
+        from multiagent_ft.report import report
+        path = report(dir)
+    print(path)
 
 # %% ../nbs/99_cli.ipynb #426f85ee
 @app.command('explain')

@@ -77,10 +77,12 @@ def check_disjoint(train:list[Problem], evaluation:list[Problem]):
 
 # %% ../nbs/17_run.ipynb #ff0be60f
 def questions(ws:Workshop)->tuple[list[list[Problem]], list[Problem]]:
-    "(training problems per iteration, evaluation problems), disjoint; raises `MaftError` before anything is generated."
+    "(training problems per iteration, evaluation problems), disjoint; says what was left out as repeated; raises `MaftError` before anything is generated."
     cfg = ws.cfg
     splits = [split(ws.task, cfg.train, cfg.eval, cfg.seed, k, cfg.fresh) for k in range(1, max(cfg.iterations, 1)+1)]
     for s in splits: check_disjoint(s.train, splits[0].evaluation)
+    ws.split = splits[0].report
+    if ws.split and not quiet(): print(splits[0], file=sys.stderr)
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../nbs/17_run.ipynb #85bae7dd
@@ -147,10 +149,11 @@ def more_about(ws:Workshop, said, votes, rows:dict[Agent, list[Row]])->dict:
     return dict(agents=agents, early=dict(debates=ended, critic_rows_lost=ended*len(said[0].at(1)) if said else 0), collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
 
 # %% ../nbs/17_run.ipynb #50935ff6
-def examine(ws:Workshop, k:int, society:Society, problems:list[Problem])->tuple[list[dict], dict]:
-    "(outcomes, one per question; methods and health) of society k."
+def examine(ws:Workshop, k:int, society:Society, problems:list[Problem], keep:bool=False)->tuple[list[dict], dict]:
+    "(outcomes, one per question; methods and health) of society k; `keep` writes the debates into the run folder."
     m, luck, cfg = means_for(ws, k, exam=True), Luck(ws.cfg.seed, 'eval'), ws.cfg
     with ws.step(k, 'evaluate'): said = ws.recipe.answer(m, society, problems, luck)
+    if keep: write_jsonl(ws.folder/f'iteration-{k}'/'exam.jsonl', map(transcript_to_dict, said))
     outcomes = [outcome(t, ws.task, cfg.seed, k) for t in said]
     if k == 0 and cfg.votes > cfg.agents:
         with ws.step(k, 'plain vote'): plain = answer_once(m, untrained(cfg.votes), problems, luck)
@@ -171,7 +174,7 @@ def run(cfg:Config)->dict:
             for k in range(cfg.iterations+1):
                 about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0]*cfg.agents, critic=[0]*cfg.agents))
                 if k: society, about = learn(ws, k, society, train[k-1])
-                said, exam = examine(ws, k, society, evaluation)
+                said, exam = examine(ws, k, society, evaluation, keep=True)
                 save_society(replace(society, spec=ws.spec, protocol=ws.protocol), cfg.folder/f'iteration-{k}')
                 outcomes += said; iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
                 summary = write_summary(ws, iterations, outcomes)
@@ -199,7 +202,7 @@ def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict
                    train=cfg.train, eval=cfg.eval, iterations=iterations)
     write_jsonl(ws.folder/'outcomes.jsonl', outcomes)
     write_atomic(ws.folder/'keys.json', json.dumps(sorted(set().union(*ws.trace.values())), indent=0) + '\n')
-    write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), seed=cfg.seed, steps=ws.trace), indent=1) + '\n')
+    write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), seed=cfg.seed, questions=ws.split, steps=ws.trace), indent=1) + '\n')
     write_atomic(ws.folder/'summary.json', json.dumps(summary, indent=1) + '\n')
     return summary
 
