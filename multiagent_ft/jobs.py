@@ -7,7 +7,7 @@ __all__ = ['Job', 'EngineSpec', 'engine_for', 'do', 'nobody', 'Here', 'note', 'W
            'generate_key', 'generate_block', 'blocks', 'Spoken']
 
 # %% ../nbs/07_jobs.ipynb #c3527805
-import importlib, json, os, subprocess, sys
+import importlib, json, os, subprocess, sys, threading
 from dataclasses import dataclass, field, asdict
 from functools import lru_cache
 from pathlib import Path
@@ -118,7 +118,8 @@ def serve():
         except Exception:
             import traceback
             reply = dict(error=traceback.format_exc(), mine=False)
-        out.write(json.dumps(reply) + '\n'); out.flush()
+        try: out.write(json.dumps(reply) + '\n'); out.flush()
+        except BrokenPipeError: os._exit(0)   # the parent is gone; what was done is in the store
 
 # %% ../nbs/07_jobs.ipynb #7f9bf150
 class Workers:
