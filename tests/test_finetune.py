@@ -10,6 +10,7 @@ from multiagent_ft.finetune import FinetuneSettings, finetune_job, finetune_key
 from multiagent_ft.guards import GuardError
 from multiagent_ft.hf import HFEngine
 from multiagent_ft.rows import Row, load_rows, save_rows
+from multiagent_ft.twin import base_tensors, plain_name
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
 
@@ -327,7 +328,7 @@ def test_the_engine_never_meets_the_trainers_object(engine, job):
     before = {id(m) for m in engine.base.modules()}
     model = ft.twin(engine)
     assert not before & {id(m) for m in model.modules()}
-    mine, theirs = dict(model.named_parameters()), ft.base_tensors(engine)
+    mine, theirs = dict(model.named_parameters()), base_tensors(engine)
     assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())   # one base in memory
     config = json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str)
     words = engine.logprobs([(5, 6, 7)], [(8, 9)])[0]
@@ -399,7 +400,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path, monkeypatch):
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
     assert told(second)['curve'][-1]['loss'] < told(first)['curve'][0]['loss'] and told(second)['guards']['start'] < 1e-3
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
-    mine, theirs = dict(ft.twin(eng).named_parameters()), {ft.plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k}
+    mine, theirs = dict(ft.twin(eng).named_parameters()), {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k}
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())
 
 
