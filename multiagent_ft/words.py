@@ -8,7 +8,6 @@ __all__ = ['OPS', 'NAMES', 'THINGS', 'RANGES', 'TEMPLATES', 'work', 'Sketch', 'w
 # %% ../nbs/01b_words.ipynb #250d4b90
 import operator, random
 from dataclasses import dataclass
-from .core import MaftError
 
 # %% ../nbs/01b_words.ipynb #81588154
 OPS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.floordiv}
