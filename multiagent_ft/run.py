@@ -221,7 +221,7 @@ def commit()->str|None:
 def table(summary:dict)->list[list[str]]:
     "Header and one line per iteration, as strings."
     methods = list(dict.fromkeys(m for it in summary['iterations'] for m in it['methods']))
-    show = lambda m: f"{100*m['accuracy']:.1f} ± {100*m['stderr']:.1f}" if m else ''
+    show = lambda m: f"{100*m['accuracy']:.1f}" + (f" ± {100*m['stderr']:.1f}" if m['stderr'] is not None else '') if m else ''
     lines = [['iteration', *methods, 'labels', 'right', 'rows per agent']]
     for it in summary['iterations']:
         c, rows = it['consensus'], it['rows']['generator'] + it['rows']['critic']
