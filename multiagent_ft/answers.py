@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'spoken', 'last_box', 'last_display', 'announced', 'read_number', 'read_choice', 'read_math', 'read_pattern',
-           'check_kind', 'extract', 'read_gold', 'reading', 'canonical', 'same', 'group']
+           'check_kind', 'extract', 'reading', 'canonical', 'same', 'group']
 
 # %% ../nbs/01_answers.ipynb #37b00500
 import re
@@ -60,7 +60,7 @@ def announced(text:str)->str|None:
     return line if len(line) < 100 and not _more_than_a_value.search(line) else None
 
 # %% ../nbs/01_answers.ipynb #139ea877
-_clause = re.compile(r'[.;!?](?=\s|$)|,(?=\s)|\s(?:because|since|as|so|which|but)\b')
+_clause = re.compile(r'[.;!?](?=\s|$)|,(?=\s)(?!\s*[-+$]?\d)|\s(?:because|since|as|so|which|but)\b')
 
 def read_number(piece:str)->str|None:
     "The one number that `piece` gives, in the spelling of `numerals.spell`."
@@ -121,27 +121,22 @@ def extract(text:str,          # everything the model said
     piece = announced(text)
     return _readers[kind](piece) if piece else None
 
-# %% ../nbs/01_answers.ipynb #fe582043
-def read_gold(text:str, kind:str)->str|None:
-    "The answer in a gold answer: what is boxed or follows `####`, else all of it."
-    if check_kind(kind).startswith('regex:'): return extract(text, kind) or text.strip() or None
-    box, hashes = last_box(text), list(_hashes.finditer(text))
-    return _readers[kind](box if box is not None else hashes[-1][1] if hashes else text)
-
 # %% ../nbs/01_answers.ipynb #bc2a87cf
 _algebra = Sandbox('multiagent_ft.symbolic', 'read_form', ('x+1', r'\frac{1}{2}\sqrt{x^2+1}-\ln|x|', r'(-\infty,3)', '2x+3y=5'))
 _slow = set() # digests of the answers that ran out of time
+
+def _short(form): return form if len(form) < 100 else 'long:' + sha256(form.encode()).hexdigest()
 
 @lru_cache(maxsize=1 << 15)
 def _reading(answer:str)->tuple[str, str]:
     m = NUMBER.fullmatch(undress(answer).rstrip('%').strip())
     v = number_value(m) if m else None
-    if v is not None: return spell(settle(v)), ''
+    if v is not None: return _short(spell(settle(v))), ''
     key = sha256(answer.encode('utf-8', 'surrogatepass')).hexdigest()
     said = dict(failed='timeout') if key in _slow else _algebra.ask(answer)
     if said.get('failed') == 'timeout' and len(_slow) < 100_000: _slow.add(key)
     found = said.get('answer', dict(why=said.get('failed')))
-    if 'form' in found: return found['form'] if len(found['form']) < 100 else 'long:' + sha256(found['form'].encode()).hexdigest(), ''
+    if 'form' in found: return _short(found['form']), ''
     return 'text:' + sha256(re.sub(r'\s+', '', undress(answer)).encode('utf-8', 'surrogatepass')).hexdigest(), found['why']
 
 def reading(answer:str)->tuple[str, str]:

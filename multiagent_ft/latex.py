@@ -14,7 +14,7 @@ class Unread(Exception):
     "A text has no value for us; the message says why, in a few words."
 
 # %% ../nbs/00c_latex.ipynb #5de342d2
-LENGTH, DEPTH, DIGITS, POWERS, PARTS, WORDS = 2000, 30, 400, 60, 40, 8
+LENGTH, DEPTH, DIGITS, POWERS, PARTS, WORDS = 2000, 16, 400, 60, 40, 5
 _strange = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]')
 
 def check_size(s:str):
@@ -31,7 +31,7 @@ def check_size(s:str):
 
 # %% ../nbs/00c_latex.ipynb #b9253d9b
 def why(f, *args):
-    "The reason why `f(*args)` gives up, or None."
+    "The reason why `f` gives up on `args`, or None."
     try: f(*args)
     except Unread as e: return str(e)
 
@@ -59,9 +59,7 @@ def mark_words(s:str)->str:
     return rx.sub(mark, s)
 
 # %% ../nbs/00c_latex.ipynb #417921d6
-_names = '|'.join(FUNCTIONS)
-
-_TABLE = r'''
+_SIGNS = r'''
 [−–—﹣－‐‑]  ->-
 \\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?  ->
 \\(?:displaystyle|textstyle|limits|nolimits|hfill|newline|noindent|quad|qquad)(?![a-zA-Z])|\\[,;:!>]|(?<!\\)\\ |~|\xa0  ->␣
@@ -81,8 +79,14 @@ _TABLE = r'''
 \\(?:big)?cup(?![a-zA-Z])|∪  ->\\cup␣
 \{,\}  ->,
 \\[$#&]|\\?%  ->
+(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\}  ->(\1+\2/60)
+(?<=/60)\)\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}  ->+\1/3600)
 \^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°  ->
 \\(?:c|l)?dots[bc]?(?![a-zA-Z])|\.\.\.|…  ->\\Omega_{9}
+'''
+
+# %% ../nbs/00c_latex.ipynb #4e836359
+_LAYOUT = r'''
 \^\s*\{?\s*(?:\\prime\s*)+\}?|(?<=[A-Za-z)])'+  ->
 \\operatorname\*?\s*\{\s*(NAMES)\s*\}  ->\\\1␣
 \\mathrm\s*\{\s*((?:UNITS)\.?(?:\s*-\s*(?:UNITS))?)\s*\}  ->\\text{\1}
@@ -116,7 +120,8 @@ _TABLE = r'''
 ^\s*(?:\\cdot|\\approx|=|:)\s*  ->
 \s+  ->␣
 '''
-_rows = [row.partition('  ->') for row in _TABLE.replace('NAMES', _names).replace('UNITS', _units).strip('\n').split('\n')]
+_names = '|'.join(FUNCTIONS)
+_rows = [row.partition('  ->') for row in (_SIGNS + _LAYOUT.lstrip('\n')).replace('NAMES', _names).replace('UNITS', _units).strip('\n').split('\n')]
 TIDY = [(re.compile(p), r.replace('␣', ' ')) for p, _, r in _rows]
 
 # %% ../nbs/00c_latex.ipynb #8cae3719

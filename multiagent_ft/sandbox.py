@@ -91,7 +91,7 @@ class Sandbox:
         os.register_at_fork(after_in_child=lambda: setattr(self, 'lock', threading.Lock()))
 
     def ask(self, question)->dict:
-        "`{'answer': …}`, or `{'failed': why}`, where why is 'timeout' (too slow, or crashed) or the name of an exception."
+        "The function's answer to `question`: `{'answer': …}`, or `{'failed': why}`, where why is 'timeout' (too slow, or crashed) or the name of an exception."
         with self.lock:
             for _ in range(2): # a second time in case somebody killed the nursery
                 try:

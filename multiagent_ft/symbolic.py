@@ -16,14 +16,14 @@ from .latex import COMMA, FILLER, PARTS, RELATION, WORDS, Unread, check_size, cl
 from .numerals import settle, spell
 
 # %% ../nbs/00d_symbolic.ipynb #3bd4bdc9
-EXPRESSION = 250 # characters in one expression
+EXPRESSION = 320 # characters in one expression
 
 @lru_cache(maxsize=64)
 def tree(s:str):
     "sympy's tree of a LaTeX expression, unevaluated. Raises `Unread`."
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-    if len(s) > EXPRESSION or s.count('|') > 8: raise Unread('too long an expression')
+    if len(s) > EXPRESSION or s.count('|') > 8 or s.count('^') > 20: raise Unread('too long an expression')
     if re.search(r'\\binom|gcd|lcm', s) and re.search(r'\d{4}|\^|!', s): raise Unread('too large')
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=True, boxed='none')
     try: return latex2sympy(normalize_latex(s, config), is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
@@ -41,7 +41,9 @@ def point(name:str, k:int):
     return -v if k and r.random() < .5 else v
 
 # %% ../nbs/00d_symbolic.ipynb #a4cfb361
-def letter(x)->str: return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
+def letter(x)->str:
+    "Name of a symbol, or the letter that sympy took for a constant."
+    return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
 
 def names(s:str)->set[str]:
     "Free symbols of an expression, by name."
@@ -49,15 +51,17 @@ def names(s:str)->set[str]:
     node = tree(s)
     return {letter(x) for x in node.atoms(sp.Symbol, type(sp.I), type(sp.EulerGamma))} - {'i'} if hasattr(node, 'atoms') else set()
 
-def symbols(sides:list[str])->set[str]: return set().union(*map(names, sides))
+def symbols(sides:list[str])->set[str]:
+    "Free symbols of several expressions."
+    return set().union(*map(names, sides))
 
 # %% ../nbs/00d_symbolic.ipynb #8f68cc0e
 def size(v):
-    "Largest absolute value in a number or a matrix."
+    "Largest absolute value in `v`, a number or a matrix."
     return max((abs(x) for x in v), default=0) if hasattr(v, 'rows') else abs(v)
 
 def power(b, e):
-    "b to the e, if that is a number one could write down. Raises `Unread`."
+    "`b` to the `e`, if that is a number one could write down. Raises `Unread`."
     import mpmath as mp
     if hasattr(b, 'rows'):
         if b.rows != b.cols or b.rows > 6 or e not in range(-6, 7): raise Unread('a power of a matrix')
@@ -84,7 +88,7 @@ def function(name:str, args:list, k:int):
 
 # %% ../nbs/00d_symbolic.ipynb #e0cd1dbb
 def evaluate(node, k:int, at:dict):
-    "Value of a sympy tree at look `k`, symbols in `at` at the place given there. A number or a matrix of mpmath's. Raises `Unread`."
+    "Value of a sympy tree `node` at look `k`, symbols in `at` at the place given there. A number or a matrix of mpmath's. Raises `Unread`."
     import mpmath as mp, sympy as sp
     def ev(n): return evaluate(n, k, at)
     if isinstance(node, sp.Symbol) or node in (sp.I, sp.EulerGamma):
@@ -105,7 +109,7 @@ def evaluate(node, k:int, at:dict):
 
 # %% ../nbs/00d_symbolic.ipynb #37caf1f4
 def exact(node)->Fraction|None:
-    "Value of a constant made of whole numbers and decimals; None for anything else, or when it is very large."
+    "Value of a constant `node` made of whole numbers and decimals; None for anything else, or when it is very large."
     import sympy as sp
     if isinstance(node, sp.Float): return Fraction(str(node))
     if isinstance(node, sp.Rational): return Fraction(int(node.p), int(node.q))
@@ -121,7 +125,7 @@ def exact(node)->Fraction|None:
 
 # %% ../nbs/00d_symbolic.ipynb #ca5b69dd
 def real(x)->str:
-    "One spelling of a real value: a whole number or simple fraction if it is one to thirty digits, else twenty digits."
+    "One spelling of a real value `x`: a whole number or simple fraction if it is one to thirty digits, else twenty digits."
     import mpmath as mp
     if mp.isnan(x): raise Unread('no value')
     if mp.isinf(x): return '-oo' if x < 0 else 'oo'
@@ -134,7 +138,7 @@ def real(x)->str:
     return mp.nstr(x, ROUND, min_fixed=-6, max_fixed=ROUND)
 
 def number(v)->str:
-    "One spelling of a real, complex or matrix value."
+    "One spelling of a real, complex or matrix value `v`."
     import mpmath as mp
     if hasattr(v, 'rows'): return 'M[' + ';'.join(','.join(number(v[i, j]) for j in range(v.cols)) for i in range(v.rows)) + ']'
     a, b = mp.re(v), mp.im(v)
@@ -152,7 +156,9 @@ def expression(s:str, at:dict|None=None):
         return [evaluate(tree(s), k, {}) for k in range(POINTS)]
     except (ArithmeticError, ValueError, TypeError, AttributeError) as e: raise Unread(f'no value ({type(e).__name__})') from None
 
-def is_matrix(values:list)->bool: return hasattr(values[0], 'rows')
+def is_matrix(values:list)->bool:
+    "Are these the values of a matrix?"
+    return hasattr(values[0], 'rows')
 
 def shape(values:list)->str:
     "Form of an expression from its values: a constant's own, a function's at all points, a matrix entry by entry (a column as a tuple)."
@@ -166,6 +172,7 @@ def shape(values:list)->str:
 
 # %% ../nbs/00d_symbolic.ipynb #212496f0
 def both_signs(p:str)->list[str]:
+    "The two answers that ± makes of one."
     if not re.search(r'\\pm|\\mp', p): return [p]
     return [p.replace(r'\pm', a).replace(r'\mp', b) for a, b in (('+', '-'), ('-', '+'))]
 
@@ -202,7 +209,9 @@ def one(p:str)->tuple[str|None, str]:
     return equation(sides) if set(signs) <= {'=', r'\equiv'} else ('', inequality(sides, signs))
 
 # %% ../nbs/00d_symbolic.ipynb #893aba48
-def small(d, *near)->bool: return abs(d) <= max([1, *map(abs, near)]) * 10.0**-CLEAN
+def small(d, *near)->bool:
+    "Is the difference `d` nothing, beside numbers the size of `near`?"
+    return abs(d) <= max([1, *map(abs, near)]) * 10.0**-CLEAN
 
 def line(left:str, right:str, name:str):
     "(root, slope) of left − right as a function of the one unknown, None when that is no line with a slope."
@@ -318,7 +327,6 @@ def phrase(words:list[str], pieces:list[str])->str:
     "Form of words and mathematics mixed: '50 gallons', 'min at x=1'."
     parts = [t.strip(' ,;.:') for t in pieces if re.search(r'[\w}]', t)]
     if not parts: return plain_words(' '.join(words) or 'nothing')
-    if len(words) > WORDS: raise Unread('prose')
     forms = [answer(t) for t in parts]
     unit = len(forms) == 1 and len(words) <= 3 and pieces[0] and re.fullmatch(r'-?[\d./]+(e[+-]?\d+)?', forms[0])
     return forms[0] if unit or not words and len(forms) == 1 else 'phrase{' + ' '.join(words) + '|' + '|'.join(forms) + '}'
@@ -330,6 +338,7 @@ def form(text:str)->str:
     s = tidy(text)
     said = ' '.join(' '.join(re.findall(r'\\text\s*\{([^{}]*)\}', s)).split()).lower()
     only_words = said and not re.search(r'[\w}]', re.sub(r'\\text\s*\{[^{}]*\}|\\emptyset|\\mathbb ?\{R\}', '', s))
+    if sum(w not in FILLER for w in re.findall(r"[a-z'-]{2,}", said)) > WORDS: raise Unread('prose')
     if only_words and len(said) == 1: s, only_words = re.sub(r'\\text\s*\{\s*(\w)\s*\}', r'\1', s), False # the letter of a choice
     try: return plain_words(said) if only_words else answer(s)
     except Unread:
