@@ -7,6 +7,7 @@ __all__ = ['MARKER', 'control_tokens', 'harmless', 'chat_text', 'Renderer', 'rea
 
 # %% ../nbs/04a_chat.ipynb #1b91f59e
 import re, unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 from .core import MaftError, Message, digest
@@ -53,6 +54,7 @@ class Renderer:
         if not self.stop_ids: raise MaftError(f'{name}: nothing says which token ends an answer. Add eos_token to its tokenizer_config.json.')
         self.pad_id = next(i for i in (tok.pad_token_id, tok.eos_token_id, self.stop_ids[0]) if i is not None)
         self.watched = ids - ({tok.unk_token_id} - set(self.stop_ids))   # an unknown character is no command
+        self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)   # asked for twice, when a job is named and when it is done
     def text(self, chat)->str: return chat_text(self.tok, chat, self.args, self.name)
     def _ids(self, chat, clean): return tuple(self.tok(self.text([Message(m.role, clean(m)) for m in chat]), add_special_tokens=False).input_ids)
     def render(self, chat:tuple[Message, ...])->tuple[int, ...]:

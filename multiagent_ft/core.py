@@ -9,7 +9,7 @@ __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Turn', 'T
 
 # %% ../nbs/00_core.ipynb #a5dc87ca
 import errno, hashlib, json, os, random, shutil, tempfile
-from dataclasses import dataclass, asdict, field
+from dataclasses import dataclass, asdict
 from pathlib import Path
 from typing import Any, Iterable
 

@@ -179,7 +179,7 @@ def save_society(society:Society, folder:Path)->Path:
     write_atomic(folder/'society.json', json.dumps(page, indent=1) + '\n')
     return folder
 
-def link_or_copy(src, dst):
+def link_or_copy(src:str, dst:str):
     "A hard link, or a copy where links cannot be had."
     try: os.link(src, dst)
     except OSError: shutil.copy2(src, dst)
@@ -205,7 +205,7 @@ def iterations_of(folder:Path, iteration:int|None=None)->int:
     return found[-1] if iteration is None else iteration
 
 # %% ../nbs/10_debate.ipynb #4bd6e19f
-def load(cls, folder, iteration:int|None=None)->Society:
+def load(cls, folder:Path, iteration:int|None=None)->Society:
     "The society of a run folder after `iteration` (default: the last one)."
     if (Path(folder)/'society.json').exists(): return load_society(folder)
     return load_society(Path(folder)/f'iteration-{iterations_of(folder, iteration)}')

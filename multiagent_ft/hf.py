@@ -174,8 +174,8 @@ class SeededSampler(LogitsProcessor):
         self.start, self.device = start, 'cpu' if torch.device(device).type == 'mps' else device   # MPS has no float64
         as_ = lambda xs, t: torch.tensor(xs, dtype=t, device=self.device)
         self.seeds, self.temperature = as_(seeds, torch.int64), as_([s.temperature for s in samplings], torch.float64)[:, None]
-        self.top_p = as_([s.top_p * (1 - 1e-9) if s.temperature else 0. for s in samplings], torch.float64)[:, None]
-        self.all = as_([s.top_p >= 1 and s.temperature > 0 for s in samplings], torch.bool)
+        self.top_p = as_([s.top_p * (1 - 1e-9) for s in samplings], torch.float64)[:, None]
+        self.all = as_([s.top_p >= 1 for s in samplings], torch.bool)
     def keep(self, rows:torch.Tensor):
         "From now on only these rows are there."
         self.seeds, self.temperature, self.top_p, self.all = (t[rows.to(self.device)] for t in (self.seeds, self.temperature, self.top_p, self.all))
@@ -183,21 +183,23 @@ class SeededSampler(LogitsProcessor):
              step:int)->torch.Tensor:
         "The next token of each row."
         x = logits.float().to(self.device)
-        t = torch.where(self.temperature == 0, 1., self.temperature)
-        p, todo = (x / t.float()).softmax(-1), torch.arange(len(x), device=x.device)
-        out = torch.empty_like(todo)
+        greedy = self.temperature[:, 0] == 0
+        out, todo = x.argmax(-1), (~greedy).nonzero()[:, 0]
+        t = torch.where(greedy, 1., self.temperature[:, 0])[:, None]
+        p = (x / t.float()).softmax(-1)
+        if p[:, 0].isnan().any(): raise MaftError('the model computes probabilities that are not numbers. Numbers overflow in float16 with some models: use dtype=bfloat16 or float32.')
         for k in (8, 64, x.shape[1]):
+            if not len(todo): break
             k = min(k, x.shape[1])
             s, ids = p[todo].topk(k) if k < x.shape[1] or not self.all[todo].all() else (p[todo], torch.arange(k, device=x.device).expand(len(todo), -1))
             mass = s.double().cumsum(-1)
             border = s.gather(-1, torch.searchsorted(mass, self.top_p[todo]).clamp(max=k - 1))
+            score = x[todo].gather(-1, ids).double() / t[todo] + gumbel(self.seeds[todo], step, ids)
             kept = (s >= border) | self.all[todo, None]
-            score = x[todo].gather(-1, ids).double() / t[todo]
-            score = score + torch.where(self.temperature[todo] == 0, -1e-9 * ids, gumbel(self.seeds[todo], step, ids))   # greedy: among equals the first
             out[todo] = ids.gather(-1, torch.where(kept, score, -torch.inf).argmax(-1, keepdim=True))[:, 0]
             sure = (mass[:, -1] >= self.top_p[todo, 0]) & (s[:, -1] < border[:, 0]) & ~self.all[todo]
-            if k == x.shape[1] or sure.all(): return out.to(logits.device)
             todo = todo[~sure]
+        return out.to(logits.device)
     def __call__(self, input_ids, scores):
         picked = self.pick(scores, input_ids.shape[1] - self.start)
         return torch.full_like(scores, -torch.inf).scatter(-1, picked[:, None], 0.)

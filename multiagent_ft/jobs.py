@@ -6,8 +6,8 @@
 __all__ = ['Job', 'EngineSpec', 'engine_for', 'do', 'nobody', 'Here', 'note', 'WorkerDied', 'Worker', 'serve', 'Workers',
            'generate_key', 'generate_block', 'blocks', 'Spoken']
 
-# %% ../nbs/07_jobs.ipynb #c3527805
-import importlib, json, os, subprocess, sys, threading
+# %% ../nbs/07_jobs.ipynb #dc635402
+import importlib, json, os, subprocess, sys
 from dataclasses import dataclass, field, asdict
 from functools import lru_cache
 from pathlib import Path

@@ -11,7 +11,7 @@ import json, re
 from collections import Counter
 from pathlib import Path
 from statistics import mean
-from .answers import extract, last_box, same
+from .answers import extract, same
 from .consensus import vote
 from .core import Problem, Transcript, write_atomic
 from .debate import Agent, Luck, Protocol, debate, generator_requests, untrained
@@ -33,7 +33,7 @@ def winner(texts:list[str], p:Problem)->str|None:
     "The answer that a vote over `texts` gives; ties are drawn by the problem's id."
     return vote([extract(t) for t in texts], 'random', p.id).answer
 
-def share(flags)->list[float]:
+def share(flags:list)->list[float]:
     "Mean of per-question values and its standard error."
     x = [float(f) for f in flags]
     m = mean(x)

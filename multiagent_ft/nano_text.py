@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from .core import held_out, rng_for
 from .prompts import question_prompt, peers_prompt, summarize_prompt, summary_prompt, reflect_prompt
-from .words import OPS, Sketch, work, word_sketch
+from .words import Sketch, work, word_sketch
 
 # %% ../nbs/20_nano_text.ipynb #151d571c
 SLIP = {'*': .17, '/': .17, '-': .15, '+': .05} # how often a step goes wrong, by kind of step

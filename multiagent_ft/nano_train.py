@@ -90,7 +90,9 @@ def batches(seed:int, block:int, tokenizer,
     return [(pad(b, 0, tokenizer.pad_token_id), pad(b, 1, False)) for b in out]
 
 # %% ../nbs/21_nano_train.ipynb #27b03786
-def loss_of(model, ids, learn):
+def loss_of(model, ids, # (batch, length) tokens
+            learn      # the same shape, True where the loss counts
+           ):
     "Mean cross entropy over the learned tokens. Padding is on the right, so causal attention never sees it."
     import torch.nn.functional as F
     h = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
@@ -275,12 +277,12 @@ def train_nano(out:Path,         # folder for the checkpoint, the loss curve and
     return check_nano(export_nano(model, tokenizer, out/'nano'))
 
 # %% ../nbs/21_nano_train.ipynb #58fe2a0d
-def speed(rounds:int=3)->dict:
-    "Tokens per second, best of `rounds`, on one thread: our loop, a bare loop over ready batches, and that loop in bfloat16."
+def speed(rounds:int=2)->dict:
+    "Tokens per second of CPU time, mean of `rounds`, on one thread: our loop, a bare loop over ready batches, and that loop in bfloat16."
     import torch
     from contextlib import nullcontext
     torch.set_num_threads(1)
-    tokenizer, best = make_tokenizer(), {}
+    tokenizer, took, read = make_tokenizer(), {}, 0
     def fresh(): m = make_model(tokenizer); return m, make_optimizers(m)
     def bare(todo, model, optimizers, context=nullcontext):
         for ids, learn in todo:
@@ -294,7 +296,8 @@ def speed(rounds:int=3)->dict:
     for block in range(rounds + 1):
         todo = batches(0, block, tokenizer)
         tokens = sum(int((ids != tokenizer.pad_token_id).sum()) for ids, _ in todo)
+        if block: read += tokens   # the first round only warms up
         for k, f in loops.items():
-            t = time.perf_counter(); f(block, todo, *models[k])
-            if block: best[k] = max(best.get(k, 0), round(tokens/(time.perf_counter() - t))) # the first round only warms up
-    return best
+            t = time.process_time(); f(block, todo, *models[k])
+            if block: took[k] = took.get(k, 0) + time.process_time() - t
+    return {k: round(read/t) for k, t in took.items()}

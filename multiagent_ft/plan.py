@@ -8,10 +8,9 @@ __all__ = ['answers', 'Sample', 'measure', 'sample', 'memory', 'plan', 'size', '
 # %% ../nbs/19_plan.ipynb #226b256b
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from .config import Config
 from .core import Transcript
-from .debate import Luck, Protocol, calls_per_question, debate, untrained
+from .debate import Luck, calls_per_question, debate, untrained
 from .engine import Sampling
 from .recipes import argue, recipe
 from .rows import consensus, critic_rows, generator_rows

@@ -9,7 +9,7 @@ __all__ = ['RECIPES', 'Means', 'Recipe', 'argue', 'answer_once', 'own_words', 'o
 # %% ../nbs/13_recipes.ipynb #b1847107
 from dataclasses import dataclass, replace
 from typing import Callable
-from .core import MaftError, Problem, Transcript, seed_for
+from .core import MaftError, Problem, Transcript
 from .consensus import Vote
 from .debate import Agent, Luck, Protocol, Society, debate, untrained
 from .rows import Row, consensus, critic_rows, generator_rows

@@ -7,27 +7,26 @@ __all__ = ['worker_count', 'protocol_of', 'settings_of', 'Workshop', 'check_disj
            'learn', 'tell_idle', 'precision', 'rows_by_role', 'more_about', 'examine', 'run', 'claim_folder',
            'write_summary', 'commit', 'table', 'print_table', 'evaluate_run']
 
-# %% ../nbs/17_run.ipynb #02b0b781
+# %% ../nbs/17_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from .config import Config, check_same, config_of, save_config, semantic, validated
-from .consensus import vote
-from .core import MaftError, Problem, Transcript, read_jsonl, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
+from .core import MaftError, Problem, Transcript, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
 from .finetune import FinetuneSettings, finetune_key, versions
 from .jobs import EngineSpec, Here, Job, Spoken, Workers, engine_for
 from .progress import Progress, quiet, stage
-from .recipes import Means, Recipe, answer_once, argue, recipe
-from .rows import Row, cut_by_length, read, rows_report, save_rows
+from .recipes import Means, answer_once, argue, recipe
+from .rows import Row, cut_by_length, rows_report, save_rows
 from .store import Store
 from .tasks import load_task, normalized, split
 from .tracking import Tracker
 
 # %% ../nbs/17_run.ipynb #6c44e0e3
-def worker_count(workers, device:str)->int:
+def worker_count(workers:int|str, device:str)->int:
     "How many worker processes: a number as it is; 'auto' is one per core on a CPU (0, this process alone, with a GPU or one core)."
     if workers != 'auto': return int(workers)
     import torch
@@ -140,7 +139,7 @@ def rows_by_role(rows:dict[Agent, list[Row]], society:Society)->dict:
     count = {a.name: len(r) for a, r in rows.items()}
     return dict(generator=[count.get(a.name, 0) for a in society.generators], critic=[count.get(a.name, 0) for a in society.critics])
 
-def more_about(ws:Workshop, said, votes, rows:dict[Agent, list[Row]])->dict:
+def more_about(ws:Workshop, said:list[Transcript], votes:list, rows:dict[Agent, list[Row]])->dict:
     "Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut; debates that ended early and the critic rows that cost; and the health of the debates where gold is known."
     labels = [v.answer for v in votes]
     agents = {a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_by_length(said, labels, a.index, ws.task.kind)) for a, r in rows.items()}

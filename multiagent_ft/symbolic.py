@@ -41,7 +41,8 @@ def point(name:str, k:int):
     return -v if k and r.random() < .5 else v
 
 # %% ../nbs/00d_symbolic.ipynb #a4cfb361
-def letter(x)->str:
+def letter(x # a sympy symbol or constant
+          )->str:
     "Name of a symbol, or the letter that sympy took for a constant."
     return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
 
