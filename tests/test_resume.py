@@ -24,7 +24,7 @@ def test_loop_killed_again_and_again():
 
 
 def test_loop_killed_at_a_hundred_places():
-    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '13') >= 100
+    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '12') >= 100
 
 
 @pytest.mark.slow
