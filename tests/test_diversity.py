@@ -3,6 +3,7 @@ import json, subprocess, sys
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from multiagent_ft.answers import extract
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn
 from multiagent_ft.debate import Agent, Protocol, Society, untrained
 from multiagent_ft.diversity import (Measure, char_ngrams, consensus_diversity, dissimilarity, diversity, embedding_diversity, encoder, likelihood_measures,
@@ -135,7 +136,7 @@ def test_the_page_is_json_and_knows_the_kind():
     t, society = speakers([(0,), (0,)], ['a', 'b'])
     page = diversity([t], Society(society.generators, society.critics, protocol=Protocol(kind='choice')), Table({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
     assert json.loads(json.dumps(page)) == page and set(page['measures']) == {'consensus', 'embedding', 'embedding_agreeing', 'nll_of_others', 'kl_between', 'kl_to_base'}
-    assert page['round'] == 2 and page['unread'] == 1
+    assert page['round'] == 2 and page['unread'] == sum(extract(u.text, 'choice') is None for u in t.final())
 
 
 @pytest.fixture(scope='module')
