@@ -50,11 +50,11 @@ def last_display(text:str)->str|None:
     if len(dollars) > 2 and text.rfind('$$') > start: return dollars[-2 if len(dollars) % 2 else -3].strip()
     return text[start+2:end].strip() if start >= 0 else None
 
-def announced(text:str)->str|None:
+def announced(text:str, kind:str='number')->str|None:
     "The piece of `text` that is announced as the answer; '' when it is announced and missing, None when nothing is announced."
     if (box := last_box(text)) is not None: return box
     if m := list(_hashes.finditer(text)): return m[-1][1].strip()
-    if m := list(_phrase.finditer(text)): return text[m[-1].end():].partition('\n')[0].strip()
+    if m := [m for m in _phrase.finditer(text) if kind != 'choice' or m[0].strip()[1:2] != ':']: return text[m[-1].end():].partition('\n')[0].strip()
     if (formula := last_display(text)) is not None: return formula
     line = text.strip()
     return line if len(line) < 100 and not _more_than_a_value.search(line) else None
@@ -75,16 +75,22 @@ def read_number(piece:str)->str|None:
 
 # %% ../nbs/01_answers.ipynb #8ed4d4e2
 _choice = [re.compile(p) for p in (r'^\W*([A-Za-z])\W*$', r'^[\W_]*\(?([A-Z])\s*[).:]', r'\(([A-Z])\)', r'\b(?i:option|choice|answer)\b\W*(?:is\W+)?\(?([A-Z])\b', r'^\W*([B-HJ-Z])\b')]
+_two = re.compile(r'\b([B-Z])\b\W*(?:or|and|,|/)\W*(?!\1)[A-Z]\b|\bA\b\W*(?:or|and|,|/)\W*[B-Z]\b|\(([A-Z])\).*\((?!\2)[A-Z]\)') # undecided
 
 def read_choice(piece:str)->str|None:
     "The letter that `piece` names, as a capital."
     piece = re.sub(r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r'\1', piece[:LENGTH]).replace('*', '').strip()
+    if _two.search(piece): return None
     found = next((m for p in _choice if (m := p.search(piece))), None)
     return found[1].upper() if found else None
 
 # %% ../nbs/01_answers.ipynb #a848c997
+_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b')
+
 def read_math(piece:str)->str|None:
     "LaTeX as it stands, without what only marks it as such. None when there is nothing, or more than anybody would call an answer."
+    said = _reason.split(piece, maxsplit=1)[0]
+    piece = said if said.count('{') == said.count('}') else piece
     piece = re.sub(r'^\*+|\*+$', '', piece.strip()).strip().rstrip('.').strip()
     while len(piece) > 1 and piece[0] == piece[-1] == '$' and '$' not in piece[1:-1].replace('\\$', '').strip('$'): piece = piece[1:-1].strip()
     if m := re.fullmatch(r'\\[(\[](.*)\\[)\]]', piece, re.S): piece = m[1].strip()
@@ -118,7 +124,7 @@ def extract(text:str,          # everything the model said
     "The answer in `text`; None when none can be read, which is counted and never guessed. Raises `MaftError` for an unknown kind."
     text = spoken(text)
     if check_kind(kind).startswith('regex:'): return _patterns.ask([kind[6:], text]).get('answer') or None
-    piece = announced(text)
+    piece = announced(text, kind)
     return _readers[kind](piece) if piece else None
 
 # %% ../nbs/01_answers.ipynb #bc2a87cf

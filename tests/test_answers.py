@@ -35,12 +35,12 @@ def test_what_cannot_be_read_is_none(text): assert extract(text) is None
 
 
 @pytest.mark.parametrize('text,answer', [(r'\boxed{x^2+1}', 'x^2+1'), (r'\boxed{\left\{1,\frac{2}{3}\right\}}', r'\left\{1,\frac{2}{3}\right\}'), (r'Thus $$x=\frac{\sqrt{3}}{2}.$$', r'x=\frac{\sqrt{3}}{2}'),
-                                         ('The answer is $x^2$.', 'x^2'), ('#### (1,2]', '(1,2]'), (r'Answer: \( \pi \)', r'\pi'), (r'\boxed{\text{no solution}}', r'\text{no solution}'), (r'\boxed{\}}', r'\}')])
+                                         ('The answer is $x^2$.', 'x^2'), ('The answer is $x^2$, because $x>0$.', 'x^2'), ('The answer is x=1 and y=2', 'x=1 and y=2'), (r'\boxed{\text{odd but not prime}}', r'\text{odd but not prime}'), ('#### (1,2]', '(1,2]'), (r'Answer: \( \pi \)', r'\pi'), (r'\boxed{\text{no solution}}', r'\text{no solution}'), (r'\boxed{\}}', r'\}')])
 def test_mathematics_is_read(text, answer): assert extract(text, 'math') == answer
 
 
 @pytest.mark.parametrize('text,answer', [(r'\boxed{B}', 'B'), ('(B)', 'B'), ('B.', 'B'), ('b', 'B'), ('option B', 'B'), ('The answer is option (C).', 'C'), ('The answer is (B) 12 metres', 'B'), ('Answer: D', 'D'), ('The correct answer is B because A is too small', 'B'),
-                                         (r'\boxed{\text{(A)}}', 'A'), (r'\boxed{\textbf{C}}', 'C'), ('**B**', 'B'), ('A', 'A'), ('A dog', None), ('none of them', None), ('The answer is unclear', None), (r'\boxed{A} \boxed{', None)])
+                                         (r'\boxed{\text{(A)}}', 'A'), (r'\boxed{\textbf{C}}', 'C'), ('**B**', 'B'), ('A', 'A'), ('A: 12 metres', 'A'), ('A: B', 'A'), ('(B), not (C)', None), ('B or C', None), ('The answer is (B) or (C)', None), ('The answer is C, C', 'C'), ('A dog', None), ('none of them', None), ('The answer is unclear', None), (r'\boxed{A} \boxed{', None)])
 def test_choices_are_read(text, answer): assert extract(text, 'choice') == answer
 
 
