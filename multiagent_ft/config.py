@@ -83,6 +83,7 @@ class Debate(Questions):
     agents: Count              = key(3, 'N: generators, and as many critics')
     rounds: Count              = key(2, 'M: one round of generators, M-1 of critics')
     summary: bool              = key(True, "critics hear a summary of the others; false = the others' own words")
+    manner: Literal['debate', 'cooperative', 'unique-id'] = key('debate', "as opponents, as a team, or each told who it is (paper Tables 3, 5)")
     samples: Count|None        = key(None, 'answers in the plain vote at equal cost; null = as many as the debate makes calls')
     early_stop: Literal['off', 'eval', 'all'] = key('off', 'end a debate once all agree: in the exam, or always (costs critics reinforcements)')
     min_support: Count         = key(2, 'votes an answer needs before anybody learns from it')

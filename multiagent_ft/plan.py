@@ -10,18 +10,17 @@ import time
 from dataclasses import dataclass
 from .config import Config
 from .core import Transcript
-from .debate import Luck, calls_per_question, debate, untrained
+from .debate import Luck, debate, untrained
 from .engine import Sampling
-from .recipes import argue, recipe
+from .recipes import calls, recipe, settled
 from .rows import consensus, critic_rows, generator_rows
 
 # %% ../nbs/19_plan.ipynb #bc0b34ea
 def answers(cfg:Config)->dict:
     "Answers asked for, by step; the first N samples of the plain vote are the generators' own and are not counted twice."
-    r, whole = recipe(cfg.recipe), calls_per_question(cfg.agents, cfg.rounds, cfg.summary)
-    calls = lambda f: whole if f is argue else cfg.agents
-    return dict(collect=cfg.iterations*cfg.train*calls(r.collect), examine=(cfg.iterations + 1)*cfg.eval*calls(r.answer),
-                plain_vote=cfg.eval*max(cfg.votes - cfg.agents, 0))
+    r, cfg = recipe(cfg.recipe), settled(cfg)
+    return dict(collect=cfg.iterations*cfg.train*calls(r.collect, cfg), examine=(cfg.iterations + 1)*cfg.eval*calls(r.answer, cfg),
+                plain_vote=cfg.eval*max(cfg.votes - cfg.agents, 0)*r.trains)
 
 # %% ../nbs/19_plan.ipynb #5dffd306
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Row:
     token_ids: tuple[int, ...]    # exactly as sampled, with the stop token
     problem: str = ''             # the problem's id
     round: int = 1                # the round it was said in
-    pool: str = 'agreed'          # 'agreed' (generator), 'correction', 'reinforcement' or 'first' (critic)
+    pool: str = 'agreed'          # 'agreed' (generator), 'correction', 'reinforcement' or 'first' (critic), 'hinted' (STaR)
 
     @property
     def input_ids(self): return list(self.prompt_ids) + list(self.token_ids)
@@ -125,10 +125,10 @@ def critic_rows(transcripts:list[Transcript], # finished debates
 
 # %% ../nbs/11a_rows.ipynb #5d5802ef
 def rows_report(rows:list[Row], w:float|None=None)->dict:
-    "Counts of one agent's rows: rows, unique ones, tokens learned, pools, and the share of corrections asked for and reached."
-    pools = {p: sum(r.pool == p for r in rows) for p in ('agreed', 'correction', 'reinforcement', 'first')}
+    "Counts of one agent's rows: rows, unique ones, tokens learned (and, as `seen`, with their prompts), pools, and the share of corrections asked for and reached."
+    pools = {p: sum(r.pool == p for r in rows) for p in ('agreed', 'correction', 'reinforcement', 'first', 'hinted')}
     critic = pools['correction'] + pools['reinforcement']
-    return dict(rows=len(rows), unique=len({(r.problem, r.round) for r in rows}), tokens=sum(len(r.token_ids) for r in rows),
+    return dict(rows=len(rows), unique=len({(r.problem, r.round) for r in rows}), tokens=sum(len(r.token_ids) for r in rows), seen=sum(len(r.input_ids) for r in rows),
                 pools={k: v for k, v in pools.items() if v}, w_asked=w, w_reached=round(pools['correction']/critic, 4) if critic else None)
 
 def cut_by_length(transcripts:list[Transcript], labels:list[str|None], agent:int, kind:str='number')->int:
