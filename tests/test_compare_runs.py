@@ -112,7 +112,7 @@ def test_table_by_hand():
     assert base.accuracy.mean == .55 and better.accuracy.mean == .775 and better.difference.mean == pytest.approx(.225)
     assert base.difference is base.p is None and base.generated == 109.5 and better.accuracy.questions == 40
     text = markdown([base, better])
-    assert '| better | debate | 77.5 [' in text and '+22.5 [' in text and text.count('\n|') == 3
+    assert '| better | 31/40 | 77.5 ± ' in text and '+22.5 ± ' in text and '| 0, 0 of 2 |' in text and text.count('\n|') == 3
     rows = list(csv.DictReader(io.StringIO(csv_text([base, better]))))
     assert float(rows[1]['accuracy']) == better.accuracy.mean and float(rows[1]['p_holm']) == better.p and rows[0]['difference'] == ''
     assert method_table(runs, None, dict(base='single'))[0].accuracy.mean == .5
@@ -154,5 +154,5 @@ def test_read_runs(tmp_path):
 
 def test_small_things():
     assert small_p(None) == '' and small_p(.0001) == '< 0.001' and small_p(.04) == '0.040'
-    assert points(None) == '' and points(Estimate(.1, -.05, .2, .1, 3, 9), '+') == '+10.0 [-5.0, +20.0]'
+    assert points(None) == '' and points(Estimate(.1, -.05, .2, .1, 3, 9), '+') == '+10.0 ± 10.0 [-5.0, +20.0]'
     assert within_seeds({0: {'a': 0}}, {0: {'a': 1}})[0].only_b == 1
