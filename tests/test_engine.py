@@ -175,10 +175,12 @@ def test_logprobs(engine, adapters):
 
 # Adapters
 
-@pytest.mark.parametrize('keep', [1, 2, 16])
-def test_adapters_in_and_out(llama, adapters, keep):
+@pytest.mark.parametrize('keep,fold', [(1, False), (2, False), (16, False), (2, True), (16, True)])
+def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
     "Whatever was on before, an adapter answers as PEFT loaded alone, and the base as if none had ever been there."
+    monkeypatch.setattr(hf, 'FOLD', hf.FOLD if fold else 0)
     e = HFEngine(llama, keep_adapters=keep)
+    assert e.adapters.fold == fold and e.identity()['folded'] == fold
     prompts = [e.render(r.chat) for r in asks(3)]
     said = [p[-20:] for p in prompts]
     alone = {None: HFEngine(llama).logprobs(prompts, said)}
@@ -190,7 +192,9 @@ def test_adapters_in_and_out(llama, adapters, keep):
     assert len(e.adapters.held) <= keep
     assert all((x == y).all() for x, y in zip(e.logprobs(prompts, said), alone[None])), 'the base is not merely close, it is the same'
 
-def test_one_base_in_memory(llama, adapters):
+def test_one_base_in_memory(llama, adapters, monkeypatch):
+    "Only models so small that it does not matter get copies to fold adapters into."
+    monkeypatch.setattr(hf, 'FOLD', 0)
     e = HFEngine(llama)
     where = e.base.get_input_embeddings().weight.data_ptr()
     n = sum(p.numel() for p in e.base.parameters())
@@ -220,7 +224,9 @@ def test_full_weights(llama, tmp_path, engine):
     assert texts(out[1::2]) == texts(alone[1::2]) and texts(out[::2]) == texts(engine.generate(rs[::2]))
     assert e.identity(tmp_path/'full')['adapter'] == adapter_identity(tmp_path/'full')
 
-def test_adapters_that_do_not_fit(llama, adapters, tmp_path):
+@pytest.mark.parametrize('fold', [True, False])
+def test_adapters_that_do_not_fit(llama, adapters, tmp_path, fold, monkeypatch):
+    if not fold: monkeypatch.setattr(hf, 'FOLD', 0)
     other = HFEngine(make('llama', tmp_path/'wide', hidden=96))
     with pytest.raises(MaftError, match='does not fit'): other.generate(asks(1, adapters))
     t = load_file(adapters[0]/'adapter_model.safetensors')

@@ -235,9 +235,11 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
     assert e.value.guard == 'base'
 
 
-def test_guard_base_another_agents_adapter(job, engine, monkeypatch):
-    "The engine holds the adapters of all agents inside the base's layers; training one may not touch another."
-    other, real = job('other'), ft.train
+def test_guard_base_another_agents_adapter(job, models, monkeypatch):
+    "An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may not touch another."
+    monkeypatch.setattr('multiagent_ft.hf.FOLD', 0)
+    engine = HFEngine(models('llama'), device='cpu')
+    other, real = job('other', eng=engine), ft.train
     engine.logprobs([(5, 6)], [(7,)], str(other))
     held = next(p for k, p in engine.base.named_parameters() if 'lora_B' in k)
     def careless(*args):
@@ -246,7 +248,7 @@ def test_guard_base_another_agents_adapter(job, engine, monkeypatch):
         return out
     monkeypatch.setattr(ft, 'train', careless)
     try:
-        with pytest.raises(GuardError, match='lora_B') as e: job('mine', seed=5)
+        with pytest.raises(GuardError, match='lora_B') as e: job('mine', seed=5, eng=engine)
     finally: held.data -= 1e-3
     assert e.value.guard == 'base'
 
