@@ -7,7 +7,7 @@ __all__ = ['Job', 'EngineSpec', 'engine_for', 'do', 'nobody', 'Here', 'note', 'W
            'generate_key', 'generate_block', 'blocks', 'Spoken']
 
 # %% ../nbs/07_jobs.ipynb #dc635402
-import importlib, json, os, subprocess, sys
+import importlib, json, os, subprocess, sys, time
 from dataclasses import dataclass, field, asdict
 from functools import lru_cache
 from pathlib import Path
@@ -46,11 +46,15 @@ def engine_for(spec:EngineSpec):
     return HFEngine(**asdict(spec))
 
 def do(store:Store, job:Job, engine)->tuple[Path, bool]:
-    "Do a job unless the store has it: (its folder, was it made just now?). A job whose `args` say `scratch=True` gets a folder that survives a kill."
+    "Do a job unless the store has it: (its folder, was it made just now?). `store.spent` counts the seconds of the making. A job whose `args` say `scratch=True` gets a folder that survives a kill."
     module, name = job.fn.split(':')
     args = {**job.args, 'scratch': str(store.scratch(job.kind, job.key))} if job.args.get('scratch') and not store.find(job.kind, job.key) else job.args
     before = store.misses[job.kind]
-    path = store.job(job.kind, job.key, lambda folder: getattr(importlib.import_module(module), name)(folder, engine, **args))
+    def make(folder):
+        t = time.perf_counter()
+        getattr(importlib.import_module(module), name)(folder, engine, **args)
+        store.spent[job.kind] += time.perf_counter() - t
+    path = store.job(job.kind, job.key, make)
     return path, store.misses[job.kind] > before
 
 def nobody(n:int, found:bool=False):
@@ -113,7 +117,8 @@ def serve():
     store, spec = Store(hello['store']), EngineSpec(**hello['spec'])
     for line in sys.stdin:
         job = Job(**json.loads(line))
-        try: reply = dict(made=do(store, job, None if spec.model == 'none' else engine_for(spec))[1])
+        before = store.spent[job.kind]
+        try: reply = dict(made=do(store, job, None if spec.model == 'none' else engine_for(spec))[1], spent=store.spent[job.kind] - before)
         except MaftError as e: reply = dict(error=str(e), mine=True)
         except Exception:
             import traceback
@@ -150,7 +155,7 @@ class Workers:
             futures = {threads.submit(self._one, j): i for i, (j, p) in enumerate(zip(jobs, paths)) if p is None}
             try:
                 for f in as_completed(futures):
-                    i = futures[f]; self.store.misses[jobs[i].kind] += f.result()['made']; done(jobs[i].size, False)
+                    i = futures[f]; self.store.misses[jobs[i].kind] += f.result()['made']; self.store.spent[jobs[i].kind] += f.result()['spent']; done(jobs[i].size, False)
                     paths[i] = self.store.find(jobs[i].kind, jobs[i].key)
             except BaseException: threads.shutdown(wait=False, cancel_futures=True); self.close(); raise
         self.used.update(p.name for p in paths)

@@ -253,9 +253,9 @@ def sweep(path:Path # a store's folder
 
 # %% ../nbs/03_store.ipynb #ce6f666b
 class Store:
-    "A folder of finished jobs, made when the first one is filed. `hits` and `misses` count per kind, in this process."
+    "A folder of finished jobs, made when the first one is filed. `hits` and `misses` count per kind, in this process; `spent` is for whoever does jobs to keep seconds in."
     def __init__(self, path:Path):
-        self.path, self.hits, self.misses, self._scratch, self._swept = Path(path).expanduser().absolute(), Counter(), Counter(), {}, False
+        self.path, self.hits, self.misses, self.spent, self._scratch, self._swept = Path(path).expanduser().absolute(), Counter(), Counter(), Counter(), {}, False
         if self.path.exists() and not self.path.is_dir(): raise MaftError(f'the store {self.path} is a file: choose a folder with the key `store`.')
         _check_schema(self.path)
 
