@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'scores_of', 'paired', 'resampled', 'stderr_over_both', 'Estimate', 'estimate', 'within_seeds', 'Line',
-           'method_table', 'score_table', 'generated_tokens', 'points', 'small_p', 'markdown', 'better_worse', 'pipes',
-           'footnote', 'csv_text', 'verdict', 'read_runs', 'summary_of']
+           'method_table', 'score_table', 'generated_tokens', 'points', 'small_p', 'markdown', 'rows_of',
+           'better_worse', 'pipes', 'footnote', 'csv_text', 'verdict', 'read_runs', 'summary_of']
 
 # %% ../nbs/14a_compare_runs.ipynb #3ed1ca28
 import csv, io, json
@@ -156,9 +156,13 @@ def small_p(p:float|None)->str:
 
 def markdown(lines:list[Line])->str:
     "The table as Markdown, with what its numbers mean below."
+    return pipes(rows_of(lines)) + '\n' + footnote(lines) + '\n'
+
+def rows_of(lines:list[Line])->list[list[str]]:
+    "A head and one row per line; columns that have nothing to say are left out."
     base = next((l.recipe for l in lines if l.difference is None), None) if any(l.difference for l in lines) else None
     some = [(h, f) for h, f in COLUMNS if any(map(f, lines))] + ([(f'points over {base} [95 %]', lambda l: points(l.difference, '+')), ('p (Holm)', lambda l: small_p(l.p)), ('seeds better, worse', better_worse)] if base else [])
-    return pipes([[h for h, _ in some], *([f(l) for _, f in some] for l in lines)]) + '\n' + footnote(lines) + '\n'
+    return [[h for h, _ in some], *([f(l) for _, f in some] for l in lines)]
 
 COLUMNS = [('recipe', lambda l: l.recipe), ('figure', lambda l: l.method if l.method != 'debate' else ''), ('right', lambda l: '' if l.right is None else f'{l.right}/{l.accuracy.questions}'),
            ('accuracy in % ± standard error [95 %]', lambda l: points(l.accuracy)), ('seeds', lambda l: str(l.accuracy.seeds)), ('questions', lambda l: str(l.accuracy.questions)),
