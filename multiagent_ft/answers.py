@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'spoken', 'last_box', 'last_display', 'announced', 'read_number', 'read_choice', 'read_math', 'read_pattern',
-           'check_kind', 'extract', 'reading', 'canonical', 'same', 'group']
+           'check_kind', 'extract', 'too_slow', 'give_up', 'reading', 'canonical', 'same', 'group']
 
 # %% ../nbs/01_answers.ipynb #37b00500
-import re
+import os, re
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from .core import MaftError
 from .latex import LENGTH
 from .numerals import NUMBER, number_value, settle, spell, undress
@@ -40,6 +41,7 @@ def last_box(text:str)->str|None:
 _hashes = re.compile(r'####[ \t]*(.+)')
 _phrase = re.compile(r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=))[\s:*_]{0,20}', re.I|re.M)
 
+_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b') # what may follow an answer in a running text
 _more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=') # a second line or clause; a sum being worked out
 
 def last_display(text:str)->str|None:
@@ -54,7 +56,9 @@ def announced(text:str, kind:str='number')->str|None:
     "The piece of `text` that is announced as the answer; '' when it is announced and missing, None when nothing is announced."
     if (box := last_box(text)) is not None: return box
     if m := list(_hashes.finditer(text)): return m[-1][1].strip()
-    if m := [m for m in _phrase.finditer(text) if kind != 'choice' or m[0].strip()[1:2] != ':']: return text[m[-1].end():].partition('\n')[0].strip()
+    if m := [m for m in _phrase.finditer(text) if kind != 'choice' or m[0].strip()[1:2] != ':']:
+        line = text[m[-1].end():].partition('\n')[0].strip()
+        return _reason.split(line, maxsplit=1)[0] if kind == 'math' else line
     if (formula := last_display(text)) is not None: return formula
     line = text.strip()
     return line if len(line) < 100 and not _more_than_a_value.search(line) else None
@@ -85,12 +89,8 @@ def read_choice(piece:str)->str|None:
     return found[1].upper() if found else None
 
 # %% ../nbs/01_answers.ipynb #a848c997
-_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b')
-
 def read_math(piece:str)->str|None:
     "LaTeX as it stands, without what only marks it as such. None when there is nothing, or more than anybody would call an answer."
-    said = _reason.split(piece, maxsplit=1)[0]
-    piece = said if said.count('{') == said.count('}') else piece
     piece = re.sub(r'^\*+|\*+$', '', piece.strip()).strip().rstrip('.').strip()
     while len(piece) > 1 and piece[0] == piece[-1] == '$' and '$' not in piece[1:-1].replace('\\$', '').strip('$'): piece = piece[1:-1].strip()
     if m := re.fullmatch(r'\\[(\[](.*)\\[)\]]', piece, re.S): piece = m[1].strip()
@@ -127,10 +127,25 @@ def extract(text:str,          # everything the model said
     piece = announced(text, kind)
     return _readers[kind](piece) if piece else None
 
-# %% ../nbs/01_answers.ipynb #bc2a87cf
+# %% ../nbs/01_answers.ipynb #5adb20ac
 _algebra = Sandbox('multiagent_ft.symbolic', 'read_form', ('x+1', r'\frac{1}{2}\sqrt{x^2+1}-\ln|x|', r'(-\infty,3)', '2x+3y=5'))
-_slow = set() # digests of the answers that ran out of time
+_slow, _seen = set(), {} # digests of the answers that ran out of time; how much of a file of such has been read
 
+def too_slow(key:str)->bool:
+    "Did the answer with this digest run out of time before, here or in a process that shares our file?"
+    if path := os.environ.get('MAFT_TOO_SLOW'):
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        if size != _seen.get(path, 0): _slow.update(Path(path).read_text().split()); _seen[path] = size
+    return key in _slow
+
+def give_up(key:str):
+    "Remember that it did."
+    if len(_slow) < 100_000: _slow.add(key)
+    if path := os.environ.get('MAFT_TOO_SLOW'):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'a') as f: f.write(key + '\n')
+
+# %% ../nbs/01_answers.ipynb #bc2a87cf
 def _short(form): return form if len(form) < 100 else 'long:' + sha256(form.encode()).hexdigest()
 
 @lru_cache(maxsize=1 << 15)
@@ -139,8 +154,8 @@ def _reading(answer:str)->tuple[str, str]:
     v = number_value(m) if m else None
     if v is not None: return _short(spell(settle(v))), ''
     key = sha256(answer.encode('utf-8', 'surrogatepass')).hexdigest()
-    said = dict(failed='timeout') if key in _slow else _algebra.ask(answer)
-    if said.get('failed') == 'timeout' and len(_slow) < 100_000: _slow.add(key)
+    said = dict(failed='timeout') if too_slow(key) else _algebra.ask(answer)
+    if said.get('failed') == 'timeout' and not too_slow(key): give_up(key)
     found = said.get('answer', dict(why=said.get('failed')))
     if 'form' in found: return _short(found['form']), ''
     return 'text:' + sha256(re.sub(r'\s+', '', undress(answer)).encode('utf-8', 'surrogatepass')).hexdigest(), found['why']

@@ -426,7 +426,8 @@ def with_values(task:Task, problems:list[Problem], n:int, report:dict)->list[Pro
 def _enough(task, found, asked, pool, what):
     if asked <= len(found): return
     left_out = f' with a readable answer (of {len(pool)})' if len(found) < len(pool) else ''
-    raise MaftError(f'task {task.name} has {len(found)} different questions{left_out} {what}; {asked} are asked for. Ask for fewer.')
+    n = f'{len(found)} different questions' if len(found) != 1 else '1 question'
+    raise MaftError(f'task {task.name} has {n}{left_out} {what}; {asked} are asked for. Ask for fewer.')
 
 # %% ../nbs/02a_tasks.ipynb #7c74d920
 def split(task:Task,

@@ -78,13 +78,14 @@ def test_long_texts_take_time_in_proportion():
 CLASSES = [
     ['0.5', '1/2', r'\frac{1}{2}', r'\dfrac12', '.5', '$0.50$', '0.5%', r'\frac{2}{4}', r'x=\frac12', r'\sin(\frac{\pi}{6})', '2x=1'],
     ['70000', '70,000', r'70{,}000', r'\$70,000.00', '7e4', r'7\times10^4', '70000 dollars', r'70\,000'], ['10%', '10', r'10\%', '10 percent', '+10'], ['0.1', '1/10'], ['-3', '−3', r'-\frac{6}{2}'],
-    [r'\sqrt{8}', r'2\sqrt{2}', 'sqrt(8)', '2*sqrt(2)', r'2\sqrt2', '8^{1/2}'], ['25/3', '8.333333333333334', r'\frac{25}{3}'], ['8.33'], ['1/3'], ['0.333'],
+    [r'\sqrt{8}', r'2\sqrt{2}', 'sqrt(8)', '2*sqrt(2)', r'2\sqrt2', '8^{1/2}'], ['1.3098', r'$x \approx 1.3098$', r'x=1.3098'], [r'x \approx 4.177, x \approx 5503.665', '4.177, 5503.665'], ['25/3', r'x=\frac{25}{3} \approx 8.33', '8.333333333333334', r'\frac{25}{3}'], ['8.33'], ['1/3'], ['0.333'],
     ['x+1', r'\frac{x^2-1}{x-1}', '1 + x'], [r'\sqrt{x^2}', '|x|'], ['x', '(x)', '$x$'], ['X'], ['2x+y=3', 'y=3-2x', '4x+2y=6'], ['3-2x', 'f(x)=3-2x'],
     ['x<5', r'(-\infty,5)', '5>x', r'\{x \mid x<5\}', r'-2x>-10'], [r'x\leq5', r'(-\infty,5]'], ['1<x<2', '(1,2)', '2>x>1'], ['[1,2)', r'1\le x<2'], ['[1,2]'], ['(2,1)'],
     ['7,-7', '-7, 7', r'\pm 7', r'\{7,-7\}', 'x=7 or x=-7', 'x=-7,7'], ['(7,-7)'], [r'(1,2)\cup(3,4]', r'(3,4]\cup(1,2)'], ['x=1, y=2', 'y=2, x=1'], ['x=2, y=1'],
-    ['No solution', 'none', r'\emptyset', r'\varnothing', r'\text{no solution}'], ['B', '(B)', r'\text{B}'], ['b'], ['yes', 'Yes', r'\text{yes}'], ['no'], ['cat'], ['act'],
+    ['No solution', 'none', r'\emptyset', r'\varnothing', r'\text{no solution}'], ['B', '(B)', r'\text{B}'], ['b'], ['yes', 'Yes', r'\text{yes}', 'Yes, because $1+1=2$.', 'Yes. It follows from the definition.'], ['no', 'No. There are two.'], ['cat'], ['act'],
     [r'\begin{pmatrix}1&2\\3&4\end{pmatrix}', r'\left[\begin{array}{cc}1&2\\3&4\end{array}\right]'], [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '(1,2,3)', r'\langle 1,2,3\rangle'],
-    ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12']]
+    [r'\begin{cases}x & x>0\\0 & \text{otherwise}\end{cases}', r'\left\{\begin{array}{ll}0 & \text{otherwise} \\ x & \text{if } x>0\end{array}\right.'], [r'max at $x=0$, min at $x=\pm 1$', 'min at $x=-1$ or $x=1$; max at $x=0$'], ['max at $x=0$ or $x=1$, min at $x=-1$'],
+    [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'], ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12']]
 POOL = [a for c in CLASSES for a in c]
 
 
@@ -136,6 +137,30 @@ def test_terms_may_change_places(terms, rnd):
     assert same(written(terms), written(other)) and not same(written(terms), written(terms) + ' + 1')
 
 
+@pytest.mark.parametrize('text', ['The last column must not be a pivot column.', 'It does not change the determinant. This was just taking the transpose.', 'The P-value 0.22 does not imply the null hypothesis is correct. It may be that the sample is too small.',
+                                  'The rank is $3$, so both systems have a unique solution. The first is $(1,0,1)$, and the second of them all is $(1,1,2)$.', 'If $k<2$ the ratio is $\\frac{1}{2}$; if $k>2$, the ratio is zero: the window should be round.', 'The second row was multiplied by 2 so the determinant is 2 times that of the first matrix.'])
+def test_prose_is_not_passed_off_as_a_value(text): assert reading(text)[1] == 'prose' and canonical(text).startswith('text:')
+
+
+def test_a_box_is_not_cut():
+    text = r'$D$ is smallest when $x=-\frac{2}{5}$, so the point is $(-\frac{2}{5}, \frac{1}{5})$'
+    assert extract(f'\\boxed{{{text}}}', 'math') == text
+
+
+def test_a_timeout_holds_in_another_process(monkeypatch, tmp_path):
+    class Slow:
+        def ask(self, q): return dict(failed='timeout')
+    def elsewhere(): return subprocess.run([sys.executable, '-c', r"from multiagent_ft.answers import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    monkeypatch.setattr(answers, '_slow', set()); monkeypatch.setenv('MAFT_TOO_SLOW', str(tmp_path/'slow.txt'))
+    before = elsewhere()
+    with monkeypatch.context() as m:
+        m.setattr(answers, '_algebra', Slow())
+        assert reading(r'\strange{8}+x')[1] == 'timeout'
+    answers._reading.cache_clear()
+    assert elsewhere() == ['timeout'] != before and reading(r'\strange{8}+x')[1] == 'timeout'
+    answers._reading.cache_clear()
+
+
 def test_a_timeout_is_remembered(monkeypatch):
     class Slow:
         asked = 0
@@ -162,13 +187,13 @@ def test_every_gold_answer_is_read():
 def test_college_mathematics_is_read_and_equals_itself():
     golds = [json.loads(line)['answer'] for line in open(DATA/'college_math/test.jsonl', encoding='utf-8')]
     why = [reading(a)[1] for a in golds]
-    prose, values = why.count('prose'), [a for a, w in zip(golds, why) if not w]
-    assert prose < 150 and len(values) >= .97 * (len(golds) - prose) and 'timeout' not in why
+    values = [a for a, w in zip(golds, why) if not w]
+    assert len(values) >= .97 * len(golds) and 'timeout' not in why and {*why} <= {'', 'prose', 'not understood by math-verify', 'two numbers side by side'}
     changed = {}
-    for rewrite in (lambda a: a.replace('\\frac', '\\dfrac'), lambda a: re.sub(r'(?<=[a-zA-Z0-9}])\s*([-+=])\s*(?=[\\a-zA-Z0-9])', r' \1 ', a),
-                    lambda a: re.sub(r'(?<![\d.,^_{(\[])\d{4,9}(?![\d.,}])', lambda m: f'{int(m[0]):,}', a), lambda a: re.sub(r'\\frac\{(\d)\}\{([245])\}', lambda m: f'{int(m[1])/int(m[2])} ', a)):
+    for rewrite in (lambda a: a.replace('\\frac', '\\dfrac'), lambda a: re.sub(r'(?<=[a-zA-Z0-9}])(?!(?<=[a-z]{3})-[a-z]{3})\s*([-+=])\s*(?=[\\a-zA-Z0-9])', r' \1 ', a),
+                    lambda a: re.sub(r'(?<![\d.,^_{(\[])\d{4,9}(?![\d.,}])', lambda m: f'{int(m[0]):,}', a), lambda a: re.sub(r'(?<!\d)(?<!\d )\\frac\{(\d)\}\{([245])\}', lambda m: f'{int(m[1])/int(m[2])} ', a)):
         changed |= {a: rewrite(a) for a in values if rewrite(a) != a and not same(a, rewrite(a))}
-    assert len(changed) <= 5, changed
+    assert not changed, changed
 
 
 # Nothing hangs, nothing falls ---------------------------------------------------------------------------------------------

@@ -120,9 +120,20 @@ def test_bad_names(tmp_path, monkeypatch, capfd, args, parts): refused(here(monk
     (['--recipe', 'magic'], ['magic', 'multiagent-ft']),
     (['--model', 'empty'], ['empty', 'not a model folder']),
     (['--model', './absent'], ['absent', 'no such folder']),
-    (['--out', 'full'], ['full', 'not a run folder'])])
+    (['--out', 'full'], ['full', 'not a run folder']),
+    (['--task', 'quiz/few.jsonl'], ['task few has 1 question ', 'beside the 4 of the exam', '6 are asked for']),
+    (['--task', 'quiz/broken.yaml'], ['broken.jsonl, line 2, column 32', 'not valid JSON']),
+    (['--task', 'quiz/broken.csv'], ['broken.csv, line 3', '3 cells', 'header has 2']),
+    (['--task', 'quiz/latin.csv'], ['latin.csv, line 2, byte 2', 'not UTF-8']),
+    (['--task', 'quiz/unread.yaml'], ['few.jsonl, line 1', 'column word', "'one'", 'unreadable: skip']),
+    (['--task', 'quiz/column.yaml'], ['few.jsonl, line 1', "no column 'solution'", 'question, answer, word']),
+    (['--task', 'quiz/empty.csv'], ['empty.csv', 'no questions'])])
 def test_bad_run(tmp_path, monkeypatch, capfd, args, parts):
     (tmp_path/'empty').mkdir()
+    (tmp_path/'quiz').mkdir()
+    for name, raw in {'few.jsonl': ''.join(json.dumps(dict(question=f'{i}+1?', answer=i + 1, word='one')) + '\n' for i in range(5)), 'few.yaml': 'data: few.jsonl\n', 'broken.yaml': 'data: broken.jsonl\n',
+                      'unread.yaml': 'data: few.jsonl\nanswer: word\n', 'column.yaml': 'data: few.jsonl\nanswer: solution\n', 'broken.jsonl': '{"question": "1+1?", "answer": 2}\n{"question": "2+2?", "answer": }\n',
+                      'broken.csv': 'question,answer\nx,1\ny,2,3\n', 'latin.csv': 'question,answer\no\xf9?,1\n', 'empty.csv': 'question,answer\n'}.items(): (tmp_path/'quiz'/name).write_text(raw, encoding='latin-1')
     (tmp_path/'full').mkdir()
     (tmp_path/'full'/'mine.txt').write_text('precious')
     refused(here(monkeypatch, capfd, 'run', *args, *SETS, cwd=tmp_path), *parts)
