@@ -6,8 +6,9 @@
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'STUDY', 'Seeds', 'JustPlan',
            'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'versions', 'results_only',
            'headline', 'run', 'plan', 'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate',
-           'untrained_society', 'tell_plan', 'compare_recipes', 'report_run', 'explain_run', 'configuration',
-           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
+           'untrained_society', 'tell_plan', 'compare_recipes', 'print_rows', 'diversity_of_run', 'report_run',
+           'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
+           'nano_measure', 'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
@@ -249,6 +250,26 @@ def compare_recipes(config, given,
     print(saved(found['tokens']))
     if not found['made']: print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(f'Results: {out}/table.md, table.csv, accuracy.png, cost.png; who was right on which question: {out}/outcomes.jsonl.gz')
+
+# %% ../nbs/99_cli.ipynb #abfb7c6c
+def print_rows(rows:list[list[str]], title:str=''):
+    "A table, head first, on standard output."
+    from rich.console import Console
+    from rich.table import Table
+    t = Table(title=title, title_justify='left')
+    for h in rows[0]: t.add_column(h, justify='right')
+    for r in rows[1:]: t.add_row(*r)
+    Console(width=None if sys.stdout.isatty() else 240).print(t)
+
+@app.command('diversity')
+def diversity_of_run(dir:RunDir,
+                     questions:Annotated[int, typer.Option(min=1, metavar='N', help='How many exam questions to measure on.')]=200,
+                     embed:Annotated[str, typer.Option('--embedder', metavar='NAME', help="char-ngrams (spelling only, always there) or the folder of a transformers encoder such as T5's.")]='char-ngrams'):
+    "How different are the agents of a finished run, iteration by iteration? Answers, words, and what they think of each other's words."
+    with results_only():
+        from multiagent_ft.diversity import diversity_table, run_diversity
+        pages = run_diversity(dir, questions, embed)
+    print_rows(diversity_table(pages), f'{dir}: diversity [95 % over questions]; embedder {embed}')
 
 # %% ../nbs/99_cli.ipynb #dcc9faa6
 @app.command('report')

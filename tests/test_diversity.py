@@ -193,3 +193,33 @@ def test_encoder(tmp_path):
     with torch.no_grad(): assert np.allclose(e[0], model.eval().get_encoder()(input_ids=ids).last_hidden_state[0].mean(0).numpy(), atol=1e-5)
     assert not np.allclose(encoder(tmp_path)([texts[1]]), encoder(tmp_path)([texts[1][:40]]))
     assert embedding_diversity([debate(0, texts)], encoder(tmp_path)).value > 0
+
+
+def run_folder(tmp_path, exams):
+    from multiagent_ft.core import transcript_to_dict, write_jsonl
+    from multiagent_ft.debate import save_society
+    for k, said in enumerate(exams):
+        save_society(untrained(2), tmp_path/f'iteration-{k}')
+        write_jsonl(tmp_path/f'iteration-{k}'/'exam.jsonl', map(transcript_to_dict, said))
+    return tmp_path
+
+
+def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
+    from multiagent_ft.diversity import SPELLING, diversity_table, run_diversity
+    folder = run_folder(tmp_path, [[debate(i, box('1', '2')) for i in range(4)], [debate(i, box('1', '1')) for i in range(4)]])
+    pages = run_diversity(folder, likelihood=False)
+    assert [p['measures']['consensus']['value'] for p in pages] == [.5, 0] and {p['embedder'] for p in pages} == {SPELLING}
+    stamp = (folder/'iteration-0'/'diversity.json').stat().st_mtime_ns
+    assert run_diversity(folder, likelihood=False) == pages and (folder/'iteration-0'/'diversity.json').stat().st_mtime_ns == stamp
+    assert run_diversity(folder, 2, likelihood=False)[0]['questions'] == 2
+    run_folder(tmp_path, [[debate(i, box('1', '1')) for i in range(4)]])
+    assert run_diversity(folder, likelihood=False)[0]['measures']['consensus']['value'] == 0
+    assert diversity_table(pages)[1][:4] == ['0', '4', '0.000', '0.500 [0.500, 0.500]']
+
+
+def test_a_folder_without_debates_is_an_error(tmp_path):
+    from multiagent_ft.diversity import embedder, run_diversity
+    (run_folder(tmp_path, [[debate(0, box('1', '2'))]])/'iteration-0'/'exam.jsonl').unlink()
+    for wrong in (lambda: run_diversity(tmp_path), lambda: run_diversity(tmp_path/'none'), lambda: embedder(str(tmp_path))):
+        with pytest.raises(MaftError) as e: wrong()
+        assert len(str(e.value).splitlines()) == 1
