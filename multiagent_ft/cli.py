@@ -6,9 +6,9 @@
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'STUDY', 'Seeds', 'JustPlan',
            'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'versions', 'results_only',
            'headline', 'run', 'plan', 'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate',
-           'untrained_society', 'tell_plan', 'compare_recipes', 'print_rows', 'diversity_of_run', 'report_run',
-           'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
-           'nano_measure', 'main']
+           'untrained_society', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'print_rows', 'diversity_of_run',
+           'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
+           'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
@@ -250,6 +250,30 @@ def compare_recipes(config, given,
     print(saved(found['tokens']))
     if not found['made']: print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(f'Results: {out}/table.md, table.csv, accuracy.png, cost.png; who was right on which question: {out}/outcomes.jsonl.gz')
+
+# %% ../nbs/99_cli.ipynb #2c6b7e05
+@app.command('reproduce')
+@takes_settings(*STUDY)
+def reproduce_paper(config, given,
+                    name:Annotated[str, typer.Argument(metavar='EXPERIMENT', help='table1 to table5, figure1, figure3 or transfer.', show_default=False)],
+                    seeds:Seeds=3,
+                    task:Annotated[list[str]|None, typer.Option(metavar='NAME', help="Instead of the paper's tasks (on nano: arithmetic, or words); may be repeated.", show_default=False)]=None,
+                    out:Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, tables and figures of all experiments go.')]=Path('runs/paper'),
+                    questions:Annotated[int, typer.Option(min=1, metavar='N', help='Exam questions that diversity is measured on (figure3).')]=200,
+                    embed:Annotated[str, typer.Option('--embedder', metavar='NAME', help='As in `maft diversity`.')]='char-ngrams',
+                    plan:JustPlan=False):
+    "An experiment of the paper: what it will cost, then its rows, our numbers, and the paper's beside them. The same command goes on where it was stopped."
+    from multiagent_ft.compare import print_lines, seeds_from
+    from multiagent_ft.experiments import experiment
+    from multiagent_ft.reproduce import prospect, reproduce
+    x, numbers = experiment(name), seeds_from(config.seed, seeds)
+    begun = (out/x.name).exists()   # then what is left is unknown, and a guess at the whole would mislead
+    with results_only(): ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
+    tell_plan(ahead, plan)
+    with results_only(): found = reproduce(x, config, numbers, out, task or [], questions, embed)
+    for t, lines in found['tables'].items(): print_lines(lines, f'{x.name}: {config.model} on {t}')
+    if not found['made']: print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
+    print(f"Results, with the paper's numbers beside them: {found['folder']}/table.md and table.csv")
 
 # %% ../nbs/99_cli.ipynb #abfb7c6c
 def print_rows(rows:list[list[str]], title:str=''):

@@ -151,9 +151,10 @@ def elsewhere(e:Entry, cfg:Config, made:Counter, executor, examined:Callable)->l
     return [record(e.label, e.exam, cfg.seed, home[k] | dict(health=x['health']), o, cfg.epochs) for k, (o, x) in found.items()]
 
 # %% ../nbs/19b_compare.ipynb #86ea79ac
-def claim(folder:Path, base:Config, what:str='comparison'):
+def claim(folder:Path, base:Config|None, # None: a folder for several studies
+          what:str='comparison'):
     "Make `folder`, or check that it belongs to a study with these settings. Raises `MaftError` if not."
-    folder, mine = Path(folder), {k: v for k, v in semantic(base).items() if k not in ('recipe', 'seed')} | dict(iterations=base.iterations)
+    folder, mine = Path(folder), {k: v for k, v in semantic(base).items() if k not in ('recipe', 'seed')} | dict(iterations=base.iterations) if base else {}
     page = folder/'study.json'
     if page.is_file():
         try: old = json.loads(page.read_text(encoding='utf-8'))['settings']

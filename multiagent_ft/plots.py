@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'figure', 'save_figure', 'plain', 'asked', 'accuracy_plot', 'spent', 'in_tokens', 'cost_plot',
-           'iterations_plot']
+           'iterations_plot', 'panels_plot', 'by_step']
 
 # %% ../nbs/14b_plots.ipynb #f2819ce9
 import io
@@ -16,11 +16,11 @@ from .core import write_atomic
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#000000', '#999999')   # Okabe and Ito: told apart by nearly everybody
 MARKERS = 'osD^vP*X'
 
-def figure(width:float=6.6, height:float=3.2, panels:int=1):
-    "(figure, axes): one panel, or several side by side."
+def figure(width:float=6.6, height:float=3.2, panels:int=1, rows:int=1):
+    "(figure, axes): one panel, or several side by side, row by row."
     from matplotlib.figure import Figure
     fig = Figure(figsize=(width, height), layout='constrained')
-    axes = fig.subplots(1, panels, squeeze=False)[0]
+    axes = fig.subplots(rows, panels, squeeze=False).ravel()
     for ax in axes:
         ax.spines[['top', 'right']].set_visible(False); ax.tick_params(labelsize=8); ax.grid(alpha=.25)
         for a in (ax.xaxis, ax.yaxis): a.label.set_size(9)
@@ -90,7 +90,20 @@ def iterations_plot(series:dict[str, list[tuple]], # {name: [(iteration, value, 
                     title:str='', share:bool=True  # values are shares, shown in per cent
                    ):
     "Values by iteration, intervals as bars."
-    fig, (ax,) = figure(6.6, 3.2)
+    return panels_plot([(title, about, series, share)])
+
+def panels_plot(panels:list[tuple] # (title, axis, series, share) as in `iterations_plot`
+               ):
+    "Several such plots, two beside each other."
+    wide = min(len(panels), 2); deep = -(-len(panels)//2)
+    fig, axes = figure(6.6*wide, 3.2*deep, wide, deep)
+    for ax, (title, about, series, share) in zip(axes, panels): by_step(ax, series, about, title, share)
+    for ax in axes[len(panels):]: ax.set_visible(False)
+    return fig
+
+def by_step(ax, # matplotlib's axes
+            series:dict, about:str, title:str, share:bool):
+    "Draw one panel."
     f = 100 if share else 1
     for i, (name, points) in enumerate(series.items()):
         shift = .06*(i - (len(series)-1)/2)
@@ -100,4 +113,3 @@ def iterations_plot(series:dict[str, list[tuple]], # {name: [(iteration, value, 
     ax.set_xlabel('iteration'); ax.set_ylabel(about); ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_title(plain(title), fontsize=9, loc='left')
     if series: ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
-    return fig
