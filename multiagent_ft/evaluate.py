@@ -56,6 +56,7 @@ def outcome(transcript:Transcript, # one finished debate
                 debate=scored_vote(answers[-1], task, p, seed),
                 flips=[flips(a, b) for a, b in zip(right, right[1:])],
                 finish=dict(Counter(t.completion.finish for t in transcript.turns)),
+                mute=sum(t.role == 'summarizer' and not t.text.strip() for t in transcript.turns),
                 cost=dict(majority=cost(transcript.at(1)), debate=cost(transcript.turns)))
 
 # %% ../nbs/14_evaluate.ipynb #5b14237c
@@ -165,7 +166,7 @@ def add_up(dicts:Iterable[dict])->dict:
 # %% ../nbs/14_evaluate.ipynb #d066797b
 def health(outcomes:list[dict] # one per question, of one iteration
           )->dict:
-    "What happened in these debates: flips per round, ties, unread answers, agreement, how turns ended, what it all cost."
+    "What happened in these debates: flips per round, ties, unread answers (abstentions), agreement, how turns ended, summaries that came back empty, what it all cost."
     if not outcomes: raise MaftError('no outcomes: nothing was asked, so there is nothing to report.')
     rounds = max(len(o['flips']) for o in outcomes)
     return dict(asked=len(outcomes),
@@ -173,5 +174,5 @@ def health(outcomes:list[dict] # one per question, of one iteration
                 tied={m: sum(o[m]['tied'] for o in outcomes) for m in methods(outcomes) if m != 'single'},
                 unread=dict(first=sum(o['first'].count(None) for o in outcomes), final=sum(o['final'].count(None) for o in outcomes)),
                 agreement=dict(first=agreement(outcomes, 'first'), final=agreement(outcomes, 'final')),
-                finish=add_up(o['finish'] for o in outcomes),
+                finish=add_up(o['finish'] for o in outcomes), empty_summaries=sum(o.get('mute', 0) for o in outcomes),
                 cost={m: add_up(o['cost'][m] for o in outcomes) for m in outcomes[0]['cost']})

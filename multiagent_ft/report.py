@@ -126,7 +126,7 @@ def health_rows(summary:dict)->list[list]:
             flips = '; '.join(f"{f['mended']} / {f['spoiled']}" for f in h['flips'])
             cut = ', '.join(f'{v} {k}' for k, v in sorted(h['finish'].items()) if k != 'stop')
             rows.append([it['iteration'], name, h['asked'], flips, ', '.join(f'{m} {v}' for m, v in h['tied'].items()), f"{h['unread']['first']} → {h['unread']['final']}",
-                         f"{percent(h['agreement']['first'], 0)} → {percent(h['agreement']['final'], 0)}", f'{cut or 0} of {turns}'])
+                         f"{percent(h['agreement']['first'], 0)} → {percent(h['agreement']['final'], 0)}", f'{cut or 0} of {turns}', h.get('empty_summaries')])
     return rows
 
 def row_rows(summary:dict)->list[list]:
@@ -162,10 +162,10 @@ def health_section(r:Results)->str:
              'questions with a label': [(i['iteration'], c['kept']/c['asked'], *wilson(c['kept'], c['asked'])) for i in its if (c := i['consensus'])['asked']],
              'agreement at first': [(i['iteration'], i['health']['agreement']['first'], None, None) for i in its],
              'agreement at the end': [(i['iteration'], i['health']['agreement']['final'], None, None) for i in its]}
-    labels = [[i['iteration'], f"{c['kept']} of {c['asked']}", percent(c['precision']), ' '.join(map(str, i['rows']['generator'])), ' '.join(map(str, i['rows']['critic']))] for i in its if (c := i['consensus'])['asked']]
+    labels = [[i['iteration'], f"{c['kept']} of {c['asked']} ({percent(c['kept']/c['asked'], 0)})", percent(c['precision']), c.get('tied'), c.get('abstained'), ' '.join(map(str, i['rows']['generator'])), ' '.join(map(str, i['rows']['critic']))] for i in its if (c := i['consensus'])['asked']]
     return (f'<figure>{line_plot({k: v for k, v in lines.items() if v}, "share, in %")}</figure>'
-            + html_table(['iteration', 'labels', 'of these right', 'rows of generators', 'rows of critics'], labels, 'What was learned from')
-            + html_table(['iteration', 'debates', 'questions', 'mended / spoiled per round', 'ties', 'unread, first → last', 'agreement, first → last', 'turns cut'], health_rows(r.summary), 'What happened in the debates')
+            + html_table(['iteration', 'labels', 'of these right', 'votes tied', 'agents who abstained', 'rows of generators', 'rows of critics'], labels, 'What was learned from')
+            + html_table(['iteration', 'debates', 'questions', 'mended / spoiled per round', 'ties', 'unread, first → last', 'agreement, first → last', 'turns cut', 'empty summaries'], health_rows(r.summary), 'What happened in the debates')
             + html_table(['iteration', 'agent', 'rows', 'different', 'tokens', 'of which', 'w asked', 'w reached', 'right but cut'], row_rows(r.summary), 'Rows of every agent'))
 
 # %% ../nbs/18_report.ipynb #044c224a
