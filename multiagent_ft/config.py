@@ -94,7 +94,7 @@ class Debate(Questions):
     max_new_tokens: Count      = key(..., 'an answer is cut here, and a cut one is never learned from')
     summary_max_new_tokens: Count = key(..., 'the same for summaries')
     batch_size: Count          = key(..., 'problems generated at once; semantic, because it touches rounding')
-    dtype: Literal['auto', 'float32', 'bfloat16', 'float16'] = key('auto', 'number format of the weights; auto = by model and device')
+    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '4bit'] = key('auto', 'number format of the weights; auto = by model and device (4bit for method qlora)')
 
 # %% ../nbs/09_config.ipynb #dd478bbc
 class Learning(Debate):

@@ -56,10 +56,11 @@ class Workshop:
         self.cfg = cfg = settled(cfg)
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
-        self.spec = EngineSpec(cfg.model, cfg.device, cfg.dtype, cfg.batch_size, cfg.revision, cfg.chat_template, cfg.trust_remote_code)
+        self.spec = EngineSpec(cfg.model, cfg.device, '4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype, cfg.batch_size, cfg.revision, cfg.chat_template, cfg.trust_remote_code)
         self.store = executor.store if executor else Store(cfg.store_folder)
         self.protocol, self.settings, self.recipe = protocol_of(cfg, self.task), settings_of(cfg), recipe(cfg.recipe)
     def __enter__(self):
+        os.environ['MAFT_TOO_SLOW'] = str(self.store.path/'too-slow.txt')   # an answer that could not be read in time stays unread, in every process and after a resume
         self.engine = engine_for(self.spec)
         self.executor = self.shared or executor_for(self.cfg, self.store, self.spec)
         self.speak, self.trace = Spoken(self.engine, self.executor, self.cfg.batch_size), {}
@@ -103,6 +104,7 @@ def means_for(ws:Workshop, k:int, exam:bool=False)->Means:
 def finetune_all(ws:Workshop, k:int, rows:dict[Agent, list[Row]])->dict[str, str]:
     "Train every agent that has rows, as jobs; the folder of each new adapter by agent name."
     cfg, jobs = ws.cfg, []
+    rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))   # the longest first: no worker is left alone with it at the end
     for a, rs in rows.items():
         seed = seed_for(cfg.seed, 'finetune', k, a.name)
         file = save_rows(ws.folder/f'iteration-{k}'/'rows'/f'{a.name}.jsonl', rs)
@@ -188,7 +190,7 @@ def run(cfg:Config,
                 outcomes += said; iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
                 summary = write_summary(ws, iterations, outcomes)
                 track.log(dict(event='iteration', **iterations[-1]))
-            track.log(dict(event='done', made=dict(ws.store.misses), found=dict(ws.store.hits)))
+            track.log(dict(event='done', made=dict(ws.store.misses), found=dict(ws.store.hits), spent={k: round(s, 3) for k, s in ws.store.spent.items()}))
         return dict(summary, made=dict(ws.store.misses - before))
 
 # %% ../nbs/17_run.ipynb #75591fb6

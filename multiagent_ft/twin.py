@@ -21,7 +21,7 @@ def hush():
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         from trl import SFTTrainer   # noqa: F401 - transformers prints a line here when W&B is offline
-    names = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch')
+    names = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch', 'bitsandbytes')
     levels, bars, hf_level = {n: logging.getLogger(n).level for n in names}, datasets.are_progress_bars_disabled(), hf.get_verbosity()
     gc.freeze()   # accelerate collects garbage before each training: let it look at new objects only
     with warnings.catch_warnings():

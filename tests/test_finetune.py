@@ -107,6 +107,23 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
     assert key(rows=[Row(r.prompt_ids, r.token_ids) for r in rows]) == key()   # where a row came from does not touch the weights
 
 
+def test_lean_adapters_are_pefts(engine):
+    "Same logits, same gradients, up to rounding."
+    import torch
+    s, rows = ft.FinetuneSettings(rank=4), some_rows(engine)
+    def grads(model):
+        with torch.no_grad():
+            for n, p in model.named_parameters():
+                if 'lora_B' in n: p.copy_(torch.linspace(-.1, .1, p.numel()).view_as(p))
+        b = ft.Collator(rows, engine.pad_id)([dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)])
+        loss = ft.turn_loss(model, b['input_ids'], b['labels']); loss.backward()
+        plain = model(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'], use_cache=False).loss*(b['labels'] != -100).sum()
+        return float(loss), float(plain), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    (a, whole, ga), (b, _, gb) = grads(ft.beginning(engine, None, s, 0)), grads(ft.lean(ft.beginning(engine, None, s, 0)))
+    assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
+    assert all((ga[k] - gb[k]).abs().max() < 1e-3*max(1, ga[k].abs().max()) for k in ga)
+
+
 def test_memory_that_runs_out(job, monkeypatch):
     whole, real, sizes = job('whole'), ft.train, []
     def tight(model, engine, rows, s, seed, micro, *args):
@@ -386,17 +403,10 @@ def one_architecture(models, name, tmp_path, methods=('lora',)):
             parent = str(out)
 
 
-def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path, monkeypatch):
+def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed')
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=torch.float32)
-    def load(model, *args):
-        base = AutoModelForCausalLM.from_pretrained(model, quantization_config=four, device_map={'': 'cpu'}).eval()
-        for m in base.modules(): m.support_avx512bf16_for_cpu = False   # bitsandbytes would repack (and round) the weights at their first use
-        return base
-    monkeypatch.setattr(hf, 'load_weights', load)
-    eng = HFEngine(models('llama'), device='cpu')
+    eng = HFEngine(models('llama'), device='cpu', dtype='4bit')
+    assert eng.identity()['dtype'] == 'float32, nf4' and not eng.adapters.fold and eng.base.is_loaded_in_4bit
     rows = save_rows(tmp_path/'rows.jsonl', some_rows(eng))
     first = job('q1', eng=eng, method='qlora', rows=rows)
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
