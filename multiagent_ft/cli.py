@@ -105,7 +105,9 @@ def results_only(): # a context
 
 # %% ../nbs/99_cli.ipynb #1c8c73d5
 def headline(c:Config)->str:
-    "A run in one line."
+    "A run in one line, with what its recipe fixes."
+    from multiagent_ft.recipes import settled
+    c = settled(c)
     n = lambda k: f'{getattr(c, k)} {k if getattr(c, k) != 1 else k[:-1]}'
     return (f'{c.recipe}: {c.model} on {c.task}, {n("agents")}, {n("rounds")}{"" if c.summary else ", no summaries"}, {n("iterations")}, '
             f'{c.train} questions to learn from and {c.eval} to be examined on, seed {c.seed} -> {c.folder}')

@@ -137,7 +137,9 @@ def judge(c:Claim, records:list[dict], # of its experiment: outcomes, or diversi
     if not seeds: return Judged(c)
     a, b = ({s: x[s] for s in seeds} for x in (a, b))
     if 'measures' in a[seeds[0]]:
-        d = {s: {str(s): b[s]['measures'][c.measure]['value'] - a[s]['measures'][c.measure]['value']} for s in seeds}
+        v = lambda x, s: x[s]['measures'].get(c.measure, {}).get('value')
+        d = {s: {str(s): v(b, s) - v(a, s)} for s in seeds if None not in (v(a, s), v(b, s))}
+        if not d: return Judged(c)
         e = estimate(d); return Judged(c, e, e.p())
     a, b = (scores({'x': x}, c.measure)['x'] for x in (a, b))
     e, each = estimate(paired(a, b)), within_seeds(a, b)
