@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIXED', 'DIGITS', 'Entry', 'entry', 'config_for', 'encoded', 'record', 'records_of', 'save_records', 'load_records',
            'final', 'scores', 'costs', 'lines_of', 'run_all', 'elsewhere', 'claim', 'shared_tokens', 'way_of_learning',
-           'addresses', 'requests', 'forecast', 'iteration_csv', 'by_iteration', 'write_study', 'print_lines',
-           'seeds_from', 'compare', 'saved']
+           'addresses', 'requests', 'forecast', 'iteration_csv', 'by_iteration', 'size_of', 'write_study',
+           'print_lines', 'seeds_from', 'compare', 'saved']
 
 # %% ../nbs/19b_compare.ipynb #8aec6ce1
 import csv, gzip, io, json, re
@@ -251,6 +251,11 @@ def by_iteration(records:list[dict], figure:str='debate')->dict[str, list[tuple]
     return out
 
 # %% ../nbs/19b_compare.ipynb #5b1ea2c3
+def size_of(records:list[dict])->str:
+    "Questions and seeds behind some records, for titles."
+    n, s = sorted({r['questions'] for r in records}), len({r['seed'] for r in records})
+    return f'{" or ".join(f"{x:,}" for x in n)} questions × {s} seed{"s" if s > 1 else ""}'
+
 def write_study(folder:Path, title:str, records:list[dict], baseline:str|None=None, notes:list[str]=())->list[Line]:
     "Write table.md, table.csv, iterations.csv, the pictures and outcomes.jsonl.gz into `folder`; the lines of the table."
     folder, lines = Path(folder), lines_of(records, baseline)
@@ -258,7 +263,7 @@ def write_study(folder:Path, title:str, records:list[dict], baseline:str|None=No
     write_atomic(folder/'table.md', f'# {title}\n\n' + markdown(lines) + ''.join(f'\n{n}\n' for n in notes))
     write_atomic(folder/'table.csv', csv_text(lines)); write_atomic(folder/'iterations.csv', iteration_csv(records))
     save_figure(accuracy_plot(lines, title + ':'), folder/'accuracy'); save_figure(cost_plot(lines, title + ':'), folder/'cost')
-    if max(r['iteration'] for r in records) > 1: save_figure(iterations_plot(by_iteration(records), 'right, in % [95 %]', title), folder/'iterations')
+    if max(r['iteration'] for r in records) > 1: save_figure(iterations_plot(by_iteration(records), 'right, in % [95 %]', f'{title}: {size_of(records)}'), folder/'iterations')
     return lines
 
 def print_lines(lines:list[Line], title:str=''):

@@ -13,7 +13,7 @@ import csv, io
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .compare import Entry, by_iteration, claim, final, forecast, run_all, save_records, saved, scores, shared_tokens, write_study
+from .compare import Entry, by_iteration, claim, final, forecast, run_all, save_records, saved, scores, shared_tokens, size_of, write_study
 from .compare_runs import Estimate, Line, estimate, paired, pipes, points, small_p, verdict, within_seeds
 from .config import Config, validated
 from .core import MaftError, write_atomic
@@ -106,7 +106,7 @@ def write_diversity(folder:Path, x:Experiment, records:list[dict])->str:
     "Write diversity.jsonl.gz and diversity.png/svg; Markdown tables of every measure, ours and the paper's."
     save_records(folder/'diversity.jsonl.gz', records)
     ours = {m: diversity_series(records, m) for m in MEASURES if any(m in r['measures'] for r in records)}
-    panels = [p for m, s in ours.items() for p in ([(f'ours: {MEASURES[m]}', m, s, False)] + [(f'paper: {m}', m, t, False) for t in [paper_series(x, m)] if t])]
+    panels = [p for m, s in ours.items() for p in ([(f'ours, {size_of(records)}: {MEASURES[m]}', m, s, False)] + [(f'paper: {m}', m, t, False) for t in [paper_series(x, m)] if t])]
     save_figure(panels_plot(panels), folder/'diversity')
     about = f"Embedder: {records[0]['embedder']}" + (' (spelling only; not comparable with the paper)' if records[0]['embedder'] == SPELLING else '') + f"; {records[0]['questions']} questions × {len({r['seed'] for r in records})} seeds."
     return ''.join(f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}' + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '') for m, s in ours.items()) + f'\n{about}\n'
@@ -186,7 +186,7 @@ def reproduce(x:Experiment, cfg:Config, seeds:list[int], out:Path=Path('runs/pap
         records, here = [r for r in records if r['task'] == t], Path(out)/x.name/t
         note = saved(shared_tokens(folders, Store(base.store or Path(out)/'store'), Path(out)/'runs'/'tokens.json'))
         tables[t] = write_study(here, f'{x.name}: {cfg.model} on {t}', records, x.baseline or entries[0].label, [note])
-        page.append(f'## {cfg.model} on {t}\n\n' + beside(x, cfg.model, t, tables[t]) + iteration_part(x, cfg, t, records, here)
+        page.append(f'## {cfg.model} on {t}, {size_of(records)}\n\n' + beside(x, cfg.model, t, tables[t]) + iteration_part(x, cfg, t, records, here)
                     + (write_diversity(here, x, diversity_records(entries, base, seeds, out, questions, embed)) if x.diversity else '') + f'\n{note}\n')
         rows += csv_rows(x, cfg.model, t, records)
     write_atomic(Path(out)/x.name/'table.md', heading(x, seeds) + '\n'.join(page))
@@ -203,9 +203,9 @@ def iteration_part(x:Experiment, cfg:Config, task:str, records:list[dict], folde
     "Accuracy by iteration, ours and the paper's, as Markdown; writes iterations.png/svg with both. '' for a single iteration."
     if x.iterations == 1: return ''
     ours, theirs = by_iteration(records), {} if x.diversity else paper_series(x)
-    panels = [(f'ours: {cfg.model} on {task}', 'right, in % [95 %]', ours, True)] + [('the paper, read off its plot', 'right, in %', theirs, True)]*bool(theirs)
+    panels = [(f'ours: {cfg.model} on {task}, {size_of(records)}', 'right, in % [95 %]', ours, True)] + [('the paper, read off its plot', 'right, in %', theirs, True)]*bool(theirs)
     save_figure(panels_plot(panels), folder/'iterations')
-    return f'\nOurs, right in % [95 %] by iteration:\n\n{over_iterations(ours)}' + (f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else '')
+    return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{over_iterations(ours)}' + (f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else '')
 
 HEAD = 'who model task row iteration seeds questions right value_percent stderr low high'.split()
 
