@@ -143,7 +143,7 @@ def run_all(entries:list[Entry], base:Config, seeds:list[int], root:Path)->tuple
     return records, made, list(dict.fromkeys(c.out for _, c in todo))
 
 def elsewhere(e:Entry, cfg:Config, made:Counter, executor, examined:Callable)->list[dict]:
-    "Records of a finished run on the task `e.exam`, with what it learned at home."
+    "Records of a finished run on the task `e.exam`, with what it learned at home; `executor` as in `run`."
     before = executor.store.misses.copy() if executor else Counter()
     _, found = examined(cfg.out, e.exam, executor=executor)
     if executor: made.update(executor.store.misses - before)

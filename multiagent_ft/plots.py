@@ -28,7 +28,7 @@ def figure(width:float=6.6, height:float=3.2, panels:int=1, rows:int=1):
 
 def save_figure(fig, stem:Path # path without ending
                )->list[Path]:
-    "Write `stem`.png and `stem`.svg; the same figure gives the same bytes."
+    "Write `fig` as `stem`.png and `stem`.svg; the same figure gives the same bytes."
     from matplotlib import rc_context
     made = []
     for kind, about in (('png', dict(Software=None)), ('svg', dict(Date=None))):
@@ -39,7 +39,7 @@ def save_figure(fig, stem:Path # path without ending
 
 # %% ../nbs/14b_plots.ipynb #3b076009
 def thumbnail(fig, dpi:int=66)->bytes:
-    "A small PNG of at most 128 colours, for stored outputs."
+    "`fig` as a small PNG of at most 128 colours, for stored outputs."
     from PIL import Image
     out, small = io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', dpi=dpi, metadata=dict(Software=None))
@@ -75,7 +75,7 @@ def spent(l:Line, questions:int # exam questions of one run
     return None if l.generated is None else l.generated*questions + (l.collected or 0) + (l.trained or 0)
 
 def in_tokens(ax):
-    "A logarithmic axis of tokens, marked 1, 2, 5, 10, …"
+    "Make the horizontal axis of `ax` logarithmic and mark it 1, 2, 5, 10, …"
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
     ax.set_xscale('log'); ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_major_formatter(EngFormatter(sep='')); ax.xaxis.set_minor_formatter(NullFormatter())
 

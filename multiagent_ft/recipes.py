@@ -182,7 +182,7 @@ LESS = (
 # %% ../nbs/13_recipes.ipynb #910a05b6
 def variant(of:Recipe, name:str, source:str, **settings # keys of the configuration
            )->Recipe:
-    "`of` under another name, with some settings fixed."
+    "`of` under another name, with some `settings` of the configuration fixed."
     return replace(of, name=name, source=source, settings=of.settings | settings)
 
 _r = {r.name: r for r in FIRST + LESS}
