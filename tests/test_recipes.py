@@ -7,13 +7,12 @@ from multiagent_ft.debate import Agent, Luck, Protocol, Society, untrained
 from multiagent_ft.recipes import RECIPES, Means, Recipe, answer_alone, answer_often, argue, calls, each, own_words, recipe, settled, variant
 from conftest import maft
 
-SMALL = ('--train', 12, '--eval', 8, '--agents', 2, '--iterations', 1, '--workers', 0, '--wandb', 'off')
 
 
 def run_all(names, folder):
     "Run recipes one after another in one process and one store; {name: (summary, made)}."
     from multiagent_ft.run import run
-    flags = dict(train='12', eval='8', agents='2', iterations='1', workers='0', wandb='off', store=str(folder/'store'))
+    flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', store=str(folder/'store'))
     return {n: run(load_config(flags=flags | dict(recipe=n, out=str(folder/n)))) for n in names}
 
 
@@ -29,9 +28,9 @@ def test_every_recipe_runs_end_to_end(done):
         r = RECIPES[name]
         assert [i['iteration'] for i in s['iterations']] == ([0, 1] if r.trains else [0]), name
         last = s['iterations'][-1]['methods']
-        assert last['debate']['n'] == 8 and s['recipe'] == name
+        assert last['debate']['n'] == 6 and s['recipe'] == name
         o = [o for o in read_jsonl(folder/name/'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
-        assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o)/8          # k/n and nothing else
+        assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o)/6          # k/n and nothing else
         want = {answer_alone: 1, answer_often: 6}.get(r.answer, 2)
         assert all(len(x['first']) == want for x in o), name
 
