@@ -6,16 +6,16 @@
 __all__ = ['SIZES', 'cores', 'machine', 'half_billion', 'bench_model', 'adapted', 'hold', 'tokens', 'plainly', 'perfect',
            'multiply_rate', 'arithmetic', 'compare_generation', 'plain_training', 'bare_training', 'jobs_of',
            'compare_finetuning', 'peak', 'hold_memory', 'the_rest', 'speeds', 'memories', 'in_a_process', 'bench',
-           'tables', 'memory_lines', 'failures']
+           'tables', 'memory_lines', 'failures', 'growth', 'weigh']
 
-# %% ../nbs/19a_bench.ipynb #28e3908a
-import json, math, os, platform, resource, subprocess, sys, tempfile, time
+# %% ../nbs/19a_bench.ipynb #a5ab085e
+import json, os, platform, resource, subprocess, sys, tempfile, time
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from .core import MaftError
-from .debate import Luck, Protocol, Society, debate, untrained
+from .debate import Luck, Protocol, Society, debate, generator_requests, untrained
 from .engine import Sampling
 from .finetune import FinetuneSettings, finetune_key, order, rows_at_once
 from .jobs import EngineSpec, Here, Job, Spoken, Workers
@@ -50,6 +50,8 @@ def half_billion(folder:Path,  # where to put it
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers, num_attention_heads=14, num_key_value_heads=2,
                                          max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=stop))
     model.model.embed_tokens.weight.data[:, 0] = torch.where(torch.arange(151_936) < len(tok), 1., -3.)
+    for layer in model.model.layers: layer.self_attn.o_proj.weight.data[0] = 0; layer.mlp.down_proj.weight.data[0] = 0   # nobody else writes there
+    model.model.norm.weight.data *= 8   # trained models are surer of their next word than random ones
     with quiet(): model.save_pretrained(folder); tok.save_pretrained(folder)
     return Path(folder)
 
@@ -60,7 +62,6 @@ def bench_model(name:str, folder:Path, layers:int)->str:
 # %% ../nbs/19a_bench.ipynb #2167b68f
 def adapted(engine, folder:Path, n:int=3, rank:int=16)->Society:
     "A society of `n` generators and critics, each with an adapter of its own that changes nothing yet."
-    import torch
     from multiagent_ft.finetune import beginning
     from multiagent_ft.twin import agent_tensors, hush, save_agent
     def give(a):
@@ -71,20 +72,22 @@ def adapted(engine, folder:Path, n:int=3, rank:int=16)->Society:
     society = untrained(n)
     return replace(society, generators=tuple(map(give, society.generators)), critics=tuple(map(give, society.critics)))
 
-def hold(problems, society:Society, protocol:Protocol, engine, executor, block:int)->tuple[list, float]:
+def hold(problems:list, society:Society, protocol:Protocol, engine, executor:Here|Workers, block:int, seed:int=0)->tuple[list, float]:
     "One debate per problem through the store, as a run does it: (transcripts, seconds)."
     t = time.perf_counter()
-    said = debate(problems, society, protocol, Spoken(engine, executor, block).generate, Luck(0, 'bench'))
+    said = debate(problems, society, protocol, Spoken(engine, executor, block).generate, Luck(seed, 'bench'))
     return said, time.perf_counter() - t
 
-def tokens(turns)->int: return sum(len(u.completion.token_ids) for u in turns)
+def tokens(turns:list)->int:
+    "Tokens said in `turns`."
+    return sum(len(u.completion.token_ids) for u in turns)
 
 # %% ../nbs/19a_bench.ipynb #f925d45a
 def plainly(engine, turns:list, sampling:Sampling)->tuple[int, float]:
     "(tokens, seconds) of answering the prompts of `turns` one by one, each agent with a whole copy of the model."
     import torch
     from transformers import GenerationConfig
-    config = GenerationConfig(do_sample=True, temperature=1., top_k=0, top_p=1., max_new_tokens=sampling.max_new_tokens, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id)
+    config = GenerationConfig(do_sample=True, temperature=1., top_k=0, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id)
     models = {(u.role, u.agent): None for u in turns}
     for who in models: models[who] = deepcopy(engine.base)
     n, t = 0, time.perf_counter()
@@ -95,7 +98,7 @@ def plainly(engine, turns:list, sampling:Sampling)->tuple[int, float]:
     return n, time.perf_counter() - t
 
 # %% ../nbs/19a_bench.ipynb #f27780e5
-def perfect(engine, turns:list, batch:int)->float:
+def perfect(engine, turns:list, sampling:Sampling, batch:int)->float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
     from multiagent_ft.hf import answer_batch
     held, engine.stop_ids, total = engine.stop_ids, [-1], 0.
@@ -103,7 +106,7 @@ def perfect(engine, turns:list, batch:int)->float:
         for role in dict.fromkeys(u.role for u in turns):
             cs = [u.completion for u in turns if u.role == role]
             prompt, new = max(cs, key=lambda c: len(c.prompt_ids)).prompt_ids[:round(mean(len(c.prompt_ids) for c in cs))], round(mean(len(c.token_ids) for c in cs))
-            rows = [(prompt, i, Sampling(1., 1., new)) for i in range(batch)]
+            rows = [(prompt, i, replace(sampling, max_new_tokens=new)) for i in range(batch)]
             with engine.adapters.speaking(None) as model:
                 times = []
                 for _ in range(2):
@@ -131,7 +134,7 @@ def arithmetic(engine, turns:list)->float:
     return (layers*(read + new) + emb*new)/multiply_rate(engine.device)
 
 # %% ../nbs/19a_bench.ipynb #622c3c00
-def compare_generation(engine, spec:EngineSpec, society:Society, problems, protocol:Protocol, few:int, folder:Path, workers:int)->tuple[dict, list]:
+def compare_generation(engine, spec:EngineSpec, society:Society, problems:list, protocol:Protocol, few:int, folder:Path, workers:int)->tuple[dict, list]:
     "(figures in tokens per second, transcripts): ours, the plain way, the ceiling."
     import torch
     hold(problems[:2], society, protocol, engine, Here(Store(folder/'warm'), engine), spec.batch_size)
@@ -141,7 +144,7 @@ def compare_generation(engine, spec:EngineSpec, society:Society, problems, proto
     rate = lambda pair: pair[0]/pair[1]
     sample = [u for t in said[:few] for u in t.turns]
     out = dict(answers=len(turns), tokens=n, prompt_tokens=sum(len(u.completion.prompt_ids) for u in turns), threads=torch.get_num_threads(), ours=n/seconds,
-               plain=rate(plainly(engine, sample, sampling)), plain_answers=len(sample), ceiling=n/perfect(engine, turns, spec.batch_size), multiply=n/arithmetic(engine, turns))
+               plain=rate(plainly(engine, sample, sampling)), plain_answers=len(sample), ceiling=n/perfect(engine, turns, sampling, spec.batch_size), multiply=n/arithmetic(engine, turns))
     if workers:
         with Workers(Store(folder/'workers'), spec, workers) as w:
             hold(problems[:2*spec.batch_size:spec.batch_size] or problems[:1], society, protocol, engine, w, 1)   # both workers started
@@ -193,17 +196,17 @@ def bare_training(engine, rows:list, s:FinetuneSettings)->float:
 def jobs_of(engine, society:Society, said:list, protocol:Protocol, s:FinetuneSettings, folder:Path)->tuple[list[Job], dict]:
     "(finetuning jobs of one iteration, rows by agent): every agent on its own words of the debates `said`, new adapters."
     means = Means(None, None, protocol, min_support=2 if len(society) > 1 else 1)
-    rows = {a: r for a, r in own_words(means, society, said, means.labels(said)).items() if r} or {a: [_row(t, a) for t in said] for a in society.agents}
+    rows = {a: r for a, r in own_words(means, society, said, means.labels(said)).items() if r} or {a: [_row(engine, t, a) for t in said] for a in society.agents}
     job = lambda a, rs: Job('finetune', finetune_key(engine, None, rs, s, a.index), 'multiagent_ft.finetune:finetune_job',
                             dict(parent=None, rows_file=str(save_rows(folder/f'{a.name}.jsonl', rs)), settings=asdict(s), seed=a.index, scratch=True), len(rs))
     rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))   # as a run has them, the longest first
     return [job(a, rs) for a, rs in rows.items()], rows
 
-def _row(transcript, agent):
-    "For models whose words never agree: a row of whatever the agent said."
+def _row(engine, transcript, agent):
+    "For a random model, whose words never agree: a row of whatever the agent said, as if it had come to an end."
     from multiagent_ft.rows import Row
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
-    return Row(c.prompt_ids, c.token_ids)
+    return Row(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 
 def compare_finetuning(engine, spec:EngineSpec, society:Society, said:list, protocol:Protocol, s:FinetuneSettings, folder:Path, workers:int)->dict:
     "Figures in tokens per second (prompts counted, padding not) for all agents of one iteration: ours, the plain way, a bare loop."
@@ -241,22 +244,23 @@ def hold_memory(case:str, # 'one', 'society', 'copies'; or a method of finetunin
     from trl import SFTTrainer          # noqa: F401
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
-    method = case if case in ('lora', 'qlora', 'full') else 'lora'
-    before, n = peak(), agents if case in ('society', 'copies') else 1
+    import psutil
+    method, many = case if case in ('lora', 'qlora', 'full') else 'lora', case in ('society', 'copies')
+    before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as d:
         engine = HFEngine(model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions)
-        kept = [deepcopy(engine.base) for _ in range(2*n - 1)] if case == 'copies' else []
+        kept = [deepcopy(engine.base) for _ in range(2*agents - 1)] if case == 'copies' else []
         protocol = Protocol(sampling=Sampling(1., 1., new))
-        society = adapted(engine, Path(d)/'adapters', n) if method == 'lora' else untrained(n)
+        society = adapted(engine, Path(d)/'adapters', agents) if many else untrained(agents)
         problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
         here = Here(Store(Path(d)/'store'), engine)
         said, _ = hold(problems, society, protocol, engine, here, questions)
         s = FinetuneSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
         jobs, _ = jobs_of(engine, society, said, protocol, s, Path(d))
-        here.run(jobs if case in ('society', 'copies') else jobs[-1:])
-        base = sum(p.nbytes for p in engine.base.parameters())
+        here.run(jobs if many else jobs[:1])
+        base = sum(p.nbytes for n, p in engine.base.named_parameters() if '.lora_' not in n)
         adapters = sum(f.stat().st_size for f in Path(d).glob('adapters/*/*.safetensors'))
-        return dict(case=case, agents=2*n, peak=peak() - before, model=base, adapters=adapters, copies=len(kept) + 1)
+        return dict(case=case, agents=2*agents if many else 1, peak=peak() - before, model=base, adapters=adapters, copies=len(kept) + 1)
 
 # %% ../nbs/19a_bench.ipynb #86e3b1c6
 def the_rest(folder:Path, questions:int)->dict:
@@ -270,19 +274,20 @@ def the_rest(folder:Path, questions:int)->dict:
     return dict(questions=questions, seconds=whole, generating=spent['generate'], training=spent['finetune'], rest=1 - sum(spent.values())/whole)
 
 # %% ../nbs/19a_bench.ipynb #f39a7f6f
-def speeds(model:str, layers:int, dtype:str, questions:int, few:int, new:int, workers:int, threads:int)->dict:
-    "Generation and finetuning on one model."
+def speeds(model:str, layers:int, dtype:str, questions:int, few:int, new:int, top_p:float, workers:int, threads:int)->dict:
+    "Generation and, for nano or on a GPU, finetuning on one model."
     import torch
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        spec = EngineSpec(bench_model(model, folder, layers), dtype=dtype, batch_size=max(1, min(questions//2, 128)))
+        spec = EngineSpec(bench_model(model, folder, layers), dtype=dtype, batch_size=max(1, min(questions//2 if model == 'nano' else questions, 128)))
         engine = HFEngine(**asdict(spec))
-        protocol, problems = Protocol(sampling=Sampling(1., 1., new)), split(load_task('arithmetic'), 1, questions, 0).evaluation
+        protocol, problems = Protocol(sampling=Sampling(1., top_p, new)), split(load_task('arithmetic'), 1, questions, 0).evaluation
         society = adapted(engine, folder/'adapters')
         generation, said = compare_generation(engine, replace(spec, model=engine.source), society, problems, protocol, few, folder, workers)
+        if model != 'nano' and engine.device.type == 'cpu': return dict(generation=generation)   # enough steps to be fair would take an hour
         s = FinetuneSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
         return dict(generation=generation, finetuning=compare_finetuning(engine, replace(spec, model=engine.source), society, said, protocol, s, folder, workers))
 
@@ -301,7 +306,7 @@ def in_a_process(what:str, **kw)->dict:
     return json.loads(p.stdout.strip().splitlines()[-1])
 
 # %% ../nbs/19a_bench.ipynb #ef64eb20
-SIZES = {'nano': dict(questions=128, few=4, new=160, dtype='auto'), 'half-billion': dict(questions=32, few=1, new=48, dtype='auto')}
+SIZES = {'nano': dict(questions=256, few=4, new=160, top_p=1., dtype='auto'), 'half-billion': dict(questions=32, few=1, new=32, top_p=.9, dtype='auto')}
 
 def bench(models:list[str],       # 'nano', 'half-billion', folders, Hugging Face ids
           layers:int=4,           # of half-billion
@@ -319,11 +324,11 @@ def bench(models:list[str],       # 'nano', 'half-billion', folders, Hugging Fac
         if 'speed' in parts:
             say(f'{name}: debates and finetuning')
             gpu = page['machine']['gpu'] is not None
-            here['speed'] = in_a_process('speeds', model=name, layers=layers, dtype=size['dtype'], questions=size['questions'], few=few, new=size['new'],
+            here['speed'] = in_a_process('speeds', model=name, layers=layers, dtype=size['dtype'], questions=size['questions'], few=few, new=size['new'], top_p=size['top_p'],
                                          workers=cores() if small and cores() > 1 and not gpu else 0, threads=1 if small else cores())
         if 'memory' in parts and not small:
             say(f'{name}: memory')
-            here['memory'] = memories(name, layers, size['dtype'], min(size['questions'], 8), size['new'])
+            here['memory'] = memories(name, layers, size['dtype'], min(size['questions'], 4), size['new'])
     if 'rest' in parts:
         say('nano: the rest of a run')
         with tempfile.TemporaryDirectory() as d: page['rest'] = in_a_process('the_rest', folder=d, questions=questions or 64)
@@ -360,3 +365,32 @@ def failures(page:dict)->list[str]:
     found = [(f'{n}: speed', m.get('speed', {})) for n, m in page['models'].items()] + [('rest', page.get('rest', {}))]
     found += [(f'{n}: memory of {c}', x) for n, m in page['models'].items() for c, x in m.get('memory', {}).items()]
     return [f"{what}: {d['error']}" for what, d in found if 'error' in d]
+
+# %% ../nbs/19a_bench.ipynb #2ecfc1f0
+def growth(questions:list[int], # at three agents
+           agents:list[int],    # at the smallest of `questions`
+           workers:int          # processes
+          )->dict:
+    "Seconds that untrained societies of nano debate, by number of questions and by number of agents."
+    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.tasks import load_task, split
+    spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1., 1., 160))
+    engine, problems = HFEngine(**asdict(spec)), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
+    with tempfile.TemporaryDirectory() as d, Workers(Store(Path(d)), spec, workers) as w:
+        hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)   # workers started
+        one = lambda q, n, seed: hold(problems[:q], untrained(n), protocol, engine, w, 125, seed)[1]   # a seed of its own: nothing is found in the store
+        return dict(questions={q: one(q, 3, 100 + q) for q in questions}, agents={n: one(min(questions), n, n) for n in agents})
+
+# %% ../nbs/19a_bench.ipynb #dd35cf54
+def weigh(dtype:str, block:int, compiled:bool=False, questions:int=256)->dict:
+    "Tokens per second of one process's first answers, and the seconds before the first batch came back."
+    import torch
+    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.tasks import load_task, split
+    engine = HFEngine('nano', dtype=dtype, batch_size=block)
+    if compiled: engine.base.forward = torch.compile(engine.base.forward, dynamic=True)
+    problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
+    requests = generator_requests(problems, untrained(1).generators, Protocol(sampling=Sampling(1., 1., 160)), Luck(0, 'bench'))
+    t = time.perf_counter(); engine.generate(requests[:block]); first = time.perf_counter() - t
+    t = time.perf_counter(); n = sum(len(c.token_ids) for c in engine.generate(requests))
+    return dict(dtype=dtype, block=block, compiled=compiled, rate=n/(time.perf_counter() - t), first=first)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['METAVAR', 'More', 'SHARED', 'OFTEN', 'app', 'RunDir', 'Iteration', 'COLOURS', 'FINISH', 'STUDY', 'Seeds', 'JustPlan',
            'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'versions', 'results_only',
-           'headline', 'run', 'plan', 'evaluate', 'harmless', 'spoken', 'verdict', 'show', 'debate',
-           'untrained_society', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'print_rows', 'diversity_of_run',
-           'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
-           'nano_train', 'nano_measure', 'main']
+           'headline', 'run', 'plan', 'bench', 'show_tables', 'evaluate', 'harmless', 'spoken', 'verdict', 'show',
+           'debate', 'untrained_society', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'print_rows',
+           'diversity_of_run', 'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/99_cli.ipynb #a69c8b0a
 import errno, inspect, os, re, sys, traceback
@@ -135,6 +135,36 @@ def plan(config, given,
         from multiagent_ft.plan import lines, make_plan
         said = lines(config, make_plan(config, questions))
     for line in said: print(line)
+
+# %% ../nbs/99_cli.ipynb #43d99513
+@app.command()
+def bench(model:Annotated[list[str]|None, typer.Option(metavar='MODEL', help='nano, half-billion (a random model of that shape), a folder or a Hugging Face id. May be repeated. Default: the first two.', show_default=False)]=None,
+          part:Annotated[list[str]|None, typer.Option(metavar='PART', help='speed, memory or rest. May be repeated. Default: all.', show_default=False)]=None,
+          questions:Annotated[int|None, typer.Option(min=4, metavar='N', help='Questions per debate; more is slower and steadier.', show_default=False)]=None,
+          layers:Annotated[int, typer.Option(min=1, max=24, metavar='N', help='Layers of half-billion, of 24.')]=4,
+          out:Annotated[Path|None, typer.Option(metavar='FILE', help='Write the figures there as JSON too.', show_default=False)]=None,
+          json:Annotated[bool, typer.Option('--json', help='Print the figures as JSON.')]=False):
+    "Measure speed and memory, side by side with the plain way (about a quarter of an hour; nothing else should run)."
+    from json import dumps
+    from multiagent_ft.bench import bench, failures, tables
+    from multiagent_ft.core import write_atomic
+    with results_only(): page = bench(model or ['nano', 'half-billion'], layers, questions, tuple(part or ('speed', 'memory', 'rest')), lambda what: print(what, file=sys.stderr, flush=True))
+    if out: write_atomic(out, dumps(page, indent=1) + '\n')
+    if json: print(dumps(page, indent=1))
+    else: show_tables(tables(page), page['machine'])
+    if lost := failures(page): raise MaftError('not everything could be measured:\n' + '\n'.join(lost))
+
+def show_tables(tables:list, machine:dict):
+    "On standard output."
+    from rich.console import Console
+    from rich.table import Table
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for title, (head, *body) in tables:
+        t = Table(title=title, title_justify='left')
+        for i, h in enumerate(head): t.add_column(h, justify='right' if i else 'left')
+        for line in body: t.add_row(*line)
+        console.print(t)
+    console.print(f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; torch {machine['versions']['torch']}, transformers {machine['versions']['transformers']}; seed 0", soft_wrap=True)
 
 # %% ../nbs/99_cli.ipynb #4de96fdf
 RunDir = Annotated[Path, typer.Argument(metavar='DIR', help='A run folder.', show_default=False)]

@@ -10,7 +10,7 @@ __all__ = ['ABOUT', 'SLICE', 'LEAVE', 'FOLD', 'quiet', 'find_model', 'pick_devic
            'versions']
 
 # %% ../nbs/05_hf.ipynb #3ba46ed6
-import contextlib, importlib.metadata, json, re, warnings
+import contextlib, importlib.metadata, json, logging, re, warnings
 from collections import OrderedDict
 from copy import deepcopy
 from functools import lru_cache
@@ -29,6 +29,7 @@ from .engine import GOLDEN, MIX, Request, Sampling, room
 @contextlib.contextmanager
 def quiet():
     "Keep the progress bars and warnings of transformers, PEFT and the hub off the screen; everything is as before afterwards."
+    logging.getLogger('bitsandbytes').setLevel(logging.ERROR)   # once imported (PEFT does), it complains of kernels that nobody asked for
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as hf
     level, bars, hub_bars = hf.get_verbosity(), hf.is_progress_bar_enabled(), not are_progress_bars_disabled()
@@ -80,8 +81,6 @@ def in_four_bits(device:torch.device, dtype:torch.dtype)->dict:
     from transformers import BitsAndBytesConfig
     try: import bitsandbytes   # noqa: F401
     except ImportError: raise MaftError('a base in 4 bits needs bitsandbytes: `pip install bitsandbytes`, then run the same command again.') from None
-    import logging
-    logging.getLogger('bitsandbytes').setLevel(logging.ERROR)
     return dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype), device_map={'': str(device)})
 
 def load_tokenizer(model:str, revision:str|None=None, trust_remote_code:bool=False):
@@ -299,9 +298,14 @@ def speak(model, input_ids:torch.Tensor, generation_config:GenerationConfig, # a
         sampler.keep(stay); cache.batch_select_indices(stay)
 
 # %% ../nbs/05_hf.ipynb #7263c66d
-def four_bits(base)->bool: return bool(getattr(base, 'is_loaded_in_4bit', False))
+def four_bits(base # a transformers model
+             )->bool:
+    "Are the base's linear layers in 4 bits?"
+    return bool(getattr(base, 'is_loaded_in_4bit', False))
 
-def misfit(folder, why:str)->MaftError: return MaftError(f'{folder}: this adapter does not fit the base model ({why[:160]}). Use the model it was trained from.')
+def misfit(folder:str|Path, why:str)->MaftError:
+    "The error for an adapter of another model."
+    return MaftError(f'{folder}: this adapter does not fit the base model ({why[:160]}). Use the model it was trained from.')
 
 def attach(model, folder:str|Path, name:str):
     "The PEFT model that is, or is built around, `model`, with the adapter in `folder` as `name`. Raises `MaftError` if the two do not fit tensor by tensor."

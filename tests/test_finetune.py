@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from multiagent_ft import finetune as ft, guards, hf
+from multiagent_ft import finetune as ft, guards
 from multiagent_ft.core import MaftError, Message, file_digest
 from multiagent_ft.finetune import FinetuneSettings, finetune_job, finetune_key
 from multiagent_ft.guards import GuardError

@@ -1,6 +1,6 @@
 """What the store costs and what it saves, measured on this machine.
 
-    python tools/measure_store.py overhead [PAIRS]   our generation (store, checksums, seeds) against bare transformers, in alternating pairs
+    python tools/measure_store.py overhead [PAIRS]   our generation against the same without store, checksums and seeds, in alternating pairs
     python tools/measure_store.py sharing            three recipes over one store: tokens generated once / tokens of three separate runs
     python tools/measure_store.py resume             a run killed at half time: how long the rest takes
 
@@ -14,45 +14,43 @@ os.environ.setdefault('MAFT_QUIET', '1')
 HERE = Path(tempfile.mkdtemp(prefix='maft-measure-'))
 
 
-def overhead(pairs=5, questions=256):
+def overhead(pairs=5, questions=512):
     import torch
-    from transformers import GenerationConfig
-    from multiagent_ft.debate import Luck, Protocol, generator_requests, untrained
+    from multiagent_ft import hf
+    from multiagent_ft.debate import Luck, generator_requests, untrained, Protocol
     from multiagent_ft.engine import Sampling
-    from multiagent_ft.hf import HFEngine
     from multiagent_ft.jobs import Here, Spoken
     from multiagent_ft.store import Store
     from multiagent_ft.tasks import load_task, split
-    engine = HFEngine('nano')
-    problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
+    engine, seeded = hf.HFEngine('nano', batch_size=128), hf.SeededSampler
+    problems, protocol = split(load_task('arithmetic'), 1, questions, 0).evaluation, Protocol(sampling=Sampling(1., 1., 160))
+
+    class Unseeded(seeded):
+        "torch's own dice."
+        def pick(self, logits, step): return torch.multinomial(logits.float().softmax(-1), 1)[:, 0]
 
     def ours(i):
-        requests = generator_requests(problems, untrained(1).generators, Protocol(sampling=Sampling(max_new_tokens=160)), Luck(i))
+        requests = generator_requests(problems, untrained(1).generators, protocol, Luck(i))
         t = time.perf_counter()
-        said = Spoken(engine, Here(Store(HERE/f'store-{i}'), engine), 64).generate(requests)
-        return time.perf_counter() - t, [len(c.token_ids) for c in said]
+        said = Spoken(engine, Here(Store(HERE/f'store-{i}'), engine), 128).generate(requests)
+        return sum(len(c.token_ids) for c in said)/(time.perf_counter() - t)
 
     def bare(i):
         torch.manual_seed(i)
-        requests = generator_requests(problems, untrained(1).generators, Protocol(), Luck(i))
-        config = GenerationConfig(do_sample=True, temperature=1., top_p=.9, top_k=0, max_new_tokens=160, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id, use_cache=True)
-        prompts, lengths = [engine.render(r.chat) for r in requests], []
+        requests = generator_requests(problems, untrained(1).generators, protocol, Luck(i))
+        hf.SeededSampler = Unseeded
         t = time.perf_counter()
-        with torch.inference_mode():
-            for b in range(0, len(prompts), 64):
-                ids, mask = engine._pad(sorted(prompts[b:b+64], key=len))
-                new = engine.base.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1]:]
-                lengths += [int((row != engine.pad_id).sum()) for row in new]
-        return time.perf_counter() - t, lengths
+        try: said = engine.generate(requests)
+        finally: hf.SeededSampler = seeded
+        return sum(len(c.token_ids) for c in said)/(time.perf_counter() - t)
 
-    def steps(lengths): return sum(max(lengths[b:b+64]) for b in range(0, len(lengths), 64))   # forward passes: the longest row of each batch
     ours(1000); bare(1000)
     ratios = []
     for i in range(pairs):
-        (a, la), (b, lb) = (ours(i), bare(i)) if i % 2 else (bare(i), ours(i))[::-1]
-        ratios.append((a/steps(la))/(b/steps(lb)))
-        print(f'pair {i}: ours {a:.2f} s for {steps(la)} steps, bare {b:.2f} s for {steps(lb)} steps, time per step {ratios[-1]:.3f}')
-    print(f'median of {pairs} pairs: {statistics.median(ratios):.3f} of bare generation')
+        a, b = (ours(i), bare(i)) if i % 2 else (bare(i), ours(i))[::-1]
+        ratios.append(b/a)
+        print(f'pair {i}: ours {a:.0f} tokens/s; no store, no checksums, no seeds {b:.0f} tokens/s; time per token {ratios[-1]:.3f}', flush=True)
+    print(f'median of {pairs} pairs: {statistics.median(ratios):.3f} of the time without them')
 
 
 def tokens(store, names):
@@ -64,11 +62,13 @@ def tokens(store, names):
     return total
 
 
+RECIPES = ('multiagent-ft', 'majority-ft', 'single-agent-ft')
+
 def sharing(train=96, evaluation=96):
     from multiagent_ft.config import load_config
     from multiagent_ft.run import run
     keys = {}
-    for name in ('multiagent-ft', 'majority-ft', 'single-agent-ft'):
+    for name in RECIPES:
         run(load_config(None, dict(out=str(HERE/'runs'/name), recipe=name, train=train, eval=evaluation, iterations=1, wandb='off')))
         keys[name] = set(json.loads((HERE/'runs'/name/'keys.json').read_text()))
     apart = {n: tokens(HERE/'runs'/'store', k) for n, k in keys.items()}
