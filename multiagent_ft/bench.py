@@ -263,14 +263,14 @@ def hold_memory(case:str, # 'one', 'society', 'copies'; or a method of finetunin
         return dict(case=case, agents=2*agents if many else 1, peak=peak() - before, model=base, adapters=adapters, copies=len(kept) + 1)
 
 # %% ../nbs/19a_bench.ipynb #86e3b1c6
-def the_rest(folder:Path, questions:int)->dict:
+def the_rest(folder:str, questions:int)->dict:
     "Share of a run's time that is neither generation nor training: one iteration on nano in this process, imports and loading apart."
     from multiagent_ft.config import load_config
     from multiagent_ft.run import run
-    go = lambda name, n: run(load_config(None, dict(model='nano', train=n, eval=n, iterations=1, samples=3, workers=0, wandb='off', out=str(folder/name), store=str(folder/f'{name}-store'))))
+    go = lambda name, n: run(load_config(None, dict(model='nano', train=n, eval=n, iterations=1, samples=3, workers=0, wandb='off', out=f'{folder}/{name}', store=f'{folder}/{name}-store')))
     go('warm', 4)
     t = time.perf_counter(); go('whole', questions); whole = time.perf_counter() - t
-    spent = next(d for d in map(json.loads, open(folder/'whole'/'metrics.jsonl')) if d['event'] == 'done')['spent']
+    spent = next(d for d in map(json.loads, open(f'{folder}/whole/metrics.jsonl')) if d['event'] == 'done')['spent']
     return dict(questions=questions, seconds=whole, generating=spent['generate'], training=spent['finetune'], rest=1 - sum(spent.values())/whole)
 
 # %% ../nbs/19a_bench.ipynb #f39a7f6f
@@ -343,6 +343,7 @@ def tables(page:dict)->list[tuple[str, list[list[str]]]]:
             lines = [['tokens/s', 'ours', 'plain way', 'ours / plain', 'ceiling', 'ours / ceiling']]
             lines.append([f"one process, {s['threads']} thread(s)", rate(s['ours']), rate(s['plain']), f"{s['ours']/s['plain']:.1f}", rate(s['ceiling']), f"{s['ours']/s['ceiling']:.0%}"])
             if 'workers' in s: lines.append([f"{s['workers']} workers, or threads", rate(s['ours_workers']), rate(s['plain_threads']), f"{s['ours_workers']/s['plain_threads']:.1f}", '', ''])
+            if 'as_it_comes' in s: lines.append(['the same, next to TRL as it comes', rate(s['ours']), rate(s['as_it_comes']), f"{s['ours']/s['as_it_comes']:.1f}", '', ''])
             if 'multiply' in s: lines.append(['arithmetic alone', '', '', '', rate(s['multiply']), f"{s['ours']/s['multiply']:.0%}"])
             out.append((f'{name}: {what}, {s["tokens"]:,} tokens', lines))
         if mem := m.get('memory'): out.append((f'{name}: memory', memory_lines(mem)))
