@@ -26,10 +26,11 @@ from .core import Completion, MaftError, Message, digest, file_digest
 from .engine import GOLDEN, MIX, Request, Sampling, room
 
 # %% ../nbs/05_hf.ipynb #82c18f5c
+logging.getLogger('bitsandbytes').setLevel(logging.ERROR)   # where it is installed, PEFT imports it, and it complains of kernels that nobody asked for
+
 @contextlib.contextmanager
 def quiet():
     "Keep the progress bars and warnings of transformers, PEFT and the hub off the screen; everything is as before afterwards."
-    logging.getLogger('bitsandbytes').setLevel(logging.ERROR)   # once imported (PEFT does), it complains of kernels that nobody asked for
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as hf
     level, bars, hub_bars = hf.get_verbosity(), hf.is_progress_bar_enabled(), not are_progress_bars_disabled()
