@@ -223,7 +223,7 @@ def forecast(entries:list[Entry], base:Config, seeds:list[int], root:Path, measu
     if not measure: return [counted]
     ws = Workshop(cfgs[0]); train, _ = questions(ws)
     with ws: measured = sample(ws.cfg, ws.engine, train[0][:16])
-    per, speed, workers = measured.generated/max(measured.answers, 1), measured.generated/max(measured.seconds, 1e-9), max(1, worker_count(base.workers, base.device))
+    per, speed, workers = measured.generated/max(measured.answers, 1), measured.generated/max(measured.seconds, 1e-9), max(1, worker_count(base))
     learn = {(way_of_learning(c), k): c.train for c in cfgs for k in range(1, c.iterations + 1)}
     trained = sum(learn.values())*base.epochs*measured.row_tokens/max(measured.questions, 1)
     seconds = (n['together']*per + trained)/speed/workers

@@ -112,4 +112,4 @@ def make_plan(cfg:Config, questions:int=16)->dict:
     train, evaluation = all_questions(ws)
     with ws:
         s = sample(cfg, ws.engine, (train[0] + evaluation)[:questions])
-        return plan(cfg, s, memory(cfg, ws.engine.base, s.longest), max(1, worker_count(cfg.workers, cfg.device)))
+        return plan(cfg, s, memory(cfg, ws.engine.base, s.longest), max(1, worker_count(cfg)))
