@@ -1,5 +1,5 @@
 "The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
-import json
+import json, os
 from pathlib import Path
 
 import pytest
@@ -171,3 +171,12 @@ def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
     early = both['iterations'][1]['early']
     assert early['debates'] > 0 and early['critic_rows_lost'] == 3*early['debates']
     assert sum(both['iterations'][1]['rows']['critic']) < sum(s['iterations'][1]['rows']['critic'])
+
+
+def test_only_small_models_get_workers(tmp_path):
+    "Every worker holds a copy of the base, so 'auto' gives none to a model whose copies would hurt."
+    from multiagent_ft.run import SMALL, worker_count
+    with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(SMALL + 1)
+    count = lambda **kw: worker_count(load_config(None, dict(device='cpu', **kw)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    assert count(model='nano') == (cores if cores > 1 else 0) and count(model=str(tmp_path)) == 0 and count(model='owner/name') == 0 and count(model=str(tmp_path), workers=2) == 2
