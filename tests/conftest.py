@@ -5,7 +5,7 @@ from pathlib import Path
 # Before anything imports torch, transformers or wandb.
 os.environ.update(OMP_NUM_THREADS='1', WANDB_MODE='offline', HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1',
                   TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
-for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY'): os.environ.pop(k, None)
+for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET', 'MAFT_TOO_SLOW'): os.environ.pop(k, None)
 for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'): os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
 
 import pytest
