@@ -45,7 +45,8 @@ def half_billion(folder:Path,  # where to put it
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from multiagent_ft.hf import find_model, load_tokenizer, quiet
-    tok, torch_seed = load_tokenizer(find_model('nano')), torch.manual_seed(0)
+    tok = load_tokenizer(find_model('nano'))
+    torch.manual_seed(0)
     stop = json.loads((Path(find_model('nano'))/'generation_config.json').read_text())['eos_token_id']
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers, num_attention_heads=14, num_key_value_heads=2,
                                          max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=stop))

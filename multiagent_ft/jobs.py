@@ -120,7 +120,7 @@ def serve():
         before = store.spent[job.kind]
         try: reply = dict(made=do(store, job, None if spec.model == 'none' else engine_for(spec))[1], spent=store.spent[job.kind] - before)
         except MaftError as e: reply = dict(error=str(e), mine=True)
-        except Exception:
+        except Exception:   # whatever it is, the parent is told and raises it there; a worker that died instead would only say that it died
             import traceback
             reply = dict(error=traceback.format_exc(), mine=False)
         try: out.write(json.dumps(reply) + '\n'); out.flush()
