@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'phrases', 'make_tokenizer', 'make_model', 'encode',
            'batches', 'loss_of', 'rate', 'make_optimizers', 'train_block', 'save_state', 'load_state', 'train_key',
-           'train_nano', 'export_nano', 'check_nano', 'speed']
+           'export_nano', 'check_nano', 'train_nano', 'speed']
 
 # %% ../nbs/21_nano_train.ipynb #d6c3c2da
 import json, random, re, shutil, time
@@ -163,49 +163,11 @@ def load_state(path:Path, model, optimizers:list, key:str)->int:
                 o.state[ps[int(j)]][name] = v
     return int(block)
 
-# %% ../nbs/21_nano_train.ipynb #28d43920
-BLOCKS = 280 # blocks of 512 chats that the shipped weights learned from, about 29 million tokens
-
+# %% ../nbs/21_nano_train.ipynb #9db0b4a8
 def train_key(tokenizer, seed:int, blocks:int, shape:dict)->str:
     "A digest of everything the result depends on: settings, tokenizer, and the text itself by its first block."
     first = encode(chats(seed, 0), tokenizer)
     return digest([seed, blocks, shape, PEAK, WARM, DECAY, tokenizer.backend_tokenizer.to_str(), [ids for ids, _ in first]])
-
-def train_nano(out:Path,         # folder for the checkpoint, the loss curve and the finished model
-               seed:int=0,
-               blocks:int=BLOCKS,
-               resume:bool=True,  # go on from the folder's checkpoint, if it has one
-               shape:dict=SHAPE,
-               every:int=20,      # blocks between checkpoints
-               say=print          # where progress goes
-              )->Path:
-    "Make `nano` from nothing, on one thread so that the bytes do not depend on the machine's core count. Returns the model's folder."
-    import torch
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(out).free < 200e6: raise MaftError(f'{out}: less than 200 MB free. Free some room or choose another folder.')
-    threads = torch.get_num_threads(); torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer, seed, shape)
-    optimizers, state = make_optimizers(model), out/'checkpoint.safetensors'
-    key, start, log = train_key(tokenizer, seed, blocks, shape), 0, []
-    if resume and state.exists():
-        start = load_state(state, model, optimizers, key)
-        log = [r for r in read_jsonl(out/'loss.jsonl') if r['block'] < start]
-        say(f'going on at block {start} of {blocks}')
-    def save(block): write_jsonl(out/'loss.jsonl', log); save_state(state, model, optimizers, block, key)
-    clock, seen, done = time.monotonic(), 0, start
-    try:
-        for block in range(start, blocks):
-            log.append(train_block(model, optimizers, tokenizer, seed, block, blocks))
-            done, seen = block + 1, seen + log[-1]['tokens']
-            speed = seen/(time.monotonic() - clock)
-            left = (time.monotonic() - clock)/(done - start)*(blocks - done)/60
-            if done % every == 0 and done < blocks: save(done)
-            if done % 5 == 0 or done == blocks: say(f"block {done}/{blocks}  loss {log[-1]['loss']:.3f}  {speed/1e3:.1f}k tokens/s  {left:.0f} min left")
-        save(blocks)
-    except KeyboardInterrupt: raise MaftError(f'stopped at block {done} of {blocks}. Run the same command again to go on from the last checkpoint in {out}.') from None
-    finally: torch.set_num_threads(threads)
-    return export_nano(model, tokenizer, out/'nano')
 
 # %% ../nbs/21_nano_train.ipynb #c9ffeb57
 def export_nano(model, tokenizer, folder:Path, dtype:str='float16')->Path:

@@ -1,5 +1,5 @@
 "The command line as a user meets it: each test starts a process of its own. Bad input ends with exit code 2 and one or two lines."
-import errno, json, os, pty, re, signal, subprocess, sys
+import errno, json, os, pty, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from conftest import maft
@@ -285,6 +285,17 @@ def test_ctrl_c_is_one_line_and_loses_nothing(finished, tiny, tmp_path, workers)
     assert q.returncode == 0, q.stderr
     one = finished[0]/'runs'/'one'
     assert (tmp_path/'runs'/'one'/'summary.json').read_bytes() == (one/'summary.json').read_bytes()
+
+
+def test_ctrl_c_in_nano_train(tmp_path):
+    p = start('nano', 'train', 'dwarf', cwd=tmp_path)
+    while not (tmp_path/'dwarf').exists():
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(.1)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and 'Traceback' not in err, err
+    assert err.splitlines()[-1] == 'stopped. Finished work is kept; the same command goes on from there.'
 
 
 def test_no_room_on_disk(tmp_path, tiny, monkeypatch, capfd):

@@ -2,6 +2,7 @@
 
     python tools/choose_settings.py OUT [RECIPE …]    run what is missing (resumable), print the table, write OUT/tries.json
 
+(With two rounds a critic speaks once, so critic_loss `last` and `critic_turns` are the same: `all` is the other one.)
 Both kinds of recipe get the same number of tries, three iterations each, 500 fresh unlabelled questions per iteration, 500 development
 questions to judge by. The figure that decides is the mean accuracy after iterations 2 and 3 of what the recipe answers with (the debate's
 last vote, or the plain vote). nbs/data/nano_search.json keeps the outcome; multiagent_ft/settings/nano.yaml is what it chose.
@@ -14,7 +15,7 @@ from multiagent_ft.run import run
 DEV_SEED = 1001   # results use seeds below 1000
 SAME = dict(train=500, eval=500, fresh=True, iterations=3, seed=DEV_SEED, wandb='off', samples=3)
 TRIES = {
-    'multiagent-ft': [dict(), dict(learning_rate=1e-3), dict(learning_rate=4e-3), dict(epochs=1), dict(w=None), dict(critic_loss='critic_turns')],
+    'multiagent-ft': [dict(), dict(learning_rate=1e-3), dict(learning_rate=4e-3), dict(epochs=1), dict(w='null'), dict(critic_loss='all')],
     'majority-ft':   [dict(), dict(learning_rate=1e-3), dict(learning_rate=4e-3), dict(epochs=1), dict(rank=8), dict(min_support=3)]}
 JUDGED_BY = {'multiagent-ft': 'debate', 'majority-ft': 'majority'}
 
@@ -24,7 +25,7 @@ def name(recipe, change): return recipe + ''.join(f'-{k}={v}' for k, v in change
 
 def one(out, recipe, change):
     "Accuracies by iteration of one try."
-    summary = run(load_config(None, SAME | change | dict(recipe=recipe, out=str(out/name(recipe, change)), store=str(out/'store'))))
+    summary = run(load_config(None, SAME | dict(recipe=recipe, out=str(out/name(recipe, change)), store=str(out/'store')), [f'{k}={v}' for k, v in change.items()]))
     its = summary['iterations']
     curve = [it['methods'][JUDGED_BY[recipe]] for it in its]
     return dict(recipe=recipe, change=change, judged_by=JUDGED_BY[recipe], accuracy=[c['accuracy'] for c in curve], stderr=[c['stderr'] for c in curve], n=SAME['eval'], seed=DEV_SEED,
