@@ -86,7 +86,7 @@ class Transcript:
 # %% ../nbs/00_core.ipynb #2a771bb1
 def transcript_to_dict(t:Transcript)->dict:
     "A plain, JSON-able form of `t`."
-    return asdict(t)
+    return dict(problem=vars(t.problem), turns=[vars(u) | dict(completion=vars(u.completion)) for u in t.turns])   # asdict would copy every token id
 
 def transcript_from_dict(d:dict)->Transcript:
     "The inverse of `transcript_to_dict`."

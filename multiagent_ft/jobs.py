@@ -99,7 +99,7 @@ class Worker:
         except BrokenPipeError: raise WorkerDied(f'a worker process ended (exit status {self.p.wait()})') from None
     def do(self, job:Job)->dict:
         "Do one job; the reply says whether it was made or found. Raises what went wrong there."
-        self.send(asdict(job))
+        self.send(vars(job))
         line = self.p.stdout.readline()
         if not line: raise WorkerDied(f'a worker process ended during a {job.kind} job (exit status {self.p.wait()}).')
         reply = json.loads(line)
@@ -178,7 +178,7 @@ def generate_key(engine, requests:list[Request])->dict:
 def generate_block(folder:Path, engine, requests:list[dict]):
     "A job: the completions of one block of requests (as dicts), one JSON object per line."
     rs = [Request(tuple(Message(**m) for m in r['chat']), r['seed'], Sampling(**r['sampling']), r['adapter'], tuple(r['where'])) for r in requests]
-    write_jsonl(folder/'completions.jsonl', map(asdict, engine.generate(rs)))
+    write_jsonl(folder/'completions.jsonl', map(vars, engine.generate(rs)))
 
 # %% ../nbs/07_jobs.ipynb #b613ca3f
 def blocks(requests:list[Request], size:int)->list[list[int]]:
@@ -199,7 +199,7 @@ class Spoken:
         "One completion per request, in order; found in the store or made."
         cut = blocks(requests, self.block)
         jobs = [Job('generate', generate_key(self.engine, rs := [requests[i] for i in ids]), 'multiagent_ft.jobs:generate_block',
-                    dict(requests=[asdict(r) for r in rs]), len(ids)) for ids in cut]
+                    dict(requests=[vars(r) | dict(chat=[vars(m) for m in r.chat], sampling=vars(r.sampling)) for r in rs]), len(ids)) for ids in cut]
         out = [None]*len(requests)
         for ids, path in zip(cut, self.executor.run(jobs, done)):
             for i, d in zip(ids, read_jsonl(path/'completions.jsonl'), strict=True): out[i] = Completion(**d)
