@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Callable
 import typer
 from . import __version__
-from .config import Config, describe, dump_config, load_config
+from .config import Config, describe, dump_config, load_config, read_yaml
 from .core import MaftError
 
 # %% ../nbs/99_cli.ipynb #bfc013d3
@@ -63,14 +63,15 @@ SHARED = dict(config=(Annotated[Path|None, typer.Option('--config', metavar='FIL
 
 def takes_settings(*keys:str # settings that get a flag of their own
                   )->Callable:
-    "Decorator: `f(config, given, …)` becomes a command with these flags, `--config`, `--set` and `--quick`. `given` says whether any of them was used."
+    "Decorator: `f(config, given, …)` becomes a command with these flags, `--config`, `--set` and `--quick`. `given` is the set of settings that were named by any of them."
     def deco(f):
         own = [p for p in inspect.signature(f).parameters.values() if p.name not in ('config', 'given')]
         some = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for k, (a, d) in SHARED.items()]
         def command(**kw):
             flags, more = {k: kw.pop(k) for k in keys}, {k: kw.pop(k) for k in SHARED}
-            given = any(v is not None for v in flags.values()) or any(more.values())
-            return f(load_config(more['config'], flags, more['set'] or [], more['quick']), given, **kw)
+            config = load_config(more['config'], flags, more['set'] or [], more['quick'])   # raises what is wrong with any of them
+            given = {k for k, v in flags.items() if v is not None} | {s.partition('=')[0] for s in more['set'] or []} | set(read_yaml(more['config'])[0] if more['config'] else ()) | ({'quick'} if more['quick'] else set())
+            return f(config, given, **kw)
         command.__name__, command.__doc__ = f.__name__, f.__doc__
         command.__signature__ = inspect.Signature([*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *map(flag, keys), *some])
         command.__annotations__ = {n: p.annotation for n, p in command.__signature__.parameters.items()}
@@ -267,13 +268,14 @@ def tell_plan(lines:list[str], leave:bool):
 def compare_recipes(config, given,
                     rows:Annotated[list[str], typer.Argument(metavar='RECIPE…', help='Recipes, each perhaps with settings of its own: multiagent-ft:w=0.3,agents=5.', show_default=False)],
                     seeds:Seeds=3,
-                    iterations:Annotated[int, typer.Option(metavar='N', help='Times a society debates and learns.')]=1,
+                    iterations:Annotated[int|None, typer.Option(metavar='N', help='Times a society debates and learns. Default: 1.', show_default=False)]=None,
                     out:Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, table and pictures go.')]=Path('runs/compare'),
                     baseline:Annotated[str|None, typer.Option(metavar='RECIPE', help='The row that others are measured against; default: the first.', show_default=False)]=None,
                     plan:JustPlan=False):
     "Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command goes on where it was stopped."
     from multiagent_ft.compare import compare, entry, forecast, print_lines, saved, seeds_from
     from multiagent_ft.config import validated
+    if iterations is None: iterations = config.iterations if 'iterations' in given else 1
     base, entries = validated(config.model_dump() | dict(iterations=iterations)), [entry(r) for r in rows]
     with results_only(): ahead = forecast(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
@@ -299,6 +301,7 @@ def reproduce_paper(config, given,
     from multiagent_ft.experiments import experiment
     from multiagent_ft.reproduce import prospect, reproduce
     x, numbers = experiment(name), seeds_from(config.seed, seeds)
+    if own := sorted(given & {'recipe', 'task', 'iterations', *x.settings}): raise MaftError(f'{name} decides about {", ".join(own)} itself (--task NAME chooses the task). Leave it out, or use `maft compare`.')
     begun = (out/x.name).exists()   # then what is left is unknown, and a guess at the whole would mislead
     with results_only(): ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
     tell_plan(ahead, plan)

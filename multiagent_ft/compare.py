@@ -63,15 +63,15 @@ def config_for(base:Config, # the settings all rows share
 DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
 
 def encoded(outcomes:list[dict])->dict[str, str]:
-    "{figure: one character per question}: a vote is 0 or 1, 'single' the number of agents that were right at first."
+    "{figure: one character per question}: a vote is 0 or 1, 'single' and 'single_final' the number of agents that were right at first and at the end."
     votes = {m: ''.join(str(int(o[m]['right'])) for o in outcomes) for m in methods(outcomes) if m != 'single'}
-    return votes | dict(single=''.join(DIGITS[sum(o['right_first'])] for o in outcomes))
+    return votes | {f: ''.join(DIGITS[sum(o[k])] for o in outcomes) for f, k in (('single', 'right_first'), ('single_final', 'right_final'))}
 
 def record(label:str, task:str, seed:int, it:dict, # an iteration of summary.json
            outcomes:list[dict], epochs:int=1)->dict:
     "One line of outcomes.jsonl.gz: who was right, what it cost, what was learned from."
     cost = (it.get('collected') or {}).get('cost', {}).get('debate', {})
-    learned = dict(collected=cost.get('generated'), trained=epochs*sum(a['seen'] for a in it.get('agents', {}).values()), rows=sum(map(sum, it['rows'].values()))) if 'agents' in it else {}
+    learned = dict(collected=cost.get('generated'), trained=epochs*sum(a['seen'] for a in it.get('agents', {}).values()), rows=sum(map(sum, it['rows'].values())), roles={role: sum(n) for role, n in it['rows'].items()}) if 'agents' in it else {}
     return dict(recipe=label, task=task, seed=seed, iteration=it['iteration'], exam=digest([o['problem'] for o in outcomes])[:12], questions=len(outcomes),
                 agents=len(outcomes[0]['first']), right=encoded(outcomes), cost=it['health']['cost'], learned=learned, labels=it['consensus'],
                 health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')})
@@ -109,7 +109,7 @@ def final(records:list[dict], iteration:int|None=None # default: the last that a
 
 def scores(found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict[int, dict[str, float]]]:
     "{recipe: {seed: {question: score}}} from `final`, as tables and tests take it."
-    share = lambda r, c: DIGITS.index(c)/r['agents'] if figure == 'single' else int(c)
+    share = lambda r, c: DIGITS.index(c)/r['agents'] if figure.startswith('single') else int(c)
     return {n: {s: {f"{r['exam']}/{i}": share(r, c) for i, c in enumerate(r['right'][figure])} for s, r in rs.items()} for n, rs in found.items()}
 
 def costs(records:list[dict], found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict]:

@@ -14,7 +14,7 @@ BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', 
 
 
 def outcome(i, right, first=(True, False, True), seed=0):
-    return dict(problem=f'p/{seed}-{i}', first=['1']*3, right_first=list(first), debate=dict(right=right, cast=3), majority=dict(right=not right, cast=3))
+    return dict(problem=f'p/{seed}-{i}', first=['1']*3, right_first=list(first), right_final=[True, True, right], debate=dict(right=right, cast=3), majority=dict(right=not right, cast=3))
 
 
 def rec(label, seed, k, right, exam=None, **learned):
@@ -26,8 +26,8 @@ def rec(label, seed, k, right, exam=None, **learned):
 
 def test_a_record_by_hand(tmp_path):
     r = rec('a', 3, 1, [1, 0, 1], seen=7, collected=50)
-    assert r['right'] == dict(debate='101', majority='010', single='222') and r['questions'] == 3 and r['agents'] == 3
-    assert r['learned'] == dict(collected=50, trained=14, rows=3) and r['health'] == dict(agreement=dict(first=.5, final=.6), finish=dict(stop=3))
+    assert r['right'] == dict(debate='101', majority='010', single='222', single_final='323') and r['questions'] == 3 and r['agents'] == 3
+    assert r['learned'] == dict(collected=50, trained=14, rows=3, roles=dict(generator=1, critic=2)) and r['health'] == dict(agreement=dict(first=.5, final=.6), finish=dict(stop=3))
     assert encoded([outcome(0, True, [True]*12)])['single'] == 'c'
     a, b = save_records(tmp_path/'a.gz', [r]).read_bytes(), save_records(tmp_path/'b.gz', [r]).read_bytes()
     assert a == b and load_records(tmp_path/'a.gz') == [r]
@@ -42,7 +42,7 @@ def test_scores_and_costs_by_hand():
     rs = [rec('a', s, k, [1, 1, 0, s], **(dict(seen=100*k, collected=1000) if k else {})) for s in (0, 1) for k in (0, 1, 2)] + [rec('base', s, 0, [1, 0, 0, 0]) for s in (0, 1)]
     found = final(rs)
     assert {n: {s: r['iteration'] for s, r in x.items()} for n, x in found.items()} == dict(a={0: 2, 1: 2}, base={0: 0, 1: 0})
-    assert sum(scores(found)['a'][1].values()) == 3 and list(scores(found, 'single')['a'][0].values()) == [2/3]*4
+    assert sum(scores(found)['a'][1].values()) == 3 and list(scores(found, 'single')['a'][0].values()) == [2/3]*4 and list(scores(found, 'single_final')['a'][0].values()) == [1, 1, 2/3, 2/3]
     c = costs(rs, found)['a']
     assert c == dict(method='debate', generated=10, collected=2000, trained=600)           # both iterations, two epochs
     assert costs(rs, final(rs, 1))['a']['collected'] == 1000 and costs(rs, found)['base']['trained'] == 0
