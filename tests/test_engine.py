@@ -11,11 +11,12 @@ from tiny_models import make
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
 from multiagent_ft import engine as definition
-from multiagent_ft import hf
+from multiagent_ft import decoding, hf
 from multiagent_ft.answers import extract, same
 from multiagent_ft.core import Completion, MaftError, Message, read_jsonl, seed_for
 from multiagent_ft.engine import Engine, RecordedEngine, Request, Sampling
-from multiagent_ft.hf import HFEngine, SeededSampler, adapter_identity
+from multiagent_ft.decoding import SeededSampler
+from multiagent_ft.hf import HFEngine, adapter_identity
 from multiagent_ft.prompts import opening
 
 
@@ -53,10 +54,10 @@ def texts(completions): return [(c.text, c.finish, c.token_ids) for c in complet
 def test_noise_is_the_definition():
     seeds, ids = [0, 1, 2**63 - 1, seed_for('x')], np.array([0, 1, 255, 151_935, 2**31])
     for step in (0, 1, 4095):
-        got = hf.gumbel(torch.tensor(seeds), step, torch.tensor(ids).expand(4, -1)).numpy()
+        got = decoding.gumbel(torch.tensor(seeds), step, torch.tensor(ids).expand(4, -1)).numpy()
         assert np.allclose(got, [definition.gumbel(s, step, ids) for s in seeds], rtol=1e-12, atol=1e-12)
     x = torch.tensor([0, 1, -1, 2**62], dtype=torch.int64)
-    assert [v % 2**64 for v in hf.mix64(x).tolist()] == definition.mix64(np.array([v % 2**64 for v in x.tolist()], np.uint64)).tolist()
+    assert [v % 2**64 for v in decoding.mix64(x).tolist()] == definition.mix64(np.array([v % 2**64 for v in x.tolist()], np.uint64)).tolist()
 
 def test_draws_are_the_definition():
     rng, hows = np.random.default_rng(1), [Sampling(t, p) for t in (0, .5, 1, 2) for p in (.1, .9, 1)]
