@@ -8,7 +8,8 @@ from conftest import SHARED, needs_shared
 from multiagent_ft.answers import extract, same
 from multiagent_ft.core import MaftError, Problem, held_out
 from multiagent_ft.prompts import question_prompt
-from multiagent_ft.tasks import BUILT_IN, GENERATED, Task, csv_rows, gold_of, in_random_order, jsonl_rows, letter_of, load_task, normalized, score, split
+from multiagent_ft.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
+from multiagent_ft.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
 
 DATA = SHARED/'data'
 LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA/'mmlu_stem')
