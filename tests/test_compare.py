@@ -118,6 +118,12 @@ def test_nonsense_is_one_clear_line(tmp_path, args, said):
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
 
 
+def test_iterations_count_wherever_they_are_said(tmp_path):
+    "`--set iterations=2` was once ignored: the command's own default of 1 won."
+    answers = lambda *said: maft('compare', 'multiagent-ft', '--train', 2, '--eval', 2, '--seeds', 1, '--workers', 0, '--plan', *said, cwd=tmp_path).stdout.splitlines()[0]
+    assert answers('--set', 'iterations=2') == answers('--iterations', 2) != answers()
+
+
 ROWS = ('base', 'debate', 'multiagent-ft')
 ARGS = ('compare', *ROWS, '--train', 12, '--eval', 8, '--agents', 2, '--seeds', 2, '--workers', 0)
 

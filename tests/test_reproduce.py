@@ -105,7 +105,8 @@ def test_diversity_over_seeds():
 
 
 @pytest.mark.parametrize('args, said', [(('table9',), 'unknown experiment'), (('table1', '--seeds', 0), 'at least one seed'), (('transfer', '--task', 'arithmetic'), 'learns arithmetic'),
-                                        (('table5', '--out', '.'), 'not the folder of a reproduction')], ids=lambda a: str(a[0]))
+                                        (('table5', '--out', '.'), 'not the folder of a reproduction'),
+                                        (('table4', '--agents', 3), 'decides about agents'), (('figure1', '--set', 'iterations=2'), 'decides about iterations')], ids=lambda a: str(a[0]))
 def test_nonsense_is_one_clear_line(tmp_path, args, said):
     (tmp_path/'note.txt').write_text('mine')
     done = maft('reproduce', *args, '--workers', 0, '--train', 8, '--eval', 8, cwd=tmp_path)
