@@ -118,6 +118,7 @@ def test_readme_lists_every_notebook():
     for p in (ROOT/'nbs').glob('[0-9]*.ipynb'):
         title, about = re.match(r'# (.+)\n+> (.+)', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])).groups()
         assert f'[{title}](nbs/{p.name}) | {about} |' in text, f'{p.name}: run `make notebooks NB=nbs/index.ipynb readme`'
+    for p in (ROOT/'nbs'/'results').glob('[0-9]*.ipynb'): assert f'(nbs/results/{p.name})' in text, p.name
 
 
 def test_links_of_the_documents_lead_somewhere():

@@ -4,7 +4,7 @@
 
 Both kinds of recipe get the same number of tries, three iterations each, 500 fresh unlabelled questions per iteration, 500 development
 questions to judge by. (With two rounds a critic speaks once, so critic_loss `last` and `critic_turns` are the same: `all` is the other one.)
-nbs/23_nano_learning.ipynb reads nbs/data/nano_search.jsonl.gz, a copy of OUT/tries.jsonl.gz, and says what was chosen and by which rule.
+nbs/results/01_nano_learning.ipynb reads nbs/data/nano_search.jsonl.gz, a copy of OUT/tries.jsonl.gz, and says what was chosen and by which rule.
 """
 import sys
 from pathlib import Path
