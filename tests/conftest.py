@@ -1,5 +1,5 @@
 "What every test may lean on: a quiet, offline, one-thread process; where recorded data lies; the command line as a user runs it."
-import os, shutil, subprocess, sys, tempfile
+import os, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
@@ -7,6 +7,8 @@ os.environ.update(OMP_NUM_THREADS='1', WANDB_MODE='offline', HF_HUB_OFFLINE='1',
                   TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
 for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET', 'MAFT_TOO_SLOW'): os.environ.pop(k, None)
 for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'): os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # in the background Ctrl-C is ignored, and would be by the programs under test
 
 import pytest
 
