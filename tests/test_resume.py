@@ -23,8 +23,8 @@ def test_loop_killed_again_and_again():
     with memory() as fast: assert check_kills(Path(fast), '--every', '4') >= 30
 
 
-def test_loop_killed_at_forty_places():
-    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '30') >= 40
+def test_loop_killed_at_a_hundred_places():
+    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '12') >= 100
 
 
 @pytest.mark.slow
