@@ -138,7 +138,7 @@ def run_all(entries:list[Entry], base:Config, seeds:list[int], root:Path)->tuple
         for i, (e, cfg) in enumerate(todo, 1):
             shared = first.executor if Workshop(cfg).spec == first.spec else None
             with stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
-                made.update(run(cfg, shared)['made'])
+                made.update(run(cfg, shared, again=False)['made'])
                 records += records_of(cfg.out, e.label) if not e.exam else elsewhere(e, cfg, made, shared, examined)
     return records, made, list(dict.fromkeys(c.out for _, c in todo))
 

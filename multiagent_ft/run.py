@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'settings_of', 'executor_for', 'Workshop', 'check_disjoint', 'questions',
            'means_for', 'finetune_all', 'learn', 'tell_idle', 'precision', 'rows_by_role', 'more_about', 'examine',
-           'run', 'claim_folder', 'write_summary', 'commit', 'table', 'print_table', 'examined', 'evaluate_run']
+           'run', 'claim_folder', 'write_summary', 'commit', 'code', 'parts', 'stands_on', 'finished', 'table',
+           'print_table', 'examined', 'evaluate_run']
 
 # %% ../nbs/17_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from .config import Config, check_same, config_of, save_config, semantic, validated
-from .core import MaftError, Problem, Transcript, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
+from .core import MaftError, Problem, Transcript, digest, file_digest, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
@@ -176,13 +177,16 @@ def examine(ws:Workshop, k:int, society:Society, problems:list[Problem], keep:bo
 
 # %% ../nbs/17_run.ipynb #f88319f3
 def run(cfg:Config,
-        executor=None # to share among several runs, see `executor_for`; default: one of its own
+        executor=None,  # to share among several runs, see `executor_for`; default: one of its own
+        again:bool=True # False: a finished run is read, see `finished`, instead of looking up its every step
        )->dict:
     "Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped. Returns the summary."
     ws = Workshop(cfg, executor); train, evaluation = questions(ws)
     cfg, before = ws.cfg, ws.store.misses.copy()
     claim_folder(cfg)
     with ws:
+        ws.stands_on = stands_on(ws, train, evaluation)
+        if not again and (done := finished(ws)): return dict(done, made={})
         save_config(cfg, cfg.folder)
         society, iterations, outcomes = untrained(cfg.agents), [], []
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
@@ -211,14 +215,15 @@ def claim_folder(cfg:Config):
 
 # %% ../nbs/17_run.ipynb #82360053
 def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict:
-    "summary.json and, beside it, outcomes.jsonl (one line per iteration and question), keys.json (the store's entries this run stands on) and provenance.json (which step stands on which). No times in either: a resumed run writes the same bytes."
+    "summary.json and, beside it, outcomes.jsonl (one line per iteration and question), keys.json (the store's entries this run stands on) and provenance.json (which step stands on which, and digests of these files). No times in either: a resumed run writes the same bytes."
     cfg = ws.cfg
     summary = dict(schema=1, task=cfg.task, model=cfg.model, recipe=cfg.recipe, seed=cfg.seed, agents=cfg.agents, rounds=cfg.rounds,
                    train=cfg.train, eval=cfg.eval, iterations=iterations)
     write_jsonl(ws.folder/'outcomes.jsonl', outcomes)
     write_atomic(ws.folder/'keys.json', json.dumps(sorted(set().union(*ws.trace.values())), indent=0) + '\n')
-    write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), seed=cfg.seed, questions=ws.split, steps=ws.trace), indent=1) + '\n')
     write_atomic(ws.folder/'summary.json', json.dumps(summary, indent=1) + '\n')
+    results = {f: file_digest(ws.folder/f) for f in ('outcomes.jsonl', 'keys.json', 'summary.json')}
+    write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), stands_on=ws.stands_on, results=results, seed=cfg.seed, questions=ws.split, steps=ws.trace), indent=1) + '\n')
     return summary
 
 # %% ../nbs/17_run.ipynb #22a75471
@@ -231,6 +236,31 @@ def commit()->str|None:
         if git('ls-files', '--error-unmatch', here.name).returncode: return None
         return git('rev-parse', 'HEAD').stdout.strip() + ('+' if git('status', '--porcelain', '-uno').stdout.strip() else '')
     except OSError: return None
+
+# %% ../nbs/17_run.ipynb #5d85f24b
+def code()->str:
+    "sha256 over the package's source files: one for a checkout and for the wheel that is built from it."
+    import multiagent_ft
+    return digest({f.name: file_digest(f) for f in Path(multiagent_ft.__file__).parent.glob('*.py')})
+
+def parts(ws:Workshop)->list[str]:
+    "The functions a run's recipe is made of, by name."
+    return [f'{f.__module__}.{f.__qualname__}' for f in vars(ws.recipe).values() if callable(f)]
+
+def stands_on(ws:Workshop, train:list[list[Problem]], evaluation:list[Problem])->str:
+    "One digest of all that decides a run's result: settings, model, questions, libraries, and this package's source."
+    return digest([semantic(ws.cfg), ws.cfg.iterations, parts(ws), ws.engine.identity(None), train, evaluation, versions(), code()])
+
+# %% ../nbs/17_run.ipynb #4e04b571
+def finished(ws:Workshop)->dict|None:
+    "The summary of a run that is complete in this folder and would come out the same if it were run again; else None."
+    try:
+        about, names, summary = (json.loads((ws.folder/f'{f}.json').read_text(encoding='utf-8')) for f in ('provenance', 'keys', 'summary'))
+        same = about['stands_on'] == ws.stands_on and all(file_digest(ws.folder/f) == d for f, d in about['results'].items())
+    except (OSError, ValueError, KeyError, TypeError): return None
+    there = {f.name for kind in ('generate', 'finetune') for f in ws.store.path.glob(f'{kind}/*/*')}
+    ours = all(f.startswith('multiagent_ft.') for f in parts(ws))   # what a recipe of your own does may have changed under the same name
+    return summary if same and ours and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names) else None
 
 # %% ../nbs/17_run.ipynb #8f17da3c
 def table(summary:dict)->list[list[str]]:

@@ -1,5 +1,5 @@
 "The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
-import json, os
+import json, os, shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,46 @@ def test_finished_run_does_nothing(runs):
     assert prints(root/'demo') == before
 
 
+def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path, monkeypatch):
+    "A study reads finished runs from their folders; whatever could change the result sends it through the steps again."
+    from multiagent_ft import run
+    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.recipes import RECIPES, Recipe
+    root, s = runs
+    shutil.copytree(root/'demo', home := tmp_path/'demo'); shutil.copytree(root/'store', tmp_path/'store')
+    class LookedUp(Exception): pass
+    def examine(*a, **kw): raise LookedUp
+    monkeypatch.setattr(run, 'examine', examine)
+    config = lambda **kw: load_config(None, dict(SMALL, out=str(home), store=str(tmp_path/'store')) | kw)
+    def is_read(**kw):
+        try: return run.run(config(**kw), again=False)['iterations'] == s['iterations']
+        except LookedUp: return False
+    assert is_read() and is_read(workers=2)
+    with pytest.raises(LookedUp): run.run(config())                        # `maft run` itself always looks
+    assert not is_read(iterations=2)
+    with monkeypatch.context() as m: m.setattr(run, 'code', lambda: 'another'); assert not is_read()
+    with monkeypatch.context() as m: m.setattr(run, 'versions', lambda: dict(torch='1.0')); assert not is_read()
+    with monkeypatch.context() as m: m.setattr(HFEngine, 'identity', lambda self, adapter=None: dict(weights='another')); assert not is_read()
+    with monkeypatch.context() as m:
+        ours = RECIPES['multiagent-ft']
+        m.setitem(RECIPES, 'multiagent-ft', Recipe(**vars(ours) | dict(select=lambda *a: ours.select(*a)))); assert not is_read()
+    for name in ('outcomes.jsonl', 'summary.json', 'keys.json', 'provenance.json'):
+        whole = (home/name).read_bytes()
+        if name != 'provenance.json': (home/name).write_bytes(whole[:-20] + b'0' + whole[-19:]); assert not is_read(), name
+        (home/name).write_bytes(b'[]'); assert not is_read(), name
+        (home/name).unlink(); assert not is_read(), name
+        (home/name).write_bytes(whole)
+    assert is_read()
+    entry = next((tmp_path/'store'/'finetune').glob('*/*')); entry.rename(tmp_path/'elsewhere')
+    assert not is_read()
+
+
+def test_every_recipe_of_ours_can_be_read():
+    from multiagent_ft.recipes import RECIPES
+    from multiagent_ft.run import Workshop, parts
+    assert all(f.startswith('multiagent_ft.') for n in RECIPES for f in parts(Workshop(load_config(None, dict(recipe=n)))))
+
+
 def test_other_settings_are_refused(runs):
     root, _ = runs
     before = prints(root/'demo')
@@ -103,7 +143,6 @@ def test_other_settings_are_refused(runs):
 
 def test_longer_run_extends_the_shorter(runs):
     root, s = runs
-    import shutil
     shutil.copytree(root/'demo', root/'longer')
     longer = go(root/'longer', iterations=2)
     assert longer['iterations'][:2] == s['iterations'] and len(longer['iterations']) == 3
