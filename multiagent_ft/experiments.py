@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3', 'ELSEWHERE', 'TRANSFER', 'EXPERIMENTS',
-           'CLAIMS', 'CONTROLS', 'published', 'Experiment', 'plainly', 'experiment', 'Claim']
+           'published', 'Experiment', 'plainly', 'experiment']
 
 # %% ../nbs/19c_experiments.ipynb #f9846b88
 from dataclasses import dataclass, field
@@ -176,48 +176,3 @@ def experiment(name:str)->Experiment:
     "An experiment by name; raises `MaftError` listing those there are."
     if name not in EXPERIMENTS: raise MaftError(f'unknown experiment {name!r}: use one of {", ".join(EXPERIMENTS)}.')
     return EXPERIMENTS[name]
-
-# %% ../nbs/19c_experiments.ipynb #e20769dd
-@dataclass(frozen=True)
-class Claim:
-    "`better` is better than `than`, in an experiment; a row, or (row, iteration)."
-    says: str                 # in words
-    experiment: str
-    better: str|tuple[str, int]
-    than: str|tuple[str, int]
-    measure: str = 'debate'   # a figure of the outcomes, or a measure of diversity
-    ours: bool = False        # a control: the paper does not claim it
-
-CLAIMS = (
-    Claim('Voting beats a single answer', 'table1', 'majority', 'base'),
-    Claim('Debate beats voting', 'table1', 'debate', 'majority'),
-    Claim('Multiagent finetuning beats the untrained debate', 'table1', 'multiagent-ft', 'debate'),
-    Claim('… beats STaR, which is told the answers', 'table1', 'multiagent-ft', 'star'),
-    Claim('… beats Majority FT', 'table1', 'multiagent-ft', 'majority-ft'),
-    Claim('Summaries help', 'table2', 'multiagent-ft', 'without-summary'),
-    Claim('Finetuned critics help', 'table2', 'multiagent-ft', 'without-critic'),
-    Claim('Many models beat one, with debate', 'table2', 'multiagent-ft', 'single-agent-ft'),
-    Claim('A single model is better with debate than alone', 'table2', 'single-agent-ft', 'single-agent-ft-alone'),
-    Claim('It works when agents cooperate', 'table3', 'cooperative-ft', 'cooperative'),
-    Claim('With five agents it beats their untrained debate', 'table4', 'multiagent-ft', 'debate'),
-    Claim('… and Majority FT', 'table4', 'multiagent-ft', 'majority-ft'),
-    Claim('Five agents beat three', 'table4', 'multiagent-ft', 'multiagent-ft, 3 agents'),
-    Claim('Unique ids do less than debate', 'table5', 'debate', 'unique-id'),
-    Claim('Finetuning beats unique ids', 'table5', 'multiagent-ft', 'unique-id'),
-    Claim('Five iterations beat one', 'figure1', ('multiagent-ft', 5), ('multiagent-ft', 1)),
-    Claim('After five, many models are ahead of one that answers alone', 'figure1', ('multiagent-ft', 5), ('single-agent-ft-alone', 5)),
-    Claim('A single model that answers alone gets no better after the first', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
-    Claim('What others say becomes less likely (more diverse)', 'figure3', ('multiagent-ft', 5), ('multiagent-ft', 1), 'nll_of_others'),
-    Claim('… less likely than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'nll_of_others'),
-    Claim('Words of those who agree stay more different than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'embedding_agreeing'),
-    Claim('What was learned elsewhere helps: better than the untrained debate', 'transfer', ELSEWHERE, 'debate'),
-    Claim('… better than Majority FT on the task itself', 'transfer', ELSEWHERE, 'majority-ft'))
-
-# %% ../nbs/19c_experiments.ipynb #9c1a0ad6
-CONTROLS = (
-    Claim('Debate beats a vote at equal cost', 'table1', 'debate', 'majority-equal', ours=True),
-    Claim('Multiagent finetuning beats an untrained vote at equal cost', 'table1', 'multiagent-ft', 'majority-equal', ours=True),
-    Claim('… beats a finetuned vote at equal cost', 'table2', 'multiagent-ft', 'majority-ft-equal', ours=True),
-    Claim('… beats ONE model trained on all the same rows', 'table2', 'multiagent-ft', 'union-ft', ours=True),
-    Claim('After five iterations, many models beat one that debates', 'figure1', ('multiagent-ft', 5), ('single-agent-ft', 5), ours=True),
-    Claim('… and Majority FT', 'figure1', ('multiagent-ft', 5), ('majority-ft', 5), ours=True))

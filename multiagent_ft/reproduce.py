@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'HEAD', 'tasks_for', 'base_for', 'entries_for', 'paper_columns', 'beside', 'over_iterations',
-           'paper_series', 'diversity_records', 'diversity_series', 'write_diversity', 'Judged', 'picked', 'judge',
-           'judge_all', 'claims_table', 'prospect', 'reproduce', 'heading', 'iteration_part', 'csv_rows', 'paper_rows',
-           'as_csv']
+           'paper_series', 'diversity_records', 'diversity_series', 'write_diversity', 'prospect', 'reproduce',
+           'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
 
 # %% ../nbs/19d_reproduce.ipynb #28e45395
 import csv, io
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from .compare import Entry, by_iteration, claim, final, forecast, run_all, save_records, saved, scores, shared_tokens, size_of, write_study
-from .compare_runs import Estimate, Line, estimate, paired, pipes, points, small_p, verdict, within_seeds
+from .compare import Entry, claim, config_for, forecast, run_all, saved, shared_tokens, write_study
+from .compare_runs import Line, estimate, pipes, points
 from .config import Config, validated
 from .core import MaftError, write_atomic
 from .diversity import SPELLING, run_diversity
-from .evaluate import holm
-from .experiments import CLAIMS, CONTROLS, Claim, Experiment, experiment
+from .experiments import Experiment
 from .plots import panels_plot, save_figure
 from .progress import stage
+from .records import by_iteration, save_records, scores, size_of
 from .store import Store
 from .tasks import GENERATED
 
@@ -79,7 +78,6 @@ def paper_series(x:Experiment, measure:str='')->dict[str, list[tuple]]:
 # %% ../nbs/19d_reproduce.ipynb #ca543a1b
 def diversity_records(entries:list[Entry], base:Config, seeds:list[int], root:Path, questions:int, embed:str)->list[dict]:
     "One record per row, seed and iteration: every measure with its interval over questions."
-    from multiagent_ft.compare import config_for
     out = []
     for s in seeds:
         for e in entries:
@@ -87,6 +85,7 @@ def diversity_records(entries:list[Entry], base:Config, seeds:list[int], root:Pa
             out += [dict(recipe=e.label, seed=s, **{k: p[k] for k in ('iteration', 'embedder', 'questions', 'unread', 'measures')}) for p in pages]
     return out
 
+# %% ../nbs/19d_reproduce.ipynb #ba67cb2f
 def diversity_series(records:list[dict], measure:str)->dict[str, list[tuple]]:
     "{row: [(iteration, value, low, high)]} of one measure."
     out = {}
@@ -111,59 +110,6 @@ def write_diversity(folder:Path, x:Experiment, records:list[dict])->str:
     about = f"Embedder: {records[0]['embedder']}" + (' (spelling only; not comparable with the paper)' if records[0]['embedder'] == SPELLING else '') + f"; {records[0]['questions']} questions × {len({r['seed'] for r in records})} seeds."
     return ''.join(f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}' + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '') for m, s in ours.items()) + f'\n{about}\n'
 
-# %% ../nbs/19d_reproduce.ipynb #b05e7ac9
-@dataclass(frozen=True)
-class Judged:
-    "A claim and what its data say."
-    claim: Claim
-    difference: Estimate|None = None # `better` minus `than`; None without data
-    p: float|None = None             # Student's over seeds; McNemar's for one seed
-    within: tuple[int, int] = (0, 0) # seeds in which McNemar's test alone finds it better, worse
-
-    @property
-    def verdict(self)->str: return 'no data' if self.difference is None else verdict(self.difference)
-
-def picked(records:list[dict], row:str|tuple[str, int])->dict[int, dict]:
-    "{seed: record} of a row at its last iteration, or of (row, iteration)."
-    if isinstance(row, str): return final(records).get(row, {})
-    return {r['seed']: r for r in records if (r['recipe'], r['iteration']) == tuple(row)}
-
-# %% ../nbs/19d_reproduce.ipynb #ed57a61c
-def judge(c:Claim, records:list[dict], # of its experiment: outcomes, or diversity
-         )->Judged:
-    "The test of a claim. Seeds that only one of the two rows has are left out."
-    a, b = picked(records, c.than), picked(records, c.better)
-    seeds = sorted(a.keys() & b.keys())
-    if not seeds: return Judged(c)
-    a, b = ({s: x[s] for s in seeds} for x in (a, b))
-    if 'measures' in a[seeds[0]]:
-        v = lambda x, s: x[s]['measures'].get(c.measure, {}).get('value')
-        d = {s: {str(s): v(b, s) - v(a, s)} for s in seeds if None not in (v(a, s), v(b, s))}
-        if not d: return Judged(c)
-        e = estimate(d); return Judged(c, e, e.p())
-    a, b = (scores({'x': x}, c.measure)['x'] for x in (a, b))
-    e, each = estimate(paired(a, b)), within_seeds(a, b)
-    sure = [m.difference > 0 for m in each.values() if m.p < .05]
-    return Judged(c, e, next(iter(each.values())).p if len(seeds) == 1 else e.p(), (sum(sure), len(sure) - sum(sure)))
-
-def judge_all(found:dict[str, list[dict]],    # {experiment: its records}; 'NAME diversity' for measures of diversity
-              claims:tuple[Claim, ...]=CLAIMS + CONTROLS)->list[Judged]:
-    "Every claim; p corrected over all that could be tested (Holm)."
-    of = lambda c: found.get(c.experiment if c.measure in ('debate', 'single', 'majority') else f'{c.experiment} diversity', [])
-    done = [judge(c, of(c)) for c in claims]
-    ps = holm({i: j.p for i, j in enumerate(done) if j.p is not None})
-    return [replace(j, p=ps.get(i)) for i, j in enumerate(done)]
-
-def claims_table(done:list[Judged])->str:
-    "Markdown, one line per claim."
-    name = lambda r: r if isinstance(r, str) else f'{r[0]} after {r[1]}'
-    def line(j):
-        c, e = j.claim, j.difference
-        what = '' if e is None else points(e, '+') if c.measure == 'debate' else f'{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]'
-        return [c.says, c.experiment, f'{name(c.better)} > {name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'), what, '' if e is None else f'{e.seeds} × {e.questions//e.seeds}' if c.measure == 'debate' else str(e.seeds),
-                small_p(j.p), f'{j.within[0]}, {j.within[1]}' if e and c.measure == 'debate' else '', f'**{j.verdict}**']
-    return pipes([['claim', 'from', 'test', 'difference in points [95 %]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
-
 # %% ../nbs/19d_reproduce.ipynb #195173ff
 def prospect(x:Experiment, cfg:Config, seeds:list[int], out:Path, asked:list[str]=(), measure:bool=True)->list[str]:
     "The plan of an experiment, in lines."
@@ -173,6 +119,7 @@ def prospect(x:Experiment, cfg:Config, seeds:list[int], out:Path, asked:list[str
         lines += [f'{cfg.model} on {t}: ' + ', '.join(e.label for e in entries), *forecast(entries, base_for(x, cfg, t), seeds, out, measure)]
     return lines
 
+# %% ../nbs/19d_reproduce.ipynb #f52b36ed
 def reproduce(x:Experiment, cfg:Config, seeds:list[int], out:Path=Path('runs/paper'), asked:list[str]=(), # tasks; default: see `tasks_for`
               questions:int=200, embed:str=SPELLING  # for measures of diversity
              )->dict:
@@ -196,9 +143,10 @@ def reproduce(x:Experiment, cfg:Config, seeds:list[int], out:Path=Path('runs/pap
 # %% ../nbs/19d_reproduce.ipynb #2f2bb7aa
 def heading(x:Experiment, seeds:list[int])->str:
     "Title and remarks of an experiment's page."
-    return (f'# {x.title}\n\n{x.source} of arXiv 2501.05707, reproduced with seeds {seeds[0]} to {seeds[-1]}. Columns that begin with "paper" are its own numbers, for other models and other questions: '
+    return (f'# {x.title}\n\n{x.source} of arXiv 2501.05707, reproduced with seed{f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"}. Columns that begin with "paper" are its own numbers, for other models and other questions: '
             f'their order can be compared with ours, their level cannot. Rows marked "(ours)" are controls that the paper does not have.' + (f' {x.remark}' if x.remark else '') + '\n\n')
 
+# %% ../nbs/19d_reproduce.ipynb #e2109699
 def iteration_part(x:Experiment, cfg:Config, task:str, records:list[dict], folder:Path)->str:
     "Accuracy by iteration, ours and the paper's, as Markdown; writes iterations.png/svg with both. '' for a single iteration."
     if x.iterations == 1: return ''
@@ -207,6 +155,7 @@ def iteration_part(x:Experiment, cfg:Config, task:str, records:list[dict], folde
     save_figure(panels_plot(panels), folder/'iterations')
     return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{over_iterations(ours)}' + (f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else '')
 
+# %% ../nbs/19d_reproduce.ipynb #4edb015b
 HEAD = 'who model task row iteration seeds questions right value_percent stderr low high'.split()
 
 def csv_rows(x:Experiment, model:str, task:str, records:list[dict])->list[list]:

@@ -2,11 +2,11 @@
 import gzip, json, os, signal, subprocess, sys, time
 from collections import Counter
 import pytest
-from multiagent_ft.compare import (Entry, addresses, by_iteration, claim, compare, config_for, costs, encoded, entry, final, iteration_csv, lines_of, load_records, record,
-                                   requests, save_records, scores, seeds_from, shared_tokens, write_study)
+from multiagent_ft.compare import Entry, addresses, claim, compare, config_for, entry, requests, seeds_from, shared_tokens, write_study
 from multiagent_ft.config import load_config, validated
 from multiagent_ft.core import MaftError, write_jsonl
 from multiagent_ft.recipes import RECIPES
+from multiagent_ft.records import by_iteration, costs, encoded, final, iteration_csv, lines_of, load_records, record, save_records, scores
 from multiagent_ft.store import Store
 from conftest import maft
 

@@ -2,14 +2,15 @@
 import csv, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from multiagent_ft.compare import load_records, requests, config_for
+from multiagent_ft.claims import CLAIMS, CONTROLS, Claim, Judged, claims_plot, claims_table, judge, judge_all, picked
+from multiagent_ft.compare import config_for, requests
 from multiagent_ft.compare_runs import Estimate
 from multiagent_ft.config import load_config
 from multiagent_ft.core import MaftError
-from multiagent_ft.experiments import CLAIMS, CONTROLS, EXPERIMENTS, Claim, experiment, published
+from multiagent_ft.experiments import EXPERIMENTS, experiment, published
 from multiagent_ft.recipes import RECIPES
-from multiagent_ft.reproduce import (HEAD, Judged, base_for, beside, claims_table, diversity_series, entries_for, judge, judge_all, over_iterations, paper_columns, paper_series, picked,
-                                     prospect, reproduce, tasks_for)
+from multiagent_ft.records import load_records
+from multiagent_ft.reproduce import HEAD, base_for, beside, diversity_series, entries_for, over_iterations, paper_columns, paper_series, prospect, reproduce, tasks_for
 from conftest import maft
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
@@ -91,6 +92,7 @@ def test_holm_over_what_could_be_tested():
     tested = [j for j in done if j.p is not None]
     assert {(j.claim.better, j.claim.than) for j in tested} == {('multiagent-ft', 'debate'), ('multiagent-ft', 'star')} and len(done) == len(CLAIMS + CONTROLS)
     text = claims_table(done)
+    assert len(claims_plot(done).axes[0].get_yticks()) == 2
     assert text.count('**no data**') == len(done) - 2 and all(c.says in text for c in CLAIMS)
     assert Judged(CLAIMS[0], Estimate(.1, .05, .15, .01, 3, 300)).verdict == 'holds'
 

@@ -8,7 +8,7 @@ nbs/results/01_nano_learning.ipynb reads nbs/data/nano_search.jsonl.gz, a copy o
 """
 import sys
 from pathlib import Path
-from multiagent_ft.compare import records_of, save_records
+from multiagent_ft.records import records_of, save_records
 from multiagent_ft.config import load_config
 from multiagent_ft.run import run
 
