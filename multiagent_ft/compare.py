@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'Entry', 'entry', 'config_for', 'run_all', 'elsewhere', 'claim', 'shared_tokens', 'way_of_learning',
-           'addresses', 'requests', 'forecast', 'write_study', 'print_lines', 'seeds_from', 'compare', 'saved']
+           'addresses', 'requests', 'forecast', 'write_study', 'seeds_from', 'compare', 'saved']
 
 # %% ../nbs/19b_compare.ipynb #f9c53b98
 import json, re
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from .compare_runs import Line, csv_text, footnote, markdown, rows_of
+from .compare_runs import Line, csv_text, markdown
 from .config import Config, semantic, validated
 from .core import MaftError, digest, read_jsonl, write_atomic
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
@@ -170,19 +170,6 @@ def write_study(folder:Path, title:str, records:list[dict], baseline:str|None=No
     save_figure(accuracy_plot(lines, title + ':'), folder/'accuracy'); save_figure(cost_plot(lines, title + ':'), folder/'cost')
     if max(r['iteration'] for r in records) > 1: save_figure(iterations_plot(by_iteration(records), 'right, in % [95 %]', f'{title}: {size_of(records)}'), folder/'iterations')
     return lines
-
-# %% ../nbs/19b_compare.ipynb #13559952
-def print_lines(lines:list[Line], title:str=''):
-    "A table on standard output."
-    import sys
-    from rich.console import Console
-    from rich.table import Table
-    head, *rows = rows_of(lines)
-    t = Table(title=title, title_justify='left')
-    for h in head: t.add_column(h, justify='left' if h == 'recipe' else 'right')
-    for r in rows: t.add_row(*r)
-    Console(width=None if sys.stdout.isatty() else 240).print(t)
-    print(footnote(lines))
 
 # %% ../nbs/19b_compare.ipynb #097b9963
 def seeds_from(first:int, n:int)->list[int]:

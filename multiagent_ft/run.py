@@ -6,7 +6,7 @@
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'settings_of', 'executor_for', 'Workshop', 'check_disjoint', 'questions',
            'means_for', 'finetune_all', 'learn', 'tell_idle', 'precision', 'rows_by_role', 'more_about', 'examine',
            'run', 'claim_folder', 'write_summary', 'commit', 'code', 'parts', 'stands_on', 'finished', 'table',
-           'print_table', 'examined', 'evaluate_run']
+           'examined', 'evaluate_run']
 
 # %% ../nbs/17_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
@@ -17,7 +17,7 @@ from .core import MaftError, Problem, Transcript, digest, file_digest, seed_for,
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
-from .finetune import FinetuneSettings, finetune_key, versions
+from .finetune import finetune_key, versions
 from .jobs import EngineSpec, Here, Job, Spoken, Workers, engine_for
 from .progress import Progress, quiet, stage
 from .recipes import Means, answer_once, argue, recipe, settled
@@ -25,6 +25,7 @@ from .rows import Row, cut_by_length, rows_report, save_rows
 from .store import Store
 from .tasks import load_task, normalized, split
 from .tracking import Tracker
+from .trainer import FinetuneSettings
 
 # %% ../nbs/17_run.ipynb #6c44e0e3
 SMALL = 256 << 20   # bytes of weights up to which every core may have a copy
@@ -273,16 +274,6 @@ def table(summary:dict)->list[list[str]]:
         lines.append([str(it['iteration']), *(show(it['methods'].get(m)) for m in methods),
                       f"{c['kept']}/{c['asked']}" if c['asked'] else '', '' if c['precision'] is None else f"{100*c['precision']:.1f} %", ' '.join(map(str, rows)) if any(rows) else ''])
     return lines
-
-def print_table(summary:dict):
-    "The table of a run, on standard output."
-    from rich.console import Console
-    from rich.table import Table
-    head, *body = table(summary)
-    t = Table(title=f"{summary['recipe']} · {summary['model']} · {summary['task']} · accuracy in % ± standard error, {summary['eval']} questions, seed {summary['seed']}", title_justify='left')
-    for h in head: t.add_column(h, justify='left' if h == 'rows per agent' else 'right')
-    for line in body: t.add_row(*line)
-    Console(width=None if sys.stdout.isatty() else 140).print(t)
 
 # %% ../nbs/17_run.ipynb #85e4ed4f
 def examined(folder:Path,            # a run folder

@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
-from multiagent_ft import bench
+from multiagent_ft import bench, yardsticks
 from multiagent_ft.core import MaftError
 
 MAFT = Path(sys.executable).with_name('maft')
@@ -33,7 +33,7 @@ def test_the_random_model_speaks_with_the_tokenizer_alone(tmp_path):
     from multiagent_ft.engine import Request, Sampling
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.prompts import opening
-    e = HFEngine(bench.half_billion(tmp_path/'m', layers=1), batch_size=4)
+    e = HFEngine(yardsticks.half_billion(tmp_path/'m', layers=1), batch_size=4)
     said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1., 1., 12)) for i in range(4)])
     assert e.base.config.vocab_size == 151_936 and max(t for c in said for t in c.token_ids) < len(e.tok) and any(c.text.strip() for c in said)
 

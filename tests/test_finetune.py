@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from multiagent_ft import finetune as ft, guards
+from multiagent_ft import finetune as ft, guards, trainer as tr
 from multiagent_ft.core import MaftError, Message, file_digest
-from multiagent_ft.finetune import FinetuneSettings, finetune_job, finetune_key
+from multiagent_ft.finetune import finetune_job, finetune_key
 from multiagent_ft.guards import GuardError
 from multiagent_ft.hf import HFEngine
 from multiagent_ft.rows import Row, load_rows, save_rows
+from multiagent_ft.trainer import FinetuneSettings
 from multiagent_ft.twin import base_tensors, plain_name
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
@@ -110,20 +111,20 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
 def test_lean_adapters_are_pefts(engine):
     "Same logits, same gradients, up to rounding."
     import torch
-    s, rows = ft.FinetuneSettings(rank=4), some_rows(engine)
+    s, rows = tr.FinetuneSettings(rank=4), some_rows(engine)
     def grads(model):
         with torch.no_grad():
             for n, p in model.named_parameters():
                 if 'lora_B' in n: p.copy_(torch.linspace(-.1, .1, p.numel()).view_as(p))
-        b = ft.Collator(rows, engine.pad_id)([dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)])
-        loss = ft.turn_loss(model, b['input_ids'], b['labels']); loss.backward()
+        b = tr.Collator(rows, engine.pad_id)([dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)])
+        loss = tr.turn_loss(model, b['input_ids'], b['labels']); loss.backward()
         ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
         plain = model(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'], use_cache=False).loss*(b['labels'] != -100).sum()
         plain.backward()   # every position, every layer
         assert all((ours[n] - p.grad).abs().max() < 1e-3*max(1, p.grad.abs().max()) for n, p in model.named_parameters() if p.grad is not None)
         return float(loss.detach()), float(plain.detach()), ours
-    (a, whole, ga), (b, _, gb) = grads(ft.beginning(engine, None, s, 0)), grads(ft.lean(ft.beginning(engine, None, s, 0)))
+    (a, whole, ga), (b, _, gb) = grads(ft.beginning(engine, None, s, 0)), grads(tr.lean(ft.beginning(engine, None, s, 0)))
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
     assert all((ga[k] - gb[k]).abs().max() < 1e-3*max(1, ga[k].abs().max()) for k in ga)
 
@@ -188,7 +189,7 @@ def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_pa
     marks = sorted((tmp_path/'scratch').rglob('whole.json'))
     newest = max((m.parent for m in marks), key=lambda f: int(f.name.split('-')[1]))
     (newest/'optimizer.pt').write_bytes(b'cut short')
-    assert ft.latest(newest.parent) != newest
+    assert tr.latest(newest.parent) != newest
     rc, steps, err = run_killed(models, rows_file, tmp_path, {}, 99)
     assert rc == 0 and payload(tmp_path/'killed') == payload(whole), err
 
@@ -225,12 +226,12 @@ def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
 
 def test_guard_start_another_base(job, engine, monkeypatch):
     import torch
-    real = ft.twin
+    real = tr.twin
     def off(engine, own=False):
         model = real(engine, own)
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight*1.01, requires_grad=False)
         return model
-    monkeypatch.setattr(ft, 'twin', off)
+    monkeypatch.setattr(tr, 'twin', off)
     with pytest.raises(GuardError, match='differ by up to') as e: job()
     assert e.value.guard == 'start'
 
@@ -291,15 +292,15 @@ def test_guard_labels_shifted_by_one(job, monkeypatch):
 
 
 def test_guard_labels_truncation(job, monkeypatch):
-    real = ft.Collator.__call__
-    monkeypatch.setattr(ft.Collator, '__call__', lambda self, items: real(self, [{k: v[:20] if isinstance(v, list) else v for k, v in x.items()} for x in items]))
+    real = tr.Collator.__call__
+    monkeypatch.setattr(tr.Collator, '__call__', lambda self, items: real(self, [{k: v[:20] if isinstance(v, list) else v for k, v in x.items()} for x in items]))
     with pytest.raises(GuardError) as e: job()
     assert e.value.guard == 'labels'
 
 
 def test_guard_rows_some_are_dropped(job, monkeypatch):
-    monkeypatch.setattr(ft.Order, '__len__', lambda self: 20)
-    monkeypatch.setattr(ft.Order, '__iter__', lambda self: iter(range(18)))
+    monkeypatch.setattr(tr.Order, '__len__', lambda self: 20)
+    monkeypatch.setattr(tr.Order, '__iter__', lambda self: iter(range(18)))
     with pytest.raises(GuardError, match='36 rows .* where 40 rows') as e: job()
     assert e.value.guard == 'rows'
 
@@ -314,7 +315,7 @@ def test_guard_rows(engine, job, tmp_path, spoil, what):
 
 
 def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
-    cls = ft.trainer_class(); real = cls.compute_loss
+    cls = tr.trainer_class(); real = cls.compute_loss
     monkeypatch.setattr(cls, 'compute_loss', lambda *a, **kw: real(*a, **kw)*float('nan'))
     with pytest.raises(GuardError, match='step 1') as e: job()
     assert e.value.guard == 'finite' and 'learning_rate' in str(e.value)
@@ -349,7 +350,7 @@ def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch)
 
 def test_the_engine_never_meets_the_trainers_object(engine, job):
     before = {id(m) for m in engine.base.modules()}
-    model = ft.twin(engine)
+    model = tr.twin(engine)
     assert not before & {id(m) for m in model.modules()}
     mine, theirs = dict(model.named_parameters()), base_tensors(engine)
     assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())   # one base in memory
@@ -375,7 +376,7 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
     "On a CPU we skip the logits of prompts; the number must not change."
     import torch
     rows, s = some_rows(engine, 4), FinetuneSettings(**FAST | dict(batch_size=4))
-    pairs, cls = [], ft.trainer_class()
+    pairs, cls = [], tr.trainer_class()
     real, trls = cls.compute_loss, cls.__mro__[1].compute_loss
     def both(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with torch.no_grad(): other = trls(self, model, dict(inputs), num_items_in_batch=num_items_in_batch)
@@ -416,7 +417,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
     assert told(second)['curve'][-1]['loss'] < told(first)['curve'][0]['loss'] and told(second)['guards']['start'] < 1e-3
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
-    mine, theirs = dict(ft.twin(eng).named_parameters()), {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k}
+    mine, theirs = dict(tr.twin(eng).named_parameters()), {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k}
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())
 
 
@@ -450,11 +451,11 @@ def test_order_is_a_permutation_that_saves_padding():
     rng = random.Random(0)
     lengths = [rng.randrange(20, 200) for _ in range(203)]
     for epoch in range(2):
-        o = ft.order(lengths, 16, 0, epoch)
-        assert sorted(o) == list(range(203)) and o == ft.order(lengths, 16, 0, epoch)
-    assert ft.order(lengths, 16, 0, 0) != ft.order(lengths, 16, 0, 1) != ft.order(lengths, 16, 1, 1)
+        o = tr.order(lengths, 16, 0, epoch)
+        assert sorted(o) == list(range(203)) and o == tr.order(lengths, 16, 0, epoch)
+    assert tr.order(lengths, 16, 0, 0) != tr.order(lengths, 16, 0, 1) != tr.order(lengths, 16, 1, 1)
     width = lambda o: sum(max(lengths[j] for j in o[i:i+16])*len(o[i:i+16]) for i in range(0, len(o), 16))
-    assert width(ft.order(lengths, 16, 0, 0)) < .8*width(ft.order(lengths, 16, 0, 0, group=False))
+    assert width(tr.order(lengths, 16, 0, 0)) < .8*width(tr.order(lengths, 16, 0, 0, group=False))
 
 
 def test_fingerprints():

@@ -98,7 +98,8 @@ def test_names_do_not_matter(world):
 
 
 def test_finetune_key(world):
-    from multiagent_ft.finetune import FinetuneSettings, finetune_key
+    from multiagent_ft.finetune import finetune_key
+    from multiagent_ft.trainer import FinetuneSettings
     e, rows, s = engine(world/'model'), [Row((1, 2), (3, 4)), Row((5,), (6, 4))], FinetuneSettings()
     base = digest(finetune_key(e, str(world/'adapter'), rows, s, 0))
     assert base == digest(finetune_key(e, str(world/'adapter'), list(rows), asdict(s), 0))
