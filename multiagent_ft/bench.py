@@ -59,6 +59,7 @@ def _row(engine, transcript, agent):
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
     return Row(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 
+# %% ../nbs/23_bench.ipynb #03b228bc
 def compare_finetuning(engine, spec:EngineSpec, society:Society, said:list, protocol:Protocol, s:FinetuneSettings, folder:Path, workers:int)->dict:
     "Figures in tokens per second (prompts counted, padding not) for all agents of one iteration: ours, the plain way, a bare loop."
     import torch
@@ -83,11 +84,12 @@ def compare_finetuning(engine, spec:EngineSpec, society:Society, said:list, prot
         torch.set_num_threads(1)
     return out
 
-# %% ../nbs/23_bench.ipynb #90866d02
+# %% ../nbs/23_bench.ipynb #a9fe9fe9
 def peak()->int:
     "Bytes this process held at most, so far."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
+# %% ../nbs/23_bench.ipynb #90866d02
 def hold_memory(case:str, # 'one', 'society', 'copies'; or a method of finetuning
                 model:str, dtype:str, questions:int, new:int, agents:int=3)->dict:
     "Do the work of `case`; bytes at most, imports apart, and the bytes of one model's weights and of the adapters."
@@ -142,6 +144,7 @@ def speeds(model:str, layers:int, dtype:str, questions:int, few:int, new:int, to
         s = FinetuneSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
         return dict(generation=generation, finetuning=compare_finetuning(engine, replace(spec, model=engine.source), society, said, protocol, s, folder, workers))
 
+# %% ../nbs/23_bench.ipynb #4c8e878e
 def memories(model:str, layers:int, dtype:str, questions:int, new:int)->dict:
     "Peak memory of every case, each in its own process."
     with tempfile.TemporaryDirectory() as d:
@@ -203,6 +206,7 @@ def tables(page:dict)->list[tuple[str, list[list[str]]]]:
         out.append(('nano: a small run, one process', [['seconds', 'generating', 'training', 'neither'], [f"{r['seconds']:.1f}", f"{r['generating']:.1f}", f"{r['training']:.1f}", f"{r['rest']:.1%}"]]))
     return out
 
+# %% ../nbs/23_bench.ipynb #25591e55
 def memory_lines(mem:dict)->list[list[str]]:
     "One line per case, in MB, next to one agent's."
     mb, base = lambda b: f'{b/1e6:,.0f}', mem['one'].get('peak')

@@ -14,7 +14,7 @@ from .experiments import ELSEWHERE, experiment
 from .plots import COLOURS, figure, plain
 from .records import final, scores
 
-# %% ../nbs/19e_claims.ipynb #e20769dd
+# %% ../nbs/19e_claims.ipynb #d5b8f5eb
 @dataclass(frozen=True)
 class Claim:
     "`better` is better than `than`, in an experiment; a row, or (row, iteration)."
@@ -25,6 +25,7 @@ class Claim:
     measure: str = 'debate'   # a figure of the outcomes, or a measure of diversity
     ours: bool = False        # a control: the paper does not claim it
 
+# %% ../nbs/19e_claims.ipynb #e20769dd
 CLAIMS = (
     Claim('Voting beats a single answer', 'table1', 'majority', 'base'),
     Claim('Debate beats voting', 'table1', 'debate', 'majority'),

@@ -154,6 +154,7 @@ def print_lines(lines:list, title:str):
     print_rows(rows_of(lines), title, left=('recipe',))
     print(footnote(lines))
 
+# %% ../nbs/99_cli.ipynb #667e98cc
 def tell_plan(lines:list[str], leave:bool):
     "What is to be done, on standard error; if that was all that was asked for, on standard output, and leave."
     for l in lines: print(l, file=sys.stdout if leave else sys.stderr, flush=True)
@@ -272,6 +273,7 @@ def store_ls(path:StoreDir=Path('runs/store')):
     for e in sorted(entries, key=lambda e: e.time): print(f'{e.kind:10} {e.digest[:12]} {e.size/1e3:10.1f} kB  {datetime.fromtimestamp(e.time):%Y-%m-%d %H:%M}')
     print(f'{len(entries)} finished jobs, {sum(e.size for e in entries)/1e6:.1f} MB, in {path}')
 
+# %% ../nbs/99_cli.ipynb #b6dd5a17
 @store.command('verify')
 def store_verify(path:StoreDir=Path('runs/store')):
     "Read every byte and compare checksums. Exit code 1 if anything is damaged."

@@ -145,7 +145,7 @@ def generated_tokens(outcomes:dict[int, list[dict]], method:str)->float|None:
     cost = [o['cost'].get(method) for os in outcomes.values() for o in os if 'cost' in o]
     return sum(c['generated'] for c in cost)/len(cost) if cost and all(cost) else None
 
-# %% ../nbs/14a_compare_runs.ipynb #14abd059
+# %% ../nbs/14a_compare_runs.ipynb #054835d7
 def points(e:Estimate|None, sign:str='')->str:
     "An estimate in points with standard error and interval."
     return f'{100*e.mean:{sign}.1f} ± {100*e.stderr:.1f} [{100*e.low:{sign}.1f}, {100*e.high:{sign}.1f}]' if e else ''
@@ -154,6 +154,7 @@ def small_p(p:float|None)->str:
     "A p as a table shows it."
     return '' if p is None else '< 0.001' if p < .001 else f'{p:.3f}'
 
+# %% ../nbs/14a_compare_runs.ipynb #14abd059
 def markdown(lines:list[Line])->str:
     "The table as Markdown, with what its numbers mean below."
     return pipes(rows_of(lines)) + '\n' + footnote(lines) + '\n'
@@ -164,6 +165,7 @@ def rows_of(lines:list[Line])->list[list[str]]:
     some = [(h, f) for h, f in COLUMNS if any(map(f, lines))] + ([(f'points over {base} [95 %]', lambda l: points(l.difference, '+')), ('p (Holm)', lambda l: small_p(l.p)), ('seeds better, worse', better_worse)] if base else [])
     return [[h for h, _ in some], *([f(l) for _, f in some] for l in lines)]
 
+# %% ../nbs/14a_compare_runs.ipynb #c3a30452
 COLUMNS = [('recipe', lambda l: l.recipe), ('figure', lambda l: l.method if l.method != 'debate' else ''), ('right', lambda l: '' if l.right is None else f'{l.right}/{l.accuracy.questions}'),
            ('accuracy in % ± standard error [95 %]', lambda l: points(l.accuracy)), ('seeds', lambda l: str(l.accuracy.seeds)), ('questions', lambda l: str(l.accuracy.questions)),
            *((h, lambda l, k=k: '' if getattr(l, k) is None else f'{getattr(l, k):,.0f}') for h, k in
@@ -174,6 +176,7 @@ def better_worse(l:Line)->str:
     sure = [c.difference > 0 for c in l.within.values() if c.p < .05]
     return f'{sum(sure)}, {len(sure) - sum(sure)} of {len(l.within)}' if l.within else ''
 
+# %% ../nbs/14a_compare_runs.ipynb #ccfdde54
 def pipes(rows:list[list[str]])->str:
     "A Markdown table; the first row is its head."
     cell = lambda s: str(s).replace('|', '\\|').replace('\n', ' ')

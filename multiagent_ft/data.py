@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READERS', 'SUBJECTS', 'BUILT_IN', 'Row', 'text_of', 'jsonl_rows', 'csv_rows', 'parquet_rows', 'file_rows', 'DataSet',
-           'cell', 'written', 'question_of', 'choices_of', 'letter_of', 'gold_of', 'problem_of', 'local_parts',
-           'from_hub', 'hub_parts', 'purposes', 'levels_in', 'problems_of', 'read_task_file', 'checked']
+           'cell', 'written', 'question_of', 'choices_of', 'letter_of', 'gold_of', 'answered', 'problem_of',
+           'local_parts', 'from_hub', 'hub_parts', 'purposes', 'levels_in', 'problems_of', 'read_task_file', 'checked']
 
 # %% ../nbs/02a_data.ipynb #aed9df7c
 import csv, difflib, io, json, logging, re
@@ -162,11 +162,17 @@ def gold_of(v, kind:str, choices:list[str])->str|None:
     if kind.startswith('regex:'): return extract(s, kind) or s or None
     return extract(s if re.search(r'\\f?boxed|\\fbox|####|\banswer is\b', s) else f'\\boxed{{{s}}}', kind)
 
+def answered(row:Row, d:DataSet)->bool:
+    "Does the row say what is right? A question to learn from need not."
+    v = row.cells.get(d.answer)
+    return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))   # NaN, Parquet's way of saying nothing, is not itself
+
 def problem_of(row:Row, d:DataSet)->Problem:
-    "The row's problem; gold None when the answer cannot be read."
+    "The row's problem; gold None when there is no answer, or none that can be read."
     choices = choices_of(row, d) if d.choices else []
     text = '\n'.join([question_of(row, d), *(f'({x}) {c}' for x, c in zip(ascii_uppercase, choices))])
-    return Problem(f'{d.name}/{row.id}', text, gold_of(cell(row, d.answer, 'answer'), d.kind, choices), re.sub(r'.*[/\\]', '', row.place))
+    gold = gold_of(row.cells[d.answer], d.kind, choices) if answered(row, d) else None
+    return Problem(f'{d.name}/{row.id}', text, gold, re.sub(r'.*[/\\]', '', row.place))
 
 # %% ../nbs/02a_data.ipynb #13dc3cf6
 def local_parts(d:DataSet)->dict[str, Callable]:
@@ -183,6 +189,7 @@ def local_parts(d:DataSet)->dict[str, Callable]:
     if not files: raise MaftError(f'task {d.name}: ' + (f'no data file ({", ".join("*" + s for s in READERS)}) in {place}.' if place.is_dir() else f'no such file or folder: {place}.'))
     return {s: partial(file_rows, f, s) for s, f in files.items()}
 
+# %% ../nbs/02a_data.ipynb #59748e66
 def from_hub(d:DataSet, config:str,
              part:str|None # None = all parts
             ):
@@ -210,6 +217,7 @@ def hub_parts(d:DataSet)->dict[str, Callable]:
     sets = {c: from_hub(d, c, None) for c in configs}
     return {p: partial(rows, p, sets) for p in sets[configs[0]]}
 
+# %% ../nbs/02a_data.ipynb #42a4a1f8
 def purposes(d:DataSet, there:list[str])->list[list[str]]:
     "Parts to learn from and parts for the exam; a single list when the same serve for both. Raises `MaftError` when that is not clear."
     if d.split: wanted = [[p for p in d.split.split('+') if p in there or '+' not in d.split]]
@@ -228,10 +236,10 @@ def levels_in(v)->list[int]:
     return list(range(int(m[1]), int(m[2] or m[1]) + 1)) if m else []
 
 def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
-    "(to learn from, for the exam, notes); the same list twice when the data has no parts. Raises `MaftError` naming file, line and column."
+    "(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from may lack an answer. Raises `MaftError` naming file, line and column."
     parts = local_parts(d) if d.data else hub_parts(d)
     wanted, notes, seen = levels_in(d.levels), dict(rows=0, other_levels=0, unreadable=[]), set()
-    def read(part):
+    def read(part, exam):
         for row in parts[part]():
             notes['rows'] += 1
             if d.level and wanted:
@@ -239,10 +247,14 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
                 if not set(mine) & set(wanted): notes['other_levels'] += 1; continue
             p = problem_of(row, d)
             if p.gold is not None: yield p
+            elif not answered(row, d) and not exam: notes['unanswered'] = notes.get('unanswered', 0) + 1; yield p
             elif d.unreadable == 'skip': notes['unreadable'].append(p.source)
-            else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(row.cells[d.answer])[-60:]!r}.\n'
+            else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(cell(row, d.answer, "answer"))[-60:]!r}.\n'
                                   'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
-    lists = [[p for part in ps for p in read(part)] for ps in purposes(d, list(parts))]
+    lists = [[p for part in ps for p in read(part, exam=i)] for i, ps in enumerate(purposes(d, list(parts)))]
+    if len(lists) == 1 and lists[0] and all(p.gold is None for p in lists[0]):
+        for part in parts: cell(next(iter(parts[part]())), d.answer, 'answer')
+        raise MaftError(f'task {d.name}: column {d.answer} is empty in every row. Some questions need an answer, for the exam; those to learn from do not.')
     for found in lists:
         if not found: raise MaftError(f'task {d.name}: no questions' + (f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.' if d.level and wanted else ' with a readable answer.'))
     return lists[0], lists[-1], notes

@@ -111,6 +111,7 @@ def _desk(scratch, key):
         if not scratch: shutil.rmtree(desk, ignore_errors=True)
     shutil.rmtree(desk, ignore_errors=True)
 
+# %% ../nbs/12a_finetune.ipynb #4613a503
 def _train_as_fits(engine, parent, rows, s, seed, desk, progress, every, heard):
     "Train; when memory runs out, again with half as many rows at once, which changes rounding only."
     import gc, torch

@@ -294,6 +294,7 @@ def answer_all(engine:HFEngine, requests:list[Request])->list[Completion]:
                 todo = todo[len(now):]
     return out
 
+# %% ../nbs/05a_hf.ipynb #f43cc0f2
 def answer_batch(engine:HFEngine, model, rows:list[tuple])->list[Completion]:
     "The completions of (prompt, seed, sampling) in one batch."
     prompts, seeds, samplings = zip(*rows)
@@ -304,6 +305,7 @@ def answer_batch(engine:HFEngine, model, rows:list[tuple])->list[Completion]:
                           sampler=SeededSampler(seeds, samplings, ids.shape[1], engine.device), limits=torch.tensor(limits, device=engine.device))
     return [completion(engine, p, s[:n]) for p, s, n in zip(prompts, said, limits)]
 
+# %% ../nbs/05a_hf.ipynb #550b5c26
 def completion(engine:HFEngine, prompt:tuple, ids:list[int])->Completion:
     "Cut at the first stop token; without one the answer was cut by length."
     end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)

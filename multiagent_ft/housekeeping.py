@@ -36,6 +36,7 @@ def _entry(folder):
 def _entries(store, begins=''): # folders, by kind and digest
     return sorted(f for f in store.path.glob('*/[0-9a-f][0-9a-f]/' + '[0-9a-f]'*64) if f.name.startswith(begins) and f.parent.parent.name not in RESERVED)
 
+# %% ../nbs/03a_housekeeping.ipynb #1c2449f4
 def ls(store:Store)->list[Entry]:
     "All finished jobs, by kind and digest."
     with disk_errors(store.path): return [_entry(f) for f in _entries(store)]

@@ -144,6 +144,7 @@ def save_state(path:Path, model, optimizers:list, block:int, key:str # what the 
             tensors |= {f'optim.{i}.{j}.{k}': v.contiguous() for k, v in o.state[p].items()}
     return write_atomic(path, save(tensors, dict(place=f'{block} {key}'))) # one entry: safetensors shuffles several
 
+# %% ../nbs/21_nano_train.ipynb #dbb46c37
 def load_state(path:Path, model, optimizers:list, key:str)->int:
     "Take up what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of another training."
     import torch

@@ -108,7 +108,7 @@ def in_random_order(problems:list[Problem], seed)->list[Problem]:
 # %% ../nbs/02b_tasks.ipynb #e0a7323e
 def _meant(p:Problem):
     "The answer itself, where `gold` is but a letter."
-    return normalized(m[1]) if (m := re.search(rf'\n\({re.escape(p.gold)}\) (.*)', p.text)) else p.gold
+    return normalized(m[1]) if p.gold and (m := re.search(rf'\n\({re.escape(p.gold)}\) (.*)', p.text)) else p.gold
 
 # %% ../nbs/02b_tasks.ipynb #d396cf6f
 def distinct(problems:list[Problem], report:dict)->dict[str, Problem]:
@@ -118,7 +118,8 @@ def distinct(problems:list[Problem], report:dict)->dict[str, Problem]:
         q = first.setdefault(k := normalized(p.text), p)
         if q is p: continue
         report['repeated'].append(f'{p.source} = {q.source}')
-        if not same(_meant(p), _meant(q)): report['contradictory'].append(f'{p.source} says {p.gold[:40]}, {q.source} says {q.gold[:40]}')
+        if q.gold is None: first[k] = p   # one with an answer can be examined on, too
+        elif p.gold is not None and not same(_meant(p), _meant(q)): report['contradictory'].append(f'{p.source} says {p.gold[:40]}, {q.source} says {q.gold[:40]}')
     return first
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Split:
         "The report in one line."
         if not (r := self.report): return f'{len(self.train)} + {len(self.evaluation)} questions'
         found = {'that occur twice': len(r['repeated']), 'of them with another answer': len(r['contradictory']), 'in both parts (kept for the exam)': len(r['in_both']),
-                 'of other levels': r['other_levels'], 'without a readable answer': len(r['unreadable'])}
+                 'of other levels': r['other_levels'], 'without an answer (only learned from)': r.get('unanswered', 0), 'without a readable answer': len(r['unreadable'])}
         return f'{r["rows"]} rows; ' + ''.join(f'{n} {what}, ' for what, n in found.items() if n) + f'{r["different"]} different questions'
 
 # %% ../nbs/02b_tasks.ipynb #1c6eb2d6
@@ -143,7 +144,7 @@ def with_values(task:Task, problems:list[Problem], n:int, report:dict)->list[Pro
     kept = []
     for p in problems:
         if len(kept) == n: break
-        if (why := reading(p.gold)[1]) in ('', 'timeout'): kept.append(p)
+        if p.gold is None or (why := reading(p.gold)[1]) in ('', 'timeout'): kept.append(p)
         elif task.skip_unreadable: report['unreadable'].append(f'{p.source}: {why}')
         else: raise MaftError(f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows out with `unreadable: skip` in a YAML file.')
     return kept
@@ -173,7 +174,7 @@ def split(task:Task,
     if a is not b: report['in_both'] = [f'{learn[k].source} = {pool[k].source}' for k in learn if k in pool]
     report['different'] = len({*learn, *pool})
     order = in_random_order(list(pool.values()), seed)[::-1]
-    exam = with_values(task, order, evaluation, report)
+    exam = with_values(task, [p for p in order if p.gold is not None], evaluation, report)
     _enough(task, exam, evaluation, order, 'for the exam')
     taken = {p.id for p in exam} if a is b else {learn[k].id for k in learn if k in pool}
     order = in_random_order([p for p in learn.values() if p.id not in taken], seed)

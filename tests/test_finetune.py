@@ -210,7 +210,7 @@ def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
 
 
 def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(ft, 'seal', lambda folder: pytest.fail('a checkpoint was written'))
+    monkeypatch.setattr(tr, 'seal', lambda folder: pytest.fail('a checkpoint was written'))
     finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, strategies as st
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, rng_for, transcript_to_dict, write_jsonl
 from multiagent_ft.debate import Protocol, save_society, untrained
 from multiagent_ft.evaluate import health, outcome, summarize_outcomes
-from multiagent_ft.report import MARKS, accuracy_points, choose, debate_html, health_rows, line_plot, marks, page, percent, read_results, remarks, report, safe
+from multiagent_ft.plots import drawing, iterations_plot
+from multiagent_ft.report import MARKS, accuracy_points, choose, debate_html, health_rows, marks, page, percent, read_results, remarks, report, safe
 from multiagent_ft.rows import consensus
 from multiagent_ft.tasks import Task
 import making  # noqa: F401  hypothesis without hurry
@@ -183,7 +184,7 @@ def test_remarks():
 
 
 def test_plot_is_plain():
-    svg = line_plot({'_hidden $x$': [(0, .5, .4, .6), (1, .6, .5, .7)], 'once': [(0, .2, None, None)]}, 'right')
+    svg = drawing(iterations_plot({'_hidden $x$': [(0, .5, .4, .6), (1, .6, .5, .7)], 'once': [(0, .2, None, None)]}, 'right'))
     assert svg.startswith('<svg') and 'hidden $x$' in svg and '<image' not in svg and len(svg) < 40_000
     assert percent(None) == '' and percent(.5, 0) == '50 %'
 

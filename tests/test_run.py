@@ -219,3 +219,27 @@ def test_only_small_models_get_workers(tmp_path):
     count = lambda **kw: worker_count(load_config(None, dict(device='cpu', **kw)))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     assert count(model='nano') == (cores if cores > 1 else 0) and count(model=str(tmp_path)) == 0 and count(model='owner/name') == 0 and count(model=str(tmp_path), workers=2) == 2
+
+
+def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
+    "Questions without answers: the same agents come of it as with answers, which were never looked at; all that reads the run copes."
+    from multiagent_ft.explain import explain
+    from multiagent_ft.records import records_of
+    from multiagent_ft.report import report
+    from multiagent_ft.run import table
+    from multiagent_ft.tasks import load_task, split
+    train, evaluation = split(load_task('arithmetic'), 24, 8)
+    def asked(name, known):
+        (tmp_path/name).mkdir()
+        for part, ps in (('train', train), ('test', evaluation)):
+            (tmp_path/name/f'{part}.jsonl').write_text(''.join(json.dumps(dict(question=p.text) | (dict(answer=p.gold) if known or part == 'test' else {})) + '\n' for p in ps))
+        (tmp_path/f'{name}.yaml').write_text(f'name: sums\ndata: {name}\n')
+        return go(tmp_path/f'run-{name}', task=str(tmp_path/f'{name}.yaml'), train=24, eval=8, store=str(tmp_path/'store'))
+    known, unknown = asked('known', True), asked('unknown', False)
+    assert sum(unknown['made'].values()) == 0, 'the very same jobs'
+    a, b = known['iterations'][1], unknown['iterations'][1]
+    assert a['methods'] == b['methods'] and a['rows'] == b['rows'] and a['consensus']['precision'] is not None is not a['collected']
+    assert b['consensus']['precision'] is None and b['collected'] is None and b['consensus']['kept'] == a['consensus']['kept']
+    folder = tmp_path/'run-unknown'
+    assert table(unknown)[2][-2] == '' and not explain(folder)[1] and report(folder).is_file() and records_of(folder, 'x')[1]['labels']['precision'] is None
+    with pytest.raises(MaftError, match='gold|answer'): go(tmp_path/'star', recipe='star', task=str(tmp_path/'unknown.yaml'), train=24, eval=8)

@@ -393,3 +393,40 @@ def test_any_bytes_are_rows_or_a_fault(tmp_path_factory, raw, suffix):
 def test_normalized_is_its_own_normal_form():
     for t in ('What is  2+2 ?', 'A\n(A) b.\n(B) a', 'Ann’s – cat!'): assert normalized(normalized(t)) in (normalized(t), normalized(t).replace('\n', ' '))
     assert normalized('a-b') == normalized('A – B'.replace(' ', '')) != normalized('a+b')
+
+
+# Questions without answers --------------------------------------------------------------------------------------------------
+
+def test_only_the_exam_needs_answers(tmp_path):
+    jsonl(tmp_path/'d'/'train.jsonl', [dict(question=f'{i}+1?') for i in range(9)] + [dict(question='0+1?', answer=1), dict(question='0+1', answer=2)])
+    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=4)])
+    s = split(own(tmp_path, 'data: d\n'), 8, 2)
+    assert {p.gold for p in s.train} == {None, '1'} and {p.gold for p in s.evaluation} == {'51', '4'} and '3+1?' not in {p.text for p in s.train}
+    assert s.report['unanswered'] == 9 and '9 without an answer (only learned from)' in str(s) and len(s.report['repeated']) == 2 and len(s.report['contradictory']) == 1
+    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=None)])
+    refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 2', 'answer')
+    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?')])
+    refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 1', "no column 'answer'")
+
+
+@pytest.mark.parametrize('nothing', ['', '  ', None])
+def test_one_pool_examines_on_those_with_answers(tmp_path, nothing):
+    rows = [dict(question=f'{i}+1?', answer=str(i+1) if i % 4 == 0 else nothing) for i in range(40)]
+    task = own(tmp_path, f"data: {jsonl(tmp_path/'d.jsonl', rows).name}\n")
+    s = split(task, 30, 6)
+    assert all(p.gold for p in s.evaluation) and sum(p.gold is not None for p in s.train) <= 4 and not {p.id for p in s.train} & {p.id for p in s.evaluation} and s.report['unanswered'] == 30
+    assert split(task, 20, 6).train == s.train[:20] and split(task, 30, 4).evaluation == s.evaluation[:4]
+    refused(lambda: split(task, 1, 11), '10 different questions with a readable answer (of 40) for the exam')
+    jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', answer=nothing)])
+    refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), 'empty in every row')
+    jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', result=2)])
+    refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), "no column 'answer'")
+
+
+def test_no_answer_in_any_format(tmp_path):
+    import pandas as pd
+    (tmp_path/'a.csv').write_text('question,answer\n1+1?,2\n2+2?,\n')
+    pd.DataFrame(dict(question=['1+1?', '2+2?'], answer=[2., None])).to_parquet(tmp_path/'b.parquet')
+    for name in ('a.csv', 'b.parquet'):
+        a, b, notes = load_task(str(tmp_path/name)).load()
+        assert [p.gold for p in a] == ['2', None] and a is b and notes['unanswered'] == 1, name
