@@ -253,8 +253,8 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
                                   'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
     lists = [[p for part in ps for p in read(part, exam=i)] for i, ps in enumerate(purposes(d, list(parts)))]
     if len(lists) == 1 and lists[0] and all(p.gold is None for p in lists[0]):
-        for part in parts: cell(next(iter(parts[part]())), d.answer, 'answer')
-        raise MaftError(f'task {d.name}: column {d.answer} is empty in every row. Some questions need an answer, for the exam; those to learn from do not.')
+        for part in parts: cell(row := next(iter(parts[part]())), d.answer, 'answer')
+        raise MaftError(f'{row.place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only what is learned from does not.')
     for found in lists:
         if not found: raise MaftError(f'task {d.name}: no questions' + (f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.' if d.level and wanted else ' with a readable answer.'))
     return lists[0], lists[-1], notes

@@ -337,7 +337,7 @@ def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
     ('a.jsonl', b'{"question": "x", "answer": 1e99999999999999999999}', ['line 1']),
     ('a.jsonl', b'{"question": "x", "answer": 1}\n{"question": "y", "answer": "who knows"}', ['line 2', 'column answer', 'who knows', 'unreadable: skip']),
     ('a.jsonl', b'{"question": "x", "answer": null}', ['line 1', 'column answer']), ('a.jsonl', b'{"question": "x", "answer": NaN}', ['line 1', 'column answer']),
-    ('a.jsonl', b'{"question": "x", "answer": 1}\n{"question": "y"}', ['line 2', "no column 'answer'", 'question']),
+    ('a.jsonl', b'{"question": "x"}\n{"question": "y"}', ['line 1', "no column 'answer'", 'question']),
     ('a.jsonl', b'{"Question": "x", "answer": 1}', ['line 1', "no column 'question'", 'Question, answer', '`question: Question`']),
     ('a.jsonl', b'{"question": "  ", "answer": 1}', ['line 1', 'column question', 'no question']), ('a.jsonl', b'{"question": ["x"], "answer": 1}', ['line 1', 'column question']),
     ('a.jsonl', b'{"question": "\\ud800", "answer": 1}', ['line 1', 'column question', 'surrogate']),
@@ -418,7 +418,7 @@ def test_one_pool_examines_on_those_with_answers(tmp_path, nothing):
     assert split(task, 20, 6).train == s.train[:20] and split(task, 30, 4).evaluation == s.evaluation[:4]
     refused(lambda: split(task, 1, 11), '10 different questions with a readable answer (of 40) for the exam')
     jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', answer=nothing)])
-    refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), 'empty in every row')
+    refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), 'e.jsonl, line 1', 'nor in any other row')
     jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', result=2)])
     refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), "no column 'answer'")
 
