@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'FIRST', 'LESS', 'VARIANTS', 'RECIPES', 'Means', 'by_vote', 'Recipe', 'argue', 'answer_once', 'crowd',
-           'answer_alone', 'answer_often', 'calls', 'own_words', 'own_words_generators', 'everybodys_first_words',
-           'everybodys_last_words', 'everybodys_words', 'answer_with_hint', 'by_gold', 'right_words', 'each',
+           'answer_alone', 'answer_often', 'own_words', 'own_words_generators', 'everybodys_first_words',
+           'everybodys_last_words', 'everybodys_words', 'answer_with_hint', 'by_gold', 'right_words', 'calls', 'each',
            'one_for_all', 'variant', 'recipe', 'settled']
 
 # %% ../nbs/13_recipes.ipynb #2e1f8f0e
@@ -84,12 +84,6 @@ def answer_often(means:Means, society:Society, problems:list[Problem], luck:Luck
     "As many samples of generator 0 as a debate makes calls: the vote at equal cost."
     return means.say(crowd(society, means.votes), problems, luck, rounds=1)
 
-# %% ../nbs/13_recipes.ipynb #3f1613f7
-def calls(how:Callable, # one of the ways to speak
-          cfg:Config)->int:
-    "Calls per question, at most."
-    return {answer_once: cfg.agents, answer_alone: 1, answer_often: cfg.votes, answer_with_hint: 2}.get(how, cfg.calls)
-
 # %% ../nbs/13_recipes.ipynb #f363c050
 def own_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
     "Generators learn their agreeing first answers, critics their corrections and reinforcements (paper §2.2, §2.3)."
@@ -146,6 +140,12 @@ def right_words(means:Means, society:Society, transcripts:list[Transcript], vote
         rows += [Row(asked, t.completion.token_ids, tr.problem.id, 1, 'hinted' if t.role == 'hinted' else 'agreed') for t in tr.turns
                  if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)]
     return {society.generators[0]: rows}
+
+# %% ../nbs/13_recipes.ipynb #3ee46fd9
+def calls(how:Callable, # one of the ways to speak
+          cfg:Config)->int:
+    "Calls per question, at most."
+    return {answer_once: cfg.agents, answer_alone: 1, answer_often: cfg.votes, answer_with_hint: 2}.get(how, cfg.calls)
 
 # %% ../nbs/13_recipes.ipynb #10a1ae17
 def each(means:Means, society:Society, rows:dict[Agent, list[Row]])->Society:
