@@ -60,6 +60,7 @@ def exactly(cut:list[str])->list[str]:
     i = cut.index(r'\approx')
     return [cut[0], '=', cut[2]] if i == 1 and NAME.match(cut[0]) else cut[:i]
 
+# %% ../nbs/00e_symbolic.ipynb #a8712ed8
 def one(p:str)->tuple[str|None, str]:
     "(name, form) of a single answer; name None when nothing is named, '' for a relation."
     words, pieces = words_in(p)
@@ -130,6 +131,7 @@ def interval(sides:list[str], signs:list[str], name:str)->str|None:
     if holes: return 'not{' + '|'.join(sorted(holes)) + '}' if (low, high) == ('(-oo', 'oo)') else None
     return f'{low};{high}'
 
+# %% ../nbs/00e_symbolic.ipynb #a9e59f1c
 def inequality(sides:list[str], signs:list[str])->str:
     "Form of a chain of <, ≤, ≠, ≥, >."
     free = symbols(sides)
@@ -148,6 +150,7 @@ def encloses(s:str)->bool:
         if not depth: return i == len(s) - 1
     return False
 
+# %% ../nbs/00e_symbolic.ipynb #2b187b24
 def bracketed(s:str)->str:
     "Form of (…), […], {…}."
     if s.startswith(r'\{'):
