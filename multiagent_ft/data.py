@@ -238,7 +238,7 @@ def levels_in(v)->list[int]:
 def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
     "(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from may lack an answer. Raises `MaftError` naming file, line and column."
     parts = local_parts(d) if d.data else hub_parts(d)
-    wanted, notes, seen, open_ = levels_in(d.levels), dict(rows=0, other_levels=0, unreadable=[]), set(), []
+    wanted, notes, seen, blank = levels_in(d.levels), dict(rows=0, other_levels=0, unreadable=[]), set(), []
     def read(part, exam):
         for row in parts[part]():
             notes['rows'] += 1
@@ -247,15 +247,15 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
                 if not set(mine) & set(wanted): notes['other_levels'] += 1; continue
             p = problem_of(row, d)
             if p.gold is not None: yield p
-            elif not answered(row, d) and not exam: open_.append(row); yield p
+            elif not answered(row, d) and not exam: blank.append(row); yield p
             elif d.unreadable == 'skip': notes['unreadable'].append(p.source)
             else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(cell(row, d.answer, "answer"))[-60:]!r}.\n'
                                   'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
     lists = [[p for part in ps for p in read(part, exam=i > 0)] for i, ps in enumerate(purposes(d, list(parts)))]
-    if open_: notes['unanswered'] = len(open_)
-    if open_ and len(open_) == len(lists[-1]) and len(lists) == 1:   # one pool, and nothing in it to examine on
-        cell(open_[0], d.answer, 'answer')
-        raise MaftError(f'{open_[0].place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only what is learned from does not.')
+    if blank: notes['unanswered'] = len(blank)
+    if blank and len(blank) == len(lists[-1]) and len(lists) == 1:   # one pool, and nothing in it to examine on
+        cell(blank[0], d.answer, 'answer')
+        raise MaftError(f'{blank[0].place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only what is learned from does not.')
     for found in lists:
         if not found: raise MaftError(f'task {d.name}: no questions' + (f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.' if d.level and wanted else ' with a readable answer.'))
     return lists[0], lists[-1], notes

@@ -432,6 +432,6 @@ def test_no_answer_in_any_format(tmp_path):
         assert [p.gold for p in a] == ['2', None] and a is b and notes['unanswered'] == 1, name
 
 
-def test_nothing_answered_beside_an_empty_part(tmp_path):
-    jsonl(tmp_path/'d'/'a.jsonl', [dict(question='1+1?')]); jsonl(tmp_path/'d'/'b.jsonl', [])
-    refused(lambda: split(own(tmp_path, 'data: d\nsplit: a+b\n'), 1, 1), 'a.jsonl, line 1', "no column 'answer'")
+def test_nothing_answered_is_told_of_the_part_that_is_used(tmp_path):
+    jsonl(tmp_path/'d'/'unanswered.jsonl', [dict(question='1+1?')]); jsonl(tmp_path/'d'/'broken.jsonl', []).write_text('{')
+    refused(lambda: split(own(tmp_path, 'data: d\nsplit: unanswered\n'), 1, 1), 'unanswered.jsonl, line 1', "no column 'answer'")
