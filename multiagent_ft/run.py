@@ -223,7 +223,8 @@ def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict
     write_jsonl(ws.folder/'outcomes.jsonl', outcomes)
     write_atomic(ws.folder/'keys.json', json.dumps(sorted(set().union(*ws.trace.values())), indent=0) + '\n')
     write_atomic(ws.folder/'summary.json', json.dumps(summary, indent=1) + '\n')
-    results = {f: file_digest(ws.folder/f) for f in ('outcomes.jsonl', 'keys.json', 'summary.json')}
+    about = [f'iteration-{it["iteration"]}/{f}' for it in iterations for f in ('society.json', 'exam.jsonl')]
+    results = {f: file_digest(ws.folder/f) for f in ('outcomes.jsonl', 'keys.json', 'summary.json', *about)}
     write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), stands_on=ws.stands_on, results=results, seed=cfg.seed, questions=ws.split, steps=ws.trace), indent=1) + '\n')
     return summary
 

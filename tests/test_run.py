@@ -116,7 +116,7 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     with monkeypatch.context() as m:
         ours = RECIPES['multiagent-ft']
         m.setitem(RECIPES, 'multiagent-ft', Recipe(**vars(ours) | dict(select=lambda *a: ours.select(*a)))); assert not is_read()
-    for name in ('outcomes.jsonl', 'summary.json', 'keys.json', 'provenance.json'):
+    for name in ('outcomes.jsonl', 'summary.json', 'keys.json', 'provenance.json', 'iteration-1/society.json', 'iteration-0/exam.jsonl'):   # the last two: what transfer and diversity read
         whole = (home/name).read_bytes()
         if name != 'provenance.json': (home/name).write_bytes(whole[:-20] + b'0' + whole[-19:]); assert not is_read(), name
         (home/name).write_bytes(b'[]'); assert not is_read(), name
