@@ -115,7 +115,7 @@ def cell(row:Row, column:str,
         ):
     "One cell. Raises `MaftError` that lists the columns when there is no such one."
     if column in row.cells: return row.cells[column]
-    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, .5)
+    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, .7)
     raise MaftError(f'{row.place}: no column {column!r}; there are {", ".join(map(str, row.cells))[:300]}.\n'
                     'Say in a YAML file which one it is' + (f', perhaps `{key}: {there[near[0]]}`.' if near else f': `{key}: COLUMN`.'))
 
@@ -228,13 +228,14 @@ def purposes(d:DataSet, there:list[str])->list[list[str]]:
     raise MaftError(f'task {d.name}: which parts to use? {d.data or d.hub or "It"} holds {", ".join(there)}' + (f'; asked for were {", ".join(p for ps in wanted for p in ps)}' if any(wanted) else '')
                     + '.\nIn the YAML file say `split: PART` for one pool, or `train: PART` and `evaluation: PART`; or name one file with --set data=FILE.')
 
-# %% ../nbs/02a_data.ipynb #dcdf22b2
+# %% ../nbs/02a_data.ipynb #422a0dd3
 def levels_in(v)->list[int]:
     "The numbers `v` speaks of: '1-3', 'Level 2' or a list of such; [] when there are none."
     if isinstance(v, (list, tuple)): return [n for x in v for n in levels_in(x)]
     m = re.fullmatch(r'(?:level\s*)?(\d{1,3})(?:\s*-\s*(\d{1,3}))?', written(v), re.I)
     return list(range(int(m[1]), int(m[2] or m[1]) + 1)) if m else []
 
+# %% ../nbs/02a_data.ipynb #dcdf22b2
 def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
     "(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from may lack an answer. Raises `MaftError` naming file, line and column."
     parts = local_parts(d) if d.data else hub_parts(d)
@@ -249,7 +250,8 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
             if p.gold is not None: yield p
             elif not answered(row, d) and not exam: blank.append(row); yield p
             elif d.unreadable == 'skip': notes['unreadable'].append(p.source)
-            else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(cell(row, d.answer, "answer"))[-60:]!r}.\n'
+            elif not answered(row, d): cell(row, d.answer, 'answer'); raise MaftError(f'{row.place}, column {d.answer}: no answer, and this row is for the exam.\nMend it, or leave such rows out with `unreadable: skip`; only what is learned from may lack one.')
+            else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(row.cells[d.answer])[-60:]!r}.\n'
                                   'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
     lists = [[p for part in ps for p in read(part, exam=i > 0)] for i, ps in enumerate(purposes(d, list(parts)))]
     if blank: notes['unanswered'] = len(blank)

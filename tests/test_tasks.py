@@ -338,6 +338,7 @@ def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
     ('a.jsonl', b'{"question": "x", "answer": 1}\n{"question": "y", "answer": "who knows"}', ['line 2', 'column answer', 'who knows', 'unreadable: skip']),
     ('a.jsonl', b'{"question": "x", "answer": null}', ['line 1', 'column answer']), ('a.jsonl', b'{"question": "x", "answer": NaN}', ['line 1', 'column answer']),
     ('a.jsonl', b'{"question": "x"}\n{"question": "y"}', ['line 1', "no column 'answer'", 'question']),
+    ('a.jsonl', b'{"question": "x", "solution": 1}', ["no column 'answer'", '`answer: COLUMN`']),
     ('a.jsonl', b'{"Question": "x", "answer": 1}', ['line 1', "no column 'question'", 'Question, answer', '`question: Question`']),
     ('a.jsonl', b'{"question": "  ", "answer": 1}', ['line 1', 'column question', 'no question']), ('a.jsonl', b'{"question": ["x"], "answer": 1}', ['line 1', 'column question']),
     ('a.jsonl', b'{"question": "\\ud800", "answer": 1}', ['line 1', 'column question', 'surrogate']),
@@ -404,7 +405,8 @@ def test_only_the_exam_needs_answers(tmp_path):
     assert {p.gold for p in s.train} == {None, '1'} and {p.gold for p in s.evaluation} == {'51', '4'} and '3+1?' not in {p.text for p in s.train}
     assert s.report['unanswered'] == 9 and '9 without an answer (only learned from)' in str(s) and len(s.report['repeated']) == 2 and len(s.report['contradictory']) == 1
     jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=None)])
-    refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 2', 'answer')
+    refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 2', 'no answer, and this row is for the exam', '`unreadable: skip`')
+    assert len(split(own(tmp_path, 'data: d\nunreadable: skip\n'), 8, 1).evaluation) == 1
     jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?')])
     refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 1', "no column 'answer'")
 
