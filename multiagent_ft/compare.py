@@ -146,18 +146,18 @@ def requests(configs:list[Config])->dict[str, int]:
 def forecast(entries:list[Entry], base:Config, seeds:list[int], root:Path, measure:bool=True # a few questions, now, for a guess at the time
             )->list[str]:
     "What a comparison asks for and, if measured, about how long it takes, in lines. Raises `MaftError` for whatever would stop it."
-    from multiagent_ft.plan import sample, size
+    from multiagent_ft.plan import sample, seconds_for, size
     from multiagent_ft.run import Workshop, questions, worker_count
     cfgs = [config_for(base, e, s, root) for s, e in product(seeds, entries)]
     n = requests(cfgs)
     counted = f'{len(entries)} rows × {len(seeds)} seed{"s" if len(seeds) > 1 else ""}: {n["apart"]:,} answers if every row ran by itself, {n["together"]:,} together ({100*n["together"]/n["apart"]:.0f} %)'
     if not measure: return [counted]
-    ws = Workshop(cfgs[0]); train, _ = questions(ws)
-    with ws: measured = sample(ws.cfg, ws.engine, train[0][:16])
-    per, speed, workers = measured.generated/max(measured.answers, 1), measured.generated/max(measured.seconds, 1e-9), max(1, worker_count(base))
+    ws = Workshop(max(cfgs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total()))); train, _ = questions(ws)   # the row that asks and learns most speaks for all
+    with ws: measured = sample(ws.cfg, ws.engine, train[0])
+    per, workers = measured.generated/max(measured.answers, 1), max(1, worker_count(base))
     learn = {(way_of_learning(c), k): c.train for c in cfgs for k in range(1, c.iterations + 1)}
     trained = sum(learn.values())*base.epochs*measured.row_tokens/max(measured.questions, 1)
-    seconds = (n['together']*per + trained)/speed/workers
+    seconds = seconds_for(measured, n['together']*per, trained, workers)
     return [counted, f'about {size(n["together"]*per, "tokens")} to generate and at most {size(trained, "tokens")} to train on: about {max(1, round(seconds/60))} min if nothing is finished yet, with {workers} process{"es" if workers > 1 else ""} (guessed from {measured.questions} questions)']
 
 # %% ../nbs/19b_compare.ipynb #5b1ea2c3

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'spoken_chance', 'heard_chance', 'check_start', 'settings_of', 'finetune_key', 'finetune_job',
-           'versions']
+           'out_of_memory', 'versions']
 
 # %% ../nbs/12a_finetune.ipynb #9c0417eb
 import json, shutil, tempfile
@@ -124,14 +124,15 @@ def _train_as_fits(engine, parent, rows, s, seed, desk, progress, every, heard):
             model, log = train(model, engine, rows, s, seed, micro, desk/str(micro), progress, every)
             return model, start, log, micro, gap
         except (RuntimeError, MemoryError) as e:
-            if not _out_of_memory(e): raise
+            if not out_of_memory(e): raise
         del model, start   # and the trainer with them, now that the exception no longer holds on to it
         gc.collect()
         if torch.cuda.is_available(): torch.cuda.empty_cache()
         if micro == 1: raise MaftError('not even one row at a time fits into memory while finetuning. Use a smaller rank, method qlora, or a smaller model.')
         micro = max(m for m in range(1, micro) if s.batch_size % m == 0 and m <= (micro+1)//2)
 
-def _out_of_memory(e):
+def out_of_memory(e:Exception)->bool:
+    "Is that what `e` says, in whichever words?"
     import torch
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(e) or 'not enough memory' in str(e)
 

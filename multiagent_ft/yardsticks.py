@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cores', 'machine', 'half_billion', 'bench_model', 'adapted', 'hold', 'tokens', 'plainly', 'perfect', 'multiply_rate',
-           'arithmetic', 'plain_training', 'bare_training']
+           'arithmetic', 'plain_training']
 
 # %% ../nbs/19a_yardsticks.ipynb #5c3df6e2
 import json, os, platform, tempfile, time
@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import mean
 from .debate import Luck, Protocol, Society, debate, untrained
 from .engine import Sampling
+from .plan import bare_training
 from .jobs import Here, Spoken, Workers
 from .store import Store
-from .trainer import FinetuneSettings, order, rows_at_once
+from .trainer import FinetuneSettings
 
 # %% ../nbs/19a_yardsticks.ipynb #205e6de3
 def cores()->int:
@@ -146,26 +147,4 @@ def plain_training(source:str, engine, rows:list, s:FinetuneSettings, as_it_come
                          save_strategy='no', disable_tqdm=True, logging_strategy='no', use_cpu=engine.device.type == 'cpu', **kind)
         SFTTrainer(model=load_weights(source, engine.device, engine.dtype), args=args, processing_class=engine.tok, train_dataset=data,
                    peft_config=LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear')).train()
-    return time.perf_counter() - t
-
-# %% ../nbs/19a_yardsticks.ipynb #e376a351
-def bare_training(engine, rows:list, s:FinetuneSettings)->float:
-    "Seconds of forward, backward and AdamW alone, on our batches."
-    import torch
-    from multiagent_ft.trainer import Collator, beginning, lean, turn_loss
-    from multiagent_ft.twin import hush
-    with hush(): model = lean(beginning(engine, None, s, 0)).train()
-    weights = [p for p in model.parameters() if p.requires_grad]
-    step, lengths, micro = torch.optim.AdamW(weights, s.learning_rate), [len(r.input_ids) for r in rows], rows_at_once([len(r.input_ids) for r in rows], s, engine.device.type)
-    collate = Collator(rows, engine.pad_id)
-    items = [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
-    batches = []
-    for e in range(s.epochs):
-        o = order(lengths, s.batch_size, 0, e, s.group_by_length)
-        batches += [[{k: v.to(engine.device) for k, v in collate([items[i] for i in o[b:b + s.batch_size][m:m + micro]]).items()} for m in range(0, len(o[b:b + s.batch_size]), micro)] for b in range(0, len(o), s.batch_size)]
-    t = time.perf_counter()
-    for pieces in batches:
-        n = sum((p['labels'] != -100).sum() for p in pieces)
-        for p in pieces: (turn_loss(model, p['input_ids'], p['labels'])/n).backward()
-        torch.nn.utils.clip_grad_norm_(weights, s.max_grad_norm); step.step(); step.zero_grad()
     return time.perf_counter() - t
