@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'answers', 'Sample', 'measure', 'sample', 'bare_training', 'learning_speed', 'memory', 'seconds_for', 'plan',
-           'size', 'lines', 'make_plan']
+           'make_plan']
 
 # %% ../nbs/19_plan.ipynb #226b256b
 import time
@@ -151,7 +151,7 @@ def lines(cfg:Config, p:dict)->list[str]:
             f"about {size(p['tokens_generated'], 'tokens')} to generate after {size(p['tokens_prompt'], 'tokens')} of prompts (guessed from {p['measured_on']} questions)",
             f"about {p['steps']:,} training steps on {p['rows']:,} rows, {size(p['tokens_trained'], 'tokens')}",
             f"about {size(p['disk'])} on disk, {size(p['memory'])} of memory in {max(p['workers'], 1)} process(es); {2*cfg.agents} full copies would take {size(p['memory_full_copies'])} for their weights alone",
-            f"about {f'{h} h ' if h else ''}{m} min at {p['tokens_per_second']:,} generated and {p['learning_per_second']:,} learned tokens a second and process, as measured just now"]
+            f"about {f'{h} h ' if h else ''}{m} min at {p['tokens_per_second']:,} generated {f"and {p['learning_per_second']:,} learned " if p['learning_per_second'] else ''}tokens a second and process, as measured just now"]
 
 # %% ../nbs/19_plan.ipynb #0efeb693
 def make_plan(cfg:Config, questions:int=16)->dict:
