@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'answers', 'Sample', 'measure', 'sample', 'bare_training', 'learning_speed', 'memory', 'seconds_for', 'plan',
-           'make_plan']
+           'size', 'lines', 'make_plan']
 
 # %% ../nbs/19_plan.ipynb #226b256b
 import time
@@ -147,11 +147,12 @@ def lines(cfg:Config, p:dict)->list[str]:
     "The plan as a person reads it."
     a = p['answers']
     h, m = divmod(max(1, round(p['seconds']/60)), 60)
+    learned = f"and {p['learning_per_second']:,} learned " if p['learning_per_second'] else ''
     return [f"{sum(a.values()):,} answers: {a['collect']:,} to collect, {a['examine']:,} to examine, {a['plain_vote']:,} for the plain vote of {cfg.votes} (counted)",
             f"about {size(p['tokens_generated'], 'tokens')} to generate after {size(p['tokens_prompt'], 'tokens')} of prompts (guessed from {p['measured_on']} questions)",
             f"about {p['steps']:,} training steps on {p['rows']:,} rows, {size(p['tokens_trained'], 'tokens')}",
             f"about {size(p['disk'])} on disk, {size(p['memory'])} of memory in {max(p['workers'], 1)} process(es); {2*cfg.agents} full copies would take {size(p['memory_full_copies'])} for their weights alone",
-            f"about {f'{h} h ' if h else ''}{m} min at {p['tokens_per_second']:,} generated {f"and {p['learning_per_second']:,} learned " if p['learning_per_second'] else ''}tokens a second and process, as measured just now"]
+            f"about {f'{h} h ' if h else ''}{m} min at {p['tokens_per_second']:,} generated {learned}tokens a second and process, as measured just now"]
 
 # %% ../nbs/19_plan.ipynb #0efeb693
 def make_plan(cfg:Config, questions:int=16)->dict:
