@@ -54,6 +54,7 @@ def sample(cfg:Config, engine, problems:list, questions:int=16 # to begin with
     import torch
     from multiagent_ft.run import protocol_of, settings_of, worker_count
     from multiagent_ft.tasks import load_task
+    cfg = settled(cfg)
     protocol = protocol_of(cfg, load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
     r, society, luck, n, full = recipe(cfg.recipe), untrained(cfg.agents), Luck(cfg.seed, 'plan'), questions, -(-engine.batch_size//cfg.agents)
     means = Means(engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes)
@@ -126,9 +127,9 @@ def seconds_for(s:Sample, generated:float, trained:float, workers:int=1)->float:
 
 def plan(cfg:Config, s:Sample, mem:dict, workers:int=1)->dict:
     "Counts (`answers`) and estimates (all else) for a whole run."
-    asked = answers(cfg); total = sum(asked.values())
+    cfg = settled(cfg); asked = answers(cfg); total = sum(asked.values())
     per = lambda x: x/max(s.answers, 1)
-    rows = s.rows/max(s.questions, 1)*cfg.train*settled(cfg).iterations
+    rows = s.rows/max(s.questions, 1)*cfg.train*cfg.iterations
     seen = rows*cfg.epochs*s.row_tokens/max(s.rows, 1)
     return dict(answers=asked, tokens_generated=round(total*per(s.generated)), tokens_prompt=round(total*per(s.prompt)),
                 rows=round(rows), steps=round(rows*cfg.epochs/cfg.train_batch), tokens_trained=round(seen),
