@@ -1,5 +1,5 @@
 "The server engine, against a real HTTP server on this machine that serves a real (tiny) model."
-import threading
+import json, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -72,6 +72,29 @@ def test_busy_then_well(served, local, llama, monkeypatch):
     assert [c.text for c in remote.generate(asks(3))] == [c.text for c in local.generate(asks(3))] and waits == [1, 2, 4]
     moods[:] = [(503, 'still loading')] * 5
     with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: 503 still loading\)'): remote.generate(asks(1))
+
+def test_a_server_that_dies_in_the_middle_of_an_answer(monkeypatch):
+    "A reply shorter than its Content-Length, a line cut through, a refusal cut through: asked again, and in the end one sentence."
+    monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
+    waits, moods = [], []
+    class Dying(BaseHTTPRequestHandler):
+        def log_message(self, *a): pass
+        def do_GET(self):
+            status, said, promised = moods.pop() if moods else (200, b'{"data": []}', 12)
+            if status is None: self.wfile.write(said); self.close_connection = True; return
+            self.send_response(status); self.send_header('Content-Length', str(promised)); self.end_headers(); self.wfile.write(said); self.close_connection = True
+    s = ThreadingHTTPServer(('127.0.0.1', 0), Dying); threading.Thread(target=s.serve_forever, daemon=True).start()
+    url = f'http://127.0.0.1:{s.server_address[1]}/v1/models'
+    for cut in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
+        waits.clear(); moods[:] = [cut] * 2
+        assert module.ask(url) == json.loads('{"data": []}') and waits == [1, 2], cut
+        moods[:] = [cut] * 5
+        with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'): module.ask(url)
+    s.shutdown(); s.server_close()
+
+def test_addresses_that_are_none(llama):
+    for url in ('localhost:8000/v1', '127.0.0.1:8000/v1', 'file:///etc/hostname', ''):
+        with pytest.raises(MaftError, match='begins with http'): ServerEngine(url, llama)
 
 def test_refusals_are_final_and_quoted(served, llama, monkeypatch):
     calls = []
