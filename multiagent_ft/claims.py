@@ -8,7 +8,7 @@ __all__ = ['CLAIMS', 'CONTROLS', 'Claim', 'Judged', 'picked', 'judge', 'judge_al
 # %% ../nbs/19e_claims.ipynb #b29f2722
 from collections import Counter
 from dataclasses import dataclass, replace
-from .compare_runs import Estimate, estimate, paired, pipes, points, small_p, verdict, within_seeds
+from .compare_runs import Estimate, estimate, paired, pipes, small_p, verdict, within_seeds
 from .evaluate import holm
 from .experiments import ELSEWHERE, experiment
 from .plots import COLOURS, figure, plain
@@ -44,7 +44,7 @@ CLAIMS = (
     Claim('Finetuning beats unique ids', 'table5', 'multiagent-ft', 'unique-id'),
     Claim('Five iterations beat one', 'figure1', ('multiagent-ft', 5), ('multiagent-ft', 1)),
     Claim('After five, many models are ahead of one that answers alone', 'figure1', ('multiagent-ft', 5), ('single-agent-ft-alone', 5)),
-    Claim('A single model that answers alone gets no better after the first', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
+    Claim('A single model that answers alone is worse after five iterations than after one', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
     Claim('What others say becomes less likely (more diverse)', 'figure3', ('multiagent-ft', 5), ('multiagent-ft', 1), 'nll_of_others'),
     Claim('… less likely than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'nll_of_others'),
     Claim('Words of those who agree stay more different than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'embedding_agreeing'),
@@ -66,7 +66,7 @@ class Judged:
     "A claim and what its data say."
     claim: Claim
     difference: Estimate|None = None # `better` minus `than`; None without data
-    p: float|None = None             # Student's over seeds; McNemar's for one seed
+    p: float|None = None             # the larger of two, over seeds and over questions; McNemar's for one seed
     within: tuple[int, int] = (0, 0) # seeds in which McNemar's test alone finds it better, worse
 
     @property
@@ -113,18 +113,21 @@ def claims_table(done:list[Judged])->str:
     "Markdown, one line per claim."
     def line(j):
         c, e = j.claim, j.difference
-        what = '' if e is None else points(e, '+') if c.measure == 'debate' else f'{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]'
+        f, d = (100, '.1f') if c.measure == 'debate' else (1, '.3f')
+        low, high = e.wide if e and e.seeds > 1 else (e.low, e.high) if e else (0, 0)
+        what = '' if e is None else f'{f*e.mean:+{d}} [{f*low:+{d}}, {f*high:+{d}}]' + (' (one seed: questions only)' if e.seeds == 1 else '')
         return [c.says, c.experiment, f'{row_name(c.better)} > {row_name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'), what, '' if e is None else f'{e.seeds} × {e.questions//e.seeds}' if c.measure == 'debate' else str(e.seeds),
                 small_p(j.p), f'{j.within[0]}, {j.within[1]}' if e and c.measure == 'debate' else '', f'**{j.verdict}**']
-    return pipes([['claim', 'from', 'test', 'difference in points [95 %]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
+    return pipes([['claim', 'from', 'test', 'difference in points [95 %, the widest interval]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
 
 # %% ../nbs/19e_claims.ipynb #1b99c517
 def claims_plot(done:list[Judged], title:str=''):
-    "Difference in points with the wide 95 % interval, one row per claim about accuracy that could be tested."
+    "Difference in points with its widest 95 % interval, one row per claim about accuracy that could be tested."
     told = [j for j in done if j.difference and j.claim.measure == 'debate'][::-1]
     fig, (ax,) = figure(8.2, .9 + .26*max(len(told), 1))
     colour = dict(holds=COLOURS[2], unclear=COLOURS[7], fails=COLOURS[5])
     for y, j in enumerate(told):
+        if j.difference.seeds < 2: ax.axhline(y, color=colour['unclear'], lw=2, alpha=.3); ax.plot(100*j.difference.mean, y, 'o', color=colour['unclear'], ms=5); continue   # one seed: nothing is known of the next
         low, high = j.difference.wide
         ax.plot([100*low, 100*high], [y, y], color=colour[j.verdict], lw=2, alpha=.7); ax.plot(100*j.difference.mean, y, 'o', color=colour[j.verdict], ms=5)
     ax.axvline(0, color='black', lw=.8)

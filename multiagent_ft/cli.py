@@ -63,7 +63,7 @@ def run(config, given):
     with results_only(): summary = run(config)
     print_summary(summary)
     if not any(summary['made'].values()): print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
-    print(f'Results: {config.folder}/summary.json, and one line per question in {config.folder}/outcomes.jsonl')
+    print(f'Results: {config.folder}/summary.json, and one line per iteration and question in {config.folder}/outcomes.jsonl')
     print(f'Listen to them: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
 
 # %% ../nbs/99_cli.ipynb #d7d037c0
@@ -172,6 +172,7 @@ def compare_recipes(config, given,
     "Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command goes on where it was stopped."
     from multiagent_ft.compare import compare, entry, forecast, saved, seeds_from
     from multiagent_ft.config import validated
+    if own := sorted(given & {'recipe', 'out'}): raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
     if iterations is None: iterations = config.iterations if 'iterations' in given else 1
     base, entries = validated(config.model_dump() | dict(iterations=iterations)), [entry(r) for r in rows]
     with results_only(): ahead = forecast(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
@@ -198,6 +199,7 @@ def reproduce_paper(config, given,
     from multiagent_ft.experiments import experiment
     from multiagent_ft.reproduce import prospect, reproduce
     x, numbers = experiment(name), seeds_from(config.seed, seeds)
+    if 'out' in given: raise MaftError('out: here the folder is --out DIR.')
     if own := sorted(given & {'recipe', 'task', 'iterations', *x.settings}): raise MaftError(f'{name} decides about {", ".join(own)} itself (--task NAME chooses the task). Leave it out, or use `maft compare`.')
     begun = (out/x.name).exists()   # then what is left is unknown, and a guess at the whole would mislead
     with results_only(): ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
@@ -300,7 +302,7 @@ app.add_typer(nano, name='nano')
 def nano_train(out:Annotated[Path, typer.Argument(metavar='DIR', help='Where checkpoints and the finished model go; goes on if it holds a checkpoint.', show_default=False)],
                seed:Annotated[int, typer.Option(metavar='N')]=0,
                blocks:Annotated[int|None, typer.Option(metavar='N', help='How much text; default: as for the weights in this package.', show_default=False)]=None):
-    "Train nano from nothing (hours on a CPU)."
+    "Train nano from nothing (an hour or two on one core)."
     from multiagent_ft.nano_train import BLOCKS, train_nano
     print(f'The model is in {train_nano(out, seed=seed, blocks=blocks or BLOCKS)}; use it with --model.')
 

@@ -87,8 +87,9 @@ def claim(folder:Path, base:Config|None, # None: a folder for several studies
     folder, mine = Path(folder), {k: v for k, v in semantic(base).items() if k not in ('recipe', 'seed')} | dict(iterations=base.iterations) if base else {}
     page = folder/'study.json'
     if page.is_file():
-        try: old = json.loads(page.read_text(encoding='utf-8'))['settings']
+        try: old = json.loads(page.read_text(encoding='utf-8')); was, old = old['what'], old['settings']
         except (OSError, ValueError, KeyError, TypeError): raise MaftError(f'{page} cannot be read. Choose another --out.') from None
+        if was != what or bool(old) != bool(mine): raise MaftError(f'{folder} holds another study (a {was}). Choose another --out; nothing in it was touched.')
         changed = [f'{k} {old.get(k)} -> {v}' for k, v in mine.items() if k in old and old[k] != v]
         if changed: raise MaftError(f'{folder} holds a {what} with other settings: {", ".join(changed[:6])}. Choose another --out; with --store {base.store or "DIR"} it can share what is finished.')
     elif folder.exists() and not (folder.is_dir() and all(f.name.startswith('.') or f.name in ('store', 'runs') for f in folder.iterdir())):

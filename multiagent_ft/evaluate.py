@@ -135,9 +135,8 @@ def compare(a:dict[str, float],   # `rights` of one method
     d = np.array(differences(a, b))
     only_a, only_b = int((d < 0).sum()), int((d > 0).sum())
     low = high = float(d.mean())
-    if len(set(d.tolist())) > 1:
-        draw = dict(n_resamples=resamples, vectorized=True, batch=1000)
-        low, high = map(float, bootstrap((d,), np.mean, method='percentile', rng=np.random.default_rng(seed), **draw).confidence_interval)
+    draw = dict(n_resamples=resamples, vectorized=True, batch=1000)
+    if len(set(d.tolist())) > 1: low, high = map(float, bootstrap((d,), np.mean, method='percentile', rng=np.random.default_rng(seed), **draw).confidence_interval)
     if set(d.tolist()) <= {-1., 0., 1.}: p = mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue if only_a + only_b else 1.
     else: p = permutation_test((d,), np.mean, permutation_type='samples', rng=np.random.default_rng(seed), **draw).pvalue
     return Comparison(float(d.mean()), low, high, only_a, only_b, len(d), float(p))

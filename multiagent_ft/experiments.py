@@ -144,7 +144,7 @@ LLaMA-3 | single-agent-ft-alone | 52.2 54.6 53.0 52.2 52.0''')
 
 # %% ../nbs/19c_experiments.ipynb #dad4d2f0
 FIGURE3 = Experiment('figure3', 'Do agents stay different while they learn?', 'Figures 3, 6, 7, 8 and 9', plainly('multiagent-ft', 'single-agent-ft'), tasks=('math',), iterations=5, diversity=True,
-    remark='Read off the plots. The paper embeds with T5-3B; another embedder gives other figures, and only the direction can be compared.',
+    remark='Read off the plots. The paper embeds with T5-3B; another embedder gives other figures, and only the direction can be compared. Its single-agent curves are of one model that answers without debate (M = 1); our row debates.',
     paper='''model | row | 1 2 3 4 5
 LLaMA-3 | multiagent-ft nll_of_others   | .62 .67 .71 .73 .78
 LLaMA-3 | single-agent-ft nll_of_others | .52 .49 .48 .48 .48
@@ -159,7 +159,7 @@ Phi-3   | single-agent-ft embedding_agreeing | .204 .169 .155 .129 .138''')
 
 # %% ../nbs/19c_experiments.ipynb #62c03f41
 ELSEWHERE = 'multiagent-ft, learned elsewhere'
-TRANSFER = Experiment('transfer', 'Does what was learned on one task help on another?', 'Figures 5, 12 and 13',
+TRANSFER = Experiment('transfer', 'Does what was learned on one task help on another?', 'Figures 5 and 12',
     (*plainly('base', 'majority', 'debate', 'star', 'majority-ft'), Entry(ELSEWHERE, 'multiagent-ft', dict(task='math', levels=None), 'gsm8k')), plainly('multiagent-ft'), tasks=('gsm8k',),
     remark='Figure 5: read off, no standard errors, about 100 questions. All rows but one learned on the task of the exam.',
     paper=f'''model | row | gsm8k

@@ -149,7 +149,7 @@ tags: [toy-model, arithmetic, multiagent-debate]
 A Llama of 1.2 million parameters that does sums of six numbers and short word problems, revises its answers in a debate, and summarizes what others said.
 It was made to *watch* multiagent finetuning (arXiv 2501.05707) on a laptop. It is not a language model for any other use: outside its prompts it talks nonsense.
 
-**Made** by `maft nano train DIR` from seed 0: about 29 million tokens of generated text (no data of any person or company), one CPU core, about 80 minutes. The notebooks 20 to 22 of the package show text, training and figures.
+**Made** by `maft nano train DIR` from seed 0: about 30 million tokens of generated text (no data of any person or company), one CPU core, about 80 minutes. The notebooks 20 to 22 of the package show text, training and figures.
 
 **The text errs on purpose.** Steps slip independently (products and differences 15-17 %, sums 5 %), and about 15 % of the solutions make a systematic mistake: a round sum added before a product, the carry of a product forgotten, "each" taken for a total.
 Half of its revisions trust a majority. So agents can agree on a wrong answer, and a debate can do harm. Results on nano are results about this made-up world.

@@ -37,20 +37,7 @@ def carry_lost(x:int, y:int)->int|None:
     if x < 0 or y < 0 or u == v or max(x, y) < 10 or not {u, v} <= {6, 7, 8}: return None
     return x*y - u*v//10*10
 
-def slipped(right:int, rng:random.Random)->int:
-    "A careless result: the last digit mistaken for its neighbour (0 and 1, 2 and 3, ...), or ten too many or too few."
-    n = abs(right)
-    if rng.random() < NEIGHBOUR: n += 1 - 2*(n % 2)
-    else: n += 10 if n < 10 or rng.random() < .5 else -10
-    return n if right >= 0 else -n
-
 # %% ../nbs/20_nano_text.ipynb #aadf0647
-def carry_lost(x:int, y:int)->int|None:
-    "What an author writes for x*y who forgets the carry of the units, where that mistake tempts; otherwise None."
-    u, v = x % 10, y % 10
-    if x < 0 or y < 0 or u == v or max(x, y) < 10 or not {u, v} <= {6, 7, 8}: return None
-    return x*y - u*v//10*10
-
 def slipped(right:int, rng:random.Random)->int:
     "A careless result: the last digit mistaken for its neighbour (0 and 1, 2 and 3, ...), or ten too many or too few."
     n = abs(right)

@@ -204,7 +204,7 @@ def check_nano(folder:Path)->Path:
     return folder
 
 # %% ../nbs/21_nano_train.ipynb #6b5217b4
-BLOCKS = 280 # blocks of 512 chats that the shipped weights learned from, about 29 million tokens
+BLOCKS = 280 # blocks of 512 chats that the shipped weights learned from, about 30 million tokens
 
 def train_nano(out:Path,         # folder for the checkpoint, the loss curve and the finished model
                seed:int=0,

@@ -81,7 +81,7 @@ def accuracy_plot(lines:list[Line], title:str=''):
 def spent(l:Line, questions:int # exam questions of one run
          )->float|None:
     "Tokens generated and trained on in one run, to learn and to answer `questions`; None where it is not recorded."
-    return None if l.generated is None else l.generated*questions + (l.collected or 0) + (l.trained or 0)
+    return None if None in (l.generated, l.collected, l.trained) else l.generated*questions + l.collected + l.trained
 
 # %% ../nbs/14b_plots.ipynb #7834063a
 def in_tokens(ax):
@@ -101,7 +101,7 @@ def cost_plot(lines:list[Line], title:str=''):
             ax.errorbar(x, 100*e.mean, yerr=[[max(100*(e.mean-e.low), 0)], [max(100*(e.high-e.mean), 0)]], fmt=MARKERS[i//8 % 8], color=COLOURS[i % 8], ms=5, lw=1.2, label=plain(l.recipe))
         in_tokens(ax); ax.set_xlabel(what); ax.set_ylabel('right, in % [95 %]')
     axes[0].set_title(plain(f'{title} {asked(lines)}'.strip()), fontsize=9, loc='left')
-    if any(whole(l) for l in lines): axes[1].legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+    if axes[0].has_data(): axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
 # %% ../nbs/14b_plots.ipynb #30579e47

@@ -55,13 +55,14 @@ def load_records(path:Path)->list[dict]:
 # %% ../nbs/14c_records.ipynb #83302a4b
 def final(records:list[dict], iteration:int|None=None # default: the last that all seeds of a recipe have
          )->dict[str, dict[int, dict]]:
-    "{recipe: {seed: record}} of one iteration; a recipe that trains nobody has only iteration 0 and stands for every other."
+    "{recipe: {seed: record}} of one iteration; a recipe that trains nobody has only iteration 0 and stands for every other. Raises `MaftError` when a recipe that trains has not come so far with every seed."
     out = {}
     for name in dict.fromkeys(r['recipe'] for r in records):
         mine = [r for r in records if r['recipe'] == name]
         last = min(max(r['iteration'] for r in mine if r['seed'] == s) for s in {r['seed'] for r in mine})
-        k = last if iteration is None else min(iteration, last)
+        k = last if iteration is None or {r['iteration'] for r in mine} == {0} else iteration
         out[name] = {r['seed']: r for r in mine if r['iteration'] == k}
+        if out[name].keys() != {r['seed'] for r in mine}: raise MaftError(f'{name}: no iteration {k} of seed {min({r["seed"] for r in mine} - out[name].keys())}. Name an earlier one, or let the study go on.')
     return out
 
 # %% ../nbs/14c_records.ipynb #927e89e1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'SCRIPT', 'STYLE', 'Results', 'read_results', 'safe', 'html_table', 'percent', 'accuracy_points',
-           'accuracy_section', 'health_rows', 'row_rows', 'remarks', 'health_section', 'cost_section', 'marks',
-           'choose', 'turn_html', 'debate_html', 'debate_section', 'origin_section', 'page', 'report']
+           'accuracy_section', 'health_rows', 'row_rows', 'remarks', 'agreed', 'health_section', 'cost_section',
+           'marks', 'choose', 'turn_html', 'debate_html', 'debate_section', 'origin_section', 'page', 'report']
 
 # %% ../nbs/18_report.ipynb #c901e281
 import base64, hashlib, html, json, unicodedata
@@ -14,7 +14,7 @@ from pathlib import Path
 from .answers import extract, same
 from .core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from .debate import load_society
-from .evaluate import compare, rights, wilson
+from .evaluate import compare, mean_and_stderr, rights, wilson
 from .plots import drawing, iterations_plot
 from .tracking import scrub
 
@@ -90,7 +90,8 @@ def accuracy_section(r:Results)->str:
     first, last = min(r.outcomes, default=0), max(r.outcomes, default=0)
     test = ''
     if first < last: test = f'<p>Debate, iteration {safe(last)} against {safe(first)}, on the same questions: {safe(compare(rights(r.outcomes[first], "debate"), rights(r.outcomes[last], "debate")))}.</p>'
-    return (f'<figure>{drawing(iterations_plot(points, "right, in %"))}</figure>' + html_table(['iteration', *points, 'unread'], rows, f'Right answers in % with 95 % interval, {r.summary["eval"]} questions') + test
+    plot = iterations_plot(points, 'right, in % [95 %]', f'{r.summary["eval"]} questions × 1 seed')
+    return (f'<figure>{drawing(plot)}</figure>' + html_table(['iteration', *points, 'unread'], rows, f'Right answers in % with 95 % interval, {r.summary["eval"]} questions') + test
             + '<p class="small">An answer that could not be read is wrong. The intervals cover the choice of questions in this one run; another training run, with another seed, may differ by more.</p>')
 
 # %% ../nbs/18_report.ipynb #eb5ff1aa
@@ -133,15 +134,22 @@ def remarks(summary:dict)->list[str]:
     return said
 
 # %% ../nbs/18_report.ipynb #69666f18
+def agreed(r:Results, when:str, method:str)->list[tuple]:
+    "[(iteration, share of agents behind the winning answer, low, high)] of the exam, 95 % over its questions."
+    def point(k, outcomes):
+        m, s = mean_and_stderr([o[method]['support']/max(len(o[when]), 1) for o in outcomes])
+        return (k, m, max(m - 1.96*s, 0), min(m + 1.96*s, 1)) if s is not None else (k, m, 0., 1.)
+    return [point(k, os) for k, os in sorted(r.outcomes.items()) if os]
+
 def health_section(r:Results)->str:
     "Labels, agreement and precision as a plot; labels, rows and debates as tables."
     its = r.summary['iterations']
     lines = {'labels that are right': [(i['iteration'], c['precision'], *wilson(round(c['precision']*c['kept']), c['kept'])) for i in its if (c := i['consensus'])['precision'] is not None],
              'questions with a label': [(i['iteration'], c['kept']/c['asked'], *wilson(c['kept'], c['asked'])) for i in its if (c := i['consensus'])['asked']],
-             'agreement at first': [(i['iteration'], i['health']['agreement']['first'], None, None) for i in its],
-             'agreement at the end': [(i['iteration'], i['health']['agreement']['final'], None, None) for i in its]}
+             'agreement at first': agreed(r, 'first', 'majority'), 'agreement at the end': agreed(r, 'final', 'debate')}
+    asked = f"{its[-1]['consensus']['asked'] or 0} questions to learn from, {r.summary['eval']} in the exam, 1 seed"
     labels = [[i['iteration'], f"{c['kept']} of {c['asked']} ({percent(c['kept']/c['asked'], 0)})", percent(c['precision']), c.get('tied'), c.get('abstained'), ' '.join(map(str, i['rows']['generator'])), ' '.join(map(str, i['rows']['critic']))] for i in its if (c := i['consensus'])['asked']]
-    return (f'<figure>{drawing(iterations_plot({k: v for k, v in lines.items() if v}, "share, in %"))}</figure>'
+    return (f'<figure>{drawing(iterations_plot({k: v for k, v in lines.items() if v}, "share, in % [95 %]", asked))}</figure>'
             + html_table(['iteration', 'labels', 'of these right', 'votes tied', 'agents who abstained', 'rows of generators', 'rows of critics'], labels, 'What was learned from')
             + html_table(['iteration', 'debates', 'questions', 'mended / spoiled per round', 'ties', 'unread, first → last', 'agreement, first → last', 'turns cut', 'empty summaries'], health_rows(r.summary), 'What happened in the debates')
             + html_table(['iteration', 'agent', 'rows', 'different', 'tokens', 'of which', 'w asked', 'w reached', 'right but cut'], row_rows(r.summary), 'Rows of every agent'))

@@ -93,8 +93,8 @@ def diversity_series(records:list[dict], measure:str)->dict[str, list[tuple]]:
         mine = {r['seed']: r['measures'][measure] for r in records if (r['recipe'], r['iteration']) == (n, k)}
         known = {s: {str(s): m['value']} for s, m in mine.items() if m['value'] is not None}
         if not known: continue
-        e, one = estimate(known), next(iter(mine.values()))
-        out.setdefault(n, []).append((k, e.mean, *((e.low, e.high) if len(known) > 1 else (one['low'], one['high']))))
+        e, one = estimate(known), next(m for m in mine.values() if m['value'] is not None)
+        out.setdefault(n, []).append((k, e.mean, *((e.mean - e.half(), e.mean + e.half()) if len(known) > 1 else (one['low'], one['high']))))
     return out
 
 # %% ../nbs/19d_reproduce.ipynb #7a81aa60
@@ -144,7 +144,7 @@ def reproduce(x:Experiment, cfg:Config, seeds:list[int], out:Path=Path('runs/pap
 def heading(x:Experiment, seeds:list[int])->str:
     "Title and remarks of an experiment's page."
     return (f'# {x.title}\n\n{x.source} of arXiv 2501.05707, reproduced with seed{f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"}. Columns that begin with "paper" are its own numbers, for other models and other questions: '
-            f'their order can be compared with ours, their level cannot. Rows marked "(ours)" are controls that the paper does not have.' + (f' {x.remark}' if x.remark else '') + '\n\n')
+            f'their order can be compared with ours, their level cannot. Rows marked "(ours)" are ours: this table of the paper does not have them.' + (f' {x.remark}' if x.remark else '') + '\n\n')
 
 # %% ../nbs/19d_reproduce.ipynb #e2109699
 def iteration_part(x:Experiment, cfg:Config, task:str, records:list[dict], folder:Path)->str:
@@ -171,6 +171,7 @@ def csv_rows(x:Experiment, model:str, task:str, records:list[dict])->list[list]:
 def paper_rows(x:Experiment)->list[list]:
     "The paper's numbers in the same columns; it gives neither counts nor intervals."
     over = x.iterations > 1
+    if x.diversity: return []   # nats and cosines, not per cent: they stand in table.md
     return [['paper', m, x.tasks[0] if over else c, row, c if over else '', '', '', '', v, '' if se is None else se, '', ''] for (row, m, c), (v, se) in x.numbers.items()]
 
 def as_csv(rows:list[list])->str:

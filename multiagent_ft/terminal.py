@@ -89,7 +89,7 @@ def print_rows(rows:list[list[str]], # head first
     t = Table(title=title, title_justify='left')
     for h in rows[0]: t.add_column(h, justify='left' if h in left else 'right')
     for r in rows[1:]: t.add_row(*r)
-    Console(width=None if sys.stdout.isatty() else 240, markup=False).print(t)   # a name may hold brackets
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(t)   # a name may hold brackets
 
 # %% ../nbs/98_terminal.ipynb #e99ddbfb
 COLOURS = ('cyan', 'magenta', 'yellow', 'green', 'blue', 'red')

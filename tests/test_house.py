@@ -1,7 +1,7 @@
 "The house is in order: notebooks and package in step, imports go downward, the front door is light, documents are fresh."
-import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, zipfile
+import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tracked
 import check, lint_nbs, readme
 
 PKG = ROOT/'multiagent_ft'
@@ -92,14 +92,14 @@ def test_lint_sees_each_fault(tmp_path):
                                        for i, (k, s, o) in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5)
     bad = nb(('markdown', '# Title, but no line', []), ('markdown', '### Skips', []),
              ('code', 'import os\nx = 1', []), ('code', '#|export\ny = 2', []), ('code', 'z = 1\n#| hide', []), ('code', '#| exprot\nz = 1', []), ('code', 'if', []),
-             ('code', '#| export\n' + 'a = 1\n'*60, []), ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
+             ('code', '#| export\n' + 'a = 1\n'*60, []), ('code', '#| export\ndef f(): pass', []), ('code', '#| exports\ndef f(): pass', []), ('code', ' ', []), ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
              ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
              ('code', '2', [dict(output_type='error', ename='ValueError', evalue='', traceback=[])]),
              ('code', '3', [dict(output_type='execute_result', data={'text/plain': ['x'*200_000]}, metadata={})]))
     (tmp_path/'bad.ipynb').write_text(json.dumps(bad))
     said = '\n'.join(lint_nbs.lint(tmp_path/'bad.ipynb'))
     for expected in ('one line', 'skips a level', 'cell of its own', 'directive spelled', 'move it to the top', "unknown directive 'exprot'", 'not Python',
-                     'exported lines', 'stderr', 'this machine: /tmp/abc', 'stores an error', 'kB of stored output', 'export nothing'): assert expected in said, expected
+                     'exported lines', 'f is exported twice', 'an empty cell', 'stderr', 'this machine: /tmp/abc', 'stores an error', 'kB of stored output', 'export nothing'): assert expected in said, expected
 
 
 def test_ruff_is_content():
@@ -162,6 +162,19 @@ def test_public_things_say_what_they_are(module):
         for p in inspect.signature(o).parameters.values():
             if p.name not in OBVIOUS and p.annotation is p.empty and p.default is p.empty and not notes.get(p.name) and f'`{p.name}`' not in doc: missing.append(f'{name}({p.name}): neither type nor comment')
     assert not missing
+
+
+def test_the_source_distribution_can_be_built_from(tmp_path):
+    "setup.py reads settings.ini, so that must be in it."
+    src = tracked(tmp_path/'src')
+    done = subprocess.run([sys.executable, 'setup.py', '-q', 'sdist', '--dist-dir', tmp_path/'dist'], cwd=src, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    archive, = (tmp_path/'dist').glob('*.tar.gz')
+    with tarfile.open(archive) as t: t.extractall(tmp_path/'out', filter='data')
+    unpacked, = (tmp_path/'out').iterdir()
+    said = subprocess.run([sys.executable, 'setup.py', '-q', '--version'], cwd=unpacked, capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.split()[-1] in archive.name, said.stderr
+    assert (unpacked/'multiagent_ft'/'nano'/'model.safetensors').is_file()
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):

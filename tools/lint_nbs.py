@@ -9,6 +9,7 @@ The rules, and why:
   headings   one title, no level skipped
   directives one spelling, `#| name`, above the code; anything else nbdev silently ignores
   imports    in cells of their own: the docs run every cell that holds an import, so nothing slow may sit beside one
+  once       no name exported twice, no empty cell
   length     exported cells and notebooks short enough to be read
   outputs    small, no errors, nothing from this machine (paths, stderr)
   ids        each cell has one: nbdev writes it into the module
@@ -41,8 +42,10 @@ def exported(d): return any(k in d for k in ('export', 'exports', 'exporti'))
 
 def check_cells(cells):
     "Rules about single cells. Yields (cell number, fault)."
+    seen = {}
     for i, c in enumerate(cells):
         src, code = source(c), c['cell_type'] == 'code'
+        if not src.strip(): yield i, 'an empty cell: remove it'
         if not code: continue
         d = directives(src)
         for line in src.splitlines():
@@ -57,6 +60,8 @@ def check_cells(cells):
         if mixed and rest and not exported(d) and d.get('eval:') != 'false': yield i, 'import and other code in one cell: give the import a cell of its own'
         if exported(d):
             n = sum(1 for line in src.splitlines() if line.strip() and not line.startswith('#|'))
+            for name in (x.name for x in tree.body if isinstance(x, (ast.FunctionDef, ast.ClassDef))):
+                if seen.setdefault(name, i) != i: yield i, f'{name} is exported twice (first in cell {seen[name]}): the module would hold both'
             if n > MAX_EXPORTED_LINES: yield i, f'{n} exported lines in one cell (at most {MAX_EXPORTED_LINES}): split it and say something in between'
         for o in c.get('outputs', []):
             text = json.dumps(o)
