@@ -19,8 +19,8 @@ from .sandbox import Sandbox
 # %% ../nbs/01_answers.ipynb #f75c3803
 def spoken(text:str)->str:
     "What is said aloud: the part after the last `</think>`; nothing when a thought was never closed."
-    _, closed, tail = text.rpartition('</think>')
-    return tail if closed or '<think>' not in text else ''
+    tail = text.rpartition('</think>')[2]
+    return '' if '<think>' in tail else tail
 
 # %% ../nbs/01_answers.ipynb #aab2ac29
 _box = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
@@ -38,7 +38,6 @@ def last_box(text:str)->str|None:
     return ''
 
 # %% ../nbs/01_answers.ipynb #50811175
-_hashes = re.compile(r'####[ \t]*(.+)')
 _phrase = re.compile(r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=))[\s:*_]{0,20}', re.I|re.M)
 
 _reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b') # what may follow an answer in a running text
@@ -55,7 +54,7 @@ def last_display(text:str)->str|None:
 def announced(text:str, kind:str='number')->str|None:
     "The piece of `text` that is announced as the answer; '' when it is announced and missing, None when nothing is announced."
     if (box := last_box(text)) is not None: return box
-    if m := list(_hashes.finditer(text)): return m[-1][1].strip()
+    if '####' in text and '\n' not in (line := text.rpartition('####')[2].strip()): return line
     if m := [m for m in _phrase.finditer(text) if kind != 'choice' or m[0].strip()[1:2] != ':']:
         line = text[m[-1].end():].partition('\n')[0].strip()
         return _reason.split(line, maxsplit=1)[0] if kind == 'math' else line
@@ -65,28 +64,31 @@ def announced(text:str, kind:str='number')->str|None:
 
 # %% ../nbs/01_answers.ipynb #139ea877
 _clause = re.compile(r'[.;!?](?=\s|$)|,(?=\s)(?!\s*[-+$]?\d)|\s(?:because|since|as|so|which|but)\b')
+_changed = re.compile(r'\\|[\^_+*<>|√π²³½¼¾×÷·±≤≥]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])|(?i:\b(?:not|minus|negative|half|dozen|hundred|thousand|[mb]illion)\b)') # beside a number, makes it another
 
 def read_number(piece:str)->str|None:
     "The one number that `piece` gives, in the spelling of `numerals.spell`."
     piece = re.split('[=≈]', _clause.split(undress(piece[:LENGTH]), maxsplit=1)[0])[-1]
-    piece = re.sub(r'(?<=[A-Za-z])\s*\^\s*\{?\d\}?', '', piece) # m^2
+    piece = re.sub(r'(?<=[A-Za-z])\s*(?:\^\s*\{?\d\}?|[²³])', '', piece) # m^2
     found = list(NUMBER.finditer(piece))
     if len(found) != 1: return None
     beside = piece[:found[0].start()] + ' ' + piece[found[0].end():]
-    if re.search(r'\\|[\^_+*<>]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])', beside): return None
+    if _changed.search(beside): return None
     v = number_value(found[0])
     return None if v is None else spell(v)
 
 # %% ../nbs/01_answers.ipynb #8ed4d4e2
-_choice = [re.compile(p) for p in (r'^\W*([A-Za-z])\W*$', r'^[\W_]*\(?([A-Z])\s*[).:]', r'\(([A-Z])\)', r'\b(?i:option|choice|answer)\b\W*(?:is\W+)?\(?([A-Z])\b', r'^\W*([B-HJ-Z])\b')]
-_two = re.compile(r'\b([B-Z])\b\W*(?:or|and|,|/)\W*(?!\1)[A-Z]\b|\bA\b\W*(?:or|and|,|/)\W*[B-Z]\b|\(([A-Z])\).*\((?!\2)[A-Z]\)') # undecided
+_choice = [re.compile(p) for p in (r'^\W*([A-Za-z])\W*$', r'^[\W_]*\(?([A-Z])\s*[).:]', r'\(([A-Z])\)', r'\b(?i:option|choice|answer)\b\W*(?:is\W+)?\(?([A-Z])\b', r'^\W*([B-HJ-Z])\b',
+                                    r'^\W*(A)(?=\s*[,(–—]|\s+-\s|\s+(?:because|since|as|is)\b)')]
+_two = re.compile(r'\b([B-Z])\b\W*(?:or|and|,|/)\W*(?!\1|I[\s\'’])[A-Z]\b|\bA\b\W*(?:or|and|,|/)\W*(?!I[\s\'’])[B-Z]\b|\(([A-Z])\).*\((?!\2)[A-Z]\)') # undecided
 
 def read_choice(piece:str)->str|None:
     "The letter that `piece` names, as a capital."
     piece = re.sub(r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r'\1', piece[:LENGTH]).replace('*', '').strip()
     if _two.search(piece): return None
     found = next((m for p in _choice if (m := p.search(piece))), None)
-    return found[1].upper() if found else None
+    if not found or re.search(r"\bnot\b|n['’]t\b", piece[:found.start(1)], re.I) or re.match(r"\W*(?:is|can)\s*(?:not\b|n['’]t\b)", piece[found.end(1):]): return None
+    return found[1].upper()
 
 # %% ../nbs/01_answers.ipynb #a848c997
 def read_math(piece:str)->str|None:

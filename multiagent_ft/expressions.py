@@ -11,7 +11,7 @@ __all__ = ['EXPRESSION', 'PRECISION', 'CLEAN', 'ROUND', 'POINTS', 'UNARY', 'CELL
 import math, random, re
 from fractions import Fraction
 from functools import lru_cache
-from .latex import Unread, closing, top
+from .latex import Unread, closing, top, trimmed
 from .numerals import spell
 
 # %% ../nbs/00d_expressions.ipynb #3bd4bdc9
@@ -151,7 +151,7 @@ CELLS = 64 # in a matrix
 
 def bare(s:str)->str:
     "`s` without braces that hold all of it."
-    s = s.strip(' .')
+    s = trimmed(s, ' .')
     return bare(s[1:-1]) if s[:1] == '{' and closing(s, 0) == len(s) else s
 
 def matrix(s:str, at:dict|None):

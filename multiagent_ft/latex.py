@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LENGTH', 'DEPTH', 'DIGITS', 'POWERS', 'PARTS', 'WORDS', 'FUNCTIONS', 'UNIT', 'TIDY', 'RELATION', 'COMMA', 'FILLER',
-           'WORDS_HERE', 'Unread', 'check_size', 'why', 'mark_words', 'closing', 'tidy', 'top', 'unaligned', 'words_in',
-           'statement']
+           'WORDS_HERE', 'Unread', 'check_size', 'why', 'outside', 'mark_words', 'closing', 'repeating', 'trimmed',
+           'tidy', 'top', 'unaligned', 'words_in', 'statement']
 
 # %% ../nbs/00c_latex.ipynb #bd81f320
 import re
@@ -47,6 +47,13 @@ _word = re.compile(_before + r"(?:[A-Za-z][A-Za-z'-]*[A-Za-z]|[aAI])" + _after)
 _long_or_usual = re.compile(_before + r"(?:[A-Za-z][A-Za-z'-]+[A-Za-z]|(?i:no|is|or|of|at|to|in|if|on|by|an|as|it))" + _after)
 UNIT = re.compile(_units)
 _unit = re.compile(r'(?<=\d )(?=[A-Za-z]{2})(?:%s)' % _units + _after)
+_said = re.compile(r'(\\(?:text|mathrm|textbf|textit|textrm|textnormal|mbox|operatorname\*?)\s*\{[^{}]*\})') # marked already
+
+def outside(s:str, change)->str:
+    "`s` with `change` applied to what is not marked as words yet."
+    parts = _said.split(s)
+    parts[::2] = map(change, parts[::2])
+    return ''.join(parts)
 
 def mark_words(s:str)->str:
     "Words go into \\text{…}, dollar signs go."
@@ -55,14 +62,18 @@ def mark_words(s:str)->str:
     if re.search(r'(?<!\\)\$', s):
         s = re.sub(r'(?<=\d)\s*(?:\\%)?\s*\$\s+\$(?=\s*\\\$\s*\d)', '$, $', s) # two amounts of money side by side
         parts = re.split(r'(?<!\\)\$\$?', re.sub(r'(?<!\\)\$\$\s*(?=(?:and\s+)?[Tt]he\b)', '$$. ', s))
-        parts[::2] = [_word.sub(mark, p) for p in parts[::2]]
+        parts[::2] = [outside(p, lambda q: _word.sub(mark, q)) for p in parts[::2]]
         return ' '.join(parts).replace('@', r' \text{ at } ')
-    long = [w for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', s) if w not in _not_words]
+    long = [w for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', _said.sub(' ', s)) if w not in _not_words]
     rx = _word if len(long) > 1 else _long_or_usual if long else _unit
-    return rx.sub(mark, s)
+    return outside(s, lambda q: rx.sub(mark, q))
 
 # %% ../nbs/00c_latex.ipynb #417921d6
 _SIGNS = r'''
+\\not\s*=  ->\\neq␣
+√\s*(\d+(?:\.\d+)?)  ->\\sqrt{\1}
+√\s*([A-Za-z])(?![A-Za-z])  ->\\sqrt{\1}
+(?<![\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?)  ->\\sqrt{\1}
 [−–—﹣－‐‑]  ->-
 \\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?  ->
 \\(?:displaystyle|textstyle|limits|nolimits|hfill|newline|noindent|quad|qquad)(?![a-zA-Z])|\\[,;:!>]|(?<!\\)\\ |~|\xa0  ->␣
@@ -84,6 +95,7 @@ _SIGNS = r'''
 \\[$#&]|\\?%  ->
 (\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\}  ->(\1+\2/60)
 (?<=/60)\)\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}  ->+\1/3600)
+((?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?\s*\(?\s*-?)([\d.]+)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°)  ->\1{\2\\cdot\\frac{\\pi}{180}}
 \^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°  ->
 \\(?:c|l)?dots[bc]?(?![a-zA-Z])|\.\.\.|…  ->\\Omega_{9}
 '''
@@ -142,16 +154,27 @@ def closing(s:str, i:int, open:str='{', close:str='}')->int:
         if not depth and m[0] == close: return i + m.end()
     raise Unread('brackets do not match')
 
+_repeating = re.compile(r'(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d*)\s*\\(?:overline|bar)\s*\{\s*(\d+)\s*\}') # 2.1\overline{6}
+
+def repeating(m:re.Match)->str:
+    "The fraction that a match of `_repeating` stands for."
+    start, period = m[1].replace(',', '') + m[2], m[3]
+    return r'\frac{%d}{%d}' % (int(start + period) - int('0' + start), (10**len(period) - 1) * 10**len(m[2]))
+
+def trimmed(s:str, chars:str=' .:;,')->str:
+    "`s` without `chars` around it; but a point before a digit is a decimal point and stays."
+    return re.sub('^[%s]+' % re.escape(chars), lambda m: '.' * (m[0][-1] == '.' and s[m.end():m.end()+1].isdigit()), s.rstrip(chars))
+
 def tidy(s:str)->str:
     "One way of writing for what LaTeX and people write in many."
-    s = mark_words(s)
+    s = mark_words(_repeating.sub(repeating, s))
     for pattern, r in TIDY: s = pattern.sub(r, s)
     while m := re.search(r'\\sqrt\s*\(', s):
         end = closing(s, m.end() - 1, '(', ')')
         s = s[:m.start()] + r'\sqrt{' + s[m.end():end-1] + '}' + s[end:]
     if re.search(r'\d\s+\d+(?!\s*/)(?![\d/])', s): raise Unread('two numbers side by side')
     s = re.sub(r'(?<![\d.,(\[])(\d{1,3}(?:,\d{3})+)(?!\d|,\d)', lambda m: m[0].replace(',', ''), s)
-    return s.strip(' .:;,')
+    return trimmed(s)
 
 # %% ../nbs/00c_latex.ipynb #0d15d79a
 _environment = re.compile(r'\\(begin|end)\{\w+\*?\}')

@@ -59,6 +59,6 @@ def spell(v:Fraction)->str:
 def settle(v:Fraction)->Fraction:
     "A decimal of twelve digits or more that a computer printed for a simple fraction becomes that fraction."
     n = places(v)
-    if n is None or n < 9 or abs(v.numerator) < 10**11: return v
+    if n is None or n < 9 or abs(v) * 10**n < 10**11: return v
     simple = v.limit_denominator(10_000)
     return simple if abs(simple - v) <= Fraction(5, 10**n) else v

@@ -10,7 +10,7 @@ __all__ = ['LABEL', 'NAME', 'FLIP', 'KNOWN', 'both_signs', 'labelled', 'with_lab
 # %% ../nbs/00e_symbolic.ipynb #dd34632b
 import re
 from .expressions import CLEAN, EXPRESSION, bare, exact, expression, is_matrix, number, shape, symbols, tree
-from .latex import COMMA, FILLER, PARTS, RELATION, UNIT, WORDS, Unread, check_size, closing, statement, tidy, top, unaligned, words_in
+from .latex import COMMA, FILLER, PARTS, RELATION, UNIT, WORDS, Unread, check_size, closing, statement, tidy, top, trimmed, unaligned, words_in
 from .numerals import settle, spell
 
 # %% ../nbs/00e_symbolic.ipynb #97c53c67
@@ -202,7 +202,7 @@ def plain_words(said:str)->str:
 
 def phrase(words:list[str], pieces:list[str])->str:
     "Form of words and mathematics mixed: '50 gallons', 'min at x=1'."
-    parts = [re.sub(r'^\\cdot(?![a-zA-Z])', '', t.strip(' ,;.:')) for t in pieces if re.search(r'[\w}]', t.replace(r'\cdot', ''))]
+    parts = [re.sub(r'^\\cdot(?![a-zA-Z])', '', trimmed(t)) for t in pieces if re.search(r'[\w}]', t.replace(r'\cdot', ''))]
     if not parts: return plain_words(' '.join(words) or 'nothing')
     forms = [answer(t) for t in parts]
     unit = len(forms) == 1 and len(words) <= 3 and pieces[0] and re.fullmatch(r'-?[\d./]+(e[+-]?\d+)?', forms[0])

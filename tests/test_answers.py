@@ -25,12 +25,14 @@ DATA = SHARED/'data'
     ('the answer is therefore 18 apples.', '18'), ('The final answer to the question is: **18**', '18'), ('Answer = 18', '18'), ('The answer is 3 + 4 = 7.', '7'), ('The answer is 42, since 50 - 8 = 42', '42'),
     ('Hence\n$$x = 18$$', '18'), (r'Hence \[ 18 \]', '18'), ('$$1$$ and $$2$$', '2'),
     ('18', '18'), ('$18.00', '18'), ('€ 18', '18'), ('£1,000', '1000'), ('18%', '18'), (r'18\%', '18'), ('−18', '-18'), ('–3', '-3'), ('-$5', '-5'), ('$-5', '-5'), ('18 km/h', '18'), ('5 m^2', '5'), ('1/2', '0.5'), ('3 1/2', '3.5'), ('.5', '0.5'), ('1e3', '1000'), ('12 345', '12345'),
-    ('<think>\\boxed{3}</think>\\boxed{4}', '4'), ('I guess 3.</think>The answer is 4', '4'), ('x = 18', '18')])
+    ('<think>\\boxed{3}</think>\\boxed{4}', '4'), ('I guess 3.</think>The answer is 4', '4'), ('x = 18', '18'),
+    ('#### Step 2: add\nThe answer is 18', '18'), ('#### 18\n\n', '18'), ('5 m²', '5')])
 def test_numbers_are_read(text, answer): assert extract(text) == answer
 
 
 @pytest.mark.parametrize('text', ['', ' ', 'I do not know.', 'eighteen', r'\boxed{}', r'\boxed{5} then \boxed{\frac{1', r'\boxed{', r'\boxed', '<think>\\boxed{3}', '<think>it is 3', r'\boxed{2\pi}', r'\boxed{3 \text{ or } 4}', r'\boxed{3, 4}',
-                                  r'\boxed{5-3}', r'\boxed{1/0}', r'\boxed{2x}', 'First 3*7=21.\nThen 21+4=25', '25-6=19, then 19+', '3*7=21', 'The answer is', 'Answer: none', '####'])
+                                  r'\boxed{5-3}', r'\boxed{1/0}', r'\boxed{2x}', 'First 3*7=21.\nThen 21+4=25', '25-6=19, then 19+', '3*7=21', 'The answer is', 'Answer: none', '####',
+                                  r'\boxed{-(40)}', 'The answer is minus 40', 'The answer is negative 40.', 'The answer is not 40 but -40', '2π', '5²', '√16', '|-5|', '1½', '3 million', '3 and a half', '5 ± 1', '<think>a</think> hm <think> \\boxed{3}'])
 def test_what_cannot_be_read_is_none(text): assert extract(text) is None
 
 
@@ -40,7 +42,9 @@ def test_mathematics_is_read(text, answer): assert extract(text, 'math') == answ
 
 
 @pytest.mark.parametrize('text,answer', [(r'\boxed{B}', 'B'), ('(B)', 'B'), ('B.', 'B'), ('b', 'B'), ('option B', 'B'), ('The answer is option (C).', 'C'), ('The answer is (B) 12 metres', 'B'), ('Answer: D', 'D'), ('The correct answer is B because A is too small', 'B'),
-                                         (r'\boxed{\text{(A)}}', 'A'), (r'\boxed{\textbf{C}}', 'C'), ('**B**', 'B'), ('A', 'A'), ('A: 12 metres', 'A'), ('A: B', 'A'), ('(B), not (C)', None), ('B or C', None), ('The answer is (B) or (C)', None), ('The answer is C, C', 'C'), ('A dog', None), ('none of them', None), ('The answer is unclear', None), (r'\boxed{A} \boxed{', None)])
+                                         (r'\boxed{\text{(A)}}', 'A'), (r'\boxed{\textbf{C}}', 'C'), ('**B**', 'B'), ('A', 'A'), ('A: 12 metres', 'A'), ('A: B', 'A'), ('(B), not (C)', None), ('B or C', None), ('The answer is (B) or (C)', None), ('The answer is C, C', 'C'), ('A dog', None), ('none of them', None), ('The answer is unclear', None), (r'\boxed{A} \boxed{', None),
+                                         *((re.sub(r'\bA\b', c, t), c) for c in 'AB' for t in ('The answer is A, the first', 'A because it is larger', 'A (transverse waves)', 'A is right', 'Answer: A, I think', 'The answer is A, I\'m sure', 'The answer is A, since 2>1')),
+                                         ('not (B)', None), ('The answer is not A.', None), ('B is not right', None), ('(B) it is not moving', 'B'), ('The answer is B, not C', 'B'), ('The answer is A, C', None), ('B and C', None)])
 def test_choices_are_read(text, answer): assert extract(text, 'choice') == answer
 
 
@@ -85,7 +89,11 @@ CLASSES = [
     ['No solution', 'none', r'\emptyset', r'\varnothing', r'\text{no solution}'], ['B', '(B)', r'\text{B}'], ['b'], ['yes', 'Yes', r'\text{yes}', 'Yes, because $1+1=2$.', 'Yes. It follows from the definition.'], ['no', 'No. There are two.'], ['cat'], ['act'],
     [r'\begin{pmatrix}1&2\\3&4\end{pmatrix}', r'\left[\begin{array}{cc}1&2\\3&4\end{array}\right]'], [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '(1,2,3)', r'\langle 1,2,3\rangle'],
     [r'\begin{cases}x & x>0\\0 & \text{otherwise}\end{cases}', r'\left\{\begin{array}{ll}0 & \text{otherwise} \\ x & \text{if } x>0\end{array}\right.'], [r'max at $x=0$, min at $x=\pm 1$', 'min at $x=-1$ or $x=1$; max at $x=0$'], ['max at $x=0$ or $x=1$, min at $x=-1$'],
-    [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'], ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12']]
+    [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'], ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12'],
+    ['.5x', '0.5x', r'\frac{x}{2}'], ['5x', '5 x'], [r'.5\pi', r'\frac{\pi}{2}'], [r'5\pi'], ['y=.5x+1', r'y=\frac{x}{2}+1', '2y=x+2'], ['y=5x+1'], ['(.5,.25)', r'(\frac12, \frac14)'], ['.5 ft, .25 ft', '0.5, 0.25'],
+    [r'2 \text{ and } 3', '2, 3', 'x=2 or x=3', r'x=2 \text{ or } x=3', r'$2$ \text{ and } $3$'], [r'27 \text{ square units}', '27'], ['√16', '4', 'sqrt16', 'sqrt(16)'], ['√12', r'2\sqrt{3}', '2√3'], ['√x', r'\sqrt{x}'], [r'x \not= 3', 'x≠3', r'x \neq 3'],
+    [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'], [r'\sin^2 30^{\circ}', '0.25'], [r'0.1\overline{6}', '1/6', r'0.1\bar{6}'], [r'2.1\overline{6}', r'\frac{13}{6}'], [r'-0.\overline{3}', '-1/3'], ['1.38888888889', '25/18'], ['1.27777777778', '23/18'],
+    [r'\text{none of these}']]
 POOL = [a for c in CLASSES for a in c]
 
 
