@@ -84,6 +84,10 @@ def test_claim(tmp_path):
     (tmp_path/'file').write_text('x'); (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('x')
     for bad in ('file', 'mine'):
         with pytest.raises(MaftError, match='nothing in it was touched'): claim(tmp_path/bad, BASE)
+    before = (tmp_path/'new'/'study.json').read_text()
+    for base, what in ((None, 'reproduction'), (BASE, 'reproduction'), (None, 'comparison')):
+        with pytest.raises(MaftError, match='another study .a comparison.'): claim(tmp_path/'new', base, what)
+    assert (tmp_path/'new'/'study.json').read_text() == before
     (tmp_path/'new'/'study.json').write_text('{')
     with pytest.raises(MaftError, match='cannot be read'): claim(tmp_path/'new', BASE)
     assert seeds_from(3, 2) == [3, 4]
@@ -109,6 +113,7 @@ def test_a_study_is_written_from_its_records(tmp_path):
 
 @pytest.mark.parametrize('args, said', [(('magic',), "unknown recipe 'magic'"), (('base', '--seeds', 0), 'at least one seed'), (('base', 'base'), 'named twice'),
                                         (('base:x=1',), 'cannot be set for one row'), (('base', '--baseline', 'debate'), 'not among the rows'), (('debate:rounds=0',), 'debate:rounds=0: rounds is 0'),
+                                        (('base', '--set', 'out=x'), 'the folder is --out DIR'), (('base', '--set', 'recipe=star'), 'named one after the other'),
                                         (('base', '--out', '.'), 'not the folder of a comparison')], ids=lambda a: str(a[0]))
 def test_nonsense_is_one_clear_line(tmp_path, args, said):
     (tmp_path/'note.txt').write_text('mine')

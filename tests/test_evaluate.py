@@ -98,3 +98,8 @@ def test_own_methods_are_summed_too():
     assert methods([o]) == ['single', 'majority', 'debate']
     assert methods([dict(o, nine=o['debate'])]) == ['single', 'majority', 'debate', 'nine'] and methods([]) == ['single']
     assert add_up([dict(a=1), dict(a=2, b=3)]) == dict(a=3, b=3)
+
+
+def test_equal_shares_of_a_difference_are_no_crash():
+    c = compare({'a': 0., 'b': 1/3}, {'a': 1/3, 'b': 2/3})
+    assert c.difference == pytest.approx(1/3) and c.low == c.high and .1 < c.p <= 1
