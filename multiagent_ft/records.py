@@ -14,6 +14,7 @@ from .compare_runs import Line, estimate, score_table
 from .config import config_of
 from .core import MaftError, digest, read_jsonl, write_atomic
 from .evaluate import methods
+from .tasks import GENERATED
 
 # %% ../nbs/14c_records.ipynb #7c299086
 DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
@@ -29,7 +30,8 @@ def record(label:str, task:str, seed:int, it:dict, # an iteration of summary.jso
     "One line of outcomes.jsonl.gz: who was right, what it cost, what was learned from."
     cost = (it.get('collected') or {}).get('cost', {}).get('debate', {})
     learned = dict(collected=cost.get('generated'), trained=epochs*sum(a['seen'] for a in it.get('agents', {}).values()), rows=sum(map(sum, it['rows'].values())), roles={role: sum(n) for role, n in it['rows'].items()}) if 'agents' in it else {}
-    return dict(recipe=label, task=task, seed=seed, iteration=it['iteration'], exam=digest([o['problem'] for o in outcomes])[:12], questions=len(outcomes),
+    asked = {} if task in GENERATED else dict(asked=[digest(o['problem'])[:8] for o in outcomes])
+    return dict(recipe=label, task=task, seed=seed, iteration=it['iteration'], exam=digest([o['problem'] for o in outcomes])[:12], questions=len(outcomes), **asked,
                 agents=len(outcomes[0]['first']), right=encoded(outcomes), cost=it['health']['cost'], learned=learned, labels=it['consensus'],
                 health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')})
 
@@ -69,7 +71,8 @@ def final(records:list[dict], iteration:int|None=None # default: the last that a
 def scores(found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict[int, dict[str, float]]]:
     "{recipe: {seed: {question: score}}} from `final`, as tables and tests take it."
     share = lambda r, c: DIGITS.index(c)/r['agents'] if figure.startswith('single') else int(c)
-    return {n: {s: {f"{r['exam']}/{i}": share(r, c) for i, c in enumerate(r['right'][figure])} for s, r in rs.items()} for n, rs in found.items()}
+    name = lambda r, i: r['asked'][i] if 'asked' in r else f"{r['exam']}/{i}"
+    return {n: {s: {name(r, i): share(r, c) for i, c in enumerate(r['right'][figure])} for s, r in rs.items()} for n, rs in found.items()}
 
 # %% ../nbs/14c_records.ipynb #965e6217
 def costs(records:list[dict], found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict]:
