@@ -140,7 +140,7 @@ def fsync_dir(path:Path):
 def write_atomic(path:Path,       # where the whole file appears
                  data:bytes|str   # text is written as UTF-8
                 )->Path:
-    "Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when there is no room."
+    "Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when it cannot be written."
     path, tmp = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,8 @@ def write_atomic(path:Path,       # where the whole file appears
         os.replace(tmp, path)
     except OSError as e:
         if tmp: Path(tmp).unlink(missing_ok=True)
-        raise MaftError(f'cannot write {path}: {e.strerror}. Free some room (or choose another folder) and run the same command again; nothing done so far is lost.') from e
+        mend = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'Mend that'
+        raise MaftError(f'cannot write {path}: {e.strerror}. {mend} (or choose another folder) and run the same command again; nothing done so far is lost.') from e
     except BaseException:
         if tmp: Path(tmp).unlink(missing_ok=True)
         raise

@@ -89,6 +89,7 @@ def nucleus(p:np.ndarray,  # probabilities, summing to 1
             top_p:float
            )->np.ndarray:
     "Which tokens stay (bool). Equal tokens stay or go together, and the likeliest always stays."
+    if top_p >= 1: return np.ones(len(p), bool)
     s = np.sort(p)[::-1]
     last = s[np.searchsorted(np.cumsum(s), top_p * (1 - 1e-9)).clip(max=len(s) - 1)]
     return p >= last

@@ -101,7 +101,7 @@ def _explained(model):
 def what_to_do(model:str, said:str # by transformers or the hub
               )->str:
     "One or two lines for a person."
-    low = said.lower()
+    low = re.sub(rf'(?<!\w){re.escape(model.lower())}(?!\w)', '', said.lower())   # a path may say 401 or offline
     if 'gated' in low or '401' in low or '403 ' in low: return f'{model} is gated: accept its licence on https://huggingface.co/{model}, then log in with `hf auth login` and run the same command again.'
     if 'trust_remote_code' in low: return f'{model} brings Python code of its own, which is not run. If you have read and trust it: --set trust_remote_code=true.'
     if "couldn't connect" in low or 'offline' in low or 'cannot find the requested files' in low or 'max retries' in low:

@@ -20,6 +20,7 @@ def question_prompt(question:str,     # the problem's text
                     kind:str='number', # a key of `HOW_TO_ANSWER`, or the instruction itself (it then holds a blank)
                    )->str:
     "What a generator is asked in round 1. Raises `MaftError` for an unknown kind."
+    if kind.startswith('regex:'): raise MaftError(f'kind {kind!r} needs an instruction: how should an answer end so that the pattern finds it?')
     if kind not in HOW_TO_ANSWER and ' ' not in kind: raise MaftError(f'unknown kind of answer {kind!r}: use one of {", ".join(HOW_TO_ANSWER)}.')
     return f'{question}\n{HOW_TO_ANSWER.get(kind, kind)}'
 

@@ -15,6 +15,7 @@ from typing import Callable
 from .core import MaftError, Problem, digest, held_out, rng_for
 from .answers import extract, reading, same
 from .data import BUILT_IN, READERS, DataSet, checked, problems_of, read_task_file
+from .latex import trimmed
 
 # %% ../nbs/02b_tasks.ipynb #21712185
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ _plain = str.maketrans(dict(zip('‘’“”−–—\u00a0', '\'\'""--- ')))
 
 def normalized(text:str)->str:
     "Equal for questions that differ in blanks, case, quotes, dashes, final punctuation or the order of their choices only."
-    question, *choices = [re.sub(r'\s+', ' ', t.translate(_plain)).strip(' .?!:').casefold() for t in re.split(r'\n\([A-Z]\) ', text)]
+    question, *choices = [trimmed(re.sub(r'\s+', ' ', t.translate(_plain)), ' .?!:').casefold() for t in re.split(r'\n\([A-Z]\) ', text)]
     return '\n'.join([question, *sorted(choices)])
 
 # %% ../nbs/02b_tasks.ipynb #c7b3d5ad
@@ -89,10 +90,11 @@ def load_task(name:str,      # a task of ours, a YAML file describing yours, or 
     elif path.suffix in ('.yaml', '.yml'):
         d = read_task_file(path)
         if d.data: d = replace(d, data=str(path.parent/Path(d.data).expanduser()))
-    elif path.suffix in READERS: d = checked(DataSet(path.stem, data=name), name)
+    elif path.suffix in READERS: d = checked(DataSet(path.stem, data=str(path)), name)
     else:
         near = difflib.get_close_matches(name, known := [*GENERATED, *BUILT_IN], 1)
-        raise MaftError(f'unknown task {name!r}: ' + (f'did you mean {near[0]}?' if near else f'use one of {", ".join(known)}, or a YAML file describing your own.'))
+        own = f'a YAML file describing your own, or a data file that ends in {", ".join(READERS)}.'
+        raise MaftError(f'unknown task {name!r}: ' + (f'did you mean {near[0]}?' + (f' Or give {own}' if path.suffix else '') if near else f'use one of {", ".join(known)}, {own}'))
     if data:
         d = replace(d, data=str(Path(data).expanduser()))
         if Path(d.data).is_file(): d = replace(d, split='', train='', evaluation='')   # one file is one pool

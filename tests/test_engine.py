@@ -341,6 +341,11 @@ def test_words_of_the_hub_become_advice():
     for said, want in [('You are trying to access a gated repo. 401 Client Error', 'accept its licence'), ('Please set `trust_remote_code=True`', 'trust_remote_code=true'),
                        ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'), ('x is not a local folder and is not a valid model identifier', 'no such model')]:
         assert want in hf.what_to_do('a/b', said)
+    for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'): assert 'cannot be loaded' in hf.what_to_do(path, f'cannot read {path}/config.json: torn')
+    assert 'trust_remote_code=true' in hf.what_to_do('m', 'Please set `trust_remote_code=True`')
+
+def test_a_nucleus_of_one_keeps_all():
+    assert definition.nucleus(np.array([1 - 1e-10, 1e-10]), 1).all() and list(definition.nucleus(np.array([1 - 1e-10, 1e-10]), .99)) == [True, False]
 
 def test_a_template_from_a_file(llama, tmp_path):
     f = shutil.copytree(llama, tmp_path/'m'); (f/'chat_template.jinja').unlink()

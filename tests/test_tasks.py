@@ -394,6 +394,20 @@ def test_any_bytes_are_rows_or_a_fault(tmp_path_factory, raw, suffix):
 def test_normalized_is_its_own_normal_form():
     for t in ('What is  2+2 ?', 'A\n(A) b.\n(B) a', 'Ann’s – cat!'): assert normalized(normalized(t)) in (normalized(t), normalized(t).replace('\n', ' '))
     assert normalized('a-b') == normalized('A – B'.replace(' ', '')) != normalized('a+b')
+    assert normalized('.5+.5?') == '.5+.5' != normalized('5+.5') and normalized('Q\n(A) .5\n(B) 1') != normalized('Q\n(A) 5\n(B) 1') and normalized(' . What?') == 'what'
+
+
+def test_a_data_file_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path/'quiz.jsonl').write_text('{"question": "1+1?", "answer": 2}\n')
+    assert load_task('~/quiz.jsonl').load()[0][0].gold == '2'
+    for name in ('quiz.json', 'QUIZ.CSV', 'words.json'):
+        with pytest.raises(MaftError, match=r'a data file that ends in \.jsonl, \.csv, \.tsv, \.parquet\.$'): load_task(name)
+
+
+def test_a_pattern_is_no_instruction():
+    with pytest.raises(MaftError, match='needs an instruction'): question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').prompt)
+    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').prompt) == 'Is it?\nSay yes or no.'
 
 
 # Questions without answers --------------------------------------------------------------------------------------------------
