@@ -156,7 +156,7 @@ def in_a_process(what:str, **kw)->dict:
     code = f'import json, sys\nfrom multiagent_ft import bench\nkw = json.loads(sys.argv[1])\nprint(json.dumps(bench.{what}(**kw)))'
     env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1)), 'MAFT_QUIET': '1'}
     p = subprocess.run([sys.executable, '-c', code, json.dumps(kw)], capture_output=True, text=True, env=env)
-    if p.returncode: return dict(error=(p.stderr.strip().splitlines() or ['no reason given'])[-1][:300])
+    if p.returncode: return dict(error=(p.stderr.strip().splitlines() or ['no reason given'])[-1].removeprefix('multiagent_ft.core.MaftError: ')[:300])
     return json.loads(p.stdout.strip().splitlines()[-1])
 
 # %% ../nbs/23_bench.ipynb #ef64eb20
@@ -168,8 +168,11 @@ def bench(models:list[str],       # 'nano', 'half-billion', folders, Hugging Fac
           parts:tuple=('speed', 'memory', 'rest'),
           say=lambda text: None   # told what is being measured
          )->dict:
-    "Measure; a JSON-able page of figures. Raises `MaftError` for an unknown part."
+    "Measure; a JSON-able page of figures. Raises `MaftError` for an unknown part, and for a model that is not there."
+    from multiagent_ft.hf import find_model, load_tokenizer
     if odd := set(parts) - {'speed', 'memory', 'rest'}: raise MaftError(f'unknown part {min(odd)!r}: use speed, memory, rest.')
+    for name in models:
+        if name not in SIZES: load_tokenizer(find_model(name))   # a misspelled name is told now, not after a quarter of an hour
     page = dict(machine=machine(), seed=0, models={})
     for name in models:
         size = dict(SIZES.get(name, SIZES['half-billion']), **({'questions': questions} if questions else {}))

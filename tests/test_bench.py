@@ -1,10 +1,11 @@
 """`maft bench` measures real work; how fast it was is nobody's test."""
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 from multiagent_ft import bench, yardsticks
 from multiagent_ft.core import MaftError
+from multiagent_ft.hf import find_model
 
 MAFT = Path(sys.executable).with_name('maft')
 
@@ -43,7 +44,10 @@ def test_what_cannot_be_measured_is_named(tmp_path):
     p = maft('--part', 'sped')
     assert p.returncode == 2 and 'unknown part' in p.stderr and 'Traceback' not in p.stderr
     p = maft('--model', tmp_path/'nowhere', '--part', 'speed', '--json', '--out', tmp_path/'page.json')
-    assert p.returncode == 2 and 'no such folder' in p.stderr and 'Traceback' not in p.stderr and json.loads(p.stdout) == json.loads((tmp_path/'page.json').read_text())
+    assert p.returncode == 2 and 'no such folder' in p.stderr and 'Traceback' not in p.stderr and not (tmp_path/'page.json').exists()   # told before anything is measured
+    shutil.copytree(Path(find_model('nano')), tmp_path/'bare', ignore=shutil.ignore_patterns('*.safetensors'))
+    p = maft('--model', tmp_path/'bare', '--part', 'speed', '--json', '--out', tmp_path/'page.json')
+    assert p.returncode == 2 and 'not everything could be measured' in p.stderr and 'Traceback' not in p.stderr and 'core.MaftError' not in p.stderr and json.loads(p.stdout) == json.loads((tmp_path/'page.json').read_text())
 
 
 def test_tables_of_the_page_that_is_kept():
