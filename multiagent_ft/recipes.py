@@ -177,7 +177,7 @@ LESS = (
     Recipe('without-critic',        f'{PAPER}, Table 2, w/o critic: only generators learn', argue, own_words_generators, each,    argue),
     Recipe('single-agent-ft',       f'{PAPER}, Table 2, Single-agent FT: N copies debate',  argue, everybodys_last_words, one_for_all, argue),
     Recipe('single-agent-ft-alone', f'{PAPER}, Table 2, w/o debate; what Figure 1 calls Single-agent FT', argue, everybodys_last_words, one_for_all, answer_alone),
-    Recipe('union-ft',              'one model on the union of all rows, as many updates, N copies debate: the control the paper lacks', argue, everybodys_words, one_for_all, argue))
+    Recipe('union-ft',              'one model on the union of all rows, about as many updates, N copies debate: the control the paper lacks', argue, everybodys_words, one_for_all, argue))
 
 # %% ../nbs/13_recipes.ipynb #910a05b6
 def variant(of:Recipe, name:str, source:str, **settings # keys of the configuration

@@ -128,10 +128,10 @@ def rows_report(rows:list[Row], w:float|None=None)->dict:
     "Counts of one agent's rows: rows, unique ones, tokens learned (and, as `seen`, with their prompts), pools, and the share of corrections asked for and reached."
     pools = {p: sum(r.pool == p for r in rows) for p in ('agreed', 'correction', 'reinforcement', 'first', 'hinted')}
     critic = pools['correction'] + pools['reinforcement']
-    return dict(rows=len(rows), unique=len({(r.problem, r.round) for r in rows}), tokens=sum(len(r.token_ids) for r in rows), seen=sum(len(r.input_ids) for r in rows),
+    return dict(rows=len(rows), unique=len({(r.prompt_ids, r.token_ids) for r in rows}), tokens=sum(len(r.token_ids) for r in rows), seen=sum(len(r.input_ids) for r in rows),
                 pools={k: v for k, v in pools.items() if v}, w_asked=w, w_reached=round(pools['correction']/critic, 4) if critic else None)
 
-def cut_by_length(transcripts:list[Transcript], labels:list[str|None], agent:int, kind:str='number')->int:
-    "Turns of `agent` that gave the label's answer but did not stop by themselves, and so were not learned from."
-    return sum(t.agent == agent and t.role != 'summarizer' and t.completion.finish != 'stop' and agrees(t, label, kind)
+def cut_by_length(transcripts:list[Transcript], labels:list[str|None], agent:int|None=None, kind:str='number', role:str|None=None)->int:
+    "Turns of `agent` in `role` (None: of anybody but the summarizer) that gave the label's answer but did not stop by themselves, and so were not learned from."
+    return sum(agent in (None, t.agent) and t.role == (role or t.role) != 'summarizer' and t.completion.finish != 'stop' and agrees(t, label, kind)
                for tr, label in zip(transcripts, labels, strict=True) for t in tr.turns)

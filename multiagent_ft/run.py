@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'settings_of', 'executor_for', 'Workshop', 'check_disjoint', 'questions',
-           'means_for', 'finetune_all', 'learn', 'tell_idle', 'precision', 'rows_by_role', 'more_about', 'examine',
-           'run', 'claim_folder', 'write_summary', 'commit', 'code', 'parts', 'stands_on', 'finished', 'table',
-           'examined', 'evaluate_run']
+           'means_for', 'finetune_all', 'learn', 'tell_idle', 'precision', 'rows_by_role', 'cut_turns', 'more_about',
+           'examine', 'run', 'claim_folder', 'write_summary', 'commit', 'code', 'parts', 'stands_on', 'finished',
+           'table', 'check_unseen', 'examined', 'evaluate_run']
 
 # %% ../nbs/17_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from .config import Config, check_same, config_of, save_config, semantic, validated
-from .core import MaftError, Problem, Transcript, digest, file_digest, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
+from .core import MaftError, Problem, Transcript, digest, file_digest, read_jsonl, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
 from .finetune import finetune_key, versions
 from .jobs import EngineSpec, Here, Job, Spoken, Workers, engine_for
 from .progress import Progress, quiet, stage
-from .recipes import Means, answer_once, argue, recipe, settled
+from .recipes import Means, answer_once, argue, everybodys_last_words, one_for_all, recipe, settled
 from .rows import Row, cut_by_length, rows_report, save_rows
 from .store import Store
 from .tasks import load_task, normalized, split
@@ -138,7 +138,7 @@ def learn(ws:Workshop, k:int, society:Society, problems:list[Problem])->tuple[So
 def tell_idle(rows:dict[Agent, list[Row]]):
     "Say which agents have nothing to learn in this iteration and stay their parent."
     idle = [a.name for a, r in rows.items() if not r]
-    if idle and not quiet(): print(f'no rows for {", ".join(idle)}: nothing they said agreed with a vote, so they stay as they were', file=sys.stderr)
+    if idle and not quiet(): print(f'no rows for {", ".join(idle)}: no turn of theirs both ended by itself and agreed with a label (a cut turn is not learned: see max_new_tokens), so they stay as they were', file=sys.stderr)
 
 # %% ../nbs/17_run.ipynb #7756db91
 def precision(task, said:list[Transcript], votes:list)->dict:
@@ -154,13 +154,20 @@ def rows_by_role(rows:dict[Agent, list[Row]], society:Society)->dict:
     count = {a.name: len(r) for a, r in rows.items()}
     return dict(generator=[count.get(a.name, 0) for a in society.generators], critic=[count.get(a.name, 0) for a in society.critics])
 
+def cut_turns(ws:Workshop, a:Agent, said:list[Transcript], labels:list)->int:
+    "Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all, everybody's."
+    if ws.recipe.train is not one_for_all: return cut_by_length(said, labels, a.index, ws.task.kind, a.role)
+    if ws.recipe.select is everybodys_last_words: said = [replace(t, turns=tuple(t.final())) for t in said]
+    return cut_by_length(said, labels, None, ws.task.kind)
+
 def more_about(ws:Workshop, said:list[Transcript], votes:list, rows:dict[Agent, list[Row]])->dict:
     "Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut; debates that ended early and the critic rows that cost; and the health of the debates where gold is known."
     labels = [v.answer for v in votes]
-    agents = {a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_by_length(said, labels, a.index, ws.task.kind)) for a, r in rows.items()}
+    agents = {a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_turns(ws, a, said, labels)) for a, r in rows.items()}
     known = all(t.problem.gold is not None for t in said)
-    ended = sum(t.rounds < ws.protocol.rounds for t in said) if ws.recipe.collect is argue else 0   # each would have been a reinforcement for every critic
-    return dict(agents=agents, early=dict(debates=ended, critic_rows_lost=ended*len(said[0].at(1)) if said else 0), collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
+    ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.collect is argue else []
+    lost = sum(len(t.at(1)) for t in ended if t.rounds < 2)   # no critic spoke; each might have been a reinforcement for every critic
+    return dict(agents=agents, early=dict(debates=len(ended), critic_rows_lost=lost), collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
 
 # %% ../nbs/17_run.ipynb #50935ff6
 def examine(ws:Workshop, k:int, society:Society, problems:list[Problem], keep:bool=False)->tuple[list[dict], dict]:
@@ -277,6 +284,13 @@ def table(summary:dict)->list[list[str]]:
     return lines
 
 # %% ../nbs/17_run.ipynb #85e4ed4f
+def check_unseen(folder:Path, last:int, problems:list[Problem]):
+    "Guard: no question of an exam was a training question in iterations 1 to `last` of a run folder. Raises `MaftError` that counts them and names one."
+    pages = [f for k in range(1, last+1) if (f := Path(folder)/f'iteration-{k}'/'transcripts.jsonl').is_file()]
+    seen = {normalized(t['problem']['text']) for f in pages for t in read_jsonl(f)}
+    if again := [p for p in problems if normalized(p.text) in seen]:
+        raise MaftError(f'{len(again)} of these {len(problems)} exam questions were training questions in {folder}, {again[0].id} first: {again[0].text[:80]!r}. An exam on them proves nothing: ask for fewer questions with --eval, or take them out of the file.')
+
 def examined(folder:Path,            # a run folder
              task:str|None=None,     # default: the run's own
              iteration:int|None=None,# default: the last
@@ -289,6 +303,7 @@ def examined(folder:Path,            # a run folder
     cfg = validated(old.model_dump() | change | dict(out=Path(folder), workers=workers, train=1 if task and task != old.task else old.train, iterations=0, eval=old.eval if eval is None else eval))
     ws = Workshop(cfg, executor)
     _, problems = questions(ws)
+    check_unseen(folder, last, problems)
     with ws: return cfg, {k: examine(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems) for k in sorted({0, last})}
 
 def evaluate_run(folder:Path, task:str|None=None, iteration:int|None=None, eval:int|None=None, data:str|None=None, workers='auto')->dict:

@@ -339,6 +339,13 @@ def test_guard_saved_another_adapter_is_written(job, monkeypatch):
     assert e.value.guard == 'saved'
 
 
+@pytest.mark.parametrize('mine,theirs', [([-1., -2.], [-1., float('nan')]), ([float('nan'), -2.], [-1., -2.]), ([-1., -2.], [float('-inf'), -2.]), ([float('-inf')], [float('-inf')])], ids=['last', 'first', 'inf', 'both-inf'])
+def test_guard_same_sees_what_is_no_number(mine, theirs):
+    "`max` keeps NaN only where it comes first."
+    with pytest.raises(GuardError): guards.check_same([mine], [theirs], 'start', 1e-3, '')
+    with pytest.raises(GuardError): guards.check_same([[-1.], mine], [[-1.], theirs], 'start', 1e-3, '')
+
+
 def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
     monkeypatch.setattr(ft, 'check_finite', lambda t: (_ for _ in ()).throw(GuardError('finite', 'on purpose', '')))

@@ -212,6 +212,99 @@ def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
     assert sum(both['iterations'][1]['rows']['critic']) < sum(s['iterations'][1]['rows']['critic'])
 
 
+def talk(rounds, cut=(), say='7'):
+    "A debate of two agents on one question, everybody saying `say`; `cut` names (role, agent) whose turns were cut."
+    from multiagent_ft.core import Completion, Problem, Transcript, Turn
+    role = lambda m: 'generator' if m == 1 else 'critic'
+    return Transcript(Problem('q', '3+4?', '7'), [Turn(n, role(m), m, Completion(rf'\boxed{{{say}}}', 'length' if (role(m), n) in cut else 'stop', (1, m), (10*m+n, 2)))
+                                                  for m in range(1, rounds+1) for n in range(2)])
+
+
+def about(said, label='7', **kw):
+    from multiagent_ft.consensus import Vote
+    from multiagent_ft.debate import untrained
+    from multiagent_ft.recipes import Means
+    from multiagent_ft.run import Workshop, more_about
+    ws = Workshop(load_config(None, dict(agents=2, **kw)))
+    votes = [Vote(label, 2, 2, 0, False, 2)]*len(said)
+    return more_about(ws, said, votes, ws.recipe.select(Means(None, None, ws.protocol), untrained(2), said, votes))
+
+
+def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
+    "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
+    a = about([talk(1), talk(2), talk(3)], rounds=3, early_stop='all')
+    assert a['early'] == dict(debates=2, critic_rows_lost=2) and a['agents']['critic-0']['rows'] == 2
+    assert about([talk(1)], rounds=1)['early'] == dict(debates=0, critic_rows_lost=0)
+
+
+def test_a_cut_turn_is_charged_to_who_said_it():
+    cuts = lambda recipe, *cut: {n: a['cut'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
+    assert cuts('multiagent-ft', ('critic', 0)) == {'generator-0': 0, 'generator-1': 0, 'critic-0': 1, 'critic-1': 0}
+    assert cuts('multiagent-ft', ('generator', 1)) == {'generator-0': 0, 'generator-1': 1, 'critic-0': 0, 'critic-1': 0}
+    everybody = [(r, n) for r in ('generator', 'critic') for n in range(2)]
+    assert cuts('union-ft', *everybody) == {'generator-0': 4} and cuts('union-ft', ('critic', 1)) == {'generator-0': 1}
+    assert cuts('single-agent-ft', *everybody) == {'generator-0': 2}   # last words only: the first are no rows anyway
+    one = lambda recipe, *cut: about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['cut']
+    assert one('majority-ft', *everybody) == 2 == 2*one('majority-ft', ('generator', 1))
+    assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
+
+
+def test_who_has_nothing_to_learn_is_told_why(capfd, monkeypatch):
+    from multiagent_ft.debate import untrained
+    from multiagent_ft.run import tell_idle
+    a, b = untrained(2).generators
+    tell_idle({a: [], b: [1]})
+    said = capfd.readouterr().err
+    assert said.startswith('no rows for generator-0: no turn of theirs both ended by itself and agreed with a label') and 'max_new_tokens' in said and 'generator-1' not in said
+    tell_idle({b: [1]})
+    assert capfd.readouterr().err == ''
+
+
+def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
+    "A run folder's adapters are links into the store: what spoils one spoils both, and only the store would notice."
+    from multiagent_ft.debate import same_files
+    small = dict(recipe='majority-ft', train=12, eval=4, agents=2)
+    go(tmp_path/'one', **small)
+    before = prints(tmp_path/'one')
+    entry, = (tmp_path/'store'/'finetune').glob('*/*')
+    weights, home = entry/'adapter_model.safetensors', tmp_path/'one'/'iteration-1'/'adapters'
+    assert (home/'critic-1'/weights.name).samefile(weights)
+    weights.chmod(0o644); data = bytearray(weights.read_bytes()); data[-1] ^= 1; weights.write_bytes(data)
+    assert prints(tmp_path/'one') != before
+    again = go(tmp_path/'one', **small)
+    assert again['made'] == dict(finetune=1) and prints(tmp_path/'one') == before and same_files(home/'critic-1', entry)
+    shutil.rmtree(entry)                                                    # pruned: rebuilt, and linked again
+    assert go(tmp_path/'one', **small)['made'] == dict(finetune=1)
+    assert prints(tmp_path/'one') == before and same_files(home/'generator-0', entry)
+
+
+def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
+    "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
+    from multiagent_ft.run import evaluate_run
+    line = lambda i: json.dumps(dict(question=f'What is the result of {i}+{i*3%7}?', answer=str(i + i*3 % 7))) + '\n'
+    (tmp_path/'pool.jsonl').write_text(''.join(map(line, range(30))))
+    home = tmp_path/'one'
+    go(home, task=str(tmp_path/'pool.jsonl'), recipe='majority-ft', agents=2, train=6, eval=6, iterations=2, fresh=True)
+    learned = [{t['problem']['text'] for t in read_jsonl(home/f'iteration-{k}'/'transcripts.jsonl')} for k in (1, 2)]
+    assert not learned[0] & learned[1]
+    assert evaluate_run(home, workers=0)['iterations'][-1]['methods']['debate']['n'] == 6
+    with pytest.raises(MaftError, match='^6 of these 24 exam questions were training questions') as e: evaluate_run(home, eval=24, workers=0)
+    assert '\n' not in str(e.value)
+    assert evaluate_run(home, eval=24, iteration=1, workers=0)['iterations'][-1]['methods']['debate']['n'] == 24   # society 1 never saw the second six
+    (tmp_path/'mine.jsonl').write_text(''.join(line(i).replace('What is', 'what  IS') for i in range(30)))
+    with pytest.raises(MaftError, match='training questions in'): evaluate_run(home, task=str(tmp_path/'mine.jsonl'), eval=29, workers=0)
+    (tmp_path/'new.jsonl').write_text(''.join(map(line, range(40, 50))))
+    assert evaluate_run(home, task=str(tmp_path/'new.jsonl'), eval=4, workers=0)['iterations'][-1]['methods']['debate']['n'] == 4
+
+
+def test_made_up_questions_never_run_into_the_exam(runs):
+    from multiagent_ft.run import check_unseen
+    from multiagent_ft.tasks import load_task, split
+    root, _ = runs
+    check_unseen(root/'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
+    with pytest.raises(MaftError, match='^40 of these 40'): check_unseen(root/'demo', 1, split(load_task('arithmetic'), 40, 24, 3).train)
+
+
 def test_only_small_models_get_workers(tmp_path):
     "Every worker holds a copy of the base, so 'auto' gives none to a model whose copies would hurt."
     from multiagent_ft.run import SMALL, worker_count
