@@ -2,7 +2,7 @@
 import csv, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from scipy.stats import t
+from scipy.stats import t as student
 from multiagent_ft.claims import CLAIMS, CONTROLS, Claim, Judged, claims_plot, claims_table, judge, judge_all, picked
 from multiagent_ft.compare import config_for, requests
 from multiagent_ft.compare_runs import Estimate
@@ -102,7 +102,7 @@ def test_diversity_over_seeds():
     m = lambda v: dict(value=v, low=v and v - .1, high=v and v + .1, questions=5)
     rs = [dict(recipe='a', seed=s, iteration=k, measures=dict(consensus=m(.1*k + .01*s), embedding=m(None))) for s in (0, 1) for k in (0, 1)]
     (k0, v0, *_), (k1, v1, low, high) = diversity_series(rs, 'consensus')['a']
-    assert (k0, k1, v1) == (0, 1, pytest.approx(.105)) and low == pytest.approx(.105 - t.ppf(.975, 1)*.005) and high == pytest.approx(.105 + t.ppf(.975, 1)*.005) and diversity_series(rs, 'embedding') == {}   # Student's, not the range of two
+    assert (k0, k1, v1) == (0, 1, pytest.approx(.105)) and low == pytest.approx(.105 - student.ppf(.975, 1)*.005) and high == pytest.approx(.105 + student.ppf(.975, 1)*.005) and diversity_series(rs, 'embedding') == {}   # Student's, not the range of two
     half = [dict(r, measures=dict(consensus=m(None) if r['seed'] == 0 else m(.3))) for r in rs]
     assert diversity_series(half, 'consensus')['a'][0] == (0, .3, pytest.approx(.2), pytest.approx(.4))   # one seed has no value: the other's interval
     (_, v, low, high), = diversity_series([rs[1]], 'consensus')['a']; assert (low, high) == (v - .1, v + .1)   # one seed: over questions
