@@ -84,7 +84,7 @@ LLaMA-3 | multiagent-ft | 52.00±2.24 88.60±1.77 57.40±2.21''')
 # %% ../nbs/19c_experiments.ipynb #bf964247
 TABLE2 = Experiment('table2', 'Which parts matter: summaries, critics, many models, the debate itself?', 'Table 2',
     plainly('multiagent-ft', 'without-summary', 'without-critic', 'single-agent-ft', 'single-agent-ft-alone'), plainly('union-ft', 'majority-ft-equal'),
-    remark='union-ft: one model learns all agents\' rows, with as many updates, and N copies of it debate. majority-ft-equal: a finetuned model votes with as many samples as a debate makes calls.',
+    remark='union-ft: one model learns all agents\' rows, with about as many updates, and N copies of it debate. majority-ft-equal: a finetuned model votes with as many samples as a debate makes calls.',
     paper='''model | row | arithmetic gsm8k math
 GPT-3.5 | multiagent-ft         | 99.62±0.28 85.60±1.67 60.60±2.18
 GPT-3.5 | without-summary       | 99.20±0.40 82.20±1.72 51.70±2.24
