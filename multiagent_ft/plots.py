@@ -33,11 +33,11 @@ def drawing(fig)->str:
     return svg[svg.index('<svg'):]
 
 def thumbnail(fig, dpi:int=66)->bytes:
-    "`fig` as a small PNG of at most 128 colours, for stored outputs."
+    "`fig` as a small PNG of at most 32 colours, for stored outputs."
     from PIL import Image
     out, small = io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', dpi=dpi, metadata=dict(Software=None))
-    Image.open(out).convert('RGB').quantize(128).save(small, 'png', optimize=True)
+    Image.open(out).convert('RGB').quantize(32).save(small, 'png', optimize=True)
     return small.getvalue()
 
 # %% ../nbs/14b_plots.ipynb #bc8ec3a8
