@@ -16,7 +16,7 @@ demo: .venv/installed        ## install, then the whole method on the embedded m
 	$(BIN)/maft run --out runs/demo
 
 test: .venv/installed-dev    ## every notebook and every quick test
-	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(ARGS)
+	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not slow" $(ARGS)
 
 test-slow: .venv/installed-dev ## the long tests
 	$(QUIET) $(BIN)/python -m pytest -m slow $(ARGS)

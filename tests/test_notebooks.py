@@ -1,19 +1,19 @@
-"Every notebook runs from top to bottom: one test each, cells flagged notest, slow or gpu left out."
-import os
+"Every notebook runs from top to bottom, in a process of its own: one test each, cells flagged notest, slow or gpu left out."
+import subprocess, sys
 import pytest
 from conftest import ROOT
 from lint_nbs import notebooks
+
+CODE = '''
+import sys
+from pathlib import Path
 from nbdev.config import get_config
-from nbdev.test import test_nb as run_notebook   # under another name, or pytest would collect it
+from nbdev.test import test_nb
+sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(), basepath=get_config().config_path)[0])
+'''
 
 
-@pytest.mark.parametrize('path', notebooks(), ids=lambda p: p.relative_to(ROOT/'nbs').as_posix())
-def test_notebook(path, monkeypatch):
-    before = dict(os.environ)
-    monkeypatch.setenv('IN_TEST', '1')
-    monkeypatch.chdir(ROOT)
-    try: ok, _ = run_notebook(path, skip_flags=get_config(path=ROOT).tst_flags.split(), basepath=ROOT)
-    finally:
-        for k in os.environ.keys() - before.keys(): del os.environ[k]
-        os.environ.update(before)
-    assert ok, f'{path.name} stopped at the cell shown above'
+@pytest.mark.parametrize('path', notebooks()[::-1], ids=lambda p: p.relative_to(ROOT/'nbs').as_posix())   # the longest come first: processes side by side end together
+def test_notebook(path):
+    done = subprocess.run([sys.executable, '-c', CODE, path], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
+    assert done.returncode == 0, f'{path.name} stopped here:\n{done.stdout}{done.stderr}'
