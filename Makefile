@@ -7,7 +7,9 @@ NEEDS   = settings.ini setup.py constraints.txt
 PIP     = $(BIN)/python -m pip -qq --disable-pip-version-check install -c constraints.txt
 QUIET   = OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1
 
-.PHONY: help demo test test-slow check lint export readme notebooks lab constraints clean distclean
+unexport VIRTUAL_ENV   # another one that is active would be warned about
+
+.PHONY: help demo test test-slow check export readme notebooks lab constraints clean distclean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -16,7 +18,7 @@ demo: .venv/installed        ## install, then the whole method on the embedded m
 	$(BIN)/maft run --out runs/demo
 
 test: .venv/installed-dev    ## every notebook and every quick test
-	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not slow" $(ARGS)
+	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow" $(ARGS)
 
 test-slow: .venv/installed-dev ## the long tests
 	$(QUIET) $(BIN)/python -m pytest -m slow $(ARGS)

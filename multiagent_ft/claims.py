@@ -24,6 +24,10 @@ class Claim:
     than: str|tuple[str, int]
     measure: str = 'debate'   # a figure of the outcomes, or a measure of diversity
     ours: bool = False        # a control: the paper does not claim it
+    @property
+    def unit(self)->tuple[str, float, str]:
+        "What a difference is counted in, the factor from shares, and how it is printed."
+        return dict(debate=('points', 100, '.1f'), nll_of_others=('nats', 1, '.3f'), kl_between=('nats', 1, '.4f')).get(self.measure, ('', 1, '.3f'))
 
 # %% ../nbs/19e_claims.ipynb #e20769dd
 CLAIMS = (
@@ -44,10 +48,13 @@ CLAIMS = (
     Claim('Finetuning beats unique ids', 'table5', 'multiagent-ft', 'unique-id'),
     Claim('Five iterations beat one', 'figure1', ('multiagent-ft', 5), ('multiagent-ft', 1)),
     Claim('After five, many models are ahead of one that answers alone', 'figure1', ('multiagent-ft', 5), ('single-agent-ft-alone', 5)),
-    Claim('A single model that answers alone is worse after five iterations than after one', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
+    Claim('A single model that answers alone gains nothing after its first iteration', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
     Claim('What others say becomes less likely (more diverse)', 'figure3', ('multiagent-ft', 5), ('multiagent-ft', 1), 'nll_of_others'),
     Claim('… less likely than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'nll_of_others'),
     Claim('Words of those who agree stay more different than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'embedding_agreeing'),
+    Claim('Their answers differ more than those of one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'consensus'),
+    Claim('… and so do their probabilities', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'kl_between'),
+    Claim('One model at temperature 2 does not make up for many', 'figure10', 'multiagent-ft', 'single-agent-ft-alone-t2'),
     Claim('What was learned elsewhere helps: better than the untrained debate', 'transfer', ELSEWHERE, 'debate'),
     Claim('… better than Majority FT on the task itself', 'transfer', ELSEWHERE, 'majority-ft'))
 
@@ -57,6 +64,7 @@ CONTROLS = (
     Claim('Multiagent finetuning beats an untrained vote at equal cost', 'table1', 'multiagent-ft', 'majority-equal', ours=True),
     Claim('… beats a finetuned vote at equal cost', 'table2', 'multiagent-ft', 'majority-ft-equal', ours=True),
     Claim('… beats ONE model trained on all the same rows', 'table2', 'multiagent-ft', 'union-ft', ours=True),
+    Claim('One model at temperature 2 that debates does not, either', 'figure10', 'multiagent-ft', 'single-agent-ft-t2', ours=True),
     Claim('After five iterations, many models beat one that debates', 'figure1', ('multiagent-ft', 5), ('single-agent-ft', 5), ours=True),
     Claim('… and Majority FT', 'figure1', ('multiagent-ft', 5), ('majority-ft', 5), ours=True))
 
@@ -68,6 +76,7 @@ class Judged:
     difference: Estimate|None = None # `better` minus `than`; None without data
     p: float|None = None             # the larger of two, over seeds and over questions; McNemar's for one seed
     within: tuple[int, int] = (0, 0) # seeds in which McNemar's test alone finds it better, worse
+    questions: int = 0               # per seed
 
     @property
     def verdict(self)->str: return 'no data' if self.difference is None else verdict(self.difference)
@@ -89,11 +98,11 @@ def judge(c:Claim, records:list[dict], # of its experiment: outcomes, or diversi
         v = lambda x, s: x[s]['measures'].get(c.measure, {}).get('value')
         d = {s: {str(s): v(b, s) - v(a, s)} for s in seeds if None not in (v(a, s), v(b, s))}
         if not d: return Judged(c)
-        e = estimate(d); return Judged(c, e, e.p())
+        e = estimate(d); return Judged(c, e, e.p(), questions=a[seeds[0]].get('questions', 0))
     a, b = (scores({'x': x}, c.measure)['x'] for x in (a, b))
     e, each = estimate(paired(a, b)), within_seeds(a, b)
     sure = [m.difference > 0 for m in each.values() if m.p < .05]
-    return Judged(c, e, next(iter(each.values())).p if len(seeds) == 1 else e.p(), (sum(sure), len(sure) - sum(sure)))
+    return Judged(c, e, next(iter(each.values())).p if len(seeds) == 1 else e.p(), (sum(sure), len(sure) - sum(sure)), e.questions//e.seeds)
 
 # %% ../nbs/19e_claims.ipynb #50666a98
 def judge_all(found:dict[str, list[dict]],    # {experiment: its records}; 'NAME diversity' for measures of diversity
@@ -113,12 +122,12 @@ def claims_table(done:list[Judged])->str:
     "Markdown, one line per claim."
     def line(j):
         c, e = j.claim, j.difference
-        f, d = (100, '.1f') if c.measure == 'debate' else (1, '.3f')
+        unit, f, d = c.unit
         low, high = e.wide if e and e.seeds > 1 else (e.low, e.high) if e else (0, 0)
-        what = '' if e is None else f'{f*e.mean:+{d}} [{f*low:+{d}}, {f*high:+{d}}]' + (' (one seed: questions only)' if e.seeds == 1 else '')
-        return [c.says, c.experiment, f'{row_name(c.better)} > {row_name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'), what, '' if e is None else f'{e.seeds} × {e.questions//e.seeds}' if c.measure == 'debate' else str(e.seeds),
+        what = '' if e is None else f'{f*e.mean:+{d}} [{f*low:+{d}}, {f*high:+{d}}] {unit}'.rstrip() + (' (one seed: questions only)' if e.seeds == 1 else '')
+        return [c.says, c.experiment, f'{row_name(c.better)} > {row_name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'), what, '' if e is None else f'{e.seeds} × {j.questions}',
                 small_p(j.p), f'{j.within[0]}, {j.within[1]}' if e and c.measure == 'debate' else '', f'**{j.verdict}**']
-    return pipes([['claim', 'from', 'test', 'difference in points [95 %, the widest interval]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
+    return pipes([['claim', 'from', 'test', 'difference [95 %, the widest interval]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
 
 # %% ../nbs/19e_claims.ipynb #1b99c517
 def claims_plot(done:list[Judged], title:str=''):
@@ -131,8 +140,8 @@ def claims_plot(done:list[Judged], title:str=''):
         low, high = j.difference.wide
         ax.plot([100*low, 100*high], [y, y], color=colour[j.verdict], lw=2, alpha=.7); ax.plot(100*j.difference.mean, y, 'o', color=colour[j.verdict], ms=5)
     ax.axvline(0, color='black', lw=.8)
-    ax.set_yticks(range(len(told)), [plain(f'{j.claim.experiment}: {row_name(j.claim.better)} > {row_name(j.claim.than)}') for j in told]); ax.set_xlabel('difference in points [95 %, over seeds]')
-    ax.set_title(plain(title), fontsize=9, loc='left'); ax.set_ylim(-.7, len(told) - .3)
+    ax.set_yticks(range(len(told)), [plain(f'{j.claim.experiment}: {row_name(j.claim.better)} > {row_name(j.claim.than)}') for j in told]); ax.set_xlabel('difference in points [95 %, the widest interval]')
+    ax.set_title('\n'.join(map(plain, title.splitlines())), fontsize=9, loc='left'); ax.set_ylim(-.7, len(told) - .3)
     for v, c in colour.items(): ax.plot([], [], 'o-', color=c, label=v)
     ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return fig

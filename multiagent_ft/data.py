@@ -264,7 +264,7 @@ def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
 
 # %% ../nbs/02a_data.ipynb #cf81a8bf
 def read_task_file(path:Path)->DataSet:
-    "A YAML file as a `DataSet`. Raises `MaftError` naming file and line."
+    "A YAML file as a `DataSet`. Raises `MaftError` naming the file and the line, or the key whose value means nothing."
     import yaml
     text, given = text_of(path), {}
     def broken(mark, what): return MaftError(f'{path}, line {mark.line + 1}: {what}')

@@ -59,7 +59,7 @@ class Engine(Protocol):
     def generate(self, requests:list[Request])->list[Completion]:
         "One completion per request, in order. The result of a request depends on that request alone."
     def logprobs(self, prompt_ids:list[tuple[int, ...]], token_ids:list[tuple[int, ...]], adapter:str|None=None)->list[np.ndarray]:
-        "Natural-log probability of every token of `token_ids[i]` after `prompt_ids[i]`, at temperature 1."
+        "Natural-log probability, at temperature 1, of every token of `token_ids[i]` after `prompt_ids[i]`: an array of shape (len(token_ids[i]),) each. Raises `MaftError` where an engine cannot know."
     def identity(self, adapter:str|None=None)->dict:
         "JSON-able: everything of the engine that may change an answer."
 

@@ -104,7 +104,7 @@ def iteration_lines(folder:Path, p:dict, store:Store, it:dict)->tuple[list[str],
     "(lines, faults) of one iteration."
     k, c = it['iteration'], it['consensus']
     steps = {s.split('/')[1]: jobs_of(p, store, s) for s in p['provenance']['steps'] if s.startswith(f'iteration-{k}/')}
-    faults = recount(p, k) + [f"iteration {k}, {name}: {j['digest'][:12]} is {j['wrong']}" for name, js in steps.items() for j in js if j['wrong']]
+    faults = recount(p, k) + [f"iteration {k}, {name}: {j['digest'][:12]}: {j['wrong']}" for name, js in steps.items() for j in js if j['wrong']]
     lines = ['', f'iteration {k}']
     if c['asked']: lines.append(f"  labels      {c['kept']} of {c['asked']} questions" + ('' if c['precision'] is None else f", {100*c['precision']:.1f} % of them right"))
     if 'collect' in steps: lines.append(_step_lines(steps['collect'], 'collect'))

@@ -33,11 +33,11 @@ def drawing(fig)->str:
     return svg[svg.index('<svg'):]
 
 def thumbnail(fig, dpi:int=66)->bytes:
-    "`fig` as a small PNG of at most 32 colours, for stored outputs."
+    "`fig` as a small PNG of at most 64 colours, chosen so that none is far from its own, for stored outputs."
     from PIL import Image
     out, small = io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', dpi=dpi, metadata=dict(Software=None))
-    Image.open(out).convert('RGB').quantize(32).save(small, 'png', optimize=True)
+    Image.open(out).convert('RGB').quantize(64, method=Image.Quantize.MAXCOVERAGE).save(small, 'png', optimize=True)
     return small.getvalue()
 
 # %% ../nbs/14b_plots.ipynb #bc8ec3a8
@@ -98,7 +98,7 @@ def cost_plot(lines:list[Line], title:str=''):
         for i, l in enumerate(lines):
             if not (x := cost(l)): continue
             e = l.accuracy
-            ax.errorbar(x, 100*e.mean, yerr=[[max(100*(e.mean-e.low), 0)], [max(100*(e.high-e.mean), 0)]], fmt=MARKERS[i//8 % 8], color=COLOURS[i % 8], ms=5, lw=1.2, label=plain(l.recipe))
+            ax.errorbar(x, 100*e.mean, yerr=[[max(100*(e.mean-e.low), 0)], [max(100*(e.high-e.mean), 0)]], fmt=MARKERS[i % 8], color=COLOURS[i % 8], ms=5, lw=1.2, label=plain(l.recipe))
         in_tokens(ax); ax.set_xlabel(what); ax.set_ylabel('right, in % [95 %]')
     axes[0].set_title(plain(f'{title} {asked(lines)}'.strip()), fontsize=9, loc='left')
     if axes[0].has_data(): axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))

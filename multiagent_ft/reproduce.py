@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'HEAD', 'tasks_for', 'base_for', 'entries_for', 'paper_columns', 'beside', 'over_iterations',
-           'paper_series', 'diversity_records', 'diversity_series', 'write_diversity', 'prospect', 'reproduce',
-           'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
+           'paper_series', 'diversity_records', 'diversity_series', 'about_diversity', 'diversity_csv',
+           'write_diversity', 'prospect', 'reproduce', 'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
 
 # %% ../nbs/19d_reproduce.ipynb #28e45395
 import csv, io
@@ -54,7 +54,7 @@ def paper_columns(x:Experiment, task:str)->list[tuple[str, str]]:
 def beside(x:Experiment, model:str, task:str, lines:list[Line])->str:
     "Markdown: our rows, a wall, the paper's numbers for the same rows; rows that are ours alone are marked."
     theirs, ours = paper_columns(x, task) if x.iterations == 1 else [], {e.label for e in x.controls}
-    show = lambda v: '' if v is None else f'{v[0]:g}' + (f' ± {v[1]:g}' if v[1] is not None else '')
+    show = lambda v: '' if v is None else f'{v[0]:g}' if v[1] is None else f'{v[0]:.2f} ± {v[1]:.2f}'   # as printed there
     head = ['row', f'ours, {model} on {task}: right', 'in % ± standard error [95 %]'] + ['‖']*bool(theirs) + [f'paper, {m} on {c}' for m, c in theirs]
     rows = [[l.recipe + (' (ours)' if l.recipe in ours else ''), f'{l.right}/{l.accuracy.questions}', points(l.accuracy)] + ['‖']*bool(theirs) + [show(x.numbers.get((l.recipe, m, c))) for m, c in theirs] for l in lines]
     return pipes([head, *rows])
@@ -101,14 +101,33 @@ def diversity_series(records:list[dict], measure:str)->dict[str, list[tuple]]:
 MEASURES = dict(nll_of_others="others' words under an agent, nats per token", embedding_agreeing='1 - cosine of those who agree', embedding='1 - cosine of all', consensus='1 - share behind the answer',
                 kl_between='KL between agents', kl_to_base='KL to base')
 
+def about_diversity(records:list[dict])->str:
+    "What stands behind the measures: embedder, size, and what the brackets are."
+    first, seeds = records[0], len({r['seed'] for r in records})
+    return (f"Embedder: {first['embedder']}" + (' (spelling only; not comparable with the paper)' if first['embedder'] == SPELLING else '') + f"; {first['questions']} questions × {seeds} seed{'s' if seeds > 1 else ''}; "
+            + ("[95 %, Student's over seeds]" if seeds > 1 else '[95 %, bootstrap over questions]') + '.')
+
+def diversity_csv(x:Experiment, records:list[dict])->str:
+    "Every measure by row and iteration, ours and the paper's, in their own units."
+    out, first = io.StringIO(), records[0]
+    w = csv.writer(out, lineterminator='\n'); w.writerow('who model row iteration measure embedder seeds questions value low high'.split())
+    for m in MEASURES:
+        size = (first['embedder'] if m.startswith('embedding') else '', len({r['seed'] for r in records}), first['questions'])
+        for n, ps in diversity_series([r for r in records if m in r['measures']], m).items():
+            for k, *v in ps: w.writerow(['ours', '', n, k, m, *size, *v])
+        for n, ps in paper_series(x, m).items():
+            model, row = n.split(' ', 1)
+            for k, v, *_ in ps: w.writerow(['paper', model, row, k, m, '', '', '', v, '', ''])
+    return out.getvalue()
+
 def write_diversity(folder:Path, x:Experiment, records:list[dict])->str:
-    "Write diversity.jsonl.gz and diversity.png/svg; Markdown tables of every measure, ours and the paper's."
+    "Write diversity.jsonl.gz, diversity.csv and diversity.png/svg; Markdown tables of every measure, ours and the paper's."
     save_records(folder/'diversity.jsonl.gz', records)
     ours = {m: diversity_series(records, m) for m in MEASURES if any(m in r['measures'] for r in records)}
     panels = [p for m, s in ours.items() for p in ([(f'ours, {size_of(records)}: {MEASURES[m]}', m, s, False)] + [(f'paper: {m}', m, t, False) for t in [paper_series(x, m)] if t])]
     save_figure(panels_plot(panels), folder/'diversity')
-    about = f"Embedder: {records[0]['embedder']}" + (' (spelling only; not comparable with the paper)' if records[0]['embedder'] == SPELLING else '') + f"; {records[0]['questions']} questions × {len({r['seed'] for r in records})} seeds."
-    return ''.join(f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}' + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '') for m, s in ours.items()) + f'\n{about}\n'
+    write_atomic(folder/'diversity.csv', diversity_csv(x, records))
+    return ''.join(f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}' + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '') for m, s in ours.items()) + f'\n{about_diversity(records)}\n'
 
 # %% ../nbs/19d_reproduce.ipynb #195173ff
 def prospect(x:Experiment, cfg:Config, seeds:list[int], out:Path, asked:list[str]=(), measure:bool=True)->list[str]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'settings_of', 'executor_for', 'Workshop', 'check_disjoint', 'questions',
            'means_for', 'finetune_all', 'learn', 'tell_idle', 'precision', 'rows_by_role', 'cut_turns', 'more_about',
-           'examine', 'run', 'claim_folder', 'write_summary', 'commit', 'code', 'parts', 'stands_on', 'finished',
-           'table', 'check_unseen', 'examined', 'evaluate_run']
+           'examine', 'run', 'claim_folder', 'held', 'write_summary', 'commit', 'code', 'parts', 'stands_on',
+           'finished', 'table', 'check_unseen', 'examined', 'evaluate_run']
 
 # %% ../nbs/17_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
@@ -66,12 +66,14 @@ class Workshop:
         self.store = executor.store if executor else Store(cfg.store_folder)
         self.protocol, self.settings, self.recipe = protocol_of(cfg, self.task), settings_of(cfg), recipe(cfg.recipe)
     def __enter__(self):
+        self.engine, self.before = engine_for(self.spec), os.environ.get('MAFT_TOO_SLOW')
         os.environ['MAFT_TOO_SLOW'] = str(self.store.path/'too-slow.txt')   # an answer that could not be read in time stays unread, in every process and after a resume
-        self.engine = engine_for(self.spec)
         self.executor = self.shared or executor_for(self.cfg, self.store, self.spec)
         self.speak, self.trace = Spoken(self.engine, self.executor, self.cfg.batch_size), {}
         return self
     def __exit__(self, *e):
+        if self.before is None: os.environ.pop('MAFT_TOO_SLOW', None)
+        else: os.environ['MAFT_TOO_SLOW'] = self.before
         if not self.shared: self.executor.close()
     @contextlib.contextmanager
     def step(self, k:int, name:str):
@@ -192,7 +194,7 @@ def run(cfg:Config,
     ws = Workshop(cfg, executor); train, evaluation = questions(ws)
     cfg, before = ws.cfg, ws.store.misses.copy()
     claim_folder(cfg)
-    with ws:
+    with held(cfg.folder), ws:
         ws.stands_on = stands_on(ws, train, evaluation)
         if not again and (done := finished(ws)): return dict(done, made={})
         save_config(cfg, cfg.folder)
@@ -213,13 +215,26 @@ def run(cfg:Config,
 def claim_folder(cfg:Config):
     "Make the run folder, or check that what it holds is this run. Raises `MaftError` with a diff if it is another."
     folder = cfg.folder
-    if (folder/'config.yaml').exists():
-        check_same(config_of(folder), cfg)
-        return sweep_parts(folder)
+    if (folder/'config.yaml').exists(): return check_same(config_of(folder), cfg)
     if folder.exists() and not (folder.is_dir() and all(f.name == '.DS_Store' or f.suffix == '.part' for f in folder.iterdir())):
         raise MaftError(f'{folder} exists and is not a run folder (no config.yaml in it). Choose another --out; nothing in it was touched.')
-    try: folder.mkdir(parents=True, exist_ok=True); sweep_parts(folder)
+    try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
+
+# %% ../nbs/17_run.ipynb #0e7b1371
+@contextlib.contextmanager
+def held(folder:Path):
+    "Keep other processes out of `folder`, and sweep up what a killed one left half written. Raises `MaftError` when another is at work there. Where the system knows no such lock (Windows, some network disks) nobody is kept out."
+    fd = None
+    try:
+        with contextlib.suppress(ImportError):
+            import fcntl
+            fd = os.open(folder, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: os.close(fd); raise MaftError(f'another process is at work in {folder}. Let it end, or stop it: the same command goes on from there.') from None
+    except OSError: pass   # a disk without locks
+    try: sweep_parts(folder); yield
+    finally:
+        if fd is not None: os.close(fd)
 
 # %% ../nbs/17_run.ipynb #82360053
 def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict:

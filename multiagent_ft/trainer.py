@@ -247,8 +247,15 @@ def latest(out:Path)->Path|None:
     return next((f for f in sorted(out.glob('checkpoint-*'), key=lambda f: -int(f.name.split('-')[1])) if whole(f)), None)
 
 # %% ../nbs/12_trainer.ipynb #2c5a9351
-def train(model, engine, rows:list[Row], s:FinetuneSettings, seed:int, micro:int, out:Path, progress:Callable|None, every:float|None):
-    "Train `model`; returns it bare of the trainer's wrapping, and the loss curve, one dict per step."
+def train(model,                   # from `beginning`; changed in place
+          engine,                  # holds base, tokenizer and device
+          rows:list[Row], s:FinetuneSettings, seed:int,
+          micro:int,               # rows per forward and backward pass, a divisor of s.batch_size
+          out:Path,                # for checkpoints; a whole one that lies there is gone on from
+          progress:Callable|None,  # called with dict(step, steps, loss, lr, tokens)
+          every:float|None         # seconds between checkpoints; None: none
+         ):
+    "Train `model`; returns it bare of the trainer's wrapping, and the loss curve, one dict(step, loss, lr) per step. Raises `GuardError` for a loss of NaN or rows left out, `MaftError` when a checkpoint cannot be written."
     import datasets, torch
     from transformers import PrinterCallback
     data = datasets.Dataset.from_dict(dict(input_ids=[r.input_ids for r in rows], labels=[r.labels for r in rows], row=list(range(len(rows)))))

@@ -4,13 +4,18 @@ from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
 os.environ.update(OMP_NUM_THREADS='1', WANDB_MODE='offline', HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1',
-                  TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
+                  TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='')   # figures and bytes are those of a CPU
 for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET', 'MAFT_TOO_SLOW'): os.environ.pop(k, None)
 for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'): os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # in the background Ctrl-C is ignored, and would be by the programs under test
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Before any test file is read, since `@given` takes the settings that hold when it is met. A busy machine is not a failure, and the same cases come every time.
+settings.register_profile('unhurried', deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('unhurried')
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'   # recorded data kept beside the checkout; a test that needs it is skipped where it is absent
@@ -65,12 +70,44 @@ def wheel(tmp_path_factory):
     return next(out.glob('*.whl'))
 
 
+LONGEST = ('test_resume.py', 'test_notebooks.py', 'test_run.py')
+
+
 def pytest_collection_modifyitems(items):
-    "With `--dist loadgroup` a file's tests share a process, and what they made there; each notebook goes by itself. GPU tests are skipped where there is none."
-    for i in items:
-        if i.path.name != 'test_notebooks.py': i.add_marker(pytest.mark.xdist_group(i.path.stem))
-    wanted = [i for i in items if i.get_closest_marker('gpu')]
-    if not wanted: return
-    import torch
-    if not torch.cuda.is_available():
-        for i in wanted: i.add_marker(pytest.mark.skip(reason='no NVIDIA GPU here'))
+    "The longest files come first: processes side by side end together."
+    items.sort(key=lambda i: LONGEST.index(i.path.name) if i.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A file's tests share a process, and what they made there; each notebook, and whatever shares nothing and is long, goes by itself."
+    from xdist.scheduler import LoadScopeScheduling
+    config.option.loadscopereorder = False
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid if 'test_notebooks.py' in nodeid or '::test_loop_' in nodeid else nodeid.partition('::')[0]
+    return ByFile(config, log)
+
+
+def world():
+    "What one test could leave to the next, beside the environment."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return dict(folder=os.getcwd(), shell=type(shell).__name__, ctrl_c=signal.getsignal(signal.SIGINT))
+
+
+FOUND = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    item.stash[FOUND] = dict(os.environ), world()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item):
+    "The environment is given back after each test; what else it left behind is its own failure."
+    done = yield
+    env, before = item.stash[FOUND]
+    os.environ.clear(); os.environ.update(env)
+    if (after := world()) != before: pytest.fail(f'left behind: {dict(after.items() - before.items())}', pytrace=False)
+    return done

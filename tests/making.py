@@ -1,10 +1,7 @@
 "What several tests need: keys of every shape, a folder in memory, programs that are killed."
 import json, os, subprocess, sys, tempfile
 from pathlib import Path
-from hypothesis import settings, strategies as st
-
-settings.register_profile('unhurried', deadline=None, derandomize=True, max_examples=60) # a busy machine is not a failure, and the same cases come every time
-settings.load_profile('unhurried')
+from hypothesis import strategies as st
 
 leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 value = st.recursive(leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12) # anything JSON can say

@@ -86,7 +86,7 @@ def test_alternation_by_construction(folder):
         assert r.render(two) == r.render(chat('a\n\nb', 'c', 'd'))
         with pytest.raises(MaftError, match='refuses a chat of system, user'): r.render((Message('system', 'Be brief.'), Message('user', 'a')))
 
-def test_a_tokenizer_that_folds_letters(tmp_path):
+def test_a_tokenizer_that_folds_letters():
     "Normalizing may turn an innocent text into a marker after we looked; the count sees it, and the second way of cleaning helps."
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

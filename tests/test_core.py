@@ -193,9 +193,6 @@ def test_not_a_file_of_records(tmp_path):
     with pytest.raises(MaftError, match='not UTF-8'): read_jsonl(tmp_path/'latin')
 
 
-# What core does not do yet: an ordinary exception where a line for the user is due
-
-
 def test_a_byte_order_mark(tmp_path):
     (tmp_path/'r').write_bytes(b'\xef\xbb\xbf{"a": 1}\n'); assert read_jsonl(tmp_path/'r') == [dict(a=1)]
 

@@ -9,7 +9,6 @@ from multiagent_ft.debate import Agent, Protocol, Society, untrained
 from multiagent_ft.diversity import (Measure, char_ngrams, consensus_diversity, dissimilarity, diversity, embedding_diversity, encoder, likelihood_measures,
                                      likelihoods, over_questions)
 from multiagent_ft.engine import RecordedEngine
-import making  # noqa: F401  hypothesis without hurry
 
 
 def debate(i, *rounds):

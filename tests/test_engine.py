@@ -313,7 +313,7 @@ def test_threads_and_global_chance_are_left_alone(llama):
     e = HFEngine(llama); e.generate(asks(3))
     assert torch.get_num_threads() == n and torch.equal(torch.get_rng_state(), state) and not e.base.training and torch.is_grad_enabled()
 
-def test_bfloat16(llama, engine):
+def test_bfloat16(llama):
     e = HFEngine(llama, dtype='bfloat16')
     out = e.generate(asks(8))
     assert e.base.dtype == torch.bfloat16 and out == e.generate(asks(8)) and all(c.token_ids for c in out)

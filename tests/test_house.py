@@ -2,7 +2,7 @@
 import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 import pytest
 from conftest import ROOT, tracked
-import check, lint_nbs, readme
+import check, lint_nbs
 
 PKG = ROOT/'multiagent_ft'
 HEAVY = {'torch', 'transformers', 'trl', 'peft', 'datasets', 'wandb', 'accelerate', 'matplotlib', 'pandas', 'scipy', 'statsmodels', 'vllm', 'openai', 'ray'}
@@ -108,9 +108,9 @@ def test_ruff_is_content():
 
 
 def test_readme_is_fresh():
-    text, figures = readme.to_markdown(ROOT/'nbs'/'index.ipynb')
-    assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'README.md is stale: run `make readme`'
-    for name, data in figures.items(): assert (ROOT/name).read_bytes() == data
+    "In a process of its own: what makes the README runs cells, and their shell would stay."
+    done = subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_readme_lists_every_notebook():
@@ -136,7 +136,7 @@ def test_files_are_of_a_size_to_live_with():
     too_big = {f: n for f, n in sizes.items() if n > (8_000_000 if f.endswith('.safetensors') else 600_000)}
     assert not too_big
     assert sum(sizes.values()) < 20_000_000
-    for m in MODULES: assert (n := len((PKG/f'{m}.py').read_text().splitlines())) <= 500, f'{m}.py has {n} lines: too much for one notebook'
+    for m in MODULES: assert (n := len((PKG/f'{m}.py').read_text().splitlines())) <= 350, f'{m}.py has {n} lines: too much for one notebook'
 
 
 def public(module):

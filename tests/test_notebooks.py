@@ -1,4 +1,4 @@
-"Every notebook runs from top to bottom, in a process of its own: one test each, cells flagged notest, slow or gpu left out."
+"Every notebook runs from top to bottom, in a process of its own: one test each, cells flagged notest or slow left out."
 import subprocess, sys
 import pytest
 from conftest import ROOT
@@ -15,5 +15,5 @@ sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(
 
 @pytest.mark.parametrize('path', notebooks()[::-1], ids=lambda p: p.relative_to(ROOT/'nbs').as_posix())   # the longest come first: processes side by side end together
 def test_notebook(path):
-    done = subprocess.run([sys.executable, '-c', CODE, path], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run([sys.executable, '-c', CODE, path], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8', timeout=1800)
     assert done.returncode == 0, f'{path.name} stopped here:\n{done.stdout}{done.stderr}'

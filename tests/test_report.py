@@ -11,7 +11,6 @@ from multiagent_ft.plots import drawing, iterations_plot
 from multiagent_ft.report import MARKS, accuracy_points, choose, debate_html, health_rows, marks, page, percent, read_results, remarks, report, safe
 from multiagent_ft.rows import consensus
 from multiagent_ft.tasks import Task
-import making  # noqa: F401  hypothesis without hurry
 
 VOID = {'meta', 'input', 'br'}
 

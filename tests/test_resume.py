@@ -73,24 +73,30 @@ def check(whole, out, seeds, workers):
     return kills
 
 
+def kill_often(whole, out, times, seeds):
+    "With and without workers, until there were so many kills."
+    kills = 0
+    for seed in seeds:
+        if kills >= times: break
+        kills += check(whole, out, [seed], workers=seed % 2*2)
+    assert kills >= times, 'too quick to be killed'
+
+
 def test_killed_runs(whole, tmp_path):
-    kills, seed = 0, 0
-    while kills < 5:
-        kills += check(whole, tmp_path, [seed], workers=seed % 2*2); seed += 1
+    kill_often(whole, tmp_path, 5, range(8))
 
 
 @pytest.mark.slow
 def test_killed_runs_often(whole, tmp_path):
-    kills, seed = 0, 100
-    while kills < 20:
-        kills += check(whole, tmp_path, [seed], workers=seed % 2*2); seed += 1
+    kill_often(whole, tmp_path, 20, range(100, 130))
 
 
 def test_ctrl_c_says_one_line(tmp_path):
     p = start(tmp_path/'run')
-    time.sleep(6); os.killpg(p.pid, signal.SIGINT)
+    seen = next((line for line in p.stdout if '0/' in line and 'answers' in line), '')   # the work has begun
+    os.killpg(p.pid, signal.SIGINT)
     text, _ = p.communicate(timeout=60)
-    assert p.returncode == 130 and 'Traceback' not in text
+    assert p.returncode == 130 and 'Traceback' not in text, seen + text
     assert 'same command' in text.strip().splitlines()[-1]
 
 

@@ -1,5 +1,5 @@
 "The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
-import json, os, shutil
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -249,7 +249,7 @@ def test_a_cut_turn_is_charged_to_who_said_it():
     assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
 
 
-def test_who_has_nothing_to_learn_is_told_why(capfd, monkeypatch):
+def test_who_has_nothing_to_learn_is_told_why(capfd):
     from multiagent_ft.debate import untrained
     from multiagent_ft.run import tell_idle
     a, b = untrained(2).generators
@@ -336,3 +336,17 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
     folder = tmp_path/'run-unknown'
     assert table(unknown)[2][-2] == '' and not explain(folder)[1] and report(folder).is_file() and records_of(folder, 'x')[1]['labels']['precision'] is None
     with pytest.raises(MaftError, match='gold|answer'): go(tmp_path/'star', recipe='star', task=str(tmp_path/'unknown.yaml'), train=24, eval=8)
+
+
+def test_one_process_at_a_time(runs):
+    "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
+    home = runs[0]/'demo'
+    code = "import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.run import held\nwith held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)
+    try:
+        assert at_work.stdout.readline() == 'held\n'
+        half = home/'.summary.json.1.part'; half.write_text('{'); before = prints(home, skip=())
+        with pytest.raises(MaftError, match='another process is at work'): go(home)
+        assert prints(home, skip=()) == before
+    finally: at_work.kill(); at_work.wait()
+    assert sum(go(home)['made'].values()) == 0 and not half.exists()

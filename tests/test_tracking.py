@@ -51,7 +51,7 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data)
     after = path.read_bytes(); mend(path); assert path.read_bytes() == after
 
 
-def test_full_disk_is_said_and_leaves_no_half_line(tmp_path, monkeypatch):
+def test_full_disk_is_said_and_leaves_no_half_line(tmp_path):
     with Tracker(tmp_path, wandb='off') as t:
         t.log(dict(event='one'))
         class Full:
