@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'HEAD', 'tasks_for', 'base_for', 'entries_for', 'paper_columns', 'beside', 'over_iterations',
-           'paper_series', 'diversity_records', 'diversity_series', 'about_diversity', 'diversity_csv',
+           'paper_series', 'diversity_records', 'diversity_series', 'diversity_csv', 'about_diversity',
            'write_diversity', 'prospect', 'reproduce', 'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
 
 # %% ../nbs/19d_reproduce.ipynb #28e45395
@@ -101,12 +101,6 @@ def diversity_series(records:list[dict], measure:str)->dict[str, list[tuple]]:
 MEASURES = dict(nll_of_others="others' words under an agent, nats per token", embedding_agreeing='1 - cosine of those who agree', embedding='1 - cosine of all', consensus='1 - share behind the answer',
                 kl_between='KL between agents', kl_to_base='KL to base')
 
-def about_diversity(records:list[dict])->str:
-    "What stands behind the measures: embedder, size, and what the brackets are."
-    first, seeds = records[0], len({r['seed'] for r in records})
-    return (f"Embedder: {first['embedder']}" + (' (spelling only; not comparable with the paper)' if first['embedder'] == SPELLING else '') + f"; {first['questions']} questions × {seeds} seed{'s' if seeds > 1 else ''}; "
-            + ("[95 %, Student's over seeds]" if seeds > 1 else '[95 %, bootstrap over questions]') + '.')
-
 def diversity_csv(x:Experiment, records:list[dict])->str:
     "Every measure by row and iteration, ours and the paper's, in their own units."
     out, first = io.StringIO(), records[0]
@@ -119,6 +113,13 @@ def diversity_csv(x:Experiment, records:list[dict])->str:
             model, row = n.split(' ', 1)
             for k, v, *_ in ps: w.writerow(['paper', model, row, k, m, '', '', '', v, '', ''])
     return out.getvalue()
+
+# %% ../nbs/19d_reproduce.ipynb #624c483d
+def about_diversity(records:list[dict])->str:
+    "What stands behind the measures: embedder, size, and what the brackets are."
+    first, seeds = records[0], len({r['seed'] for r in records})
+    return (f"Embedder: {first['embedder']}" + (' (spelling only; not comparable with the paper)' if first['embedder'] == SPELLING else '') + f"; {first['questions']} questions × {seeds} seed{'s' if seeds > 1 else ''}; "
+            + ("[95 %, Student's over seeds]" if seeds > 1 else '[95 %, bootstrap over questions]') + '.')
 
 def write_diversity(folder:Path, x:Experiment, records:list[dict])->str:
     "Write diversity.jsonl.gz, diversity.csv and diversity.png/svg; Markdown tables of every measure, ours and the paper's."
@@ -190,7 +191,7 @@ def csv_rows(x:Experiment, model:str, task:str, records:list[dict])->list[list]:
 def paper_rows(x:Experiment)->list[list]:
     "The paper's numbers in the same columns; it gives neither counts nor intervals."
     over = x.iterations > 1
-    if x.diversity: return []   # nats and cosines, not per cent: they stand in table.md
+    if x.diversity: return []   # nats and cosines, not per cent: they stand in diversity.csv
     return [['paper', m, x.tasks[0] if over else c, row, c if over else '', '', '', '', v, '' if se is None else se, '', ''] for (row, m, c), (v, se) in x.numbers.items()]
 
 def as_csv(rows:list[list])->str:

@@ -167,7 +167,7 @@ def test_figures_over_iterations(tmp_path):
     short = replace(experiment('figure3'), iterations=2)
     found = reproduce(short, TINY, [0, 1], tmp_path, questions=4)
     files = results(found['folder'])
-    assert {'arithmetic/diversity.png', 'arithmetic/diversity.svg', 'arithmetic/diversity.jsonl.gz', 'arithmetic/iterations.png', 'table.md', 'table.csv'} <= files.keys()
+    assert {'arithmetic/diversity.png', 'arithmetic/diversity.svg', 'arithmetic/diversity.jsonl.gz', 'arithmetic/diversity.csv', 'arithmetic/iterations.png', 'table.md', 'table.csv'} <= files.keys()
     pages = load_records(found['folder']/'arithmetic'/'diversity.jsonl.gz')
     assert {(r['recipe'], r['seed'], r['iteration']) for r in pages} == {(n, s, k) for n in ('multiagent-ft', 'single-agent-ft') for s in (0, 1) for k in (0, 1, 2)}
     assert all(abs(r['measures']['kl_between']['value']) < 1e-6 for r in pages if r['recipe'] == 'single-agent-ft')   # copies of one model

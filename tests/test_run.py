@@ -349,4 +349,4 @@ def test_one_process_at_a_time(runs):
         with pytest.raises(MaftError, match='another process is at work'): go(home)
         assert prints(home, skip=()) == before
     finally: at_work.kill(); at_work.wait()
-    assert sum(go(home)['made'].values()) == 0 and not half.exists()
+    assert sum(go(home)['made'].values()) == 0 and not half.exists() and 'MAFT_TOO_SLOW' not in os.environ   # nor does a run leave its store's name behind
