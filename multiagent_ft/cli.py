@@ -187,7 +187,7 @@ def compare_recipes(config, given,
 @app.command('reproduce')
 @takes_settings(*STUDY)
 def reproduce_paper(config, given,
-                    name:Annotated[str, typer.Argument(metavar='EXPERIMENT', help='table1 to table5, figure1, figure3 or transfer.', show_default=False)],
+                    name:Annotated[str, typer.Argument(metavar='EXPERIMENT', help='table1 to table5, figure1, figure3, figure10 or transfer.', show_default=False)],
                     seeds:Seeds=3,
                     task:Annotated[list[str]|None, typer.Option(metavar='NAME', help="Instead of the paper's tasks (on nano: arithmetic, or words); may be repeated.", show_default=False)]=None,
                     out:Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, tables and figures of all experiments go.')]=Path('runs/paper'),

@@ -8,6 +8,7 @@ __all__ = ['Job', 'EngineSpec', 'engine_for', 'do', 'nobody', 'Here', 'note', 'W
 
 # %% ../nbs/07_jobs.ipynb #dc635402
 import importlib, json, os, subprocess, sys, time
+from contextlib import suppress
 from dataclasses import dataclass, field, asdict
 from functools import lru_cache
 from pathlib import Path
@@ -101,13 +102,14 @@ class Worker:
         "Do one job; the reply says whether it was made or found. Raises what went wrong there."
         self.send(vars(job))
         line = self.p.stdout.readline()
-        if not line: raise WorkerDied(f'a worker process ended during a {job.kind} job (exit status {self.p.wait()}).')
+        if not line.endswith('\n'): raise WorkerDied(f'a worker process ended during a {job.kind} job (exit status {self.p.wait()}).')
         reply = json.loads(line)
         if reply.get('error'): raise (MaftError if reply['mine'] else RuntimeError)(reply['error'])
         return reply
     def close(self):
         if self.p.poll() is None: self.p.kill()
-        self.p.wait(); self.p.stdin.close(); self.p.stdout.close()
+        self.p.wait(); self.p.stdout.close()
+        with suppress(BrokenPipeError): self.p.stdin.close()   # says so when something was never read
 
 # %% ../nbs/07_jobs.ipynb #97e0513b
 def serve():

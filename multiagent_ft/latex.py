@@ -95,7 +95,7 @@ _SIGNS = r'''
 \\[$#&]|\\?%  ->
 (\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\}  ->(\1+\2/60)
 (?<=/60)\)\s*(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}  ->+\1/3600)
-((?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?\s*\(?\s*-?)([\d.]+)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°)  ->\1{\2\\cdot\\frac{\\pi}{180}}
+((?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?\s*(?:\(?\s*-?|\([^()]*[-+]\s*))([\d.]+)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°)  ->\1{\2\\cdot\\frac{\\pi}{180}}
 \^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°  ->
 \\(?:c|l)?dots[bc]?(?![a-zA-Z])|\.\.\.|…  ->\\Omega_{9}
 '''

@@ -92,7 +92,7 @@ CLASSES = [
     [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'], ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12'],
     ['.5x', '0.5x', r'\frac{x}{2}'], ['5x', '5 x'], [r'.5\pi', r'\frac{\pi}{2}'], [r'5\pi'], ['y=.5x+1', r'y=\frac{x}{2}+1', '2y=x+2'], ['y=5x+1'], ['(.5,.25)', r'(\frac12, \frac14)'], ['.5 ft, .25 ft', '0.5, 0.25'],
     [r'2 \text{ and } 3', '2, 3', 'x=2 or x=3', r'x=2 \text{ or } x=3', r'$2$ \text{ and } $3$'], [r'27 \text{ square units}', '27'], ['√16', '4', 'sqrt16', 'sqrt(16)'], ['√12', r'2\sqrt{3}', '2√3'], ['√x', r'\sqrt{x}'], [r'x \not= 3', 'x≠3', r'x \neq 3'],
-    [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'], [r'\sin^2 30^{\circ}', '0.25'], [r'0.1\overline{6}', '1/6', r'0.1\bar{6}'], [r'2.1\overline{6}', r'\frac{13}{6}'], [r'-0.\overline{3}', '-1/3'], ['1.38888888889', '25/18'], ['1.27777777778', '23/18'],
+    [r'\sin(x+30^\circ)', r'\sin(x+\frac{\pi}{6})'], [r'\sin(x+30)'], [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'], [r'\sin^2 30^{\circ}', '0.25'], [r'0.1\overline{6}', '1/6', r'0.1\bar{6}'], [r'2.1\overline{6}', r'\frac{13}{6}'], [r'-0.\overline{3}', '-1/3'], ['1.38888888889', '25/18'], ['1.27777777778', '23/18'],
     [r'\text{none of these}']]
 POOL = [a for c in CLASSES for a in c]
 
