@@ -17,7 +17,7 @@ from .numerals import NUMBER, number_value, settle, spell, undress
 from .sandbox import Sandbox
 
 # %% ../nbs/01_answers.ipynb #f75c3803
-def spoken(text:str)->str:
+def spoken(text: str) -> str:
     "What is said aloud: the part after the last `</think>`; nothing when a thought was never closed."
     tail = text.rpartition('</think>')[2]
     return '' if '<think>' in tail else tail
@@ -25,86 +25,133 @@ def spoken(text:str)->str:
 # %% ../nbs/01_answers.ipynb #aab2ac29
 _box = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
 
-def last_box(text:str)->str|None:
+
+def last_box(text: str) -> str | None:
     "Content of the last box, braces nested; '' when that box is not closed or empty; None when there is no box."
     start = max(text.rfind('\\boxed'), text.rfind('\\fbox'))
     m = _box.match(text, start) if start >= 0 else None
-    if not m: return None
-    if not text.startswith('{', m.end()): return re.match(r'[^\s$,;]*', text[m.end():])[0].rstrip('.')
+    if not m:
+        return None
+    if not text.startswith('{', m.end()):
+        return re.match(r'[^\s$,;]*', text[m.end() :])[0].rstrip('.')
     depth = 0
-    for b in re.finditer(r'\\.|[{}]', text[m.end():], re.S):
+    for b in re.finditer(r'\\.|[{}]', text[m.end() :], re.S):
         depth += {'{': 1, '}': -1}.get(b[0], 0)
-        if not depth: return text[m.end()+1:m.end()+b.start()].strip()
+        if not depth:
+            return text[m.end() + 1 : m.end() + b.start()].strip()
     return ''
 
 # %% ../nbs/01_answers.ipynb #50811175
-_phrase = re.compile(r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=))[\s:*_]{0,20}', re.I|re.M)
+_phrase = re.compile(
+    r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=))[\s:*_]{0,20}', re.I | re.M
+)
 
-_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b') # what may follow an answer in a running text
-_more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=') # a second line or clause; a sum being worked out
+# what may follow an answer in a running text
+_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b')
+# a second line or clause; a sum being worked out
+_more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=')
 
-def last_display(text:str)->str|None:
+
+def last_display(text: str) -> str | None:
     "Content of the last $$…$$ or \\[…\\], None when there is none."
     end = text.rfind('\\]')
     start = text.rfind('\\[', 0, max(end, 0))
     dollars = text.split('$$')
-    if len(dollars) > 2 and text.rfind('$$') > start: return dollars[-2 if len(dollars) % 2 else -3].strip()
-    return text[start+2:end].strip() if start >= 0 else None
+    if len(dollars) > 2 and text.rfind('$$') > start:
+        return dollars[-2 if len(dollars) % 2 else -3].strip()
+    return text[start + 2 : end].strip() if start >= 0 else None
 
-def announced(text:str, kind:str='number')->str|None:
-    "The piece of `text` that is announced as the answer; '' when it is announced and missing, None when nothing is announced."
-    if (box := last_box(text)) is not None: return box
-    if '####' in text and '\n' not in (line := text.rpartition('####')[2].strip()): return line
+
+def announced(text: str, kind: str = 'number') -> str | None:
+    """The piece of `text` that is announced as the answer; '' when it is announced and missing, None when nothing is
+    announced."""
+    if (box := last_box(text)) is not None:
+        return box
+    if '####' in text and '\n' not in (line := text.rpartition('####')[2].strip()):
+        return line
     if m := [m for m in _phrase.finditer(text) if kind != 'choice' or m[0].strip()[1:2] != ':']:
-        line = text[m[-1].end():].partition('\n')[0].strip()
+        line = text[m[-1].end() :].partition('\n')[0].strip()
         return _reason.split(line, maxsplit=1)[0] if kind == 'math' else line
-    if (formula := last_display(text)) is not None: return formula
+    if (formula := last_display(text)) is not None:
+        return formula
     line = text.strip()
     return line if len(line) < 100 and not _more_than_a_value.search(line) else None
 
 # %% ../nbs/01_answers.ipynb #139ea877
 _clause = re.compile(r'[.;!?](?=\s|$)|,(?=\s)(?!\s*[-+$]?\d)|\s(?:because|since|as|so|which|but)\b')
-_changed = re.compile(r'\\|[\^_+*<>|√π²³½¼¾×÷·±≤≥]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])|(?i:\b(?:not|minus|negative|half|dozen|hundred|thousand|[mb]illion)\b)') # beside a number, makes it another
+# beside a number, makes it another
+_changed = re.compile(
+    r'\\|[\^_+*<>|√π²³½¼¾×÷·±≤≥]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])|(?i:\b(?:not|minus|negative|half|dozen|hundred|thousand|[mb]illion)\b)'
+)
 
-def read_number(piece:str)->str|None:
+
+def read_number(piece: str) -> str | None:
     "The one number that `piece` gives, in the spelling of `numerals.spell`."
     piece = re.split('[=≈]', _clause.split(undress(piece[:LENGTH]), maxsplit=1)[0])[-1]
-    piece = re.sub(r'(?<=[A-Za-z])\s*(?:\^\s*\{?\d\}?|[²³])', '', piece) # m^2
+    piece = re.sub(r'(?<=[A-Za-z])\s*(?:\^\s*\{?\d\}?|[²³])', '', piece)  # m^2
     found = list(NUMBER.finditer(piece))
-    if len(found) != 1: return None
-    beside = piece[:found[0].start()] + ' ' + piece[found[0].end():]
-    if _changed.search(beside): return None
+    if len(found) != 1:
+        return None
+    beside = piece[: found[0].start()] + ' ' + piece[found[0].end() :]
+    if _changed.search(beside):
+        return None
     v = number_value(found[0])
     return None if v is None else spell(v)
 
 # %% ../nbs/01_answers.ipynb #8ed4d4e2
-_choice = [re.compile(p) for p in (r'^\W*([A-Za-z])\W*$', r'^[\W_]*\(?([A-Z])\s*[).:]', r'\(([A-Z])\)', r'\b(?i:option|choice|answer)\b\W*(?:is\W+)?\(?([A-Z])\b', r'^\W*([B-HJ-Z])\b',
-                                    r'^\W*(A)(?=\s*[,(–—]|\s+-\s|\s+(?:because|since|as|is)\b)')]
-_two = re.compile(r'\b([B-Z])\b\W*(?:or|and|,|/)\W*(?!\1|I[\s\'’])[A-Z]\b|\bA\b\W*(?:or|and|,|/)\W*(?!I[\s\'’])[B-Z]\b|\(([A-Z])\).*\((?!\2)[A-Z]\)') # undecided
+_choice = [
+    re.compile(p)
+    for p in (
+        r'^\W*([A-Za-z])\W*$',
+        r'^[\W_]*\(?([A-Z])\s*[).:]',
+        r'\(([A-Z])\)',
+        r'\b(?i:option|choice|answer)\b\W*(?:is\W+)?\(?([A-Z])\b',
+        r'^\W*([B-HJ-Z])\b',
+        r'^\W*(A)(?=\s*[,(–—]|\s+-\s|\s+(?:because|since|as|is)\b)',
+    )
+]
+# undecided
+_two = re.compile(
+    r'\b([B-Z])\b\W*(?:or|and|,|/)\W*(?!\1|I[\s\'’])[A-Z]\b|\bA\b\W*(?:or|and|,|/)\W*(?!I[\s\'’])[B-Z]\b|\(([A-Z])\).*\((?!\2)[A-Z]\)'
+)
 
-def read_choice(piece:str)->str|None:
+
+def read_choice(piece: str) -> str | None:
     "The letter that `piece` names, as a capital."
-    piece = re.sub(r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r'\1', piece[:LENGTH]).replace('*', '').strip()
-    if _two.search(piece): return None
+    piece = (
+        re.sub(r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r'\1', piece[:LENGTH]).replace('*', '').strip()
+    )
+    if _two.search(piece):
+        return None
     found = next((m for p in _choice if (m := p.search(piece))), None)
-    if not found or re.search(r"\bnot\b|n['’]t\b", piece[:found.start(1)], re.I) or re.match(r"\W*(?:is|can)\s*(?:not\b|n['’]t\b)", piece[found.end(1):]): return None
+    if (
+        not found
+        or re.search(r"\bnot\b|n['’]t\b", piece[: found.start(1)], re.I)
+        or re.match(r"\W*(?:is|can)\s*(?:not\b|n['’]t\b)", piece[found.end(1) :])
+    ):
+        return None
     return found[1].upper()
 
 # %% ../nbs/01_answers.ipynb #a848c997
-def read_math(piece:str)->str|None:
-    "LaTeX as it stands, without what only marks it as such. None when there is nothing, or more than anybody would call an answer."
+def read_math(piece: str) -> str | None:
+    """LaTeX as it stands, without what only marks it as such. None when there is nothing, or more than anybody would
+    call an answer."""
     piece = re.sub(r'^\*+|\*+$', '', piece.strip()).strip().rstrip('.').strip()
-    while len(piece) > 1 and piece[0] == piece[-1] == '$' and '$' not in piece[1:-1].replace('\\$', '').strip('$'): piece = piece[1:-1].strip()
-    if m := re.fullmatch(r'\\[(\[](.*)\\[)\]]', piece, re.S): piece = m[1].strip()
+    while len(piece) > 1 and piece[0] == piece[-1] == '$' and '$' not in piece[1:-1].replace('\\$', '').strip('$'):
+        piece = piece[1:-1].strip()
+    if m := re.fullmatch(r'\\[(\[](.*)\\[)\]]', piece, re.S):
+        piece = m[1].strip()
     return piece if piece and len(piece) <= LENGTH else None
 
 # %% ../nbs/01_answers.ipynb #aedd11f2
-def read_pattern(question:list)->str|None:
+def read_pattern(question: list) -> str | None:
     "The last match of [pattern, text]: its first group, or all of it when it has none."
     pattern, text = question
     found = None
-    for found in re.finditer(pattern, text): pass
+    for found in re.finditer(pattern, text):
+        pass
     return found and (found[1] if found.re.groups else found[0])
+
 
 _patterns = Sandbox('multiagent_ft.answers', 'read_pattern')
 
@@ -112,73 +159,102 @@ _patterns = Sandbox('multiagent_ft.answers', 'read_pattern')
 KINDS = ('number', 'math', 'choice')
 _readers = dict(number=read_number, math=read_math, choice=read_choice)
 
-def check_kind(kind:str)->str:
+
+def check_kind(kind: str) -> str:
     "`kind`, if it is one. Raises `MaftError`."
     if kind.startswith('regex:'):
-        try: re.compile(kind[6:])
-        except re.error as e: raise MaftError(f'kind of answer {kind!r}: not a valid pattern ({e}).') from None
-    elif kind not in KINDS: raise MaftError(f'unknown kind of answer {kind!r}: use one of {", ".join(KINDS)}, or regex:<pattern>.')
+        try:
+            re.compile(kind[6:])
+        except re.error as e:
+            raise MaftError(f'kind of answer {kind!r}: not a valid pattern ({e}).') from None
+    elif kind not in KINDS:
+        raise MaftError(f'unknown kind of answer {kind!r}: use one of {", ".join(KINDS)}, or regex:<pattern>.')
     return kind
 
-def extract(text:str,          # everything the model said
-            kind:str='number'  # 'number', 'math' (LaTeX), 'choice' or 'regex:<pattern>'
-           )->str|None:
-    "The answer in `text`; None when none can be read, which is counted and never guessed. Raises `MaftError` for an unknown kind."
+
+def extract(
+    text: str,  # everything the model said
+    kind: str = 'number',  # 'number', 'math' (LaTeX), 'choice' or 'regex:<pattern>'
+) -> str | None:
+    """The answer in `text`; None when none can be read, which is counted and never guessed. Raises `MaftError` for an
+    unknown kind."""
     text = spoken(text)
-    if check_kind(kind).startswith('regex:'): return _patterns.ask([kind[6:], text]).get('answer') or None
+    if check_kind(kind).startswith('regex:'):
+        return _patterns.ask([kind[6:], text]).get('answer') or None
     piece = announced(text, kind)
     return _readers[kind](piece) if piece else None
 
 # %% ../nbs/01_answers.ipynb #5adb20ac
-_algebra = Sandbox('multiagent_ft.symbolic', 'read_form', ('x+1', r'\frac{1}{2}\sqrt{x^2+1}-\ln|x|', r'(-\infty,3)', '2x+3y=5'))
-_slow, _seen = set(), {} # digests of the answers that ran out of time; how much of a file of such has been read
+_algebra = Sandbox(
+    'multiagent_ft.symbolic', 'read_form', ('x+1', r'\frac{1}{2}\sqrt{x^2+1}-\ln|x|', r'(-\infty,3)', '2x+3y=5')
+)
+_slow, _seen = set(), {}  # digests of the answers that ran out of time; how much of a file of such has been read
 
-def too_slow(key:str)->bool:
+
+def too_slow(key: str) -> bool:
     "Did the answer with this digest run out of time before, here or in a process that shares our file?"
     if path := os.environ.get('MAFT_TOO_SLOW'):
         size = os.path.getsize(path) if os.path.exists(path) else 0
-        if size != _seen.get(path, 0): _slow.update(Path(path).read_text().split()); _seen[path] = size
+        if size != _seen.get(path, 0):
+            _slow.update(Path(path).read_text().split())
+            _seen[path] = size
     return key in _slow
 
-def give_up(key:str):
+
+def give_up(key: str):
     "Remember that it did."
-    if len(_slow) < 100_000: _slow.add(key)
+    if len(_slow) < 100_000:
+        _slow.add(key)
     if path := os.environ.get('MAFT_TOO_SLOW'):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, 'a') as f: f.write(key + '\n')
+        with open(path, 'a') as f:
+            f.write(key + '\n')
 
 # %% ../nbs/01_answers.ipynb #bc2a87cf
-def _short(form): return form if len(form) < 100 else 'long:' + sha256(form.encode()).hexdigest()
+def _short(form):
+    return form if len(form) < 100 else 'long:' + sha256(form.encode()).hexdigest()
+
 
 @lru_cache(maxsize=1 << 15)
-def _reading(answer:str)->tuple[str, str]:
+def _reading(answer: str) -> tuple[str, str]:
     m = NUMBER.fullmatch(undress(answer).rstrip('%').strip())
     v = number_value(m) if m else None
-    if v is not None: return _short(spell(settle(v))), ''
+    if v is not None:
+        return _short(spell(settle(v))), ''
     key = sha256(answer.encode('utf-8', 'surrogatepass')).hexdigest()
     said = dict(failed='timeout') if too_slow(key) else _algebra.ask(answer)
-    if said.get('failed') == 'timeout' and not too_slow(key): give_up(key)
+    if said.get('failed') == 'timeout' and not too_slow(key):
+        give_up(key)
     found = said.get('answer', dict(why=said.get('failed')))
-    if 'form' in found: return _short(found['form']), ''
-    return 'text:' + sha256(re.sub(r'\s+', '', undress(answer)).encode('utf-8', 'surrogatepass')).hexdigest(), found['why']
+    if 'form' in found:
+        return _short(found['form']), ''
+    return (
+        'text:' + sha256(re.sub(r'\s+', '', undress(answer)).encode('utf-8', 'surrogatepass')).hexdigest(),
+        found['why'],
+    )
 
-def reading(answer:str)->tuple[str, str]:
+
+def reading(answer: str) -> tuple[str, str]:
     "(canonical form, why it is only text: '' when it is a value)."
-    if len(answer) > LENGTH: return 'text:' + sha256(answer.encode('utf-8', 'surrogatepass')).hexdigest(), 'too long'
+    if len(answer) > LENGTH:
+        return 'text:' + sha256(answer.encode('utf-8', 'surrogatepass')).hexdigest(), 'too long'
     return _reading(answer)
 
-def canonical(answer:str)->str:
+
+def canonical(answer: str) -> str:
     "One string per class of equal answers."
     return reading(answer)[0]
 
 # %% ../nbs/01_answers.ipynb #2209e820
-def same(a:str|None, b:str|None)->bool:
+def same(a: str | None, b: str | None) -> bool:
     "Are these two answers equal? None is no answer, and equal to nothing."
     return a is not None and b is not None and canonical(a) == canonical(b)
 
-def group(answers:list)->list[list[int]]:
+
+def group(answers: list) -> list[list[int]]:
     "Positions of equal answers, one list per group in order of first appearance. Positions of None are in no group."
     groups = {}
     for i, a in enumerate(answers):
-        if a is not None: groups.setdefault(canonical(a), []).append(i)
+        if a is not None:
+            groups.setdefault(canonical(a), []).append(i)
     return list(groups.values())

@@ -20,159 +20,331 @@ from .recipes import Means, own_words
 from .rows import save_rows
 from .store import Store
 from .trainer import FinetuneSettings
-from .yardsticks import adapted, arithmetic, bare_training, bench_model, cores, hold, machine, perfect, plain_training, plainly, tokens
+from multiagent_ft.yardsticks import (
+    adapted,
+    arithmetic,
+    bare_training,
+    bench_model,
+    cores,
+    hold,
+    machine,
+    perfect,
+    plain_training,
+    plainly,
+    tokens,
+)
 
 # %% ../nbs/23_bench.ipynb #622c3c00
-def compare_generation(engine, spec:EngineSpec, society:Society, problems:list, protocol:Protocol, few:int, folder:Path, workers:int)->tuple[dict, list]:
+def compare_generation(
+    engine,
+    spec: EngineSpec,
+    society: Society,
+    problems: list,
+    protocol: Protocol,
+    few: int,
+    folder: Path,
+    workers: int,
+) -> tuple[dict, list]:
     "(figures in tokens per second, transcripts): ours, the plain way, the ceiling."
     import torch
-    hold(problems[:2], society, protocol, engine, Here(Store(folder/'warm'), engine), spec.batch_size)
-    said, seconds = hold(problems, society, protocol, engine, Here(Store(folder/'one'), engine), spec.batch_size)
+
+    hold(problems[:2], society, protocol, engine, Here(Store(folder / 'warm'), engine), spec.batch_size)
+    said, seconds = hold(problems, society, protocol, engine, Here(Store(folder / 'one'), engine), spec.batch_size)
     turns = [u for t in said for u in t.turns]
     n, sampling = tokens(turns), protocol.sampling
-    rate = lambda pair: pair[0]/pair[1]
+
+    def rate(pair):
+        return pair[0] / pair[1]
+
     sample = [u for t in said[:few] for u in t.turns]
-    out = dict(answers=len(turns), tokens=n, prompt_tokens=sum(len(u.completion.prompt_ids) for u in turns), threads=torch.get_num_threads(), ours=n/seconds,
-               plain=rate(plainly(engine, sample, sampling)), plain_answers=len(sample), ceiling=n/perfect(engine, turns, sampling, spec.batch_size), multiply=n/arithmetic(engine, turns))
+    out = dict(
+        answers=len(turns),
+        tokens=n,
+        prompt_tokens=sum(len(u.completion.prompt_ids) for u in turns),
+        threads=torch.get_num_threads(),
+        ours=n / seconds,
+        plain=rate(plainly(engine, sample, sampling)),
+        plain_answers=len(sample),
+        ceiling=n / perfect(engine, turns, sampling, spec.batch_size),
+        multiply=n / arithmetic(engine, turns),
+    )
     if workers:
-        with Workers(Store(folder/'workers'), spec, workers) as w:
-            hold(problems[:2*spec.batch_size:spec.batch_size] or problems[:1], society, protocol, engine, w, 1)   # both workers started
+        with Workers(Store(folder / 'workers'), spec, workers) as w:
+            # both workers started
+            hold(problems[: 2 * spec.batch_size : spec.batch_size] or problems[:1], society, protocol, engine, w, 1)
             _, seconds = hold(problems, society, protocol, engine, w, spec.batch_size)
         torch.set_num_threads(workers)
-        out |= dict(workers=workers, ours_workers=n/seconds, plain_threads=rate(plainly(engine, sample, sampling)))
+        out |= dict(workers=workers, ours_workers=n / seconds, plain_threads=rate(plainly(engine, sample, sampling)))
         torch.set_num_threads(1)
     return out, said
 
 # %% ../nbs/23_bench.ipynb #b2376ace
-def jobs_of(engine, society:Society, said:list, protocol:Protocol, s:FinetuneSettings, folder:Path)->tuple[list[Job], dict]:
-    "(finetuning jobs of one iteration, rows by agent): every agent on its own words of the debates `said`, new adapters."
+def jobs_of(
+    engine, society: Society, said: list, protocol: Protocol, s: FinetuneSettings, folder: Path
+) -> tuple[list[Job], dict]:
+    """(finetuning jobs of one iteration, rows by agent): every agent on its own words of the debates `said`, new
+    adapters."""
     means = Means(None, None, protocol, min_support=2 if len(society) > 1 else 1)
-    rows = {a: r for a, r in own_words(means, society, said, means.labels(said)).items() if r} or {a: [_row(engine, t, a) for t in said] for a in society.agents}
-    job = lambda a, rs: Job('finetune', finetune_key(engine, None, rs, s, a.index), 'multiagent_ft.finetune:finetune_job',
-                            dict(parent=None, rows_file=str(save_rows(folder/f'{a.name}.jsonl', rs)), settings=asdict(s), seed=a.index, scratch=True), len(rs))
-    rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))   # as a run has them, the longest first
+    rows = {a: r for a, r in own_words(means, society, said, means.labels(said)).items() if r} or {
+        a: [_row(engine, t, a) for t in said] for a in society.agents
+    }
+
+    def job(a, rs):
+        return Job(
+            'finetune',
+            finetune_key(engine, None, rs, s, a.index),
+            'multiagent_ft.finetune:finetune_job',
+            dict(
+                parent=None,
+                rows_file=str(save_rows(folder / f'{a.name}.jsonl', rs)),
+                settings=asdict(s),
+                seed=a.index,
+                scratch=True,
+            ),
+            len(rs),
+        )
+
+    # as a run has them, the longest first
+    rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))
     return [job(a, rs) for a, rs in rows.items()], rows
+
 
 def _row(engine, transcript, agent):
     "For a random model, whose words never agree: a row of whatever the agent said, as if it had come to an end."
     from multiagent_ft.rows import Row
+
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
     return Row(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 
 # %% ../nbs/23_bench.ipynb #03b228bc
-def compare_finetuning(engine, spec:EngineSpec, society:Society, said:list, protocol:Protocol, s:FinetuneSettings, folder:Path, workers:int)->dict:
-    "Figures in tokens per second (prompts counted, padding not) for all agents of one iteration: ours, the plain way, a bare loop."
+def compare_finetuning(
+    engine,
+    spec: EngineSpec,
+    society: Society,
+    said: list,
+    protocol: Protocol,
+    s: FinetuneSettings,
+    folder: Path,
+    workers: int,
+) -> dict:
+    """Figures in tokens per second (prompts counted, padding not) for all agents of one iteration: ours, the plain way,
+    a bare loop."""
     import torch
+
     jobs, rows = jobs_of(engine, society, said, protocol, s, folder)
-    n = s.epochs*sum(len(r.input_ids) for rs in rows.values() for r in rs)
+    n = s.epochs * sum(len(r.input_ids) for rs in rows.values() for r in rs)
+
     def timed(f):
-        t = time.perf_counter(); f(); return time.perf_counter() - t
-    warm = replace(jobs[0], key=dict(jobs[0].key, warm=True), args=dict(jobs[0].args, settings=asdict(replace(s, epochs=1))))
-    Here(Store(folder/'warm'), engine).run([warm])
-    ours = timed(lambda: Here(Store(folder/'train-one'), engine).run(jobs))
+        t = time.perf_counter()
+        f()
+        return time.perf_counter() - t
+
+    warm = replace(
+        jobs[0], key=dict(jobs[0].key, warm=True), args=dict(jobs[0].args, settings=asdict(replace(s, epochs=1)))
+    )
+    Here(Store(folder / 'warm'), engine).run([warm])
+    ours = timed(lambda: Here(Store(folder / 'train-one'), engine).run(jobs))
     bare = sum(bare_training(engine, rs, s) for rs in rows.values())
     plain = sum(plain_training(spec.model, engine, rs, s) for rs in rows.values())
     two = [next(iter(rows.values())), [*rows.values()][-1]]
-    as_it_comes = s.epochs*sum(len(r.input_ids) for rs in two for r in rs)/sum(plain_training(spec.model, engine, rs, s, True) for rs in two)
-    out = dict(agents=len(rows), rows=sum(map(len, rows.values())), tokens=n, threads=torch.get_num_threads(), ours=n/ours, plain=n/plain, as_it_comes=as_it_comes, ceiling=n/bare)
+    as_it_comes = (
+        s.epochs
+        * sum(len(r.input_ids) for rs in two for r in rs)
+        / sum(plain_training(spec.model, engine, rs, s, True) for rs in two)
+    )
+    out = dict(
+        agents=len(rows),
+        rows=sum(map(len, rows.values())),
+        tokens=n,
+        threads=torch.get_num_threads(),
+        ours=n / ours,
+        plain=n / plain,
+        as_it_comes=as_it_comes,
+        ceiling=n / bare,
+    )
     if workers:
-        with Workers(Store(folder/'train-workers'), spec, workers) as w:
+        with Workers(Store(folder / 'train-workers'), spec, workers) as w:
             w.run([replace(warm, key=dict(warm.key, i=i)) for i in range(workers)])
             ours = timed(lambda: w.run(jobs))
         torch.set_num_threads(workers)
-        out |= dict(workers=workers, ours_workers=n/ours, plain_threads=n/sum(plain_training(spec.model, engine, rs, s) for rs in rows.values()))
+        out |= dict(
+            workers=workers,
+            ours_workers=n / ours,
+            plain_threads=n / sum(plain_training(spec.model, engine, rs, s) for rs in rows.values()),
+        )
         torch.set_num_threads(1)
     return out
 
 # %% ../nbs/23_bench.ipynb #a9fe9fe9
-def peak()->int:
+def peak() -> int:
     "Bytes this process held at most, so far."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 # %% ../nbs/23_bench.ipynb #90866d02
-def hold_memory(case:str, # 'one', 'society', 'copies'; or a method of finetuning
-                model:str, dtype:str, questions:int, new:int, agents:int=3)->dict:
+def hold_memory(
+    case: str,  # 'one', 'society', 'copies'; or a method of finetuning
+    model: str,
+    dtype: str,
+    questions: int,
+    new: int,
+    agents: int = 3,
+) -> dict:
     "Do the work of `case`; bytes at most, imports apart, and the bytes of one model's weights and of the adapters."
-    import datasets, peft, torch, trl   # noqa: F401 - counted as imports
-    from trl import SFTTrainer          # noqa: F401
+    import datasets, peft, torch, trl  # noqa: F401 - counted as imports
+    from trl import SFTTrainer  # noqa: F401
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
     import psutil
+
     method, many = case if case in ('lora', 'qlora', 'full') else 'lora', case in ('society', 'copies')
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as d:
         engine = HFEngine(model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions)
-        kept = [deepcopy(engine.base) for _ in range(2*agents - 1)] if case == 'copies' else []
-        protocol = Protocol(sampling=Sampling(1., 1., new))
-        society = adapted(engine, Path(d)/'adapters', agents) if many else untrained(agents)
+        kept = [deepcopy(engine.base) for _ in range(2 * agents - 1)] if case == 'copies' else []
+        protocol = Protocol(sampling=Sampling(1.0, 1.0, new))
+        society = adapted(engine, Path(d) / 'adapters', agents) if many else untrained(agents)
         problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
-        here = Here(Store(Path(d)/'store'), engine)
+        here = Here(Store(Path(d) / 'store'), engine)
         said, _ = hold(problems, society, protocol, engine, here, questions)
         s = FinetuneSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
         jobs, _ = jobs_of(engine, society, said, protocol, s, Path(d))
         here.run(jobs if many else jobs[:1])
         base = sum(p.nbytes for n, p in engine.base.named_parameters() if '.lora_' not in n)
         adapters = sum(f.stat().st_size for f in Path(d).glob('adapters/*/*.safetensors'))
-        return dict(case=case, agents=2*agents if many else 1, peak=peak() - before, model=base, adapters=adapters, copies=len(kept) + 1)
+        return dict(
+            case=case,
+            agents=2 * agents if many else 1,
+            peak=peak() - before,
+            model=base,
+            adapters=adapters,
+            copies=len(kept) + 1,
+        )
 
 # %% ../nbs/23_bench.ipynb #86e3b1c6
-def the_rest(folder:str, questions:int)->dict:
-    "Share of a run's time that is neither generation nor training: one iteration on nano in this process, imports and loading apart."
+def the_rest(folder: str, questions: int) -> dict:
+    """Share of a run's time that is neither generation nor training: one iteration on nano in this process, imports and
+    loading apart."""
     from multiagent_ft.config import load_config
     from multiagent_ft.run import run
-    go = lambda name, n: run(load_config(None, dict(model='nano', train=n, eval=n, iterations=1, samples=3, workers=0, wandb='off', out=f'{folder}/{name}', store=f'{folder}/{name}-store')))
+
+    def go(name, n):
+        return run(
+            load_config(
+                None,
+                dict(
+                    model='nano',
+                    train=n,
+                    eval=n,
+                    iterations=1,
+                    samples=3,
+                    workers=0,
+                    wandb='off',
+                    out=f'{folder}/{name}',
+                    store=f'{folder}/{name}-store',
+                ),
+            )
+        )
+
     go('warm', 4)
-    t = time.perf_counter(); go('whole', questions); whole = time.perf_counter() - t
+    t = time.perf_counter()
+    go('whole', questions)
+    whole = time.perf_counter() - t
     spent = next(d for d in map(json.loads, open(f'{folder}/whole/metrics.jsonl')) if d['event'] == 'done')['spent']
-    return dict(questions=questions, seconds=whole, generating=spent['generate'], training=spent['finetune'], rest=1 - sum(spent.values())/whole)
+    return dict(
+        questions=questions,
+        seconds=whole,
+        generating=spent['generate'],
+        training=spent['finetune'],
+        rest=1 - sum(spent.values()) / whole,
+    )
 
 # %% ../nbs/23_bench.ipynb #f39a7f6f
-def speeds(model:str, layers:int, dtype:str, questions:int, few:int, new:int, top_p:float, workers:int, threads:int)->dict:
+def speeds(
+    model: str, layers: int, dtype: str, questions: int, few: int, new: int, top_p: float, workers: int, threads: int
+) -> dict:
     "Generation and, for nano or on a GPU, finetuning on one model."
     import torch
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
+
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        spec = EngineSpec(bench_model(model, folder, layers), dtype=dtype, batch_size=max(1, min(questions//2 if model == 'nano' else questions, 128)))
+        spec = EngineSpec(
+            bench_model(model, folder, layers),
+            dtype=dtype,
+            batch_size=max(1, min(questions // 2 if model == 'nano' else questions, 128)),
+        )
         engine = HFEngine(**asdict(spec))
-        protocol, problems = Protocol(sampling=Sampling(1., top_p, new)), split(load_task('arithmetic'), 1, questions, 0).evaluation
-        society = adapted(engine, folder/'adapters')
-        generation, said = compare_generation(engine, replace(spec, model=engine.source), society, problems, protocol, few, folder, workers)
-        if model != 'nano' and engine.device.type == 'cpu': return dict(generation=generation)   # enough steps to be fair would take an hour
+        protocol, problems = (
+            Protocol(sampling=Sampling(1.0, top_p, new)),
+            split(load_task('arithmetic'), 1, questions, 0).evaluation,
+        )
+        society = adapted(engine, folder / 'adapters')
+        generation, said = compare_generation(
+            engine, replace(spec, model=engine.source), society, problems, protocol, few, folder, workers
+        )
+        # enough steps to be fair would take an hour
+        if model != 'nano' and engine.device.type == 'cpu':
+            return dict(generation=generation)
         s = FinetuneSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
-        return dict(generation=generation, finetuning=compare_finetuning(engine, replace(spec, model=engine.source), society, said, protocol, s, folder, workers))
+        return dict(
+            generation=generation,
+            finetuning=compare_finetuning(
+                engine, replace(spec, model=engine.source), society, said, protocol, s, folder, workers
+            ),
+        )
 
 # %% ../nbs/23_bench.ipynb #4c8e878e
-def memories(model:str, layers:int, dtype:str, questions:int, new:int)->dict:
+def memories(model: str, layers: int, dtype: str, questions: int, new: int) -> dict:
     "Peak memory of every case, each in its own process."
     with tempfile.TemporaryDirectory() as d:
         source = bench_model(model, Path(d), layers)
-        return {case: in_a_process('hold_memory', case=case, model=source, dtype=dtype, questions=questions, new=new) for case in ('one', 'society', 'copies', 'lora', 'qlora', 'full')}
+        return {
+            case: in_a_process('hold_memory', case=case, model=source, dtype=dtype, questions=questions, new=new)
+            for case in ('one', 'society', 'copies', 'lora', 'qlora', 'full')
+        }
 
-def in_a_process(what:str, **kw)->dict:
+
+def in_a_process(what: str, **kw) -> dict:
     "The result of a function of this module, run in a fresh Python with one thread; or `error` and its last line."
-    code = f'import json, sys\nfrom multiagent_ft import bench\nkw = json.loads(sys.argv[1])\nprint(json.dumps(bench.{what}(**kw)))'
+    code = (
+        'import json, sys\nfrom multiagent_ft import bench\nkw ='
+        f' json.loads(sys.argv[1])\nprint(json.dumps(bench.{what}(**kw)))'
+    )
     env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1)), 'MAFT_QUIET': '1'}
     p = subprocess.run([sys.executable, '-c', code, json.dumps(kw)], capture_output=True, text=True, env=env)
-    if p.returncode: return dict(error=(p.stderr.strip().splitlines() or ['no reason given'])[-1].removeprefix('multiagent_ft.core.MaftError: ')[:300])
+    if p.returncode:
+        return dict(
+            error=(p.stderr.strip().splitlines() or ['no reason given'])[-1].removeprefix(
+                'multiagent_ft.core.MaftError: '
+            )[:300]
+        )
     return json.loads(p.stdout.strip().splitlines()[-1])
 
 # %% ../nbs/23_bench.ipynb #ef64eb20
-SIZES = {'nano': dict(questions=256, few=4, new=160, top_p=1., dtype='auto'), 'half-billion': dict(questions=32, few=1, new=32, top_p=.9, dtype='auto')}
+SIZES = {
+    'nano': dict(questions=256, few=4, new=160, top_p=1.0, dtype='auto'),
+    'half-billion': dict(questions=32, few=1, new=32, top_p=0.9, dtype='auto'),
+}
 
-def bench(models:list[str],       # 'nano', 'half-billion', folders, Hugging Face ids
-          layers:int=4,           # of half-billion
-          questions:int|None=None,# per model; default: what takes minutes
-          parts:tuple=('speed', 'memory', 'rest'),
-          say=lambda text: None   # told what is being measured
-         )->dict:
+
+def bench(
+    models: list[str],  # 'nano', 'half-billion', folders, Hugging Face ids
+    layers: int = 4,  # of half-billion
+    questions: int | None = None,  # per model; default: what takes minutes
+    parts: tuple = ('speed', 'memory', 'rest'),
+    say=lambda text: None,  # told what is being measured
+) -> dict:
     "Measure; a JSON-able page of figures. Raises `MaftError` for an unknown part, and for a model that is not there."
     from multiagent_ft.hf import find_model, load_tokenizer
-    if odd := set(parts) - {'speed', 'memory', 'rest'}: raise MaftError(f'unknown part {min(odd)!r}: use speed, memory, rest.')
+
+    if odd := set(parts) - {'speed', 'memory', 'rest'}:
+        raise MaftError(f'unknown part {min(odd)!r}: use speed, memory, rest.')
     for name in models:
-        if name not in SIZES: load_tokenizer(find_model(name))   # a misspelled name is told now, not after a quarter of an hour
+        # a misspelled name is told now, not after a quarter of an hour
+        if name not in SIZES:
+            load_tokenizer(find_model(name))
     page = dict(machine=machine(), seed=0, models={})
     for name in models:
         size = dict(SIZES.get(name, SIZES['half-billion']), **({'questions': questions} if questions else {}))
@@ -181,75 +353,153 @@ def bench(models:list[str],       # 'nano', 'half-billion', folders, Hugging Fac
         if 'speed' in parts:
             say(f'{name}: debates and finetuning')
             gpu = page['machine']['gpu'] is not None
-            here['speed'] = in_a_process('speeds', model=name, layers=layers, dtype=size['dtype'], questions=size['questions'], few=few, new=size['new'], top_p=size['top_p'],
-                                         workers=cores() if small and cores() > 1 and not gpu else 0, threads=1 if small else cores())
+            here['speed'] = in_a_process(
+                'speeds',
+                model=name,
+                layers=layers,
+                dtype=size['dtype'],
+                questions=size['questions'],
+                few=few,
+                new=size['new'],
+                top_p=size['top_p'],
+                workers=cores() if small and cores() > 1 and not gpu else 0,
+                threads=1 if small else cores(),
+            )
         if 'memory' in parts and not small:
             say(f'{name}: memory')
             here['memory'] = memories(name, layers, size['dtype'], min(size['questions'], 4), size['new'])
     if 'rest' in parts:
         say('nano: the rest of a run')
-        with tempfile.TemporaryDirectory() as d: page['rest'] = in_a_process('the_rest', folder=d, questions=questions or 64)
+        with tempfile.TemporaryDirectory() as d:
+            page['rest'] = in_a_process('the_rest', folder=d, questions=questions or 64)
     return page
 
 # %% ../nbs/23_bench.ipynb #55d35336
-def tables(page:dict)->list[tuple[str, list[list[str]]]]:
+def tables(page: dict) -> list[tuple[str, list[list[str]]]]:
     "(title, lines) per table, the first line a header."
     out, rate = [], lambda x: f'{x:,.0f}' if x >= 20 else f'{x:.1f}'
     for name, m in page['models'].items():
         for what, s in m.get('speed', {}).items() if 'error' not in m.get('speed', {}) else ():
             lines = [['tokens/s', 'ours', 'plain way', 'ours / plain', 'ceiling', 'ours / ceiling']]
-            lines.append([f"one process, {s['threads']} thread(s)", rate(s['ours']), rate(s['plain']), f"{s['ours']/s['plain']:.1f}", rate(s['ceiling']), f"{s['ours']/s['ceiling']:.0%}"])
-            if 'workers' in s: lines.append([f"{s['workers']} workers, or threads", rate(s['ours_workers']), rate(s['plain_threads']), f"{s['ours_workers']/s['plain_threads']:.1f}", '', ''])
-            if 'as_it_comes' in s: lines.append(['the same, next to TRL as it comes', rate(s['ours']), rate(s['as_it_comes']), f"{s['ours']/s['as_it_comes']:.1f}", '', ''])
-            if 'multiply' in s: lines.append(['arithmetic alone', '', '', '', rate(s['multiply']), f"{s['ours']/s['multiply']:.0%}"])
+            lines.append(
+                [
+                    f'one process, {s["threads"]} thread(s)',
+                    rate(s['ours']),
+                    rate(s['plain']),
+                    f'{s["ours"] / s["plain"]:.1f}',
+                    rate(s['ceiling']),
+                    f'{s["ours"] / s["ceiling"]:.0%}',
+                ]
+            )
+            if 'workers' in s:
+                lines.append(
+                    [
+                        f'{s["workers"]} workers, or threads',
+                        rate(s['ours_workers']),
+                        rate(s['plain_threads']),
+                        f'{s["ours_workers"] / s["plain_threads"]:.1f}',
+                        '',
+                        '',
+                    ]
+                )
+            if 'as_it_comes' in s:
+                lines.append(
+                    [
+                        'the same, next to TRL as it comes',
+                        rate(s['ours']),
+                        rate(s['as_it_comes']),
+                        f'{s["ours"] / s["as_it_comes"]:.1f}',
+                        '',
+                        '',
+                    ]
+                )
+            if 'multiply' in s:
+                lines.append(['arithmetic alone', '', '', '', rate(s['multiply']), f'{s["ours"] / s["multiply"]:.0%}'])
             out.append((f'{name}: {what}, {s["tokens"]:,} tokens', lines))
-        if mem := m.get('memory'): out.append((f'{name}: memory', memory_lines(mem)))
+        if mem := m.get('memory'):
+            out.append((f'{name}: memory', memory_lines(mem)))
     if 'error' not in page.get('rest', {'error': 1}):
         r = page['rest']
-        out.append(('nano: a small run, one process', [['seconds', 'generating', 'training', 'neither'], [f"{r['seconds']:.1f}", f"{r['generating']:.1f}", f"{r['training']:.1f}", f"{r['rest']:.1%}"]]))
+        out.append(
+            (
+                'nano: a small run, one process',
+                [
+                    ['seconds', 'generating', 'training', 'neither'],
+                    [f'{r["seconds"]:.1f}', f'{r["generating"]:.1f}', f'{r["training"]:.1f}', f'{r["rest"]:.1%}'],
+                ],
+            )
+        )
     return out
 
 # %% ../nbs/23_bench.ipynb #25591e55
-def memory_lines(mem:dict)->list[list[str]]:
+def memory_lines(mem: dict) -> list[list[str]]:
     "One line per case, in MB, next to one agent's."
-    mb, base = lambda b: f'{b/1e6:,.0f}', mem['one'].get('peak')
+    mb, base = lambda b: f'{b / 1e6:,.0f}', mem['one'].get('peak')
     lines = [['MB', 'agents', 'weights of one model', 'adapters', 'peak', 'peak / one agent']]
     for case, m in mem.items():
-        lines.append([case, '', '', '', f"failed: {m['error']}", ''] if 'error' in m else
-                     [case, str(m['agents']), mb(m['model']), mb(m['adapters']), mb(m['peak']), f"{m['peak']/base:.2f}" if base else ''])
+        lines.append(
+            [case, '', '', '', f'failed: {m["error"]}', '']
+            if 'error' in m
+            else [
+                case,
+                str(m['agents']),
+                mb(m['model']),
+                mb(m['adapters']),
+                mb(m['peak']),
+                f'{m["peak"] / base:.2f}' if base else '',
+            ]
+        )
     return lines
 
-def failures(page:dict)->list[str]:
+
+def failures(page: dict) -> list[str]:
     "What could not be measured, and why."
     found = [(f'{n}: speed', m.get('speed', {})) for n, m in page['models'].items()] + [('rest', page.get('rest', {}))]
     found += [(f'{n}: memory of {c}', x) for n, m in page['models'].items() for c, x in m.get('memory', {}).items()]
-    return [f"{what}: {d['error']}" for what, d in found if 'error' in d]
+    return [f'{what}: {d["error"]}' for what, d in found if 'error' in d]
 
 # %% ../nbs/23_bench.ipynb #2ecfc1f0
-def growth(questions:list[int], # at three agents
-           agents:list[int],    # at the smallest of `questions`
-           workers:int          # processes
-          )->dict:
+def growth(
+    questions: list[int],  # at three agents
+    agents: list[int],  # at the smallest of `questions`
+    workers: int,  # processes
+) -> dict:
     "Seconds that untrained societies of nano debate, by number of questions and by number of agents."
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
-    spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1., 1., 160))
+
+    spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1.0, 1.0, 160))
     engine, problems = HFEngine(**asdict(spec)), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
     with tempfile.TemporaryDirectory() as d, Workers(Store(Path(d)), spec, workers) as w:
-        hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)   # workers started
-        one = lambda q, n, seed: hold(problems[:q], untrained(n), protocol, engine, w, 125, seed)[1]   # a seed of its own: nothing is found in the store
-        return dict(questions={q: one(q, 3, 100 + q) for q in questions}, agents={n: one(min(questions), n, n) for n in agents})
+        # workers started
+        hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)
+
+        # a seed of its own: nothing is found in the store
+        def one(q, n, seed):
+            return hold(problems[:q], untrained(n), protocol, engine, w, 125, seed)[1]
+
+        return dict(
+            questions={q: one(q, 3, 100 + q) for q in questions},
+            agents={n: one(min(questions), n, n) for n in agents},
+        )
 
 # %% ../nbs/23_bench.ipynb #dd35cf54
-def weigh(dtype:str, block:int, compiled:bool=False, questions:int=256)->dict:
+def weigh(dtype: str, block: int, compiled: bool = False, questions: int = 256) -> dict:
     "Tokens per second of one process's first answers, and the seconds before the first batch came back."
     import torch
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.tasks import load_task, split
+
     engine = HFEngine('nano', dtype=dtype, batch_size=block)
-    if compiled: engine.base.forward = torch.compile(engine.base.forward, dynamic=True)
+    if compiled:
+        engine.base.forward = torch.compile(engine.base.forward, dynamic=True)
     problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
-    requests = generator_requests(problems, untrained(1).generators, Protocol(sampling=Sampling(1., 1., 160)), Luck(0, 'bench'))
-    t = time.perf_counter(); engine.generate(requests[:block]); first = time.perf_counter() - t
-    t = time.perf_counter(); n = sum(len(c.token_ids) for c in engine.generate(requests))
-    return dict(dtype=dtype, block=block, compiled=compiled, rate=n/(time.perf_counter() - t), first=first)
+    requests = generator_requests(
+        problems, untrained(1).generators, Protocol(sampling=Sampling(1.0, 1.0, 160)), Luck(0, 'bench')
+    )
+    t = time.perf_counter()
+    engine.generate(requests[:block])
+    first = time.perf_counter() - t
+    t = time.perf_counter()
+    n = sum(len(c.token_ids) for c in engine.generate(requests))
+    return dict(dtype=dtype, block=block, compiled=compiled, rate=n / (time.perf_counter() - t), first=first)

@@ -15,72 +15,132 @@ from .core import MaftError, Message, digest
 # %% ../nbs/04a_chat.ipynb #27155bb3
 MARKER = re.compile(r'<\|?/?[A-Za-z_][\w ]*\|?>|<<?/?[A-Z]+>>?|\[/?[A-Z_]{3,}\]')
 
-def control_tokens(tok)->dict[str, int]:
-    "Tokens that command rather than say (text -> id): all special ones, and added ones that the chat template writes itself."
+
+def control_tokens(tok) -> dict[str, int]:
+    """Tokens that command rather than say (text -> id): all special ones, and added ones that the chat template writes
+    itself."""
     added = tok.added_tokens_decoder.values()
     special = set(tok.all_special_tokens) | {t.content for t in added if t.special}
-    names = special | {t.content for t in added if t.content in (tok.chat_template or '') and MARKER.fullmatch(t.content)}
+    names = special | {
+        t.content for t in added if t.content in (tok.chat_template or '') and MARKER.fullmatch(t.content)
+    }
     return {n: tok.convert_tokens_to_ids(n) for n in sorted(names) if len(n) > 1}
 
-def harmless(text:str, markers:list[str])->str:
+
+def harmless(text: str, markers: list[str]) -> str:
     "`text` with a blank after the first character of every marker: as readable as before, and no longer a command."
-    for m in sorted(markers, key=len, reverse=True): text = text.replace(m, f'{m[0]} {m[1:]}')
+    for m in sorted(markers, key=len, reverse=True):
+        text = text.replace(m, f'{m[0]} {m[1:]}')
     return text
 
 # %% ../nbs/04a_chat.ipynb #21db9c00
-def chat_text(tok, chat:tuple[Message, ...], args:dict|None=None, name:str='this model')->str:
-    "The chat as one text, ready for the answer. Neighbours of one role become one turn: many templates demand strict alternation."
+def chat_text(tok, chat: tuple[Message, ...], args: dict | None = None, name: str = 'this model') -> str:
+    """The chat as one text, ready for the answer. Neighbours of one role become one turn: many templates demand strict
+    alternation."""
     from jinja2 import TemplateError
+
     turns = []
     for m in chat:
-        if turns and turns[-1]['role'] == m.role: turns[-1]['content'] += f'\n\n{m.content}'
-        else: turns.append(dict(role=m.role, content=m.content))
-    try: return tok.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(args or {}))
-    except (TemplateError, TypeError) as e: raise MaftError(f'the chat template of {name} refuses a chat of {", ".join(t["role"] for t in turns)}: {e}') from e
+        if turns and turns[-1]['role'] == m.role:
+            turns[-1]['content'] += f'\n\n{m.content}'
+        else:
+            turns.append(dict(role=m.role, content=m.content))
+    try:
+        return tok.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(args or {}))
+    except (TemplateError, TypeError) as e:
+        raise MaftError(
+            f'the chat template of {name} refuses a chat of {", ".join(t["role"] for t in turns)}: {e}'
+        ) from e
 
 # %% ../nbs/04a_chat.ipynb #d1b3c3ff
 class Renderer:
     "From chats to token ids and back, for one tokenizer and its chat template."
-    def __init__(self, tok, name:str='this model', stops=(), args:dict|None=None):
-        if not tok.chat_template: raise MaftError(f'{name} has no chat template. Give one with --set chat_template=FILE (a Jinja file), or use the instruction-tuned variant of the model.')
+
+    def __init__(self, tok, name: str = 'this model', stops=(), args: dict | None = None):
+        if not tok.chat_template:
+            raise MaftError(
+                f'{name} has no chat template. Give one with --set chat_template=FILE (a Jinja file), or use the'
+                ' instruction-tuned variant of the model.'
+            )
         self.tok, self.name, self.args, self.control, self._skeletons = tok, name, args or {}, control_tokens(tok), {}
         said = self.text([Message('user', 'QUESTION'), Message('assistant', 'ANSWER'), Message('user', 'AGAIN')])
-        self.markers = sorted({*self.control, *MARKER.findall(re.sub('QUESTION|ANSWER|AGAIN', ' ', said)), *MARKER.findall(tok.chat_template)})
+        self.markers = sorted(
+            {
+                *self.control,
+                *MARKER.findall(re.sub('QUESTION|ANSWER|AGAIN', ' ', said)),
+                *MARKER.findall(tok.chat_template),
+            }
+        )
         ordinary = {t.content for t in tok.added_tokens_decoder.values() if not t.special}
-        self.strict = [m for m in self.markers if m not in ordinary]   # what even an agent's own words must not hold
+        self.strict = [m for m in self.markers if m not in ordinary]  # what even an agent's own words must not hold
         ids, after = set(self.control.values()), tok(said.rpartition('ANSWER')[2], add_special_tokens=False).input_ids
         self.end_id = next((i for i in after if i in ids), tok.eos_token_id)
         self.stop_ids = sorted({i for i in (self.end_id, tok.eos_token_id, *stops) if i is not None})
-        if not self.stop_ids: raise MaftError(f'{name}: nothing says which token ends an answer. Add eos_token to its tokenizer_config.json.')
+        if not self.stop_ids:
+            raise MaftError(
+                f'{name}: nothing says which token ends an answer. Add eos_token to its tokenizer_config.json.'
+            )
         self.pad_id = next(i for i in (tok.pad_token_id, tok.eos_token_id, self.stop_ids[0]) if i is not None)
-        self.watched = ids - ({tok.unk_token_id} - set(self.stop_ids))   # an unknown character is no command
-        self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)   # asked for twice, when a job is named and when it is done
-    def text(self, chat)->str: return chat_text(self.tok, chat, self.args, self.name)
-    def _ids(self, chat, clean): return tuple(self.tok(self.text([Message(m.role, clean(m)) for m in chat]), add_special_tokens=False).input_ids)
-    def render(self, chat:tuple[Message, ...])->tuple[int, ...]:
+        self.watched = ids - ({tok.unk_token_id} - set(self.stop_ids))  # an unknown character is no command
+        # asked for twice, when a job is named and when it is done
+        self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)
+
+    def text(self, chat) -> str:
+        return chat_text(self.tok, chat, self.args, self.name)
+
+    def _ids(self, chat, clean):
+        return tuple(self.tok(self.text([Message(m.role, clean(m)) for m in chat]), add_special_tokens=False).input_ids)
+
+    def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
         "The ids sent for `chat`. Raises `MaftError` if a text could pass for a control token all the same."
-        safe = lambda m: harmless(m.content, self.strict if m.role == 'assistant' else self.markers)
-        plain = lambda m: harmless(''.join(c for c in unicodedata.normalize('NFKC', m.content) if unicodedata.category(c) != 'Cf'), self.markers)
+
+        def safe(m):
+            return harmless(m.content, self.strict if m.role == 'assistant' else self.markers)
+
+        def plain(m):
+            return harmless(
+                ''.join(c for c in unicodedata.normalize('NFKC', m.content) if unicodedata.category(c) != 'Cf'),
+                self.markers,
+            )
+
         own = ''.join(m.content for m in chat if m.role == 'assistant')
         watched = self.watched - {i for t, i in self.control.items() if t not in self.strict and t in own}
-        count = lambda ids: sorted(i for i in ids if i in watched)
-        if (roles := tuple(m.role for m in chat)) not in self._skeletons: self._skeletons[roles] = self._ids(chat, lambda m: 'x')
+
+        def count(ids):
+            return sorted(i for i in ids if i in watched)
+
+        if (roles := tuple(m.role for m in chat)) not in self._skeletons:
+            self._skeletons[roles] = self._ids(chat, lambda m: 'x')
         for clean in (safe, plain):
-            if count(ids := self._ids(chat, clean)) == count(self._skeletons[roles]): return ids
-        raise MaftError(f'a message holds text that the tokenizer of {self.name} takes for a control token: {chat[-1].content[:100]!r}')
-    def encode(self, text:str)->tuple[int, ...]:
+            if count(ids := self._ids(chat, clean)) == count(self._skeletons[roles]):
+                return ids
+        raise MaftError(
+            f'a message holds text that the tokenizer of {self.name} takes for a control token:'
+            f' {chat[-1].content[:100]!r}'
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
         "The ids of `text` as an answer, the turn-end token last."
         return (*self.tok(harmless(text, self.markers), add_special_tokens=False).input_ids, self.end_id)
-    def decode(self, ids)->str:
+
+    def decode(self, ids) -> str:
         "The text of an answer's ids, special tokens left out."
         return self.tok.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    def identity(self)->dict:
+
+    def identity(self) -> dict:
         "Hashes of tokenizer and template, the template's arguments, the stop ids."
         spelled = self.tok.backend_tokenizer.to_str() if self.tok.is_fast else sorted(self.tok.get_vocab().items())
-        return dict(tokenizer=digest(spelled), template=digest(self.tok.chat_template), template_args=self.args, stop_ids=self.stop_ids)
+        return dict(
+            tokenizer=digest(spelled),
+            template=digest(self.tok.chat_template),
+            template_args=self.args,
+            stop_ids=self.stop_ids,
+        )
 
 # %% ../nbs/04a_chat.ipynb #0444940b
-def read_template(file:str|Path)->str:
+def read_template(file: str | Path) -> str:
     "The text of a Jinja file."
-    try: return Path(file).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e: raise MaftError(f'chat_template={file} cannot be read ({e}). Give a Jinja file.') from None
+    try:
+        return Path(file).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as e:
+        raise MaftError(f'chat_template={file} cannot be read ({e}). Give a Jinja file.') from None

@@ -18,16 +18,20 @@ from .records import final, scores
 @dataclass(frozen=True)
 class Claim:
     "`better` is better than `than`, in an experiment; a row, or (row, iteration)."
-    says: str                 # in words
+
+    says: str  # in words
     experiment: str
-    better: str|tuple[str, int]
-    than: str|tuple[str, int]
-    measure: str = 'debate'   # a figure of the outcomes, or a measure of diversity
-    ours: bool = False        # a control: the paper does not claim it
+    better: str | tuple[str, int]
+    than: str | tuple[str, int]
+    measure: str = 'debate'  # a figure of the outcomes, or a measure of diversity
+    ours: bool = False  # a control: the paper does not claim it
+
     @property
-    def unit(self)->tuple[str, float, str]:
+    def unit(self) -> tuple[str, float, str]:
         "What a difference is counted in, the factor from shares, and how it is printed."
-        return dict(debate=('points', 100, '.1f'), nll_of_others=('nats', 1, '.3f'), kl_between=('nats', 1, '.4f')).get(self.measure, ('', 1, '.3f'))
+        return dict(debate=('points', 100, '.1f'), nll_of_others=('nats', 1, '.3f'), kl_between=('nats', 1, '.4f')).get(
+            self.measure, ('', 1, '.3f')
+        )
 
 # %% ../nbs/19e_claims.ipynb #e20769dd
 CLAIMS = (
@@ -47,101 +51,222 @@ CLAIMS = (
     Claim('Unique ids do less than debate', 'table5', 'debate', 'unique-id'),
     Claim('Finetuning beats unique ids', 'table5', 'multiagent-ft', 'unique-id'),
     Claim('Five iterations beat one', 'figure1', ('multiagent-ft', 5), ('multiagent-ft', 1)),
-    Claim('After five, many models are ahead of one that answers alone', 'figure1', ('multiagent-ft', 5), ('single-agent-ft-alone', 5)),
-    Claim('A single model that answers alone gains nothing after its first iteration', 'figure1', ('single-agent-ft-alone', 1), ('single-agent-ft-alone', 5)),
-    Claim('What others say becomes less likely (more diverse)', 'figure3', ('multiagent-ft', 5), ('multiagent-ft', 1), 'nll_of_others'),
-    Claim('… less likely than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'nll_of_others'),
-    Claim('Words of those who agree stay more different than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'embedding_agreeing'),
-    Claim('Their answers differ more than those of one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'consensus'),
+    Claim(
+        'After five, many models are ahead of one that answers alone',
+        'figure1',
+        ('multiagent-ft', 5),
+        ('single-agent-ft-alone', 5),
+    ),
+    Claim(
+        'A single model that answers alone gains nothing after its first iteration',
+        'figure1',
+        ('single-agent-ft-alone', 1),
+        ('single-agent-ft-alone', 5),
+    ),
+    Claim(
+        'What others say becomes less likely (more diverse)',
+        'figure3',
+        ('multiagent-ft', 5),
+        ('multiagent-ft', 1),
+        'nll_of_others',
+    ),
+    Claim(
+        '… less likely than with one model', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'nll_of_others'
+    ),
+    Claim(
+        'Words of those who agree stay more different than with one model',
+        'figure3',
+        ('multiagent-ft', 5),
+        ('single-agent-ft', 5),
+        'embedding_agreeing',
+    ),
+    Claim(
+        'Their answers differ more than those of one model',
+        'figure3',
+        ('multiagent-ft', 5),
+        ('single-agent-ft', 5),
+        'consensus',
+    ),
     Claim('… and so do their probabilities', 'figure3', ('multiagent-ft', 5), ('single-agent-ft', 5), 'kl_between'),
-    Claim('One model at temperature 2 does not make up for many', 'figure10', 'multiagent-ft', 'single-agent-ft-alone-t2'),
+    Claim(
+        'One model at temperature 2 does not make up for many',
+        'figure10',
+        'multiagent-ft',
+        'single-agent-ft-alone-t2',
+    ),
     Claim('What was learned elsewhere helps: better than the untrained debate', 'transfer', ELSEWHERE, 'debate'),
-    Claim('… better than Majority FT on the task itself', 'transfer', ELSEWHERE, 'majority-ft'))
+    Claim('… better than Majority FT on the task itself', 'transfer', ELSEWHERE, 'majority-ft'),
+)
 
 # %% ../nbs/19e_claims.ipynb #9c1a0ad6
 CONTROLS = (
     Claim('Debate beats a vote at equal cost', 'table1', 'debate', 'majority-equal', ours=True),
-    Claim('Multiagent finetuning beats an untrained vote at equal cost', 'table1', 'multiagent-ft', 'majority-equal', ours=True),
+    Claim(
+        'Multiagent finetuning beats an untrained vote at equal cost',
+        'table1',
+        'multiagent-ft',
+        'majority-equal',
+        ours=True,
+    ),
     Claim('… beats a finetuned vote at equal cost', 'table2', 'multiagent-ft', 'majority-ft-equal', ours=True),
     Claim('… beats ONE model trained on all the same rows', 'table2', 'multiagent-ft', 'union-ft', ours=True),
-    Claim('One model at temperature 2 that debates does not, either', 'figure10', 'multiagent-ft', 'single-agent-ft-t2', ours=True),
-    Claim('After five iterations, many models beat one that debates', 'figure1', ('multiagent-ft', 5), ('single-agent-ft', 5), ours=True),
-    Claim('… and Majority FT', 'figure1', ('multiagent-ft', 5), ('majority-ft', 5), ours=True))
+    Claim(
+        'One model at temperature 2 that debates does not, either',
+        'figure10',
+        'multiagent-ft',
+        'single-agent-ft-t2',
+        ours=True,
+    ),
+    Claim(
+        'After five iterations, many models beat one that debates',
+        'figure1',
+        ('multiagent-ft', 5),
+        ('single-agent-ft', 5),
+        ours=True,
+    ),
+    Claim('… and Majority FT', 'figure1', ('multiagent-ft', 5), ('majority-ft', 5), ours=True),
+)
 
 # %% ../nbs/19e_claims.ipynb #b05e7ac9
 @dataclass(frozen=True)
 class Judged:
     "A claim and what its data say."
+
     claim: Claim
-    difference: Estimate|None = None # `better` minus `than`; None without data
-    p: float|None = None             # the larger of two, over seeds and over questions; McNemar's for one seed
-    within: tuple[int, int] = (0, 0) # seeds in which McNemar's test alone finds it better, worse
-    questions: int = 0               # per seed
+    difference: Estimate | None = None  # `better` minus `than`; None without data
+    p: float | None = None  # the larger of two, over seeds and over questions; McNemar's for one seed
+    within: tuple[int, int] = (0, 0)  # seeds in which McNemar's test alone finds it better, worse
+    questions: int = 0  # per seed
 
     @property
-    def verdict(self)->str: return 'no data' if self.difference is None else verdict(self.difference)
+    def verdict(self) -> str:
+        return 'no data' if self.difference is None else verdict(self.difference)
 
-def picked(records:list[dict], row:str|tuple[str, int])->dict[int, dict]:
+
+def picked(records: list[dict], row: str | tuple[str, int]) -> dict[int, dict]:
     "{seed: record} of a row at its last iteration, or of (row, iteration)."
-    if isinstance(row, str): return final(records).get(row, {})
+    if isinstance(row, str):
+        return final(records).get(row, {})
     return {r['seed']: r for r in records if (r['recipe'], r['iteration']) == tuple(row)}
 
 # %% ../nbs/19e_claims.ipynb #ed57a61c
-def judge(c:Claim, records:list[dict], # of its experiment: outcomes, or diversity
-         )->Judged:
+def judge(
+    c: Claim,
+    records: list[dict],  # of its experiment: outcomes, or diversity
+) -> Judged:
     "The test of a claim. Seeds that only one of the two rows has are left out."
     a, b = picked(records, c.than), picked(records, c.better)
     seeds = sorted(a.keys() & b.keys())
-    if not seeds: return Judged(c)
+    if not seeds:
+        return Judged(c)
     a, b = ({s: x[s] for s in seeds} for x in (a, b))
     if 'measures' in a[seeds[0]]:
-        v = lambda x, s: x[s]['measures'].get(c.measure, {}).get('value')
+
+        def v(x, s):
+            return x[s]['measures'].get(c.measure, {}).get('value')
+
         d = {s: {str(s): v(b, s) - v(a, s)} for s in seeds if None not in (v(a, s), v(b, s))}
-        if not d: return Judged(c)
-        e = estimate(d); return Judged(c, e, e.p(), questions=a[seeds[0]].get('questions', 0))
+        if not d:
+            return Judged(c)
+        e = estimate(d)
+        return Judged(c, e, e.p(), questions=a[seeds[0]].get('questions', 0))
     a, b = (scores({'x': x}, c.measure)['x'] for x in (a, b))
     e, each = estimate(paired(a, b)), within_seeds(a, b)
-    sure = [m.difference > 0 for m in each.values() if m.p < .05]
-    return Judged(c, e, next(iter(each.values())).p if len(seeds) == 1 else e.p(), (sum(sure), len(sure) - sum(sure)), e.questions//e.seeds)
+    sure = [m.difference > 0 for m in each.values() if m.p < 0.05]
+    return Judged(
+        c,
+        e,
+        next(iter(each.values())).p if len(seeds) == 1 else e.p(),
+        (sum(sure), len(sure) - sum(sure)),
+        e.questions // e.seeds,
+    )
 
 # %% ../nbs/19e_claims.ipynb #50666a98
-def judge_all(found:dict[str, list[dict]],    # {experiment: its records}; 'NAME diversity' for measures of diversity
-              claims:tuple[Claim, ...]=CLAIMS + CONTROLS)->list[Judged]:
+def judge_all(
+    found: dict[str, list[dict]],  # {experiment: its records}; 'NAME diversity' for measures of diversity
+    claims: tuple[Claim, ...] = CLAIMS + CONTROLS,
+) -> list[Judged]:
     "Every claim; p corrected over all that could be tested (Holm)."
-    of = lambda c: found.get(c.experiment if c.measure in ('debate', 'single', 'majority') else f'{c.experiment} diversity', [])
+
+    def of(c):
+        return found.get(
+            c.experiment if c.measure in ('debate', 'single', 'majority') else f'{c.experiment} diversity', []
+        )
+
     done = [judge(c, of(c)) for c in claims]
     ps = holm({i: j.p for i, j in enumerate(done) if j.p is not None})
     return [replace(j, p=ps.get(i)) for i, j in enumerate(done)]
 
 # %% ../nbs/19e_claims.ipynb #935964b0
-def row_name(row:str|tuple[str, int])->str:
+def row_name(row: str | tuple[str, int]) -> str:
     "A row in words."
     return row if isinstance(row, str) else f'{row[0]} after {row[1]}'
 
-def claims_table(done:list[Judged])->str:
+
+def claims_table(done: list[Judged]) -> str:
     "Markdown, one line per claim."
+
     def line(j):
         c, e = j.claim, j.difference
         unit, f, d = c.unit
         low, high = e.wide if e and e.seeds > 1 else (e.low, e.high) if e else (0, 0)
-        what = '' if e is None else f'{f*e.mean:+{d}} [{f*low:+{d}}, {f*high:+{d}}] {unit}'.rstrip() + (' (one seed: questions only)' if e.seeds == 1 else '')
-        return [c.says, c.experiment, f'{row_name(c.better)} > {row_name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'), what, '' if e is None else f'{e.seeds} × {j.questions}',
-                small_p(j.p), f'{j.within[0]}, {j.within[1]}' if e and c.measure == 'debate' else '', f'**{j.verdict}**']
-    return pipes([['claim', 'from', 'test', 'difference [95 %, the widest interval]', 'seeds × questions', 'p (Holm)', 'seeds better, worse', 'verdict'], *map(line, done)])
+        what = (
+            ''
+            if e is None
+            else f'{f * e.mean:+{d}} [{f * low:+{d}}, {f * high:+{d}}] {unit}'.rstrip()
+            + (' (one seed: questions only)' if e.seeds == 1 else '')
+        )
+        return [
+            c.says,
+            c.experiment,
+            f'{row_name(c.better)} > {row_name(c.than)}' + ('' if c.measure == 'debate' else f' ({c.measure})'),
+            what,
+            '' if e is None else f'{e.seeds} × {j.questions}',
+            small_p(j.p),
+            f'{j.within[0]}, {j.within[1]}' if e and c.measure == 'debate' else '',
+            f'**{j.verdict}**',
+        ]
+
+    return pipes(
+        [
+            [
+                'claim',
+                'from',
+                'test',
+                'difference [95 %, the widest interval]',
+                'seeds × questions',
+                'p (Holm)',
+                'seeds better, worse',
+                'verdict',
+            ],
+            *map(line, done),
+        ]
+    )
 
 # %% ../nbs/19e_claims.ipynb #1b99c517
-def claims_plot(done:list[Judged], title:str=''):
+def claims_plot(done: list[Judged], title: str = ''):
     "Difference in points with its widest 95 % interval, one row per claim about accuracy that could be tested."
     told = [j for j in done if j.difference and j.claim.measure == 'debate'][::-1]
-    fig, (ax,) = figure(8.2, .9 + .26*max(len(told), 1))
+    fig, (ax,) = figure(8.2, 0.9 + 0.26 * max(len(told), 1))
     colour = dict(holds=COLOURS[2], unclear=COLOURS[7], fails=COLOURS[5])
     for y, j in enumerate(told):
-        if j.difference.seeds < 2: ax.axhline(y, color=colour['unclear'], lw=2, alpha=.3); ax.plot(100*j.difference.mean, y, 'o', color=colour['unclear'], ms=5); continue   # one seed: nothing is known of the next
+        # one seed: nothing is known of the next
+        if j.difference.seeds < 2:
+            ax.axhline(y, color=colour['unclear'], lw=2, alpha=0.3)
+            ax.plot(100 * j.difference.mean, y, 'o', color=colour['unclear'], ms=5)
+            continue
         low, high = j.difference.wide
-        ax.plot([100*low, 100*high], [y, y], color=colour[j.verdict], lw=2, alpha=.7); ax.plot(100*j.difference.mean, y, 'o', color=colour[j.verdict], ms=5)
-    ax.axvline(0, color='black', lw=.8)
-    ax.set_yticks(range(len(told)), [plain(f'{j.claim.experiment}: {row_name(j.claim.better)} > {row_name(j.claim.than)}') for j in told]); ax.set_xlabel('difference in points [95 %, the widest interval]')
-    ax.set_title('\n'.join(map(plain, title.splitlines())), fontsize=9, loc='left'); ax.set_ylim(-.7, len(told) - .3)
-    for v, c in colour.items(): ax.plot([], [], 'o-', color=c, label=v)
-    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+        ax.plot([100 * low, 100 * high], [y, y], color=colour[j.verdict], lw=2, alpha=0.7)
+        ax.plot(100 * j.difference.mean, y, 'o', color=colour[j.verdict], ms=5)
+    ax.axvline(0, color='black', lw=0.8)
+    ax.set_yticks(
+        range(len(told)),
+        [plain(f'{j.claim.experiment}: {row_name(j.claim.better)} > {row_name(j.claim.than)}') for j in told],
+    )
+    ax.set_xlabel('difference in points [95 %, the widest interval]')
+    ax.set_title('\n'.join(map(plain, title.splitlines())), fontsize=9, loc='left')
+    ax.set_ylim(-0.7, len(told) - 0.3)
+    for v, c in colour.items():
+        ax.plot([], [], 'o-', color=c, label=v)
+    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     return fig

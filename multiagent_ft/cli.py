@@ -20,39 +20,93 @@ from .core import MaftError
 from .terminal import ending, print_rows, results_only, show, spoken, takes_settings
 
 # %% ../nbs/99_cli.ipynb #615b036b
-OFTEN = ('task', 'data', 'model', 'recipe', 'agents', 'rounds', 'summary', 'train', 'eval', 'seed', 'iterations', 'out', 'store', 'workers', 'device', 'wandb')
+OFTEN = (
+    'task',
+    'data',
+    'model',
+    'recipe',
+    'agents',
+    'rounds',
+    'summary',
+    'train',
+    'eval',
+    'seed',
+    'iterations',
+    'out',
+    'store',
+    'workers',
+    'device',
+    'wandb',
+)
 
-app = typer.Typer(name='maft', add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode='markdown',
-                  help='Language models that teach themselves by arguing: multiagent finetuning (arXiv 2501.05707).', epilog='Start with `maft run --quick`, then `maft debate "What is the result of 3+7*1+4-9*6?" --run DIR`.')
+app = typer.Typer(
+    name='maft',
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode='markdown',
+    help='Language models that teach themselves by arguing: multiagent finetuning (arXiv 2501.05707).',
+    epilog='Start with `maft run --quick`, then `maft debate "What is the result of 3+7*1+4-9*6?" --run DIR`.',
+)
 
 # %% ../nbs/99_cli.ipynb #c01ffdfe
-def versions()->dict[str, str]:
+def versions() -> dict[str, str]:
     "Of Python and the libraries that decide what comes out."
     from importlib.metadata import PackageNotFoundError, version
-    def of(name):
-        try: return version(name)
-        except PackageNotFoundError: return 'absent'
-    return dict(python='.'.join(map(str, sys.version_info[:3]))) | {n: of(n) for n in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'math-verify')}
 
-def _say_version(wanted:bool):
-    if wanted: print(f'maft {__version__}\n' + ', '.join(f'{k} {v}' for k, v in versions().items())); raise typer.Exit()
+    def of(name):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return 'absent'
+
+    return dict(python='.'.join(map(str, sys.version_info[:3]))) | {
+        n: of(n) for n in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'math-verify')
+    }
+
+
+def _say_version(wanted: bool):
+    if wanted:
+        print(f'maft {__version__}\n' + ', '.join(f'{k} {v}' for k, v in versions().items()))
+        raise typer.Exit()
+
 
 @app.callback()
-def _top(version:Annotated[bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=_say_version)]=False): pass
+def _top(
+    version: Annotated[
+        bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=_say_version)
+    ] = False,
+):
+    pass
 
 # %% ../nbs/99_cli.ipynb #1c8c73d5
-def headline(c:Config)->str:
+def headline(c: Config) -> str:
     "A run in one line, with what its recipe fixes."
     from multiagent_ft.recipes import settled
-    c = settled(c)
-    n = lambda k: f'{getattr(c, k)} {k if getattr(c, k) != 1 else k[:-1]}'
-    return (f'{c.recipe}: {c.model} on {c.task}, {n("agents")}, {n("rounds")}{"" if c.summary else ", no summaries"}, {n("iterations")}, '
-            f'{c.train} questions to learn from and {c.eval} to be examined on, seed {c.seed} -> {c.folder}')
 
-def print_summary(summary:dict):
+    c = settled(c)
+
+    def n(k):
+        return f'{getattr(c, k)} {k if getattr(c, k) != 1 else k[:-1]}'
+
+    return (
+        f'{c.recipe}: {c.model} on {c.task}, {n("agents")}, {n("rounds")}{"" if c.summary else ", no summaries"},'
+        f' {n("iterations")}, {c.train} questions to learn from and {c.eval} to be examined on, seed {c.seed} ->'
+        f' {c.folder}'
+    )
+
+
+def print_summary(summary: dict):
     "The table of a run, on standard output."
     from multiagent_ft.run import table
-    print_rows(table(summary), f"{summary['recipe']} · {summary['model']} · {summary['task']} · accuracy in % ± standard error, {summary['eval']} questions, seed {summary['seed']}", left=('rows per agent',))
+
+    print_rows(
+        table(summary),
+        f'{summary["recipe"]} · {summary["model"]} · {summary["task"]} · accuracy in % ± standard error,'
+        f' {summary["eval"]} questions, seed {summary["seed"]}',
+        left=('rows per agent',),
+    )
+
 
 @app.command()
 @takes_settings(*OFTEN)
@@ -60,86 +114,188 @@ def run(config, given):
     "Debate, finetune, and again: the whole method in one folder. The same command goes on where it was stopped."
     print(headline(config), file=sys.stderr, flush=True)
     from multiagent_ft.run import run
-    with results_only(): summary = run(config)
+
+    with results_only():
+        summary = run(config)
     print_summary(summary)
-    if not any(summary['made'].values()): print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
-    print(f'Results: {config.folder}/summary.json, and one line per iteration and question in {config.folder}/outcomes.jsonl')
+    if not any(summary['made'].values()):
+        print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
+    print(
+        f'Results: {config.folder}/summary.json, and one line per iteration and question in'
+        f' {config.folder}/outcomes.jsonl'
+    )
     print(f'Listen to them: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
 
 # %% ../nbs/99_cli.ipynb #d7d037c0
 @app.command()
 @takes_settings(*OFTEN)
-def plan(config, given,
-         questions:Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')]=16):
+def plan(
+    config,
+    given,
+    questions: Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')] = 16,
+):
     "What a run would cost, before it runs: answers, tokens, steps, disk, memory, time. Nothing is written."
     print(headline(config), file=sys.stderr, flush=True)
     with results_only():
         from multiagent_ft.plan import lines, make_plan
+
         said = lines(config, make_plan(config, questions))
-    for line in said: print(line)
+    for line in said:
+        print(line)
 
 # %% ../nbs/99_cli.ipynb #43d99513
 @app.command()
-def bench(model:Annotated[list[str]|None, typer.Option(metavar='MODEL', help='nano, half-billion (a random model of that shape), a folder or a Hugging Face id. May be repeated. Default: the first two.', show_default=False)]=None,
-          part:Annotated[list[str]|None, typer.Option(metavar='PART', help='speed, memory or rest. May be repeated. Default: all.', show_default=False)]=None,
-          questions:Annotated[int|None, typer.Option(min=4, metavar='N', help='Questions per debate; more is slower and steadier.', show_default=False)]=None,
-          layers:Annotated[int, typer.Option(min=1, max=24, metavar='N', help='Layers of half-billion, of 24.')]=4,
-          out:Annotated[Path|None, typer.Option(metavar='FILE', help='Write the figures there as JSON too.', show_default=False)]=None,
-          json:Annotated[bool, typer.Option('--json', help='Print the figures as JSON.')]=False):
+def bench(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='MODEL',
+            help=(
+                'nano, half-billion (a random model of that shape), a folder or a Hugging Face id. May be repeated.'
+                ' Default: the first two.'
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(metavar='PART', help='speed, memory or rest. May be repeated. Default: all.', show_default=False),
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=4, metavar='N', help='Questions per debate; more is slower and steadier.', show_default=False),
+    ] = None,
+    layers: Annotated[int, typer.Option(min=1, max=24, metavar='N', help='Layers of half-billion, of 24.')] = 4,
+    out: Annotated[
+        Path | None, typer.Option(metavar='FILE', help='Write the figures there as JSON too.', show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option('--json', help='Print the figures as JSON.')] = False,
+):
     "Measure speed and memory, side by side with the plain way (about a quarter of an hour; nothing else should run)."
     from json import dumps
     from multiagent_ft.bench import bench, failures, tables
     from multiagent_ft.core import write_atomic
-    with results_only(): page = bench(model or ['nano', 'half-billion'], layers, questions, tuple(part or ('speed', 'memory', 'rest')), lambda what: print(what, file=sys.stderr, flush=True))
-    if out: write_atomic(out, dumps(page, indent=1) + '\n')
-    if json: print(dumps(page, indent=1))
+
+    with results_only():
+        page = bench(
+            model or ['nano', 'half-billion'],
+            layers,
+            questions,
+            tuple(part or ('speed', 'memory', 'rest')),
+            lambda what: print(what, file=sys.stderr, flush=True),
+        )
+    if out:
+        write_atomic(out, dumps(page, indent=1) + '\n')
+    if json:
+        print(dumps(page, indent=1))
     else:
-        for title, rows in tables(page): print_rows(rows, title, left=rows[0][:1])
-        m = page['machine']; print(f"{m['processor']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}; torch {m['versions']['torch']}, transformers {m['versions']['transformers']}; seed 0")
-    if lost := failures(page): raise MaftError('not everything could be measured:\n' + '\n'.join(lost))
+        for title, rows in tables(page):
+            print_rows(rows, title, left=rows[0][:1])
+        m = page['machine']
+        print(
+            f'{m["processor"]}, {m["cores"]} cores, {m["gpu"] or "no GPU"}; torch {m["versions"]["torch"]},'
+            f' transformers {m["versions"]["transformers"]}; seed 0'
+        )
+    if lost := failures(page):
+        raise MaftError('not everything could be measured:\n' + '\n'.join(lost))
 
 # %% ../nbs/99_cli.ipynb #4de96fdf
 RunDir = Annotated[Path, typer.Argument(metavar='DIR', help='A run folder.', show_default=False)]
-Iteration = Annotated[int|None, typer.Option('--iteration', metavar='K', help='The society after iteration K; default: the last.', show_default=False)]
+Iteration = Annotated[
+    int | None,
+    typer.Option(
+        '--iteration', metavar='K', help='The society after iteration K; default: the last.', show_default=False
+    ),
+]
+
 
 @app.command('eval')
-def evaluate(dir:RunDir,
-             task:Annotated[str|None, typer.Option(metavar='NAME', help="A task, or a YAML file describing one; default: the run's own.", show_default=False)]=None,
-             iteration:Iteration=None,
-             eval:Annotated[int|None, typer.Option('--eval', metavar='N', help='How many questions; default: as in the run.', show_default=False)]=None,
-             data:Annotated[str|None, typer.Option(metavar='PATH', help="Local file or folder with the task's data.", show_default=False)]=None,
-             workers:Annotated[str, typer.Option(metavar='N', help='Worker processes.')]='auto',
-             json:Annotated[bool, typer.Option('--json', help='Print the summary as JSON.')]=False):
+def evaluate(
+    dir: RunDir,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar='NAME', help="A task, or a YAML file describing one; default: the run's own.", show_default=False
+        ),
+    ] = None,
+    iteration: Iteration = None,
+    eval: Annotated[
+        int | None,
+        typer.Option('--eval', metavar='N', help='How many questions; default: as in the run.', show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar='PATH', help="Local file or folder with the task's data.", show_default=False),
+    ] = None,
+    workers: Annotated[str, typer.Option(metavar='N', help='Worker processes.')] = 'auto',
+    json: Annotated[bool, typer.Option('--json', help='Print the summary as JSON.')] = False,
+):
     "Examine a finished society, on its own task or another, beside the untrained one."
     from multiagent_ft.run import evaluate_run
-    with results_only(): summary = evaluate_run(dir, task, iteration, eval, data, workers)
-    if json: from json import dumps; print(dumps(summary, indent=1))
-    else: print_summary(summary)
+
+    with results_only():
+        summary = evaluate_run(dir, task, iteration, eval, data, workers)
+    if json:
+        from json import dumps
+
+        print(dumps(summary, indent=1))
+    else:
+        print_summary(summary)
 
 # %% ../nbs/99_cli.ipynb #0357c030
 @app.command()
 @takes_settings('model', 'agents', 'rounds', 'summary')
-def debate(config, given,
-           question:Annotated[str, typer.Argument(metavar='QUESTION', help='What they are to argue about.', show_default=False)],
-           run:Annotated[Path|None, typer.Option('--run', metavar='DIR', help='A run folder, whose society argues; without it an untrained one does.', show_default=False)]=None,
-           iteration:Iteration=None,
-           kind:Annotated[str|None, typer.Option(metavar='KIND', help="Kind of answer: number, math, choice. Default: the task's.", show_default=False)]=None,
-           seed:Annotated[int, typer.Option(metavar='N', help='Another number, another debate.')]=0):
+def debate(
+    config,
+    given,
+    question: Annotated[
+        str, typer.Argument(metavar='QUESTION', help='What they are to argue about.', show_default=False)
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            '--run',
+            metavar='DIR',
+            help='A run folder, whose society argues; without it an untrained one does.',
+            show_default=False,
+        ),
+    ] = None,
+    iteration: Iteration = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar='KIND', help="Kind of answer: number, math, choice. Default: the task's.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar='N', help='Another number, another debate.')] = 0,
+):
     "Let a society argue about one question, and print every word."
-    question = question.encode(errors='replace').decode()   # bytes that are not UTF-8 reach us as half surrogates
-    if not question.strip(): raise MaftError('the question is empty. Ask something, for example: maft debate "What is the result of 3+7*1+4-9*6?"')
-    if run is None and iteration is not None: raise MaftError('--iteration belongs to a run folder: name it with --run DIR.')
-    if run is not None and given: raise MaftError(f'--run takes model, agents and rounds from {run}/config.yaml: leave out the other settings, or leave out --run.')
+    question = question.encode(errors='replace').decode()  # bytes that are not UTF-8 reach us as half surrogates
+    if not question.strip():
+        raise MaftError(
+            'the question is empty. Ask something, for example: maft debate "What is the result of 3+7*1+4-9*6?"'
+        )
+    if run is None and iteration is not None:
+        raise MaftError('--iteration belongs to a run folder: name it with --run DIR.')
+    if run is not None and given:
+        raise MaftError(
+            f'--run takes model, agents and rounds from {run}/config.yaml: leave out the other settings, or leave out'
+            ' --run.'
+        )
     from multiagent_ft.debate import Society
+
     society = untrained_society(config) if run is None else Society.load(run, iteration)
-    with results_only(): said = society.ask(question, seed=seed, kind=kind)
+    with results_only():
+        said = society.ask(question, seed=seed, kind=kind)
     show(spoken(said, kind or society.protocol.kind))
 
-def untrained_society(config:Config):
+
+def untrained_society(config: Config):
     "N copies of the base model, ready to argue."
     from dataclasses import replace
     from multiagent_ft.debate import untrained
     from multiagent_ft.run import Workshop
+
     ws = Workshop(config)
     return replace(untrained(config.agents), spec=ws.spec, protocol=ws.protocol)
 
@@ -148,111 +304,203 @@ STUDY = ('data', 'model', 'agents', 'rounds', 'summary', 'train', 'eval', 'seed'
 Seeds = Annotated[int, typer.Option('--seeds', metavar='N', help='How many seeds, beginning with --seed.')]
 JustPlan = Annotated[bool, typer.Option('--plan', help='Say what it would cost, and leave.')]
 
-def print_lines(lines:list, title:str):
+
+def print_lines(lines: list, title: str):
     "A table of recipes and its footnote, on standard output."
     from multiagent_ft.compare_runs import footnote, rows_of
+
     print_rows(rows_of(lines), title, left=('recipe',))
     print(footnote(lines))
 
 # %% ../nbs/99_cli.ipynb #667e98cc
-def tell_plan(lines:list[str], leave:bool):
+def tell_plan(lines: list[str], leave: bool):
     "What is to be done, on standard error; if that was all that was asked for, on standard output, and leave."
-    for l in lines: print(l, file=sys.stdout if leave else sys.stderr, flush=True)
-    if leave: raise typer.Exit()
+    for l in lines:
+        print(l, file=sys.stdout if leave else sys.stderr, flush=True)
+    if leave:
+        raise typer.Exit()
+
 
 @app.command('compare')
 @takes_settings('task', *STUDY)
-def compare_recipes(config, given,
-                    rows:Annotated[list[str], typer.Argument(metavar='RECIPE…', help='Recipes, each perhaps with settings of its own: multiagent-ft:w=0.3,agents=5.', show_default=False)],
-                    seeds:Seeds=3,
-                    iterations:Annotated[int|None, typer.Option(metavar='N', help='Times a society debates and learns. Default: 1.', show_default=False)]=None,
-                    out:Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, table and pictures go.')]=Path('runs/compare'),
-                    baseline:Annotated[str|None, typer.Option(metavar='RECIPE', help='The row that others are measured against; default: the first.', show_default=False)]=None,
-                    plan:JustPlan=False):
-    "Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command goes on where it was stopped."
+def compare_recipes(
+    config,
+    given,
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            metavar='RECIPE…',
+            help='Recipes, each perhaps with settings of its own: multiagent-ft:w=0.3,agents=5.',
+            show_default=False,
+        ),
+    ],
+    seeds: Seeds = 3,
+    iterations: Annotated[
+        int | None,
+        typer.Option(metavar='N', help='Times a society debates and learns. Default: 1.', show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, table and pictures go.')] = Path(
+        'runs/compare'
+    ),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar='RECIPE', help='The row that others are measured against; default: the first.', show_default=False
+        ),
+    ] = None,
+    plan: JustPlan = False,
+):
+    """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
+    goes on where it was stopped."""
     from multiagent_ft.compare import compare, entry, forecast, saved, seeds_from
     from multiagent_ft.config import validated
-    if own := sorted(given & {'recipe', 'out'}): raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
-    if iterations is None: iterations = config.iterations if 'iterations' in given else 1
+
+    if own := sorted(given & {'recipe', 'out'}):
+        raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
+    if iterations is None:
+        iterations = config.iterations if 'iterations' in given else 1
     base, entries = validated(config.model_dump() | dict(iterations=iterations)), [entry(r) for r in rows]
-    with results_only(): ahead = forecast(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
+    with results_only():
+        ahead = forecast(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
-    with results_only(): found = compare(entries, base, seeds, out, baseline)
+    with results_only():
+        found = compare(entries, base, seeds, out, baseline)
     print_lines(found['lines'], f'{base.model} on {base.task}')
     print(saved(found['tokens']))
-    if not found['made']: print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
-    print(f'Results: {out}/table.md, table.csv, accuracy.png, cost.png; who was right on which question: {out}/outcomes.jsonl.gz')
+    if not found['made']:
+        print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
+    print(
+        f'Results: {out}/table.md, table.csv, accuracy.png, cost.png; who was right on which question:'
+        f' {out}/outcomes.jsonl.gz'
+    )
 
 # %% ../nbs/99_cli.ipynb #2c6b7e05
 @app.command('reproduce')
 @takes_settings(*STUDY)
-def reproduce_paper(config, given,
-                    name:Annotated[str, typer.Argument(metavar='EXPERIMENT', help='table1 to table5, figure1, figure3, figure10 or transfer.', show_default=False)],
-                    seeds:Seeds=3,
-                    task:Annotated[list[str]|None, typer.Option(metavar='NAME', help="Instead of the paper's tasks (on nano: arithmetic, or words); may be repeated.", show_default=False)]=None,
-                    out:Annotated[Path, typer.Option(metavar='DIR', help='Where runs, store, tables and figures of all experiments go.')]=Path('runs/paper'),
-                    questions:Annotated[int, typer.Option(min=1, metavar='N', help='Exam questions that diversity is measured on (figure3).')]=200,
-                    embed:Annotated[str, typer.Option('--embedder', metavar='NAME', help='As in `maft diversity`.')]='char-ngrams',
-                    plan:JustPlan=False):
-    "An experiment of the paper: what it will cost, then its rows, our numbers, and the paper's beside them. The same command goes on where it was stopped."
+def reproduce_paper(
+    config,
+    given,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar='EXPERIMENT', help='table1 to table5, figure1, figure3, figure10 or transfer.', show_default=False
+        ),
+    ],
+    seeds: Seeds = 3,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='NAME',
+            help="Instead of the paper's tasks (on nano: arithmetic, or words); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar='DIR', help='Where runs, store, tables and figures of all experiments go.')
+    ] = Path('runs/paper'),
+    questions: Annotated[
+        int, typer.Option(min=1, metavar='N', help='Exam questions that diversity is measured on (figure3).')
+    ] = 200,
+    embed: Annotated[str, typer.Option('--embedder', metavar='NAME', help='As in `maft diversity`.')] = 'char-ngrams',
+    plan: JustPlan = False,
+):
+    """An experiment of the paper: what it will cost, then its rows, our numbers, and the paper's beside them. The same
+    command goes on where it was stopped."""
     from multiagent_ft.compare import seeds_from
     from multiagent_ft.experiments import experiment
     from multiagent_ft.reproduce import prospect, reproduce
+
     x, numbers = experiment(name), seeds_from(config.seed, seeds)
-    if 'out' in given: raise MaftError('out: here the folder is --out DIR.')
-    if own := sorted(given & {'recipe', 'task', 'iterations', *x.settings}): raise MaftError(f'{name} decides about {", ".join(own)} itself (--task NAME chooses the task). Leave it out, or use `maft compare`.')
-    begun = (out/x.name).exists()   # then what is left is unknown, and a guess at the whole would mislead
-    with results_only(): ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
+    if 'out' in given:
+        raise MaftError('out: here the folder is --out DIR.')
+    if own := sorted(given & {'recipe', 'task', 'iterations', *x.settings}):
+        raise MaftError(
+            f'{name} decides about {", ".join(own)} itself (--task NAME chooses the task). Leave it out, or use `maft'
+            ' compare`.'
+        )
+    begun = (out / x.name).exists()  # then what is left is unknown, and a guess at the whole would mislead
+    with results_only():
+        ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
     tell_plan(ahead, plan)
-    with results_only(): found = reproduce(x, config, numbers, out, task or [], questions, embed)
-    for t, lines in found['tables'].items(): print_lines(lines, f'{x.name}: {config.model} on {t}')
-    if not found['made']: print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
+    with results_only():
+        found = reproduce(x, config, numbers, out, task or [], questions, embed)
+    for t, lines in found['tables'].items():
+        print_lines(lines, f'{x.name}: {config.model} on {t}')
+    if not found['made']:
+        print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(f"Results, with the paper's numbers beside them: {found['folder']}/table.md and table.csv")
 
 # %% ../nbs/99_cli.ipynb #abfb7c6c
 @app.command('diversity')
-def diversity_of_run(dir:RunDir,
-                     questions:Annotated[int, typer.Option(min=1, metavar='N', help='How many exam questions to measure on.')]=200,
-                     embed:Annotated[str, typer.Option('--embedder', metavar='NAME', help="char-ngrams (spelling only, always there) or the folder of a transformers encoder such as T5's.")]='char-ngrams'):
-    "How different are the agents of a finished run, iteration by iteration? Answers, words, and what they think of each other's words."
+def diversity_of_run(
+    dir: RunDir,
+    questions: Annotated[int, typer.Option(min=1, metavar='N', help='How many exam questions to measure on.')] = 200,
+    embed: Annotated[
+        str,
+        typer.Option(
+            '--embedder',
+            metavar='NAME',
+            help="char-ngrams (spelling only, always there) or the folder of a transformers encoder such as T5's.",
+        ),
+    ] = 'char-ngrams',
+):
+    """How different are the agents of a finished run, iteration by iteration? Answers, words, and what they think of
+    each other's words."""
     with results_only():
         from multiagent_ft.diversity import diversity_table, run_diversity
+
         pages = run_diversity(dir, questions, embed)
     print_rows(diversity_table(pages), f'{dir}: diversity [95 % over questions]; embedder {embed}')
 
 # %% ../nbs/99_cli.ipynb #dcc9faa6
 @app.command('report')
-def report_run(dir:RunDir):
-    "Write DIR/report.html: accuracy, health, costs, and a browser of debates; one file, nothing is loaded from elsewhere."
+def report_run(dir: RunDir):
+    """Write DIR/report.html: accuracy, health, costs, and a browser of debates; one file, nothing is loaded from
+    elsewhere."""
     with results_only():
         from multiagent_ft.report import report
+
         path = report(dir)
     print(path)
 
 # %% ../nbs/99_cli.ipynb #426f85ee
 @app.command('explain')
-def explain_run(dir:RunDir):
-    "Where every number of a run comes from: jobs, weights, rows, seeds, versions; each step checked. Exit code 1 if one does not fit."
+def explain_run(dir: RunDir):
+    """Where every number of a run comes from: jobs, weights, rows, seeds, versions; each step checked. Exit code 1 if
+    one does not fit."""
     with results_only():
         from multiagent_ft.explain import explain
+
         lines, faults = explain(dir)
-    for line in lines: print(line)
-    print('\nEvery step was checked and fits.' if not faults else '\n' + '\n'.join(f'does not fit: {f}' for f in faults))
-    if faults: raise typer.Exit(1)
+    for line in lines:
+        print(line)
+    print(
+        '\nEvery step was checked and fits.' if not faults else '\n' + '\n'.join(f'does not fit: {f}' for f in faults)
+    )
+    if faults:
+        raise typer.Exit(1)
 
 # %% ../nbs/99_cli.ipynb #31619bf2
 @app.command('config')
 @takes_settings(*OFTEN)
 def configuration(config, given):
     "All settings and what they mean; or, with flags, the configuration they amount to, as YAML."
-    if given: print(dump_config(config), end=''); return
+    if given:
+        print(dump_config(config), end='')
+        return
     from rich.console import Console
     from rich.table import Table
+
     t = Table('key', 'default', 'meaning', box=None, header_style='bold', padding=(0, 2, 0, 0))
-    for role, say in dict(semantic='What is run. With any of these changed it is another run.', operational='Where and how. These may change within a run folder.').items():
-        t.add_row('', '', ''); t.add_row('', '', say, style='bold')
+    for role, say in dict(
+        semantic='What is run. With any of these changed it is another run.',
+        operational='Where and how. These may change within a run folder.',
+    ).items():
+        t.add_row('', '', '')
+        t.add_row('', '', say, style='bold')
         for r in describe():
-            if r['role'] == role: t.add_row(r['key'], r['default'], f"{r['meaning']}\n[dim]{r['allowed']}[/dim]")
+            if r['role'] == role:
+                t.add_row(r['key'], r['default'], f'{r["meaning"]}\n[dim]{r["allowed"]}[/dim]')
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(t)
 
 # %% ../nbs/99_cli.ipynb #fe291416
@@ -260,60 +508,106 @@ store = typer.Typer(no_args_is_help=True, help='Finished work: list it, verify i
 app.add_typer(store, name='store')
 StoreDir = Annotated[Path, typer.Option('--store', metavar='DIR', help='The store.')]
 
-def open_store(path:Path):
+
+def open_store(path: Path):
     "The store at `path`. Raises `MaftError` if there is none."
     from multiagent_ft.store import Store
-    if not path.is_dir(): raise MaftError(f'there is no store at {path}: name it with --store DIR (it lies beside the run folders).')
+
+    if not path.is_dir():
+        raise MaftError(f'there is no store at {path}: name it with --store DIR (it lies beside the run folders).')
     return Store(path)
 
+
 @store.command('ls')
-def store_ls(path:StoreDir=Path('runs/store')):
+def store_ls(path: StoreDir = Path('runs/store')):
     "List finished jobs: kind, name, size, when."
     from datetime import datetime
     from multiagent_ft.housekeeping import ls
+
     entries = ls(open_store(path))
-    for e in sorted(entries, key=lambda e: e.time): print(f'{e.kind:10} {e.digest[:12]} {e.size/1e3:10.1f} kB  {datetime.fromtimestamp(e.time):%Y-%m-%d %H:%M}')
-    print(f'{len(entries)} finished jobs, {sum(e.size for e in entries)/1e6:.1f} MB, in {path}')
+    for e in sorted(entries, key=lambda e: e.time):
+        print(f'{e.kind:10} {e.digest[:12]} {e.size / 1e3:10.1f} kB  {datetime.fromtimestamp(e.time):%Y-%m-%d %H:%M}')
+    print(f'{len(entries)} finished jobs, {sum(e.size for e in entries) / 1e6:.1f} MB, in {path}')
 
 # %% ../nbs/99_cli.ipynb #b6dd5a17
 @store.command('verify')
-def store_verify(path:StoreDir=Path('runs/store')):
+def store_verify(path: StoreDir = Path('runs/store')):
     "Read every byte and compare checksums. Exit code 1 if anything is damaged."
     from multiagent_ft.housekeeping import ls, verify
+
     s = open_store(path)
     bad = verify(s)
-    for f, why in bad.items(): print(f'damaged: {f}: {why}')
-    print(f'{len(ls(s))} finished jobs, {len(bad)} damaged.' + (' A damaged one is set aside and done again when it is next needed.' if bad else ''))
-    if bad: raise typer.Exit(1)
+    for f, why in bad.items():
+        print(f'damaged: {f}: {why}')
+    print(
+        f'{len(ls(s))} finished jobs, {len(bad)} damaged.'
+        + (' A damaged one is set aside and done again when it is next needed.' if bad else '')
+    )
+    if bad:
+        raise typer.Exit(1)
+
 
 @store.command('prune')
-def store_prune(runs:Annotated[list[Path], typer.Argument(metavar='RUNS…', help='Run folders, or folders of them, whose work is kept.', show_default=False)],
-                path:StoreDir=Path('runs/store'),
-                yes:Annotated[bool, typer.Option('--yes', help='Remove, instead of only showing.')]=False):
+def store_prune(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar='RUNS…', help='Run folders, or folders of them, whose work is kept.', show_default=False
+        ),
+    ],
+    path: StoreDir = Path('runs/store'),
+    yes: Annotated[bool, typer.Option('--yes', help='Remove, instead of only showing.')] = False,
+):
     "Show, and with --yes remove, the finished jobs that none of these runs refers to."
     from multiagent_ft.housekeeping import prune
+
     prune(open_store(path), runs, dry=not yes)
 
 # %% ../nbs/99_cli.ipynb #77c4b67d
 nano = typer.Typer(no_args_is_help=True, help='The embedded model.')
 app.add_typer(nano, name='nano')
 
+
 @nano.command('train')
-def nano_train(out:Annotated[Path, typer.Argument(metavar='DIR', help='Where checkpoints and the finished model go; goes on if it holds a checkpoint.', show_default=False)],
-               seed:Annotated[int, typer.Option(metavar='N')]=0,
-               blocks:Annotated[int|None, typer.Option(metavar='N', help='How much text; default: as for the weights in this package.', show_default=False)]=None):
+def nano_train(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar='DIR',
+            help='Where checkpoints and the finished model go; goes on if it holds a checkpoint.',
+            show_default=False,
+        ),
+    ],
+    seed: Annotated[int, typer.Option(metavar='N')] = 0,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            metavar='N', help='How much text; default: as for the weights in this package.', show_default=False
+        ),
+    ] = None,
+):
     "Train nano from nothing (an hour or two on one core)."
     from multiagent_ft.nano_train import BLOCKS, train_nano
+
     print(f'The model is in {train_nano(out, seed=seed, blocks=blocks or BLOCKS)}; use it with --model.')
 
+
 @nano.command('measure')
-def nano_measure(model:Annotated[str, typer.Argument(metavar='MODEL', help='nano, or the folder of another attempt at it.')]='nano',
-                 out:Annotated[Path|None, typer.Option(metavar='FILE', help='Write the figures there too.', show_default=False)]=None):
+def nano_measure(
+    model: Annotated[
+        str, typer.Argument(metavar='MODEL', help='nano, or the folder of another attempt at it.')
+    ] = 'nano',
+    out: Annotated[
+        Path | None, typer.Option(metavar='FILE', help='Write the figures there too.', show_default=False)
+    ] = None,
+):
     "Measure how well nano answers, revises and summarizes; JSON on standard output (many minutes)."
     from json import dumps
+
     with results_only():
         from multiagent_ft.hf import HFEngine
         from multiagent_ft.nano_measure import measure_nano
+
         page = measure_nano(HFEngine(model), out)
     print(dumps(page, indent=1))
 
@@ -321,6 +615,9 @@ def nano_measure(model:Annotated[str, typer.Argument(metavar='MODEL', help='nano
 def main():
     "What the `maft` script calls."
     for s in (sys.stdout, sys.stderr):
-        if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')
-    try: app(prog_name='maft')
-    except BaseException as e: sys.exit(ending(e))
+        if hasattr(s, 'reconfigure'):
+            s.reconfigure(errors='replace')
+    try:
+        app(prog_name='maft')
+    except BaseException as e:
+        sys.exit(ending(e))

@@ -26,42 +26,58 @@ from .store import Store
 @dataclass(frozen=True)
 class Entry:
     "One row of a comparison."
-    label: str                                     # as it is called in tables
-    recipe: str                                    # a name in `RECIPES`
-    settings: dict = field(default_factory=dict)   # keys of the configuration in which it differs
-    exam: str|None = None                          # the task it is examined on, if not its own
 
-def entry(text:str # RECIPE, or RECIPE:key=value,key=value
-         )->Entry:
+    label: str  # as it is called in tables
+    recipe: str  # a name in `RECIPES`
+    settings: dict = field(default_factory=dict)  # keys of the configuration in which it differs
+    exam: str | None = None  # the task it is examined on, if not its own
+
+
+def entry(text: str) -> Entry:  # RECIPE, or RECIPE:key=value,key=value
     "An entry as it is written on the command line. Raises `MaftError` for an unknown recipe or key."
     name, _, rest = text.partition(':')
     recipe(name)
     settings = dict(s.partition('=')[::2] for s in rest.split(',') if s)
     for k, v in settings.items():
-        if k not in Config.model_fields or k in FIXED: raise MaftError(f'{text}: {k!r} cannot be set for one row. Write RECIPE:key=value with keys of `maft config`, for example multiagent-ft:w=0.3.')
+        if k not in Config.model_fields or k in FIXED:
+            raise MaftError(
+                f'{text}: {k!r} cannot be set for one row. Write RECIPE:key=value with keys of `maft config`, for'
+                ' example multiagent-ft:w=0.3.'
+            )
     return Entry(text, name, {k: None if v in ('null', '') else v for k, v in settings.items()})
 
-FIXED = ('recipe', 'seed', 'out', 'store', 'workers', 'wandb', 'project', 'device')   # the same for all rows, or set by the comparison
+
+# the same for all rows, or set by the comparison
+FIXED = ('recipe', 'seed', 'out', 'store', 'workers', 'wandb', 'project', 'device')
 
 # %% ../nbs/19b_compare.ipynb #ec3112d0
-def config_for(base:Config, # the settings all rows share
-               e:Entry, seed:int,
-               root:Path    # run folders go into root/runs
-              )->Config:
+def config_for(
+    base: Config,
+    e: Entry,
+    seed: int,
+    root: Path,  # the settings all rows share  # run folders go into root/runs
+) -> Config:
     "The configuration of one run. Raises `MaftError` naming the row whose settings do not fit."
-    shared = dict(store=base.store or Path(root)/'store', wandb='off' if base.wandb == 'auto' else base.wandb)
-    try: cfg = settled(validated(base.model_dump() | dict(recipe=e.recipe, seed=seed) | shared | e.settings))
-    except MaftError as x: raise MaftError(f'{e.label}: {x}') from None
+    shared = dict(store=base.store or Path(root) / 'store', wandb='off' if base.wandb == 'auto' else base.wandb)
+    try:
+        cfg = settled(validated(base.model_dump() | dict(recipe=e.recipe, seed=seed) | shared | e.settings))
+    except MaftError as x:
+        raise MaftError(f'{e.label}: {x}') from None
     name = re.sub(r'[^\w.=-]+', '-', e.label).strip('-')[:60]
     mark = digest([{k: v for k, v in semantic(cfg).items() if k != 'seed'}, cfg.iterations])[:6]
-    return validated(cfg.model_dump() | dict(out=Path(root)/'runs'/f'{name}-{mark}'/f'seed-{seed}'))
+    return validated(cfg.model_dump() | dict(out=Path(root) / 'runs' / f'{name}-{mark}' / f'seed-{seed}'))
 
 # %% ../nbs/19b_compare.ipynb #57c24880
-def run_all(entries:list[Entry], base:Config, seeds:list[int], root:Path)->tuple[list[dict], Counter, list[Path]]:
-    "Run every entry with every seed, as far as that is not done: (records, jobs made, run folders). Everything is checked before anything is generated."
+def run_all(entries: list[Entry], base: Config, seeds: list[int], root: Path) -> tuple[list[dict], Counter, list[Path]]:
+    """Run every entry with every seed, as far as that is not done: (records, jobs made, run folders). Everything is
+    checked before anything is generated."""
     from multiagent_ft.run import Workshop, examined, questions, run
+
     todo = [(e, config_for(base, e, s, root)) for s, e in product(seeds, entries)]
-    for cfg in {(c.task, c.data, c.levels, c.train, c.eval, c.seed, c.iterations, c.fresh): c for _, c in todo}.values(): questions(Workshop(cfg))
+    for cfg in {
+        (c.task, c.data, c.levels, c.train, c.eval, c.seed, c.iterations, c.fresh): c for _, c in todo
+    }.values():
+        questions(Workshop(cfg))
     records, made, n = [], Counter(), len(todo)
     with Workshop(todo[0][1]) as first:
         for i, (e, cfg) in enumerate(todo, 1):
@@ -72,128 +88,218 @@ def run_all(entries:list[Entry], base:Config, seeds:list[int], root:Path)->tuple
     return records, made, list(dict.fromkeys(c.out for _, c in todo))
 
 # %% ../nbs/19b_compare.ipynb #44f9c306
-def elsewhere(e:Entry, cfg:Config, made:Counter, executor, examined:Callable)->list[dict]:
+def elsewhere(e: Entry, cfg: Config, made: Counter, executor, examined: Callable) -> list[dict]:
     "Records of a finished run on the task `e.exam`, with what it learned at home; `executor` as in `run`."
     before = executor.store.misses.copy() if executor else Counter()
     _, found = examined(cfg.out, e.exam, executor=executor)
-    if executor: made.update(executor.store.misses - before)
-    home = {it['iteration']: it for it in json.loads((cfg.out/'summary.json').read_text(encoding='utf-8'))['iterations']}
-    return [record(e.label, e.exam, cfg.seed, home[k] | dict(health=x['health']), o, cfg.epochs) for k, (o, x) in found.items()]
+    if executor:
+        made.update(executor.store.misses - before)
+    home = {
+        it['iteration']: it for it in json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))['iterations']
+    }
+    return [
+        record(e.label, e.exam, cfg.seed, home[k] | dict(health=x['health']), o, cfg.epochs)
+        for k, (o, x) in found.items()
+    ]
 
 # %% ../nbs/19b_compare.ipynb #86ea79ac
-def claim(folder:Path, base:Config|None, # None: a folder for several studies
-          what:str='comparison'):
+def claim(folder: Path, base: Config | None, what: str = 'comparison'):  # None: a folder for several studies
     "Make `folder`, or check that it belongs to a study with these settings. Raises `MaftError` if not."
-    folder, mine = Path(folder), {k: v for k, v in semantic(base).items() if k not in ('recipe', 'seed')} | dict(iterations=base.iterations) if base else {}
-    page = folder/'study.json'
+    folder, mine = (
+        Path(folder),
+        (
+            {k: v for k, v in semantic(base).items() if k not in ('recipe', 'seed')} | dict(iterations=base.iterations)
+            if base
+            else {}
+        ),
+    )
+    page = folder / 'study.json'
     if page.is_file():
-        try: old = json.loads(page.read_text(encoding='utf-8')); was, old = old['what'], old['settings']
-        except (OSError, ValueError, KeyError, TypeError): raise MaftError(f'{page} cannot be read. Choose another --out.') from None
-        if was != what or bool(old) != bool(mine): raise MaftError(f'{folder} holds another study (a {was}). Choose another --out; nothing in it was touched.')
+        try:
+            old = json.loads(page.read_text(encoding='utf-8'))
+            was, old = old['what'], old['settings']
+        except (OSError, ValueError, KeyError, TypeError):
+            raise MaftError(f'{page} cannot be read. Choose another --out.') from None
+        if was != what or bool(old) != bool(mine):
+            raise MaftError(f'{folder} holds another study (a {was}). Choose another --out; nothing in it was touched.')
         changed = [f'{k} {old.get(k)} -> {v}' for k, v in mine.items() if k in old and old[k] != v]
-        if changed: raise MaftError(f'{folder} holds a {what} with other settings: {", ".join(changed[:6])}. Choose another --out; with --store {base.store or "DIR"} it can share what is finished.')
-    elif folder.exists() and not (folder.is_dir() and all(f.name.startswith('.') or f.name in ('store', 'runs') for f in folder.iterdir())):
-        raise MaftError(f'{folder} exists and is not the folder of a {what} (no study.json in it). Choose another --out; nothing in it was touched.')
-    try: write_atomic(page, json.dumps(dict(schema=1, what=what, settings=mine), indent=1) + '\n')
-    except OSError as e: raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
+        if changed:
+            raise MaftError(
+                f'{folder} holds a {what} with other settings: {", ".join(changed[:6])}. Choose another --out; with'
+                f' --store {base.store or "DIR"} it can share what is finished.'
+            )
+    elif folder.exists() and not (
+        folder.is_dir() and all(f.name.startswith('.') or f.name in ('store', 'runs') for f in folder.iterdir())
+    ):
+        raise MaftError(
+            f'{folder} exists and is not the folder of a {what} (no study.json in it). Choose another --out; nothing'
+            ' in it was touched.'
+        )
+    try:
+        write_atomic(page, json.dumps(dict(schema=1, what=what, settings=mine), indent=1) + '\n')
+    except OSError as e:
+        raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
 
 # %% ../nbs/19b_compare.ipynb #5f840f9c
-def shared_tokens(folders:list[Path], store:Store,
-                  memo:Path # remembers the tokens of entries already counted
-                 )->dict[str, int]:
+def shared_tokens(
+    folders: list[Path],
+    store: Store,
+    memo: Path,  # remembers the tokens of entries already counted
+) -> dict[str, int]:
     "Tokens generated: `apart`, the sum over runs of all they stand on; `together`, with every entry counted once."
-    used = [json.loads((Path(f)/'keys.json').read_text()) for f in folders]
-    try: known = json.loads(Path(memo).read_text())
-    except (OSError, ValueError): known = {}
+    used = [json.loads((Path(f) / 'keys.json').read_text()) for f in folders]
+    try:
+        known = json.loads(Path(memo).read_text())
+    except (OSError, ValueError):
+        known = {}
     for name in set().union(*used) - known.keys():
-        file = store._folder('generate', name)/'completions.jsonl'
+        file = store._folder('generate', name) / 'completions.jsonl'
         known[name] = sum(len(c['token_ids']) for c in read_jsonl(file)) if file.is_file() else 0
     write_atomic(memo, json.dumps(dict(sorted(known.items()))))
     return dict(apart=sum(known[k] for u in used for k in u), together=sum(known[k] for k in set().union(*used)))
 
 # %% ../nbs/19b_compare.ipynb #b32d6dfb
-def way_of_learning(cfg:Config)->str:
+def way_of_learning(cfg: Config) -> str:
     "What decides which adapters a run trains: its functions but for the last, and its settings but for the exam's."
     r = recipe(cfg.recipe)
-    return digest([semantic(cfg) | dict(recipe='', eval=0, samples=0), *(f.__name__ for f in (r.collect, r.label, r.select, r.train) if f)])
+    return digest(
+        [
+            semantic(cfg) | dict(recipe='', eval=0, samples=0),
+            *(f.__name__ for f in (r.collect, r.label, r.select, r.train) if f),
+        ]
+    )
 
 # %% ../nbs/19b_compare.ipynb #53007689
-def addresses(cfg:Config)->Counter:
-    "{address: questions asked there} of one run. Agents that learned the same way under the same settings share an address."
+def addresses(cfg: Config) -> Counter:
+    """{address: questions asked there} of one run. Agents that learned the same way under the same settings share an
+    address."""
     r, out, who = recipe(cfg.recipe), Counter(), 'base'
-    words = digest([cfg.task, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.manner, cfg.data, cfg.model])
+    words = digest(
+        [cfg.task, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.manner, cfg.data, cfg.model]
+    )
+
     def say(how, split, who, n):
-        for j in range({answer_alone: 1, answer_with_hint: 1, answer_often: cfg.votes}.get(how, cfg.agents)): out[words, split, who, 'generator', j] = n
-        if how is answer_with_hint: out[words, split, who, 'hinted'] = n
-        if how in (answer_once, answer_alone, answer_often, answer_with_hint): return
-        for m, role, j in product(range(2, cfg.rounds + 1), ['summarizer']*cfg.summary + ['critic'], range(cfg.agents)):
+        for j in range({answer_alone: 1, answer_with_hint: 1, answer_often: cfg.votes}.get(how, cfg.agents)):
+            out[words, split, who, 'generator', j] = n
+        if how is answer_with_hint:
+            out[words, split, who, 'hinted'] = n
+        if how in (answer_once, answer_alone, answer_often, answer_with_hint):
+            return
+        for m, role, j in product(
+            range(2, cfg.rounds + 1), ['summarizer'] * cfg.summary + ['critic'], range(cfg.agents)
+        ):
             out[words, split, who, cfg.agents, cfg.summary, m, role, j] = n
+
     for k in range(cfg.iterations + 1):
         if k:
             say(r.collect, f'train {k}', who, cfg.train)
             who = (way_of_learning(cfg), k)
         say(r.answer, 'eval', who, cfg.eval)
-    if r.trains: say(answer_often, 'eval', 'base', cfg.eval)
+    if r.trains:
+        say(answer_often, 'eval', 'base', cfg.eval)
     return out
 
-def requests(configs:list[Config])->dict[str, int]:
+
+def requests(configs: list[Config]) -> dict[str, int]:
     "Answers to generate for all runs: `apart`, and `together` (at most: rows that turn out equal share more)."
     each = [addresses(c) for c in {c.out: c for c in configs}.values()]
     union = Counter()
-    for a in each: union |= a
+    for a in each:
+        union |= a
     return dict(apart=sum(sum(a.values()) for a in each), together=sum(union.values()))
 
 # %% ../nbs/19b_compare.ipynb #eef4e0cf
-def forecast(entries:list[Entry], base:Config, seeds:list[int], root:Path, measure:bool=True # a few questions, now, for a guess at the time
-            )->list[str]:
-    "What a comparison asks for and, if measured, about how long it takes, in lines. Raises `MaftError` for whatever would stop it."
+# a few questions, now, for a guess at the time
+def forecast(entries: list[Entry], base: Config, seeds: list[int], root: Path, measure: bool = True) -> list[str]:
+    """What a comparison asks for and, if measured, about how long it takes, in lines. Raises `MaftError` for whatever
+    would stop it."""
     from multiagent_ft.plan import sample, seconds_for, size
     from multiagent_ft.run import Workshop, questions, worker_count
+
     cfgs = [config_for(base, e, s, root) for s, e in product(seeds, entries)]
     n = requests(cfgs)
-    counted = f'{len(entries)} rows × {len(seeds)} seed{"s" if len(seeds) > 1 else ""}: {n["apart"]:,} answers if every row ran by itself, {n["together"]:,} together ({100*n["together"]/n["apart"]:.0f} %)'
-    if not measure: return [counted]
-    ws = Workshop(max(cfgs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total()))); train, _ = questions(ws)   # the row that asks and learns most speaks for all
-    with ws: measured = sample(ws.cfg, ws.engine, train[0])
-    per, workers = measured.generated/max(measured.answers, 1), max(1, worker_count(base))
+    counted = (
+        f'{len(entries)} rows × {len(seeds)} seed{"s" if len(seeds) > 1 else ""}: {n["apart"]:,} answers if every row'
+        f' ran by itself, {n["together"]:,} together ({100 * n["together"] / n["apart"]:.0f} %)'
+    )
+    if not measure:
+        return [counted]
+    # the row that asks and learns most speaks for all
+    ws = Workshop(max(cfgs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total())))
+    train, _ = questions(ws)
+    with ws:
+        measured = sample(ws.cfg, ws.engine, train[0])
+    per, workers = measured.generated / max(measured.answers, 1), max(1, worker_count(base))
     learn = {(way_of_learning(c), k): c.train for c in cfgs for k in range(1, c.iterations + 1)}
-    trained = sum(learn.values())*base.epochs*measured.row_tokens/max(measured.questions, 1)
-    seconds = seconds_for(measured, n['together']*per, trained, workers)
-    return [counted, f'about {size(n["together"]*per, "tokens")} to generate and at most {size(trained, "tokens")} to train on: about {max(1, round(seconds/60))} min if nothing is finished yet, with {workers} process{"es" if workers > 1 else ""} (guessed from {measured.questions} questions)']
+    trained = sum(learn.values()) * base.epochs * measured.row_tokens / max(measured.questions, 1)
+    seconds = seconds_for(measured, n['together'] * per, trained, workers)
+    return [
+        counted,
+        (
+            f'about {size(n["together"] * per, "tokens")} to generate and at most {size(trained, "tokens")} to train'
+            f' on: about {max(1, round(seconds / 60))} min if nothing is finished yet, with {workers}'
+            f' process{"es" if workers > 1 else ""} (guessed from {measured.questions} questions)'
+        ),
+    ]
 
 # %% ../nbs/19b_compare.ipynb #5b1ea2c3
-def write_study(folder:Path, title:str, records:list[dict], baseline:str|None=None, notes:list[str]=())->list[Line]:
-    "Write table.md, table.csv, iterations.csv, the pictures and outcomes.jsonl.gz into `folder`; the lines of the table."
+def write_study(
+    folder: Path, title: str, records: list[dict], baseline: str | None = None, notes: list[str] = ()
+) -> list[Line]:
+    """Write table.md, table.csv, iterations.csv, the pictures and outcomes.jsonl.gz into `folder`; the lines of the
+    table."""
     folder, lines = Path(folder), lines_of(records, baseline)
-    save_records(folder/'outcomes.jsonl.gz', records)
-    write_atomic(folder/'table.md', f'# {title}\n\n' + markdown(lines) + ''.join(f'\n{n}\n' for n in notes))
-    write_atomic(folder/'table.csv', csv_text(lines)); write_atomic(folder/'iterations.csv', iteration_csv(records))
-    save_figure(accuracy_plot(lines, title + ':'), folder/'accuracy'); save_figure(cost_plot(lines, title + ':'), folder/'cost')
-    if max(r['iteration'] for r in records) > 1: save_figure(iterations_plot(by_iteration(records), 'right, in % [95 %]', f'{title}: {size_of(records)}'), folder/'iterations')
+    save_records(folder / 'outcomes.jsonl.gz', records)
+    write_atomic(folder / 'table.md', f'# {title}\n\n' + markdown(lines) + ''.join(f'\n{n}\n' for n in notes))
+    write_atomic(folder / 'table.csv', csv_text(lines))
+    write_atomic(folder / 'iterations.csv', iteration_csv(records))
+    save_figure(accuracy_plot(lines, title + ':'), folder / 'accuracy')
+    save_figure(cost_plot(lines, title + ':'), folder / 'cost')
+    if max(r['iteration'] for r in records) > 1:
+        save_figure(
+            iterations_plot(by_iteration(records), 'right, in % [95 %]', f'{title}: {size_of(records)}'),
+            folder / 'iterations',
+        )
     return lines
 
 # %% ../nbs/19b_compare.ipynb #097b9963
-def seeds_from(first:int, n:int)->list[int]:
+def seeds_from(first: int, n: int) -> list[int]:
     "`n` seeds in a row. Raises `MaftError` for none."
-    if n < 1: raise MaftError(f'--seeds {n}: at least one seed is needed, and three or more to say anything about a method.')
+    if n < 1:
+        raise MaftError(f'--seeds {n}: at least one seed is needed, and three or more to say anything about a method.')
     return list(range(first, first + n))
 
-def compare(entries:list[Entry], base:Config, seeds:int=3,
-            out:Path=Path('runs/compare'), baseline:str|None=None # a label; default: the first
-           )->dict:
+
+def compare(
+    entries: list[Entry],
+    base: Config,
+    seeds: int = 3,
+    out: Path = Path('runs/compare'),
+    baseline: str | None = None,  # a label; default: the first
+) -> dict:
     "Run, count, write: `maft compare` as a function. Returns lines, records, jobs made, tokens apart and together."
-    if not entries: raise MaftError('nothing to compare: name at least one recipe, for example `maft compare base debate multiagent-ft`.')
+    if not entries:
+        raise MaftError(
+            'nothing to compare: name at least one recipe, for example `maft compare base debate multiagent-ft`.'
+        )
     labels = [e.label for e in entries]
-    if twice := [l for l, n in Counter(labels).items() if n > 1]: raise MaftError(f'{twice[0]} is named twice: each row counts once.')
-    if baseline is not None and baseline not in labels: raise MaftError(f'--baseline {baseline}: not among the rows ({", ".join(labels)}).')
+    if twice := [l for l, n in Counter(labels).items() if n > 1]:
+        raise MaftError(f'{twice[0]} is named twice: each row counts once.')
+    if baseline is not None and baseline not in labels:
+        raise MaftError(f'--baseline {baseline}: not among the rows ({", ".join(labels)}).')
     numbers = seeds_from(base.seed, seeds)
-    for e in entries: config_for(base, e, numbers[0], out)
+    for e in entries:
+        config_for(base, e, numbers[0], out)
     claim(out, base)
     records, made, folders = run_all(entries, base, numbers, out)
-    tokens = shared_tokens(folders, Store(base.store or Path(out)/'store'), Path(out)/'runs'/'tokens.json')
+    tokens = shared_tokens(folders, Store(base.store or Path(out) / 'store'), Path(out) / 'runs' / 'tokens.json')
     lines = write_study(out, f'{base.model} on {base.task}', records, baseline or labels[0], [saved(tokens)])
     return dict(lines=lines, records=records, made=dict(made), tokens=tokens)
 
-def saved(tokens:dict)->str:
+
+def saved(tokens: dict) -> str:
     "`shared_tokens` in a sentence."
-    return f"Tokens generated: {tokens['apart']:,} if every row ran by itself, {tokens['together']:,} together ({100*tokens['together']/max(tokens['apart'], 1):.0f} %)."
+    return (
+        f'Tokens generated: {tokens["apart"]:,} if every row ran by itself, {tokens["together"]:,} together'
+        f' ({100 * tokens["together"] / max(tokens["apart"], 1):.0f} %).'
+    )

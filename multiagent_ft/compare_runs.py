@@ -16,59 +16,94 @@ from .core import MaftError, read_jsonl
 from .evaluate import Comparison, compare, differences, holm, methods, rights
 
 # %% ../nbs/14a_compare_runs.ipynb #4befc0af
-def scores_of(outcomes:dict[int, list[dict]], # {seed: outcomes of one iteration}
-              method:str='debate'             # 'single', or any vote an outcome holds
-             )->dict[int, dict[str, float]]:
+def scores_of(
+    outcomes: dict[int, list[dict]],  # {seed: outcomes of one iteration}
+    method: str = 'debate',  # 'single', or any vote an outcome holds
+) -> dict[int, dict[str, float]]:
     "{seed: {problem: score}}. Raises `MaftError` when a seed has no outcomes or lacks the method."
     for seed, o in outcomes.items():
-        if method not in methods(o): raise MaftError(f'seed {seed}: no {method!r} in its {len(o)} outcomes' + (f'; there are {", ".join(methods(o))}.' if o else '.'))
-    if not outcomes: raise MaftError('no seeds: there is nothing to compare. Give the outcomes of at least one run.')
+        if method not in methods(o):
+            raise MaftError(
+                f'seed {seed}: no {method!r} in its {len(o)} outcomes'
+                + (f'; there are {", ".join(methods(o))}.' if o else '.')
+            )
+    if not outcomes:
+        raise MaftError('no seeds: there is nothing to compare. Give the outcomes of at least one run.')
     return {seed: rights(o, method) for seed, o in outcomes.items()}
 
-def paired(a:dict[int, dict[str, float]], # scores of A
-           b:dict[int, dict[str, float]]  # scores of B: same seeds, same questions
-          )->dict[int, dict[str, float]]:
+
+def paired(
+    a: dict[int, dict[str, float]],  # scores of A
+    b: dict[int, dict[str, float]],  # scores of B: same seeds, same questions
+) -> dict[int, dict[str, float]]:
     "B minus A, question by question within each seed. Raises `MaftError` where they do not match."
-    if a.keys() != b.keys(): raise MaftError(f'the two have different seeds: {sorted(a)} and {sorted(b)}. Run the missing ones, or leave them out of both.')
+    if a.keys() != b.keys():
+        raise MaftError(
+            f'the two have different seeds: {sorted(a)} and {sorted(b)}. Run the missing ones, or leave them out of'
+            ' both.'
+        )
     return {s: dict(zip(a[s], differences(a[s], b[s]))) for s in a}
 
 # %% ../nbs/14a_compare_runs.ipynb #62c25b72
-def resampled(scores:dict[int, dict[str, float]], # {seed: {problem: number}}
-              resamples:int=2000, seed:int=0
-             )->np.ndarray:
-    "Hierarchical bootstrap, (resamples,): seeds, then questions within them (a question that several seeds share is drawn for all of them at once); the mean over seeds of means over questions."
+def resampled(
+    scores: dict[int, dict[str, float]],
+    resamples: int = 2000,
+    seed: int = 0,  # {seed: {problem: number}}
+) -> np.ndarray:
+    """Hierarchical bootstrap, (resamples,): seeds, then questions within them (a question that several seeds share is
+    drawn for all of them at once); the mean over seeds of means over questions."""
     rng, n_seeds, (first, *rest) = np.random.default_rng(seed), len(scores), scores.values()
     pick = rng.integers(0, n_seeds, (resamples, n_seeds))
-    def redraw(table, size): # (problems, values) -> means of drawn problems
+
+    def redraw(table, size):  # (problems, values) -> means of drawn problems
         kinds, counts = np.unique(table, axis=0, return_counts=True)
-        return rng.multinomial(len(table), counts/len(table), size) @ kinds/len(table)
+        return rng.multinomial(len(table), counts / len(table), size) @ kinds / len(table)
+
     if rest and all(s.keys() == first.keys() for s in rest):
         means = redraw(np.array([[s[k] for s in scores.values()] for k in first]), resamples)
         return np.take_along_axis(means, pick, 1).mean(1)
-    if len(every := dict.fromkeys(k for s in scores.values() for k in s)) < sum(map(len, scores.values())):   # some are shared
-        weights = rng.multinomial(len(every), [1/len(every)]*len(every), resamples)
-        means = np.stack([weights @ [s.get(k, 0.) for k in every]/np.maximum(weights @ [k in s for k in every], 1) for s in scores.values()], 1)
+    # some are shared
+    if len(every := dict.fromkeys(k for s in scores.values() for k in s)) < sum(map(len, scores.values())):
+        weights = rng.multinomial(len(every), [1 / len(every)] * len(every), resamples)
+        means = np.stack(
+            [
+                weights @ [s.get(k, 0.0) for k in every] / np.maximum(weights @ [k in s for k in every], 1)
+                for s in scores.values()
+            ],
+            1,
+        )
         return np.take_along_axis(means, pick, 1).mean(1)
     drawn = np.zeros(pick.shape)
-    for i, s in enumerate(scores.values()): drawn = np.where(pick == i, redraw(np.array([*s.values()], float)[:, None], pick.shape)[..., 0], drawn)
+    for i, s in enumerate(scores.values()):
+        drawn = np.where(pick == i, redraw(np.array([*s.values()], float)[:, None], pick.shape)[..., 0], drawn)
     return drawn.mean(1)
 
 # %% ../nbs/14a_compare_runs.ipynb #3495b5a9
-def stderrs(scores:dict[int, dict[str, float]])->tuple[float, float]:
-    "Two standard errors of the mean over seeds of means over questions (statsmodels): clustered by seed and by question (0 for one seed), and of the questions alone."
+def stderrs(scores: dict[int, dict[str, float]]) -> tuple[float, float]:
+    """Two standard errors of the mean over seeds of means over questions (statsmodels): clustered by seed and by
+    question (0 for one seed), and of the questions alone."""
     from statsmodels.regression.linear_model import WLS
-    means = [sum(s.values())/len(s) for s in scores.values()]
-    rows = [(i, k, x, 1/len(s)) for i, s in enumerate(scores.values()) for k, x in s.items()]
+
+    means = [sum(s.values()) / len(s) for s in scores.values()]
+    rows = [(i, k, x, 1 / len(s)) for i, s in enumerate(scores.values()) for k, x in s.items()]
     number = {k: i for i, k in enumerate(dict.fromkeys(k for _, k, *_ in rows))}
     seed, question = np.array([r[0] for r in rows]), np.array([number[r[1]] for r in rows])
+
     def variance(values, groups):
         model = WLS(values, np.ones(len(rows)), weights=[r[3] for r in rows])
-        return float(model.fit(cov_type='cluster', cov_kwds=dict(groups=groups)).cov_params()[0, 0]) if len(number) > 1 else 0.
-    both = variance([r[2] for r in rows], np.stack([seed, question], 1)) if len(scores) > 1 else 0.
-    alone = variance([r[2] - means[r[0]] for r in rows], question)   # each seed around its own mean
-    return tuple(round(max(v, 0.)**.5, 12) for v in (both, alone))   # or rounding errors would pass for a very sure result
+        return (
+            float(model.fit(cov_type='cluster', cov_kwds=dict(groups=groups)).cov_params()[0, 0])
+            if len(number) > 1
+            else 0.0
+        )
 
-def stderr_over_both(scores:dict[int, dict[str, float]])->float:
+    both = variance([r[2] for r in rows], np.stack([seed, question], 1)) if len(scores) > 1 else 0.0
+    alone = variance([r[2] - means[r[0]] for r in rows], question)  # each seed around its own mean
+    # or rounding errors would pass for a very sure result
+    return tuple(round(max(v, 0.0) ** 0.5, 12) for v in (both, alone))
+
+
+def stderr_over_both(scores: dict[int, dict[str, float]]) -> float:
     "The larger of the two, which a table shows."
     return max(stderrs(scores))
 
@@ -76,47 +111,75 @@ def stderr_over_both(scores:dict[int, dict[str, float]])->float:
 @dataclass(frozen=True)
 class Estimate:
     "A mean over seeds and questions, or a difference of two, with its chance."
-    mean: float    # mean over seeds of means over questions
-    low: float     # 95 % interval, hierarchical bootstrap
+
+    mean: float  # mean over seeds of means over questions
+    low: float  # 95 % interval, hierarchical bootstrap
     high: float
     stderr: float  # the larger of two: clustered by seed and by question; of the questions alone
     seeds: int
-    questions: int # asked, over all seeds
-    over_seeds: float|None = None  # the first of the two; None = as `stderr`
+    questions: int  # asked, over all seeds
+    over_seeds: float | None = None  # the first of the two; None = as `stderr`
 
-    def half(self, level:float=.95)->float:
-        "Half the width of the larger of two intervals, Student's over the seeds and the normal one over the questions; infinite for one seed, which says nothing about the next."
+    def half(self, level: float = 0.95) -> float:
+        """Half the width of the larger of two intervals, Student's over the seeds and the normal one over the
+        questions; infinite for one seed, which says nothing about the next."""
         from scipy.stats import norm, t
-        if self.seeds < 2: return float('inf')
-        return float(max(t.ppf((1+level)/2, self.seeds-1)*self._over_seeds, norm.ppf((1+level)/2)*self.stderr))
+
+        if self.seeds < 2:
+            return float('inf')
+        return float(
+            max(t.ppf((1 + level) / 2, self.seeds - 1) * self._over_seeds, norm.ppf((1 + level) / 2) * self.stderr)
+        )
+
     @property
-    def _over_seeds(self): return self.stderr if self.over_seeds is None else self.over_seeds
+    def _over_seeds(self):
+        return self.stderr if self.over_seeds is None else self.over_seeds
+
     @property
-    def wide(self)->tuple[float, float]:
+    def wide(self) -> tuple[float, float]:
         "The widest of the three intervals on each side: what a verdict is asked of."
         return min(self.low, self.mean - self.half()), max(self.high, self.mean + self.half())
-    def p(self, than:float=0)->float|None:
-        "Two-sided p that the true mean is `than`, the larger of Student's over the seeds and the normal one over the questions; None for one seed."
+
+    def p(self, than: float = 0) -> float | None:
+        """Two-sided p that the true mean is `than`, the larger of Student's over the seeds and the normal one over the
+        questions; None for one seed."""
         from scipy.stats import norm, t
+
         away = abs(self.mean - than)
-        if self.seeds < 2: return None
-        if away < 1e-12: return 1.
-        return float(max(2*t.sf(away/self._over_seeds, self.seeds-1) if self._over_seeds else 0, 2*norm.sf(away/self.stderr) if self.stderr else 0))
-    def __str__(self): return f'{100*self.mean:.1f} [{100*self.low:.1f}, {100*self.high:.1f}]'
+        if self.seeds < 2:
+            return None
+        if away < 1e-12:
+            return 1.0
+        return float(
+            max(
+                2 * t.sf(away / self._over_seeds, self.seeds - 1) if self._over_seeds else 0,
+                2 * norm.sf(away / self.stderr) if self.stderr else 0,
+            )
+        )
+
+    def __str__(self):
+        return f'{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]'
 
 # %% ../nbs/14a_compare_runs.ipynb #d4ddef6c
-def estimate(scores:dict[int, dict[str, float]], # of one method, or `paired` of two
-             resamples:int=2000, seed:int=0, level:float=.95
-            )->Estimate:
+def estimate(
+    scores: dict[int, dict[str, float]],  # of one method, or `paired` of two
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
     "Mean, hierarchical bootstrap interval and clustered standard error. Raises `MaftError` when nothing was asked."
-    if not scores or not all(scores.values()): raise MaftError('no outcomes: nothing was asked, so there is nothing to estimate. Evaluate on at least one question per seed.')
-    low, high = np.quantile(resampled(scores, resamples, seed), [(1-level)/2, (1+level)/2])
+    if not scores or not all(scores.values()):
+        raise MaftError(
+            'no outcomes: nothing was asked, so there is nothing to estimate. Evaluate on at least one question per'
+            ' seed.'
+        )
+    low, high = np.quantile(resampled(scores, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
     mean = float(np.mean([np.mean(list(s.values())) for s in scores.values()]))
     both, alone = stderrs(scores)
     return Estimate(mean, float(low), float(high), max(both, alone), len(scores), sum(map(len, scores.values())), both)
 
 # %% ../nbs/14a_compare_runs.ipynb #13be0fd1
-def within_seeds(a:dict[int, dict[str, float]], b:dict[int, dict[str, float]])->dict[int, Comparison]:
+def within_seeds(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) -> dict[int, Comparison]:
     "B against A within each seed, on the same questions: McNemar's exact test and the paired bootstrap."
     return {s: compare(a[s], b[s]) for s in paired(a, b)}
 
@@ -124,124 +187,251 @@ def within_seeds(a:dict[int, dict[str, float]], b:dict[int, dict[str, float]])->
 @dataclass(frozen=True)
 class Line:
     "One line of a table of methods."
+
     recipe: str
     accuracy: Estimate
-    difference: Estimate|None      # to the baseline; None for itself
-    p: float|None                  # of the difference, Holm-corrected over the lines
-    method: str                    # which figure of the outcomes
-    generated: float|None          # tokens generated per question to answer; None where it is not recorded
-    right: int|None = None         # answers that were right; None where a score is a share
-    collected: float|None = None   # tokens generated per run to learn from, all iterations
-    trained: float|None = None     # tokens trained on per run, prompts and every epoch counted
-    within: dict = field(default_factory=dict) # {seed: comparison with the baseline on the same questions}
+    difference: Estimate | None  # to the baseline; None for itself
+    p: float | None  # of the difference, Holm-corrected over the lines
+    method: str  # which figure of the outcomes
+    generated: float | None  # tokens generated per question to answer; None where it is not recorded
+    right: int | None = None  # answers that were right; None where a score is a share
+    collected: float | None = None  # tokens generated per run to learn from, all iterations
+    trained: float | None = None  # tokens trained on per run, prompts and every epoch counted
+    within: dict = field(default_factory=dict)  # {seed: comparison with the baseline on the same questions}
 
 # %% ../nbs/14a_compare_runs.ipynb #7867faab
-def method_table(runs:dict[str, dict[int, list[dict]]], # {recipe: {seed: outcomes of one iteration}}
-                 baseline:str|None=None,                # a recipe; None for no comparison
-                 method:str|dict[str, str]='debate',    # one figure for all, or {recipe: figure}
-                 resamples:int=2000)->list[Line]:
-    "One line per recipe, in the order given. Raises `MaftError` when the baseline is not among them, or was asked other questions."
+def method_table(
+    runs: dict[str, dict[int, list[dict]]],  # {recipe: {seed: outcomes of one iteration}}
+    baseline: str | None = None,  # a recipe; None for no comparison
+    method: str | dict[str, str] = 'debate',  # one figure for all, or {recipe: figure}
+    resamples: int = 2000,
+) -> list[Line]:
+    """One line per recipe, in the order given. Raises `MaftError` when the baseline is not among them, or was asked
+    other questions."""
     figure = {r: method if isinstance(method, str) else method.get(r, 'debate') for r in runs}
-    if baseline is not None and baseline not in runs: raise MaftError(f'no runs of the baseline {baseline!r}; there are {", ".join(runs)}.')
-    return score_table({r: scores_of(o, figure[r]) for r, o in runs.items()}, baseline, {r: dict(method=figure[r], generated=generated_tokens(runs[r], figure[r])) for r in runs}, resamples)
+    if baseline is not None and baseline not in runs:
+        raise MaftError(f'no runs of the baseline {baseline!r}; there are {", ".join(runs)}.')
+    return score_table(
+        {r: scores_of(o, figure[r]) for r, o in runs.items()},
+        baseline,
+        {r: dict(method=figure[r], generated=generated_tokens(runs[r], figure[r])) for r in runs},
+        resamples,
+    )
 
-def score_table(scores:dict[str, dict[int, dict[str, float]]], # {recipe: {seed: {problem: score}}}
-                baseline:str|None=None,                        # a recipe; None for no comparison
-                about:dict[str, dict]={},                      # {recipe: more fields of its line}
-                resamples:int=2000)->list[Line]:
+
+def score_table(
+    scores: dict[str, dict[int, dict[str, float]]],  # {recipe: {seed: {problem: score}}}
+    baseline: str | None = None,  # a recipe; None for no comparison
+    about: dict[str, dict] = {},  # {recipe: more fields of its line}
+    resamples: int = 2000,
+) -> list[Line]:
     "`method_table` from scores. With one seed p is McNemar's: about these models, not about their recipes."
     rest = {r: s for r, s in scores.items() if r != baseline} if baseline is not None else {}
     against = {r: estimate(paired(scores[baseline], s), resamples) for r, s in rest.items()}
     within = {r: within_seeds(scores[baseline], s) for r, s in rest.items()}
     ps = holm({r: next(iter(within[r].values())).p if d.seeds == 1 else d.p() for r, d in against.items()})
-    k = lambda s: int(sum(sum(x.values()) for x in s.values())) if all(v in (0, 1) for x in s.values() for v in x.values()) else None
-    return [Line(r, estimate(s, resamples), against.get(r), ps.get(r), right=k(s), within=within.get(r, {}), **dict(method='debate', generated=None) | about.get(r, {})) for r, s in scores.items()]
 
-def generated_tokens(outcomes:dict[int, list[dict]], method:str)->float|None:
+    def k(s):
+        return (
+            int(sum(sum(x.values()) for x in s.values()))
+            if all(v in (0, 1) for x in s.values() for v in x.values())
+            else None
+        )
+
+    return [
+        Line(
+            r,
+            estimate(s, resamples),
+            against.get(r),
+            ps.get(r),
+            right=k(s),
+            within=within.get(r, {}),
+            **dict(method='debate', generated=None) | about.get(r, {}),
+        )
+        for r, s in scores.items()
+    ]
+
+
+def generated_tokens(outcomes: dict[int, list[dict]], method: str) -> float | None:
     "Mean number of tokens generated per question for this figure, or None."
     cost = [o['cost'].get(method) for os in outcomes.values() for o in os if 'cost' in o]
-    return sum(c['generated'] for c in cost)/len(cost) if cost and all(cost) else None
+    return sum(c['generated'] for c in cost) / len(cost) if cost and all(cost) else None
 
 # %% ../nbs/14a_compare_runs.ipynb #054835d7
-def points(e:Estimate|None, sign:str='')->str:
+def points(e: Estimate | None, sign: str = '') -> str:
     "An estimate in points with standard error and interval."
-    return f'{100*e.mean:{sign}.1f} ± {100*e.stderr:.1f} [{100*e.low:{sign}.1f}, {100*e.high:{sign}.1f}]' if e else ''
+    return (
+        f'{100 * e.mean:{sign}.1f} ± {100 * e.stderr:.1f} [{100 * e.low:{sign}.1f}, {100 * e.high:{sign}.1f}]'
+        if e
+        else ''
+    )
 
-def small_p(p:float|None)->str:
+
+def small_p(p: float | None) -> str:
     "A p as a table shows it."
-    return '' if p is None else '< 0.001' if p < .001 else f'{p:.3f}'
+    return '' if p is None else '< 0.001' if p < 0.001 else f'{p:.3f}'
 
 # %% ../nbs/14a_compare_runs.ipynb #14abd059
-def markdown(lines:list[Line])->str:
+def markdown(lines: list[Line]) -> str:
     "The table as Markdown, with what its numbers mean below."
     return pipes(rows_of(lines)) + '\n' + footnote(lines) + '\n'
 
-def rows_of(lines:list[Line])->list[list[str]]:
+
+def rows_of(lines: list[Line]) -> list[list[str]]:
     "A head and one row per line; columns that have nothing to say are left out."
     base = next((l.recipe for l in lines if l.difference is None), None) if any(l.difference for l in lines) else None
-    some = [(h, f) for h, f in COLUMNS if any(map(f, lines))] + ([(f'points over {base} [95 %]', lambda l: points(l.difference, '+')), ('p (Holm)', lambda l: small_p(l.p)), ('seeds better, worse', better_worse)] if base else [])
+    some = [(h, f) for h, f in COLUMNS if any(map(f, lines))] + (
+        [
+            (f'points over {base} [95 %]', lambda l: points(l.difference, '+')),
+            ('p (Holm)', lambda l: small_p(l.p)),
+            ('seeds better, worse', better_worse),
+        ]
+        if base
+        else []
+    )
     return [[h for h, _ in some], *([f(l) for _, f in some] for l in lines)]
 
 # %% ../nbs/14a_compare_runs.ipynb #c3a30452
-COLUMNS = [('recipe', lambda l: l.recipe), ('figure', lambda l: l.method if l.method != 'debate' else ''), ('right', lambda l: '' if l.right is None else f'{l.right}/{l.accuracy.questions}'),
-           ('accuracy in % ± standard error [95 %]', lambda l: points(l.accuracy)), ('seeds', lambda l: str(l.accuracy.seeds)), ('questions', lambda l: str(l.accuracy.questions)),
-           *((h, lambda l, k=k: '' if getattr(l, k) is None else f'{getattr(l, k):,.0f}') for h, k in
-             (('tokens generated per question', 'generated'), ('tokens generated to learn from', 'collected'), ('tokens trained', 'trained')))]
+COLUMNS = [
+    ('recipe', lambda l: l.recipe),
+    ('figure', lambda l: l.method if l.method != 'debate' else ''),
+    ('right', lambda l: '' if l.right is None else f'{l.right}/{l.accuracy.questions}'),
+    ('accuracy in % ± standard error [95 %]', lambda l: points(l.accuracy)),
+    ('seeds', lambda l: str(l.accuracy.seeds)),
+    ('questions', lambda l: str(l.accuracy.questions)),
+    *(
+        (h, lambda l, k=k: '' if getattr(l, k) is None else f'{getattr(l, k):,.0f}')
+        for h, k in (
+            ('tokens generated per question', 'generated'),
+            ('tokens generated to learn from', 'collected'),
+            ('tokens trained', 'trained'),
+        )
+    ),
+]
 
-def better_worse(l:Line)->str:
+
+def better_worse(l: Line) -> str:
     "In how many seeds McNemar's test, by itself, finds it better and worse than the baseline."
-    sure = [c.difference > 0 for c in l.within.values() if c.p < .05]
+    sure = [c.difference > 0 for c in l.within.values() if c.p < 0.05]
     return f'{sum(sure)}, {len(sure) - sum(sure)} of {len(l.within)}' if l.within else ''
 
 # %% ../nbs/14a_compare_runs.ipynb #ccfdde54
-def pipes(rows:list[list[str]])->str:
+def pipes(rows: list[list[str]]) -> str:
     "A Markdown table; the first row is its head."
-    cell = lambda s: str(s).replace('|', '\\|').replace('\n', ' ')
-    return '\n'.join('| ' + ' | '.join(map(cell, r)) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]]) + '\n'
 
-def footnote(lines:list[Line])->str:
+    def cell(s):
+        return str(s).replace('|', '\\|').replace('\n', ' ')
+
+    return (
+        '\n'.join('| ' + ' | '.join(map(cell, r)) + ' |' for r in [rows[0], ['---'] * len(rows[0]), *rows[1:]]) + '\n'
+    )
+
+
+def footnote(lines: list[Line]) -> str:
     "What the intervals and the p of a table are."
-    if all(l.accuracy.seeds == 1 for l in lines): return 'One seed: intervals and p (McNemar) cover the choice of questions only; another training run may differ by more.'
-    return 'Standard errors: clustered by seed and question. Intervals: hierarchical bootstrap over seeds and questions. p: the larger of Student\'s test over seeds and a normal test over questions, corrected after Holm; better, worse: seeds in which McNemar\'s test on the same questions has p < 0.05.'
+    if all(l.accuracy.seeds == 1 for l in lines):
+        return (
+            'One seed: intervals and p (McNemar) cover the choice of questions only; another training run may differ'
+            ' by more.'
+        )
+    return (
+        'Standard errors: clustered by seed and question. Intervals: hierarchical bootstrap over seeds and questions.'
+        " p: the larger of Student's test over seeds and a normal test over questions, corrected after Holm; better,"
+        " worse: seeds in which McNemar's test on the same questions has p < 0.05."
+    )
 
 # %% ../nbs/14a_compare_runs.ipynb #61164c6d
-def csv_text(lines:list[Line])->str:
+def csv_text(lines: list[Line]) -> str:
     "The table as CSV, one row per recipe; shares, not per cent; empty where there is nothing."
-    out = io.StringIO(); w = csv.writer(out, lineterminator='\n')
-    of = lambda e: [e.mean, e.low, e.high, e.stderr] if e else ['']*4
-    w.writerow(['recipe', 'figure', 'right', 'accuracy', 'low', 'high', 'stderr', 'seeds', 'questions', 'tokens_per_question', 'tokens_to_learn', 'tokens_trained', 'difference', 'difference_low', 'difference_high', 'difference_stderr', 'p_holm'])
-    known = lambda *v: ['' if x is None else x for x in v]
-    for l in lines: w.writerow([l.recipe, l.method, *known(l.right), *of(l.accuracy), l.accuracy.seeds, l.accuracy.questions, *known(l.generated, l.collected, l.trained), *of(l.difference), *known(l.p)])
+    out = io.StringIO()
+    w = csv.writer(out, lineterminator='\n')
+
+    def of(e):
+        return [e.mean, e.low, e.high, e.stderr] if e else [''] * 4
+
+    w.writerow(
+        [
+            'recipe',
+            'figure',
+            'right',
+            'accuracy',
+            'low',
+            'high',
+            'stderr',
+            'seeds',
+            'questions',
+            'tokens_per_question',
+            'tokens_to_learn',
+            'tokens_trained',
+            'difference',
+            'difference_low',
+            'difference_high',
+            'difference_stderr',
+            'p_holm',
+        ]
+    )
+
+    def known(*v):
+        return ['' if x is None else x for x in v]
+
+    for l in lines:
+        w.writerow(
+            [
+                l.recipe,
+                l.method,
+                *known(l.right),
+                *of(l.accuracy),
+                l.accuracy.seeds,
+                l.accuracy.questions,
+                *known(l.generated, l.collected, l.trained),
+                *of(l.difference),
+                *known(l.p),
+            ]
+        )
     return out.getvalue()
 
 # %% ../nbs/14a_compare_runs.ipynb #854da685
-def verdict(difference:Estimate, # of what is claimed to be better, over the other
-            margin:float=0       # by more than this; .01 is one point
-           )->str:
-    "'holds' if the wide interval lies above `margin`, 'fails' if it lies below, else 'unclear'. One seed is always unclear."
+def verdict(
+    difference: Estimate,  # of what is claimed to be better, over the other
+    margin: float = 0,  # by more than this; .01 is one point
+) -> str:
+    """'holds' if the wide interval lies above `margin`, 'fails' if it lies below, else 'unclear'. One seed is always
+    unclear."""
     low, high = difference.wide
     return 'holds' if low > margin else 'fails' if high < margin else 'unclear'
 
 # %% ../nbs/14a_compare_runs.ipynb #d7e816bc
-def read_runs(folders:dict[str, list[Path]], # {recipe: run folders, one per seed}
-              iteration:int|None=None        # default: the last that all of a recipe's runs have
-             )->dict[str, dict[int, list[dict]]]:
+def read_runs(
+    folders: dict[str, list[Path]],  # {recipe: run folders, one per seed}
+    iteration: int | None = None,  # default: the last that all of a recipe's runs have
+) -> dict[str, dict[int, list[dict]]]:
     "{recipe: {seed: outcomes}}. Raises `MaftError` for a folder without results, and for a seed that comes twice."
     runs = {}
     for recipe, paths in folders.items():
         runs[recipe] = {}
-        found = [(json.loads(summary_of(f)), read_jsonl(Path(f)/'outcomes.jsonl')) for f in paths]
+        found = [(json.loads(summary_of(f)), read_jsonl(Path(f) / 'outcomes.jsonl')) for f in paths]
         for f, (_, os) in zip(paths, found):
-            if not os: raise MaftError(f'{f}: outcomes.jsonl is empty. Run the same command again: it writes it anew, and generates nothing.')
+            if not os:
+                raise MaftError(
+                    f'{f}: outcomes.jsonl is empty. Run the same command again: it writes it anew, and generates'
+                    ' nothing.'
+                )
         last = min((max(o['iteration'] for o in os) for _, os in found), default=0)
-        if iteration is not None and 0 < last < iteration: raise MaftError(f'{recipe}: no iteration {iteration} in all of its runs; the last is {last}.')
-        if iteration is not None and last: last = iteration   # a recipe that trains nobody has only iteration 0, which stands for every other
+        if iteration is not None and 0 < last < iteration:
+            raise MaftError(f'{recipe}: no iteration {iteration} in all of its runs; the last is {last}.')
+        # a recipe that trains nobody has only iteration 0, which stands for every other
+        if iteration is not None and last:
+            last = iteration
         for f, (s, os) in zip(paths, found):
-            if s['seed'] in runs[recipe]: raise MaftError(f'{f}: another run of {recipe} has seed {s["seed"]} too. Each seed counts once.')
+            if s['seed'] in runs[recipe]:
+                raise MaftError(f'{f}: another run of {recipe} has seed {s["seed"]} too. Each seed counts once.')
             runs[recipe][s['seed']] = [o for o in os if o['iteration'] == last]
     return runs
 
-def summary_of(folder:Path)->str:
+
+def summary_of(folder: Path) -> str:
     "Text of a run's summary.json."
-    try: return (Path(folder)/'summary.json').read_text(encoding='utf-8')
-    except OSError: raise MaftError(f'{folder} holds no results (no summary.json). Run it first: maft run --out {folder}') from None
+    try:
+        return (Path(folder) / 'summary.json').read_text(encoding='utf-8')
+    except OSError:
+        raise MaftError(f'{folder} holds no results (no summary.json). Run it first: maft run --out {folder}') from None

@@ -27,7 +27,11 @@ From0 = Annotated[float, Field(ge=0), 'a number, 0 or more']
 Text = Annotated[str, Field(min_length=1), 'text']
 Device = Annotated[str, Field(pattern=r'^(auto|cpu|mps|cuda(:\d+)?)$'), 'auto, cpu, mps, cuda or cuda:1']
 
-def _home(v): return (os.path.expanduser(v).rstrip('/') or '/') if isinstance(v, str) and v else v
+
+def _home(v):
+    return (os.path.expanduser(v).rstrip('/') or '/') if isinstance(v, str) and v else v
+
+
 Folder = Annotated[Path, BeforeValidator(_home), 'a path']
 FileOrFolder = Annotated[str, Field(min_length=1), BeforeValidator(_home), 'a path']
 
@@ -35,259 +39,367 @@ FileOrFolder = Annotated[str, Field(min_length=1), BeforeValidator(_home), 'a pa
 def _levels(v):
     if isinstance(v, (str, int)):
         parts = [p.strip().split('-') for p in str(v).split(',')]
-        if all(s.strip().isdigit() for p in parts for s in p): return [n for p in parts for n in range(int(p[0]), int(p[-1])+1)]
+        if all(s.strip().isdigit() for p in parts for s in p):
+            return [n for p in parts for n in range(int(p[0]), int(p[-1]) + 1)]
     return v
+
 
 Levels = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_levels), 'levels such as 1-3 or 1,2,5']
 
 # %% ../nbs/09_config.ipynb #1b5c5d46
-def allowed(t # an annotation
-           )->str:
+def allowed(t) -> str:  # an annotation
     "In words, what a setting annotated with `t` may be."
-    if get_origin(t) is Annotated: return [m for m in t.__metadata__ if isinstance(m, str)][-1]
-    if get_origin(t) is Literal: return ' or '.join(', '.join(get_args(t)).rsplit(', ', 1))
-    if t in (bool, type(None)): return 'true or false' if t is bool else 'null'
+    if get_origin(t) is Annotated:
+        return [m for m in t.__metadata__ if isinstance(m, str)][-1]
+    if get_origin(t) is Literal:
+        return ' or '.join(', '.join(get_args(t)).rsplit(', ', 1))
+    if t in (bool, type(None)):
+        return 'true or false' if t is bool else 'null'
     return ' or '.join(map(allowed, get_args(t)))
 
 # %% ../nbs/09_config.ipynb #61beebb9
-def key(default:Any,           # `...` where it depends on the model
-        meaning:str,           # one line
-        operational:bool=False # may it change within one run folder?
-       ):
+def key(
+    default: Any,  # `...` where it depends on the model
+    meaning: str,  # one line
+    operational: bool = False,  # may it change within one run folder?
+):
     "A documented setting."
     return Field(default, description=meaning, json_schema_extra=dict(operational=operational))
 
+
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False, coerce_numbers_to_str=True, hide_input_in_errors=True,
-                              defer_build=True) # built when first used, not by `maft --help`
+    model_config = ConfigDict(
+        frozen=True,
+        extra='forbid',
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        hide_input_in_errors=True,
+        defer_build=True,
+    )  # built when first used, not by `maft --help`
 
 # %% ../nbs/09_config.ipynb #c7b05a1c
 class Questions(_Group):
     "Task and model."
-    task: Text                 = key('arithmetic', 'a task by name, or a YAML file describing your own')
-    data: FileOrFolder|None    = key(None, "local file or folder with the task's data; null = from the Hub, or made")
-    levels: Levels|None        = key(None, "levels of difficulty, for tasks that have them; null = the paper's choice (MATH: 1-3)")
-    train: Count               = key(500, 'questions to learn from, per iteration')
-    eval: Count                = key(500, 'held-out questions each iteration is evaluated on')
-    fresh: bool                = key(False, 'new training questions in each iteration, where the task has enough')
-    seed: Whole                = key(0, 'the number all chance is derived from')
-    model: FileOrFolder        = key('nano', 'Hugging Face id or local folder; nano is the model in this package')
-    revision: Text|None        = key(None, "commit, tag or branch of the model on the Hub; null = its main branch")
-    chat_template: FileOrFolder|None = key(None, 'file with a Jinja chat template, for a model that has none')
-    trust_remote_code: bool    = key(False, "run Python code that comes with the model (only if you have read it)")
+
+    task: Text = key('arithmetic', 'a task by name, or a YAML file describing your own')
+    data: FileOrFolder | None = key(None, "local file or folder with the task's data; null = from the Hub, or made")
+    levels: Levels | None = key(
+        None, "levels of difficulty, for tasks that have them; null = the paper's choice (MATH: 1-3)"
+    )
+    train: Count = key(500, 'questions to learn from, per iteration')
+    eval: Count = key(500, 'held-out questions each iteration is evaluated on')
+    fresh: bool = key(False, 'new training questions in each iteration, where the task has enough')
+    seed: Whole = key(0, 'the number all chance is derived from')
+    model: FileOrFolder = key('nano', 'Hugging Face id or local folder; nano is the model in this package')
+    revision: Text | None = key(None, 'commit, tag or branch of the model on the Hub; null = its main branch')
+    chat_template: FileOrFolder | None = key(None, 'file with a Jinja chat template, for a model that has none')
+    trust_remote_code: bool = key(False, 'run Python code that comes with the model (only if you have read it)')
 
 # %% ../nbs/09_config.ipynb #4c410b8b
 class Debate(Questions):
     "Method, debate and sampling."
-    recipe: Text               = key('multiagent-ft', 'the method of self-improvement')
-    agents: Count              = key(3, 'N: generators, and as many critics')
-    rounds: Count              = key(2, 'M: one round of generators, M-1 of critics')
-    summary: bool              = key(True, "critics hear a summary of the others; false = the others' own words")
-    manner: Literal['debate', 'cooperative', 'unique-id'] = key('debate', "as opponents, as a team, or each told who it is (paper Tables 3, 5)")
-    samples: Count|None        = key(None, 'answers in the plain vote at equal cost; null = as many as the debate makes calls')
-    early_stop: Literal['off', 'eval', 'all'] = key('off', 'end a debate once all agree: in the exam, or always (costs critics reinforcements)')
-    min_support: Count         = key(2, 'votes an answer needs before anybody learns from it')
-    w: Share|None              = key(None, "share of corrections among a critic's rows; null = as many as there are")
+
+    recipe: Text = key('multiagent-ft', 'the method of self-improvement')
+    agents: Count = key(3, 'N: generators, and as many critics')
+    rounds: Count = key(2, 'M: one round of generators, M-1 of critics')
+    summary: bool = key(True, "critics hear a summary of the others; false = the others' own words")
+    manner: Literal['debate', 'cooperative', 'unique-id'] = key(
+        'debate', 'as opponents, as a team, or each told who it is (paper Tables 3, 5)'
+    )
+    samples: Count | None = key(
+        None, 'answers in the plain vote at equal cost; null = as many as the debate makes calls'
+    )
+    early_stop: Literal['off', 'eval', 'all'] = key(
+        'off', 'end a debate once all agree: in the exam, or always (costs critics reinforcements)'
+    )
+    min_support: Count = key(2, 'votes an answer needs before anybody learns from it')
+    w: Share | None = key(None, "share of corrections among a critic's rows; null = as many as there are")
     critic_loss: Literal['last', 'critic_turns', 'all'] = key('last', 'which of its turns a critic learns')
-    temperature: From0         = key(1.0, '0 = always the likeliest token')
-    top_p: Annotated[float, Field(gt=0, le=1), 'a number above 0, at most 1'] = key(0.9, 'keep the likeliest tokens that hold this much probability')
-    max_new_tokens: Count      = key(..., 'an answer is cut here, and a cut one is never learned from')
+    temperature: From0 = key(1.0, '0 = always the likeliest token')
+    top_p: Annotated[float, Field(gt=0, le=1), 'a number above 0, at most 1'] = key(
+        0.9, 'keep the likeliest tokens that hold this much probability'
+    )
+    max_new_tokens: Count = key(..., 'an answer is cut here, and a cut one is never learned from')
     summary_max_new_tokens: Count = key(..., 'the same for summaries')
-    batch_size: Count          = key(..., 'problems generated at once; semantic, because it touches rounding')
-    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '4bit'] = key('auto', 'number format of the weights; auto = by model and device (4bit for method qlora)')
+    batch_size: Count = key(..., 'problems generated at once; semantic, because it touches rounding')
+    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '4bit'] = key(
+        'auto', 'number format of the weights; auto = by model and device (4bit for method qlora)'
+    )
 
 # %% ../nbs/09_config.ipynb #dd478bbc
 class Learning(Debate):
     "Finetuning."
-    method: Literal['lora', 'full', 'qlora'] = key('lora', 'what is trained: a small adapter, all weights, an adapter on a 4-bit base')
-    learning_rate: Above0      = key(..., 'at its peak')
-    epochs: Count              = key(..., "passes over an agent's rows")
-    train_batch: Count         = key(..., 'rows per step')
+
+    method: Literal['lora', 'full', 'qlora'] = key(
+        'lora', 'what is trained: a small adapter, all weights, an adapter on a 4-bit base'
+    )
+    learning_rate: Above0 = key(..., 'at its peak')
+    epochs: Count = key(..., "passes over an agent's rows")
+    train_batch: Count = key(..., 'rows per step')
     schedule: Literal['cosine', 'linear', 'constant'] = key('cosine', 'how the rate falls after warm-up')
-    warmup: Share              = key(0.03, 'share of the steps in which the rate rises')
-    weight_decay: From0        = key(0.0, "AdamW's")
-    rank: Count                = key(..., 'of an adapter')
-    alpha: Count               = key(..., 'of an adapter; its strength is alpha/rank')
+    warmup: Share = key(0.03, 'share of the steps in which the rate rises')
+    weight_decay: From0 = key(0.0, "AdamW's")
+    rank: Count = key(..., 'of an adapter')
+    alpha: Count = key(..., 'of an adapter; its strength is alpha/rank')
     dropout: Annotated[float, Field(ge=0, lt=1), 'a number from 0 to below 1'] = key(0.0, 'inside an adapter')
 
 # %% ../nbs/09_config.ipynb #e99b2b0b
 class Config(Learning):
     "All settings of a run, validated. Frozen: a run never changes its mind."
-    iterations: Whole          = key(3, 'L: times the society debates and learns; may be raised later', True)
-    out: Folder|None           = key(None, 'run folder; null = runs/TASK-MODEL', True)
-    store: Folder|None         = key(None, 'where finished work is kept and found; null = store, beside the run folder', True)
-    device: Device             = key('auto', 'where the model runs; each kind of device keeps its own finished work', True)
-    workers: Literal['auto']|Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model', True)
-    wandb: Literal['auto', 'off', 'offline', 'online'] = key('auto', 'Weights & Biases; auto = online with a key in the environment, else offline', True)
-    project: Text              = key('multiagent_ft', 'its project there', True)
+
+    iterations: Whole = key(3, 'L: times the society debates and learns; may be raised later', True)
+    out: Folder | None = key(None, 'run folder; null = runs/TASK-MODEL', True)
+    store: Folder | None = key(None, 'where finished work is kept and found; null = store, beside the run folder', True)
+    device: Device = key('auto', 'where the model runs; each kind of device keeps its own finished work', True)
+    workers: Literal['auto'] | Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model', True)
+    wandb: Literal['auto', 'off', 'offline', 'online'] = key(
+        'auto', 'Weights & Biases; auto = online with a key in the environment, else offline', True
+    )
+    project: Text = key('multiagent_ft', 'its project there', True)
 
     @model_validator(mode='after')
     def _agree(self):
-        if self.agents == 1 and self.rounds > 1: raise ValueError(f'agents 1 with rounds {self.rounds}: a critic needs somebody to hear. Use 2 or more agents, or 1 round.')
-        if self.iterations and self.min_support > self.agents: raise ValueError(f'min_support {self.min_support} with agents {self.agents}: no answer can ever get that many votes. Set min_support to {self.agents} or less.')
+        if self.agents == 1 and self.rounds > 1:
+            raise ValueError(
+                f'agents 1 with rounds {self.rounds}: a critic needs somebody to hear. Use 2 or more agents, or 1'
+                ' round.'
+            )
+        if self.iterations and self.min_support > self.agents:
+            raise ValueError(
+                f'min_support {self.min_support} with agents {self.agents}: no answer can ever get that many votes.'
+                f' Set min_support to {self.agents} or less.'
+            )
         return self
 
     @property
-    def calls(self)->int:
-        "Calls one debate makes per question: N answers, then per round N summaries (if any) and N critics. 9 for N=3, M=2 (paper §1.5)."
-        return self.agents + (self.rounds - 1)*self.agents*(1 + self.summary)
+    def calls(self) -> int:
+        """Calls one debate makes per question: N answers, then per round N summaries (if any) and N critics. 9 for N=3,
+        M=2 (paper §1.5)."""
+        return self.agents + (self.rounds - 1) * self.agents * (1 + self.summary)
+
     @property
-    def votes(self)->int:
+    def votes(self) -> int:
         "Samples in the plain vote at equal cost."
         return self.samples or self.calls
+
     @property
-    def folder(self)->Path:
+    def folder(self) -> Path:
         "The run folder."
-        return self.out or Path('runs')/f'{Path(self.task).stem}-{Path(self.model).name}'
+        return self.out or Path('runs') / f'{Path(self.task).stem}-{Path(self.model).name}'
+
     @property
-    def store_folder(self)->Path:
+    def store_folder(self) -> Path:
         "The store: beside the run folder unless said otherwise."
-        return self.store or self.folder.parent/'store'
+        return self.store or self.folder.parent / 'store'
 
 # %% ../nbs/09_config.ipynb #dcedf2fa
-def model_defaults(model:str='nano', method:str='lora')->dict[str, str]:
+def model_defaults(model: str = 'nano', method: str = 'lora') -> dict[str, str]:
     "The defaults that depend on model and method: files of multiagent_ft/settings laid over each other."
-    out, folder = {}, files('multiagent_ft')/'settings'
+    out, folder = {}, files('multiagent_ft') / 'settings'
     for name in ('default', str(model)):
         for f in (f'{name}.yaml', f'{name}-{method}.yaml'):
-            if re.fullmatch(r'[\w.-]+', f) and (folder/f).is_file(): out |= parse_yaml((folder/f).read_text(encoding='utf-8'), f)[0]
+            if re.fullmatch(r'[\w.-]+', f) and (folder / f).is_file():
+                out |= parse_yaml((folder / f).read_text(encoding='utf-8'), f)[0]
     return out
 
 # %% ../nbs/09_config.ipynb #dc9ff80e
-def parse_yaml(text:str, name:str # for errors
-              )->tuple[dict[str, Any], dict[str, int]]:
+def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:  # for errors
     "Values (text, or lists of text) and line numbers by key. Raises `MaftError` naming file and line."
     import yaml
-    def broken(mark, what): return MaftError(f'{name}, line {mark.line + 1}: {what}.')
-    try: node, values = yaml.compose(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=yaml.BaseLoader)
+
+    def broken(mark, what):
+        return MaftError(f'{name}, line {mark.line + 1}: {what}.')
+
+    try:
+        node, values = yaml.compose(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as e:
-        ended = e.context_mark and 'stream end' in str(e.problem)   # something was opened and never closed: say where
-        raise broken(e.context_mark if ended else e.problem_mark, f'not valid YAML ({e.context + ", " if ended else ""}{e.problem})') from None
-    except (yaml.YAMLError, RecursionError): raise MaftError(f'{name}: not a file of settings (`key: value`, one per line).') from None
-    if node is None: return {}, {}
-    if not isinstance(node, yaml.MappingNode): raise broken(node.start_mark, 'settings are written as `key: value`, one per line')
+        ended = e.context_mark and 'stream end' in str(e.problem)  # something was opened and never closed: say where
+        raise broken(
+            e.context_mark if ended else e.problem_mark,
+            f'not valid YAML ({e.context + ", " if ended else ""}{e.problem})',
+        ) from None
+    except (yaml.YAMLError, RecursionError):
+        raise MaftError(f'{name}: not a file of settings (`key: value`, one per line).') from None
+    if node is None:
+        return {}, {}
+    if not isinstance(node, yaml.MappingNode):
+        raise broken(node.start_mark, 'settings are written as `key: value`, one per line')
     lines = {}
     for k, _ in node.value:
-        if k.value in lines: raise broken(k.start_mark, f'{k.value} is set twice (first in line {lines[k.value]})')
+        if k.value in lines:
+            raise broken(k.start_mark, f'{k.value} is set twice (first in line {lines[k.value]})')
         lines[k.value] = k.start_mark.line + 1
     return values, lines
 
 # %% ../nbs/09_config.ipynb #cb6fcc88
-def read_yaml(path:Path)->tuple[dict[str, Any], dict[str, int]]:
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     "`parse_yaml` of a file."
-    try: return parse_yaml(Path(path).read_text(encoding='utf-8'), str(path))
-    except UnicodeDecodeError as e: raise MaftError(f'{path}: not UTF-8 text (byte {e.start}). Save it as UTF-8 and try again.') from None
-    except OSError as e: raise MaftError(f'cannot read the settings in {path}: {e.strerror}.') from None
+    try:
+        return parse_yaml(Path(path).read_text(encoding='utf-8'), str(path))
+    except UnicodeDecodeError as e:
+        raise MaftError(f'{path}: not UTF-8 text (byte {e.start}). Save it as UTF-8 and try again.') from None
+    except OSError as e:
+        raise MaftError(f'cannot read the settings in {path}: {e.strerror}.') from None
 
 # %% ../nbs/09_config.ipynb #6d240da8
-def _hint(k:str)->str:
+def _hint(k: str) -> str:
     near = difflib.get_close_matches(k.replace('-', '_'), Config.model_fields, 1)
     return f'did you mean {near[0]}?' if near else '`maft config` lists all keys.'
 
-def _fault(e:dict, given:dict, origin:dict)->str:
+
+def _fault(e: dict, given: dict, origin: dict) -> str:
     "One fault of pydantic's in one line."
-    if not e['loc']: return str(e['ctx']['error'])
+    if not e['loc']:
+        return str(e['ctx']['error'])
     k = e['loc'][0]
     where = f' ({origin[k]})' if k in origin else ''
-    if e['type'] == 'extra_forbidden': return f'unknown key {k}{where}: {_hint(k)}'
+    if e['type'] == 'extra_forbidden':
+        return f'unknown key {k}{where}: {_hint(k)}'
     types = get_type_hints(Config, include_extras=True)
     value = 'null' if given.get(k) is None else str(given[k])
     return f'{k} is {value[:60]}{where}: it must be {allowed(types[k])}.'
 
-def validated(given:dict, origin:dict|None=None # where each value came from, for errors
-             )->Config:
+
+def validated(given: dict, origin: dict | None = None) -> Config:  # where each value came from, for errors
     "`given` as a `Config`. Raises `MaftError` in one or two lines."
-    try: return Config(**given)
+    try:
+        return Config(**given)
     except ValidationError as e:
-        seen = {d['loc'][:1]: d for d in reversed(e.errors())}   # a union complains once per member
+        seen = {d['loc'][:1]: d for d in reversed(e.errors())}  # a union complains once per member
         said = [_fault(d, given, origin or {}) for d in reversed(seen.values())]
         raise MaftError('\n'.join(said[:2]) + (f' (and {len(said) - 2} more)' if len(said) > 2 else '')) from None
 
 # %% ../nbs/09_config.ipynb #30beaded
-_SECRET = re.compile(r'\bhf_\w{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bwandb_v\d_\w{20,}|://[^/\s:@]+:[^/\s@]+@')
+_SECRET = re.compile(
+    r'\bhf_\w{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bwandb_v\d_\w{20,}|://[^/\s:@]+:[^/\s@]+@'
+)
 _IN_ENV = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'WANDB_API_KEY', 'OPENAI_API_KEY')
 
-def _no_secrets(given:dict):
+
+def _no_secrets(given: dict):
     known = [v for n in _IN_ENV if len(v := os.environ.get(n, '')) >= 8]
     for k, v in given.items():
         if _SECRET.search(s := f'{k} {v}') or any(t in s for t in known):
-            raise MaftError(f'a setting{f" ({k})" if k in Config.model_fields else ""} looks like a password or an access token. Those belong in the environment (HF_TOKEN, WANDB_API_KEY), never in settings.')
+            raise MaftError(
+                f'a setting{f" ({k})" if k in Config.model_fields else ""} looks like a password or an access token.'
+                ' Those belong in the environment (HF_TOKEN, WANDB_API_KEY), never in settings.'
+            )
 
 # %% ../nbs/09_config.ipynb #3ebeb704
-QUICK = dict(train=48, eval=48, iterations=1)   # a first look in about a minute
+QUICK = dict(train=48, eval=48, iterations=1)  # a first look in about a minute
 
-def _null(v): return None if isinstance(v, str) and v.strip().lower() in ('', 'null', '~', 'none') else v
 
-def _assigned(s:str)->tuple[str, str]:
+def _null(v):
+    return None if isinstance(v, str) and v.strip().lower() in ('', 'null', '~', 'none') else v
+
+
+def _assigned(s: str) -> tuple[str, str]:
     k, eq, v = s.partition('=')
-    if not eq or not k.strip(): raise MaftError('--set wants KEY=VALUE, for example --set temperature=0.7')
+    if not eq or not k.strip():
+        raise MaftError('--set wants KEY=VALUE, for example --set temperature=0.7')
     return k.strip().replace('-', '_'), v.strip()
 
-def load_config(file:Path|None=None,  # YAML
-                flags:dict|None=None, # by key; a value of None = not given
-                sets:Sequence[str]=(),# KEY=VALUE
-                quick:bool=False      # the preset for a first look
-               )->Config:
+
+def load_config(
+    file: Path | None = None,  # YAML
+    flags: dict | None = None,  # by key; a value of None = not given
+    sets: Sequence[str] = (),  # KEY=VALUE
+    quick: bool = False,  # the preset for a first look
+) -> Config:
     "The whole configuration, validated. Raises `MaftError`."
     given, origin = {}, {}
+
     def take(values, whence):
-        for k, v in values.items(): given[k], origin[k] = _null(v), whence(k)
+        for k, v in values.items():
+            given[k], origin[k] = _null(v), whence(k)
+
     if file is not None:
         values, lines = read_yaml(file)
         take(values, lambda k: f'{file}, line {lines[k]}')
-    if quick: take(QUICK, lambda k: '--quick')
+    if quick:
+        take(QUICK, lambda k: '--quick')
     take({k: v for k, v in (flags or {}).items() if v is not None}, lambda k: f'--{k}')
     take(dict(map(_assigned, sets)), lambda k: '--set')
     _no_secrets(given)
     return validated(model_defaults(given.get('model', 'nano'), given.get('method', 'lora')) | given, origin)
 
 # %% ../nbs/09_config.ipynb #620afb90
-def is_operational(k:str)->bool:
+def is_operational(k: str) -> bool:
     "May key `k` change within one run folder?"
     return Config.model_fields[k].json_schema_extra['operational']
 
+
 @cache
-def describe()->tuple[dict, ...]:
+def describe() -> tuple[dict, ...]:
     "One dict per key: key, allowed, default (and nano's, where it differs), role, meaning."
     plain = {k: f.default for k, f in Config.model_fields.items() if not f.is_required()}
     real, nano = plain | model_defaults('default'), plain | model_defaults('nano')
-    show = lambda v: 'null' if v is None else str(v).lower() if isinstance(v, bool) else str(v)
+
+    def show(v):
+        return 'null' if v is None else str(v).lower() if isinstance(v, bool) else str(v)
+
     types = get_type_hints(Config, include_extras=True)
-    return tuple(dict(key=k, allowed=allowed(types[k]), default=show(real[k]) + (f' (nano: {show(nano[k])})' if show(nano[k]) != show(real[k]) else ''),
-                 role='operational' if is_operational(k) else 'semantic', meaning=f.description) for k, f in Config.model_fields.items())
+    return tuple(
+        dict(
+            key=k,
+            allowed=allowed(types[k]),
+            default=show(real[k]) + (f' (nano: {show(nano[k])})' if show(nano[k]) != show(real[k]) else ''),
+            role='operational' if is_operational(k) else 'semantic',
+            meaning=f.description,
+        )
+        for k, f in Config.model_fields.items()
+    )
 
 # %% ../nbs/09_config.ipynb #0aa15a46
-def semantic(config:Config)->dict:
+def semantic(config: Config) -> dict:
     "The settings that decide what comes out, as plain JSON values."
     return {k: v for k, v in config.model_dump(mode='json').items() if not is_operational(k)}
 
-def dump_config(config:Config)->str:
+
+def dump_config(config: Config) -> str:
     "YAML of all settings; `load_config` of it gives `config` again."
     import yaml
+
     d = config.model_dump(mode='json')
     _no_secrets(d)
-    said = lambda some: yaml.safe_dump({k: v for k, v in d.items() if k in some}, sort_keys=False, allow_unicode=True)
-    return ('# Semantic: with any of these changed it is another run, which wants another folder.\n' + said(s := semantic(config)) +
-            '# Operational: these may change from one call to the next.\n' + said(d.keys() - s.keys()))
+
+    def said(some):
+        return yaml.safe_dump({k: v for k, v in d.items() if k in some}, sort_keys=False, allow_unicode=True)
+
+    return (
+        '# Semantic: with any of these changed it is another run, which wants another folder.\n'
+        + said(s := semantic(config))
+        + '# Operational: these may change from one call to the next.\n'
+        + said(d.keys() - s.keys())
+    )
 
 # %% ../nbs/09_config.ipynb #cdf8cf46
-def save_config(config:Config, folder:Path)->Path:
+def save_config(config: Config, folder: Path) -> Path:
     "Write FOLDER/config.yaml."
-    return write_atomic(Path(folder)/'config.yaml', dump_config(config))
+    return write_atomic(Path(folder) / 'config.yaml', dump_config(config))
 
-def config_of(folder:Path)->Config:
+
+def config_of(folder: Path) -> Config:
     "The configuration of a run folder. Raises `MaftError` where there is none."
-    if not (f := Path(folder)/'config.yaml').is_file(): raise MaftError(f'{folder} holds no run (it has no config.yaml): name the folder that `maft run` was given with --out.')
+    if not (f := Path(folder) / 'config.yaml').is_file():
+        raise MaftError(
+            f'{folder} holds no run (it has no config.yaml): name the folder that `maft run` was given with --out.'
+        )
     return load_config(f)
 
 # %% ../nbs/09_config.ipynb #a045544f
-def check_same(old:dict|Config, # the folder's configuration
-               new:Config       # what is asked for now
-              ):
-    "Raises `MaftError` with the difference if a semantic key changed. Keys the old one does not have count as their defaults."
-    if isinstance(old, dict): old = validated(model_defaults(old.get('model', 'nano'), old.get('method', 'lora')) | {k: _null(v) for k, v in old.items()})
+def check_same(old: dict | Config, new: Config):  # the folder's configuration  # what is asked for now
+    """Raises `MaftError` with the difference if a semantic key changed. Keys the old one does not have count as their
+    defaults."""
+    if isinstance(old, dict):
+        old = validated(
+            model_defaults(old.get('model', 'nano'), old.get('method', 'lora')) | {k: _null(v) for k, v in old.items()}
+        )
     a, b = semantic(old), semantic(new)
     changed = [f'{k} {a[k]} -> {b[k]}' for k in b if a[k] != b[k]]
     if changed:
         more = f' (and {len(changed) - 6} more)' if len(changed) > 6 else ''
-        raise MaftError(f'{new.folder} holds a run with another configuration: {", ".join(changed[:6])}{more}.\nChoose another folder with --out, or ask for the values it has (see {new.folder}/config.yaml).')
+        raise MaftError(
+            f'{new.folder} holds a run with another configuration: {", ".join(changed[:6])}{more}.\nChoose another'
+            f' folder with --out, or ask for the values it has (see {new.folder}/config.yaml).'
+        )

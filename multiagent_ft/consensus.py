@@ -14,28 +14,36 @@ from .answers import canonical
 # %% ../nbs/11_consensus.ipynb #0757c9c6
 @dataclass(frozen=True)
 class Vote:
-    "The outcome of one vote. `answer` is None when nobody answered, when support is too small, or when the top is tied and nothing settles it."
-    answer: str|None  # the winner, in the shortest of its spellings
-    support: float    # how many cast it (or would have: the top answer's count, also when `answer` is None); weights summed, if weighted
-    cast: int         # how many answered at all
-    abstained: int    # how many did not
-    tied: bool        # did another answer have as much support?
-    margin: float     # support minus that of the runner-up
+    """The outcome of one vote. `answer` is None when nobody answered, when support is too small, or when the top is
+    tied and nothing settles it."""
+
+    answer: str | None  # the winner, in the shortest of its spellings
+    # how many cast it (or would have: the top answer's count, also when `answer` is None); weights summed, if weighted
+    support: float
+    cast: int  # how many answered at all
+    abstained: int  # how many did not
+    tied: bool  # did another answer have as much support?
+    margin: float  # support minus that of the runner-up
 
 # %% ../nbs/11_consensus.ipynb #3651f2a1
-def vote(answers:list,         # one answer per voter; None abstains
-         tie:str='none',       # 'none': no answer; 'random': one of the tied, drawn by `seed` (the paper's majority baseline, §3.2)
-         seed=0,               # anything JSON can say; made from the problem's id, never from who sits where
-         min_support:float=1,  # less than this is no consensus; to train on, 2
-         weights:list|None=None # one weight per voter, 0 or more; default 1 each
-        )->Vote:
+def vote(
+    answers: list,  # one answer per voter; None abstains
+    # 'none': no answer; 'random': one of the tied, drawn by `seed` (the paper's majority baseline, §3.2)
+    tie: str = 'none',
+    seed=0,  # anything JSON can say; made from the problem's id, never from who sits where
+    min_support: float = 1,  # less than this is no consensus; to train on, 2
+    weights: list | None = None,  # one weight per voter, 0 or more; default 1 each
+) -> Vote:
     "Plurality by value, whatever the order of `answers`."
-    if tie not in ('none', 'random'): raise ValueError(f"tie is {tie!r}, not 'none' or 'random'")
+    if tie not in ('none', 'random'):
+        raise ValueError(f"tie is {tie!r}, not 'none' or 'random'")
     groups = {}
     for a, w in zip(answers, weights or [1] * len(answers), strict=True):
-        if a is not None: groups.setdefault(canonical(a), []).append((a, w))
+        if a is not None:
+            groups.setdefault(canonical(a), []).append((a, w))
     cast = sum(map(len, groups.values()))
-    if not groups: return Vote(None, 0, 0, len(answers), False, 0)
+    if not groups:
+        return Vote(None, 0, 0, len(answers), False, 0)
     support = {c: math.fsum(w for _, w in g) if weights else len(g) for c, g in groups.items()}
     top, runner_up = sorted([*support.values(), 0], reverse=True)[:2]
     winners = sorted(c for c, s in support.items() if s == top)

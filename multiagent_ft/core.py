@@ -21,31 +21,36 @@ class MaftError(Exception):
 @dataclass(frozen=True)
 class Message:
     "One turn of a chat, as every chat template knows it."
-    role: str     # 'user', 'assistant' or 'system'
+
+    role: str  # 'user', 'assistant' or 'system'
     content: str  # the text, never a control token
 
 # %% ../nbs/00_core.ipynb #dd3d6895
 @dataclass(frozen=True)
 class Problem:
     "One question. `gold` is used to score, never to train."
-    id: str               # unique within its task
-    text: str             # the question as a person would ask it
-    gold: str|None = None # the right answer, if anybody knows it
-    source: str = ''      # where it came from: file and line, or the generator's name
+
+    id: str  # unique within its task
+    text: str  # the question as a person would ask it
+    gold: str | None = None  # the right answer, if anybody knows it
+    source: str = ''  # where it came from: file and line, or the generator's name
 
 # %% ../nbs/00_core.ipynb #a58a7e83
 FINISH = ('stop', 'length', 'did-not-fit', 'error')
 
+
 @dataclass(frozen=True)
 class Completion:
     "What came back for one request."
-    text: str                       # decoded, without the stop token
-    finish: str                     # one of `FINISH`
+
+    text: str  # decoded, without the stop token
+    finish: str  # one of `FINISH`
     prompt_ids: tuple[int, ...] = ()  # exactly as sent
-    token_ids: tuple[int, ...] = ()   # exactly as sampled, the stop token included when there was one
+    token_ids: tuple[int, ...] = ()  # exactly as sampled, the stop token included when there was one
 
     def __post_init__(self):
-        if self.finish not in FINISH: raise ValueError(f'finish is {self.finish!r}, not one of {FINISH}')
+        if self.finish not in FINISH:
+            raise ValueError(f'finish is {self.finish!r}, not one of {FINISH}')
         object.__setattr__(self, 'prompt_ids', tuple(self.prompt_ids))
         object.__setattr__(self, 'token_ids', tuple(self.token_ids))
 
@@ -53,140 +58,184 @@ class Completion:
 @dataclass(frozen=True)
 class Turn:
     "One completion in its place in a debate."
-    agent: int             # 0-based; for a summary, the agent it was made for
-    role: str              # 'generator', 'critic' or 'summarizer'
-    round: int             # 1..M
+
+    agent: int  # 0-based; for a summary, the agent it was made for
+    role: str  # 'generator', 'critic' or 'summarizer'
+    round: int  # 1..M
     completion: Completion
 
     @property
-    def text(self): return self.completion.text
+    def text(self):
+        return self.completion.text
 
 # %% ../nbs/00_core.ipynb #b24e8c80
 @dataclass(frozen=True)
 class Transcript:
     "Everything said in one debate on one problem."
+
     problem: Problem
     turns: tuple[Turn, ...]
 
-    def __post_init__(self): object.__setattr__(self, 'turns', tuple(self.turns))
-    def at(self, round:int, # 1..M
-           role:str|None=None # default: whoever answers in that round
-          )->list[Turn]:
+    def __post_init__(self):
+        object.__setattr__(self, 'turns', tuple(self.turns))
+
+    def at(self, round: int, role: str | None = None) -> list[Turn]:  # 1..M  # default: whoever answers in that round
         "The turns of one round by agent, summaries left out unless asked for."
         role = role or ('generator' if round == 1 else 'critic')
         return sorted((t for t in self.turns if t.round == round and t.role == role), key=lambda t: t.agent)
+
     @property
-    def rounds(self)->int:
+    def rounds(self) -> int:
         "The last round in which somebody answered."
         return max((t.round for t in self.turns if t.role != 'summarizer'), default=0)
-    def final(self)->list[Turn]:
+
+    def final(self) -> list[Turn]:
         "The last word of every agent: one turn per agent, ordered by agent. The vote is taken over these."
         return self.at(self.rounds)
 
 # %% ../nbs/00_core.ipynb #2a771bb1
-def transcript_to_dict(t:Transcript)->dict:
+def transcript_to_dict(t: Transcript) -> dict:
     "A plain, JSON-able form of `t`."
-    return dict(problem=vars(t.problem), turns=[vars(u) | dict(completion=vars(u.completion)) for u in t.turns])   # asdict would copy every token id
+    # asdict would copy every token id
+    return dict(problem=vars(t.problem), turns=[vars(u) | dict(completion=vars(u.completion)) for u in t.turns])
 
-def transcript_from_dict(d:dict)->Transcript:
+
+def transcript_from_dict(d: dict) -> Transcript:
     "The inverse of `transcript_to_dict`."
-    return Transcript(Problem(**d['problem']),
-                      [Turn(**{**u, 'completion': Completion(**u['completion'])}) for u in d['turns']])
+    return Transcript(
+        Problem(**d['problem']), [Turn(**{**u, 'completion': Completion(**u['completion'])}) for u in d['turns']]
+    )
 
 # %% ../nbs/00_core.ipynb #1c348572
-def canonical_json(o:Any # anything JSON can say; tuples become lists, dataclasses objects
-                  )->str:
+def canonical_json(o: Any) -> str:  # anything JSON can say; tuples become lists, dataclasses objects
     "One spelling for equal values: sorted keys, no blanks, no NaN."
+
     def plain(x):
-        if hasattr(x, '__dataclass_fields__'): return asdict(x)
-        if isinstance(x, Path): return str(x)
+        if hasattr(x, '__dataclass_fields__'):
+            return asdict(x)
+        if isinstance(x, Path):
+            return str(x)
         raise TypeError(f'{type(x).__name__} has no canonical JSON form: {x!r}')
+
     return json.dumps(o, sort_keys=True, separators=(',', ':'), ensure_ascii=True, allow_nan=False, default=plain)
 
-def digest(o:Any # bytes are hashed as they are, anything else through `canonical_json`
-          )->str:
+
+def digest(o: Any) -> str:  # bytes are hashed as they are, anything else through `canonical_json`
     "sha256 in hexadecimal."
     return hashlib.sha256(o if isinstance(o, bytes) else canonical_json(o).encode()).hexdigest()
 
 # %% ../nbs/00_core.ipynb #715298b9
-def file_digest(path:Path)->str:
+def file_digest(path: Path) -> str:
     "sha256 of a file's bytes."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/00_core.ipynb #6c2bb17f
-def seed_for(*where # the address of a draw: any JSON-able parts
-            )->int:
+def seed_for(*where) -> int:  # the address of a draw: any JSON-able parts
     "A 63-bit seed that depends on `where` and on nothing else."
     return int(digest(list(where))[:16], 16) >> 1
 
-def rng_for(*where)->random.Random:
+
+def rng_for(*where) -> random.Random:
     "A fresh generator seeded by its address; sharing one between two places is never needed."
     return random.Random(seed_for(*where))
 
 # %% ../nbs/00_core.ipynb #1209e5bc
-def held_out(question:str)->bool:
-    "True for the half of all questions that the embedded model's text must never contain (by a bit of the text's sha256)."
+def held_out(question: str) -> bool:
+    """True for the half of all questions that the embedded model's text must never contain (by a bit of the text's
+    sha256)."""
     return int(digest(question.strip().encode())[0], 16) % 2 == 0
 
 # %% ../nbs/00_core.ipynb #d6179da2
-def fsync_dir(path:Path):
+def fsync_dir(path: Path):
     "Make a rename inside `path` survive a power cut."
     fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
+    try:
+        os.fsync(fd)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise   # some file systems cannot sync a folder
-    finally: os.close(fd)
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some file systems cannot sync a folder
+    finally:
+        os.close(fd)
 
-def write_atomic(path:Path,       # where the whole file appears
-                 data:bytes|str   # text is written as UTF-8
-                )->Path:
-    "Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when it cannot be written."
+
+def write_atomic(path: Path, data: bytes | str) -> Path:  # where the whole file appears  # text is written as UTF-8
+    """Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when it cannot
+    be written."""
     path, tmp = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
         with os.fdopen(fd, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except OSError as e:
-        if tmp: Path(tmp).unlink(missing_ok=True)
+        if tmp:
+            Path(tmp).unlink(missing_ok=True)
         mend = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'Mend that'
-        raise MaftError(f'cannot write {path}: {e.strerror}. {mend} (or choose another folder) and run the same command again; nothing done so far is lost.') from e
+        raise MaftError(
+            f'cannot write {path}: {e.strerror}. {mend} (or choose another folder) and run the same command again;'
+            ' nothing done so far is lost.'
+        ) from e
     except BaseException:
-        if tmp: Path(tmp).unlink(missing_ok=True)
+        if tmp:
+            Path(tmp).unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
     return path
 
 # %% ../nbs/00_core.ipynb #20fe5aaa
-def sweep_parts(folder:Path):
+def sweep_parts(folder: Path):
     "Remove what killed writers left below `folder`; only for folders that nobody else writes to."
     for p in sorted(Path(folder).rglob('.*.part'), reverse=True):
-        if p.is_dir(): shutil.rmtree(p, ignore_errors=True)
-        else: p.unlink(missing_ok=True)
+        if p.is_dir():
+            shutil.rmtree(p, ignore_errors=True)
+        else:
+            p.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #53b66881
-def write_jsonl(path:Path, rows:Iterable[dict])->Path:
+def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
     "One JSON object per line, keys in the order given, written atomically. `NaN` raises `ValueError`."
+
     def line(r):
-        try: return json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b'\n'
-        except UnicodeEncodeError: return json.dumps(r, allow_nan=False).encode() + b'\n'   # half a surrogate: UTF-8 has no bytes for it
+        try:
+            return json.dumps(r, ensure_ascii=False, allow_nan=False).encode() + b'\n'
+        # half a surrogate: UTF-8 has no bytes for it
+        except UnicodeEncodeError:
+            return json.dumps(r, allow_nan=False).encode() + b'\n'
+
     return write_atomic(path, b''.join(map(line, rows)))
 
-def read_jsonl(path:Path)->list[dict]:
+
+def read_jsonl(path: Path) -> list[dict]:
     "All objects of a JSON-lines file; blank lines are skipped. Raises `MaftError` naming file and line."
     path, rows = Path(path), []
-    try: text = path.read_text(encoding='utf-8-sig')
-    except FileNotFoundError: raise MaftError(f'{path}: no such file.') from None
-    except OSError as e: raise MaftError(f'{path}: cannot be read ({e.strerror}).') from None
-    except UnicodeDecodeError as e: raise MaftError(f'{path}: not UTF-8 text (byte {e.start}). Save it as UTF-8 and try again.') from None
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except FileNotFoundError:
+        raise MaftError(f'{path}: no such file.') from None
+    except OSError as e:
+        raise MaftError(f'{path}: cannot be read ({e.strerror}).') from None
+    except UnicodeDecodeError as e:
+        raise MaftError(f'{path}: not UTF-8 text (byte {e.start}). Save it as UTF-8 and try again.') from None
     for i, line in enumerate(text.split('\n'), 1):
-        if not line.strip(): continue
-        try: row = json.loads(line)
-        except json.JSONDecodeError as e: raise MaftError(f'{path}, line {i}: not valid JSON ({e.msg}, column {e.colno}). Mend or remove that line.') from None
-        except (ValueError, RecursionError): raise MaftError(f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove that line.') from None
-        if not isinstance(row, dict): raise MaftError(f'{path}, line {i}: expected an object like {{"text": …}}, found {type(row).__name__}.')
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise MaftError(
+                f'{path}, line {i}: not valid JSON ({e.msg}, column {e.colno}). Mend or remove that line.'
+            ) from None
+        except (ValueError, RecursionError):
+            raise MaftError(
+                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove'
+                ' that line.'
+            ) from None
+        if not isinstance(row, dict):
+            raise MaftError(f'{path}, line {i}: expected an object like {{"text": …}}, found {type(row).__name__}.')
         rows.append(row)
     return rows

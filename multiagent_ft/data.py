@@ -22,152 +22,237 @@ from .answers import KINDS, extract
 @dataclass(frozen=True)
 class Row:
     "One row of a data set and where it stands."
-    cells: dict  # value by column
-    id: str      # within the data set: 'test-17'
-    place: str   # for people: 'data/test.jsonl, line 17'
 
-def text_of(path:Path)->str:
+    cells: dict  # value by column
+    id: str  # within the data set: 'test-17'
+    place: str  # for people: 'data/test.jsonl, line 17'
+
+
+def text_of(path: Path) -> str:
     "The whole of a text file. Raises `MaftError` naming the line of the first byte that is not UTF-8."
-    try: raw = Path(path).read_bytes()
-    except OSError as e: raise MaftError(f'{path}: cannot be read ({e.strerror}).') from None
-    try: text, bad = raw.decode('utf-8-sig'), raw.find(0)
-    except UnicodeDecodeError as e: bad = e.start + 3*raw.startswith(b'\xef\xbb\xbf')
-    if bad >= 0: raise MaftError(f'{path}, line {raw.count(10, 0, bad) + 1}, byte {bad - raw.rfind(10, 0, bad)}: not UTF-8 text. Save the file as UTF-8 and try again.')
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise MaftError(f'{path}: cannot be read ({e.strerror}).') from None
+    try:
+        text, bad = raw.decode('utf-8-sig'), raw.find(0)
+    except UnicodeDecodeError as e:
+        bad = e.start + 3 * raw.startswith(b'\xef\xbb\xbf')
+    if bad >= 0:
+        raise MaftError(
+            f'{path}, line {raw.count(10, 0, bad) + 1}, byte {bad - raw.rfind(10, 0, bad)}: not UTF-8 text. Save the'
+            ' file as UTF-8 and try again.'
+        )
     return text
 
 # %% ../nbs/02a_data.ipynb #8bc2e28c
-def jsonl_rows(path:Path)->Iterator[tuple[int, dict]]:
+def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
     "(line, object) of a JSON-lines file; blank lines are passed over. Raises `MaftError` naming line and column."
     for i, line in enumerate(text_of(path).split('\n'), 1):
-        if not line.strip(): continue
-        try: row = json.loads(line, parse_float=Decimal)
-        except json.JSONDecodeError as e: raise MaftError(f'{path}, line {i}, column {e.colno}: not valid JSON ({e.msg}). Mend or remove that line.') from None
-        except (ValueError, ArithmeticError, RecursionError): raise MaftError(f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove that line.') from None
-        if not isinstance(row, dict): raise MaftError(f'{path}, line {i}: expected an object like {{"question": …, "answer": …}}, found a {type(row).__name__}.')
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_float=Decimal)
+        except json.JSONDecodeError as e:
+            raise MaftError(
+                f'{path}, line {i}, column {e.colno}: not valid JSON ({e.msg}). Mend or remove that line.'
+            ) from None
+        except (ValueError, ArithmeticError, RecursionError):
+            raise MaftError(
+                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove'
+                ' that line.'
+            ) from None
+        if not isinstance(row, dict):
+            raise MaftError(
+                f'{path}, line {i}: expected an object like {{"question": …, "answer": …}}, found a'
+                f' {type(row).__name__}.'
+            )
         yield i, row
 
 # %% ../nbs/02a_data.ipynb #837accdc
-def csv_rows(path:Path)->Iterator[tuple[int, dict]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     "(line, cells) of a CSV file with a header. Raises `MaftError` naming the line."
     text, start, header = text_of(path), 1, None
-    rows = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count), strict=True)
+    rows = csv.reader(
+        io.StringIO(text, newline=''), delimiter=max(',;\t', key=text.partition('\n')[0].count), strict=True
+    )
     try:
         for row in rows:
-            if header is None: header = [c.strip() for c in row]
-            elif row and len(row) != len(header): raise MaftError(f'{path}, line {start}: {len(row)} cells where the header has {len(header)}. A text that holds the separator needs "quotes" around it.')
-            elif row: yield start, dict(zip(header, row))
-            if len(set(header)) < len(header): raise MaftError(f'{path}, line {start}: two columns have the same name. Rename one.')
+            if header is None:
+                header = [c.strip() for c in row]
+            elif row and len(row) != len(header):
+                raise MaftError(
+                    f'{path}, line {start}: {len(row)} cells where the header has {len(header)}. A text that holds'
+                    ' the separator needs "quotes" around it.'
+                )
+            elif row:
+                yield start, dict(zip(header, row))
+            if len(set(header)) < len(header):
+                raise MaftError(f'{path}, line {start}: two columns have the same name. Rename one.')
             start = rows.line_num + 1
-    except csv.Error as e: raise MaftError(f'{path}, line {start}: not valid CSV ({e}). Look for a quote that is not closed.') from None
+    except csv.Error as e:
+        raise MaftError(f'{path}, line {start}: not valid CSV ({e}). Look for a quote that is not closed.') from None
 
 # %% ../nbs/02a_data.ipynb #bb81a689
-def parquet_rows(path:Path)->Iterator[tuple[int, dict]]:
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     "(row, cells) of a Parquet file, rows counted from 1."
     import pyarrow.parquet as pq
-    try: table = pq.read_table(path)
-    except (OSError, ValueError) as e: raise MaftError(f'{path}: cannot be read as Parquet ({str(e).splitlines()[0][:150]}).') from None
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as e:
+        raise MaftError(f'{path}: cannot be read as Parquet ({str(e).splitlines()[0][:150]}).') from None
     yield from enumerate((row for batch in table.to_batches(1000) for row in batch.to_pylist()), 1)
+
 
 READERS = {'.jsonl': jsonl_rows, '.csv': csv_rows, '.tsv': csv_rows, '.parquet': parquet_rows}
 
-def file_rows(path:Path, part:str)->list[Row]:
+
+def file_rows(path: Path, part: str) -> list[Row]:
     "All rows of a file. Raises `MaftError` when there is none, or one cannot be read."
     unit = 'row' if path.suffix == '.parquet' else 'line'
     rows = [Row(cells, f'{part}-{i}', f'{path}, {unit} {i}') for i, cells in READERS[path.suffix](path)]
-    if not rows: raise MaftError(f'{path}: no questions in it.')
+    if not rows:
+        raise MaftError(f'{path}: no questions in it.')
     return rows
 
 # %% ../nbs/02a_data.ipynb #9d5666eb
 @dataclass(frozen=True)
 class DataSet:
     "A data set in a few words: the keys of a task's YAML file."
-    name: str = ''                    # default: the name of the YAML file
-    kind: str = ''                    # number, math, choice or regex:<pattern>; default: choice where there are choices, else number
-    instruction: str = ''             # said after every question; default: the usual sentence for this kind
-    question: str|list[str] = 'question' # column; several are joined by a blank
-    answer: str = 'answer'            # column with the right answer: the bare answer, or a solution that ends in \boxed{…} or #### …
-    choices: str|list[str] = ''       # column that holds a list, or one column per choice
-    level: str = ''                   # column with the level of difficulty
-    levels: str|list[str] = ''        # levels wanted: 1-3, or a list
-    data: str = ''                    # file, or folder of files; relative to the YAML file
-    hub: str = ''                     # or a data set of the Hub: owner/name
-    config: str|list[str] = ''        # its configuration; several are put together
-    split: str = ''                   # part that serves for both purposes; a+b takes those of a and b that are there
-    train: str = ''                   # or: part to learn from
-    evaluation: str = ''              # … and part for the exam
-    unreadable: str = 'stop'          # rows whose answer cannot be read: stop, or skip and report
 
-def _list(v): return [v] if isinstance(v, str) and v else list(v)
+    name: str = ''  # default: the name of the YAML file
+    # number, math, choice or regex:<pattern>; default: choice where there are choices, else number
+    kind: str = ''
+    instruction: str = ''  # said after every question; default: the usual sentence for this kind
+    question: str | list[str] = 'question'  # column; several are joined by a blank
+    # column with the right answer: the bare answer, or a solution that ends in \boxed{…} or #### …
+    answer: str = 'answer'
+    choices: str | list[str] = ''  # column that holds a list, or one column per choice
+    level: str = ''  # column with the level of difficulty
+    levels: str | list[str] = ''  # levels wanted: 1-3, or a list
+    data: str = ''  # file, or folder of files; relative to the YAML file
+    hub: str = ''  # or a data set of the Hub: owner/name
+    config: str | list[str] = ''  # its configuration; several are put together
+    split: str = ''  # part that serves for both purposes; a+b takes those of a and b that are there
+    train: str = ''  # or: part to learn from
+    evaluation: str = ''  # … and part for the exam
+    unreadable: str = 'stop'  # rows whose answer cannot be read: stop, or skip and report
+
+
+def _list(v):
+    return [v] if isinstance(v, str) and v else list(v)
 
 # %% ../nbs/02a_data.ipynb #92e81f91
 SUBJECTS = 'algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus'.split()
 
-BUILT_IN = {d.name: d for d in [
-    DataSet('gsm8k', 'number', hub='openai/gsm8k', config='main', train='train', evaluation='test'),
-    DataSet('svamp', 'number', question=['Body', 'Question'], answer='Answer', hub='ChilleD/SVAMP', split='train+test'),
-    DataSet('math', 'math', question='problem', answer='solution', level='level', levels='1-3', hub='EleutherAI/hendrycks_math', config=SUBJECTS,
-            train='train', evaluation='test', unreadable='skip'),
-    DataSet('mmlu', 'choice', choices='choices', hub='cais/mmlu', config='all', split='test')]}
+BUILT_IN = {
+    d.name: d
+    for d in [
+        DataSet('gsm8k', 'number', hub='openai/gsm8k', config='main', train='train', evaluation='test'),
+        DataSet(
+            'svamp', 'number', question=['Body', 'Question'], answer='Answer', hub='ChilleD/SVAMP', split='train+test'
+        ),
+        DataSet(
+            'math',
+            'math',
+            question='problem',
+            answer='solution',
+            level='level',
+            levels='1-3',
+            hub='EleutherAI/hendrycks_math',
+            config=SUBJECTS,
+            train='train',
+            evaluation='test',
+            unreadable='skip',
+        ),
+        DataSet('mmlu', 'choice', choices='choices', hub='cais/mmlu', config='all', split='test'),
+    ]
+}
 
 # %% ../nbs/02a_data.ipynb #cb76ca67
-def cell(row:Row, column:str,
-         key:str # what it is for: the YAML's key
-        ):
+def cell(row: Row, column: str, key: str):  # what it is for: the YAML's key
     "One cell. Raises `MaftError` that lists the columns when there is no such one."
-    if column in row.cells: return row.cells[column]
-    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, .7)
-    raise MaftError(f'{row.place}: no column {column!r}; there are {", ".join(map(str, row.cells))[:300]}.\n'
-                    'Say in a YAML file which one it is' + (f', perhaps `{key}: {there[near[0]]}`.' if near else f': `{key}: COLUMN`.'))
+    if column in row.cells:
+        return row.cells[column]
+    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, 0.7)
+    raise MaftError(
+        f'{row.place}: no column {column!r}; there are {", ".join(map(str, row.cells))[:300]}.\n'
+        'Say in a YAML file which one it is'
+        + (f', perhaps `{key}: {there[near[0]]}`.' if near else f': `{key}: COLUMN`.')
+    )
 
-def written(v)->str:
+
+def written(v) -> str:
     "Cell `v` as text; '' for one that is empty, or neither text nor number."
-    if isinstance(v, str): return v.strip()
-    if isinstance(v, (float, Decimal)) and -10**15 < v < 10**15 and v == int(v): v = int(v)
+    if isinstance(v, str):
+        return v.strip()
+    if isinstance(v, (float, Decimal)) and -(10**15) < v < 10**15 and v == int(v):
+        v = int(v)
     return str(v) if isinstance(v, (int, float, Decimal)) and not isinstance(v, bool) else ''
 
-def question_of(row:Row, d:DataSet)->str:
+
+def question_of(row: Row, d: DataSet) -> str:
     "The question's words. Raises `MaftError` naming line and column when there are none."
     said = []
     for c in _list(d.question):
         said.append(written(cell(row, c, 'question')))
-        if not said[-1]: raise MaftError(f'{row.place}, column {c}: no question there.')
-        if re.search('[\ud800-\udfff]', said[-1]): raise MaftError(f'{row.place}, column {c}: holds half a character (a lone surrogate). Mend or remove that row.')
+        if not said[-1]:
+            raise MaftError(f'{row.place}, column {c}: no question there.')
+        if re.search('[\ud800-\udfff]', said[-1]):
+            raise MaftError(
+                f'{row.place}, column {c}: holds half a character (a lone surrogate). Mend or remove that row.'
+            )
     return ' '.join(said)
 
 # %% ../nbs/02a_data.ipynb #589dd845
-def choices_of(row:Row, d:DataSet)->list[str]:
+def choices_of(row: Row, d: DataSet) -> list[str]:
     "The choices in order. Raises `MaftError` when there are fewer than two, or more than letters."
     columns = _list(d.choices)
     got = cell(row, columns[0], 'choices') if len(columns) == 1 else [cell(row, c, 'choices') for c in columns]
-    if not isinstance(got, list): raise MaftError(f'{row.place}, column {columns[0]}: expected a list of choices, found {str(got)[:40]!r}. With one column per choice write `choices: [COLUMN, COLUMN, …]`.')
+    if not isinstance(got, list):
+        raise MaftError(
+            f'{row.place}, column {columns[0]}: expected a list of choices, found {str(got)[:40]!r}. With one column'
+            ' per choice write `choices: [COLUMN, COLUMN, …]`.'
+        )
     said = [written(c) for c in got]
-    while said and not said[-1]: said.pop()
-    if not 2 <= len(said) <= 26 or not all(said): raise MaftError(f'{row.place}, column {columns[0]}: from 2 to 26 choices are needed, none of them empty.')
+    while said and not said[-1]:
+        said.pop()
+    if not 2 <= len(said) <= 26 or not all(said):
+        raise MaftError(f'{row.place}, column {columns[0]}: from 2 to 26 choices are needed, none of them empty.')
     return said
 
-def letter_of(v, choices:list[str])->str|None:
+
+def letter_of(v, choices: list[str]) -> str | None:
     "The letter of the choice that `v` names: by position, letter or words. None when it names none, or more than one."
-    letters, s = ascii_uppercase[:len(choices)], written(v)
+    letters, s = ascii_uppercase[: len(choices)], written(v)
     at = s.isascii() and s.isdigit() and len(s) < 3 and int(s) < len(choices) and letters[int(s)]
-    if not isinstance(v, str): return at or None
+    if not isinstance(v, str):
+        return at or None
     found = {at or None, *(x for x, c in zip(letters, choices) if c == s)} - {None}
-    if (m := re.fullmatch(r'\(?([A-Z])[).]?', s)) and m[1] in letters: found.add(m[1])
+    if (m := re.fullmatch(r'\(?([A-Z])[).]?', s)) and m[1] in letters:
+        found.add(m[1])
     return found.pop() if len(found) == 1 else None
 
 # %% ../nbs/02a_data.ipynb #3cd34faf
-def gold_of(v, kind:str, choices:list[str])->str|None:
+def gold_of(v, kind: str, choices: list[str]) -> str | None:
     "The right answer in cell `v`, None when it cannot be read."
-    if choices: return letter_of(v, choices)
+    if choices:
+        return letter_of(v, choices)
     s = written(v)
-    if kind.startswith('regex:'): return extract(s, kind) or s or None
+    if kind.startswith('regex:'):
+        return extract(s, kind) or s or None
     return extract(s if re.search(r'\\f?boxed|\\fbox|####|\banswer is\b', s) else f'\\boxed{{{s}}}', kind)
 
-def answered(row:Row, d:DataSet)->bool:
+
+def answered(row: Row, d: DataSet) -> bool:
     "Does the row say what is right? A question to learn from need not."
     v = row.cells.get(d.answer)
-    return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))   # NaN, Parquet's way of saying nothing, is not itself
+    # NaN, Parquet's way of saying nothing, is not itself
+    return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))
 
-def problem_of(row:Row, d:DataSet)->Problem:
+
+def problem_of(row: Row, d: DataSet) -> Problem:
     "The row's problem; gold None when there is no answer, or none that can be read."
     choices = choices_of(row, d) if d.choices else []
     text = '\n'.join([question_of(row, d), *(f'({x}) {c}' for x, c in zip(ascii_uppercase, choices))])
@@ -175,130 +260,247 @@ def problem_of(row:Row, d:DataSet)->Problem:
     return Problem(f'{d.name}/{row.id}', text, gold, re.sub(r'.*[/\\]', '', row.place))
 
 # %% ../nbs/02a_data.ipynb #13dc3cf6
-def local_parts(d:DataSet)->dict[str, Callable]:
+def local_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
-    if place.is_file() and place.suffix in READERS: return {place.stem: partial(file_rows, place, place.stem)}
-    if place.is_file(): raise MaftError(f'{place}: expected a file that ends in {", ".join(READERS)}.')
-    if (place/d.name).is_dir(): place = place/d.name
+    if place.is_file() and place.suffix in READERS:
+        return {place.stem: partial(file_rows, place, place.stem)}
+    if place.is_file():
+        raise MaftError(f'{place}: expected a file that ends in {", ".join(READERS)}.')
+    if (place / d.name).is_dir():
+        place = place / d.name
     files = {}
     for f in sorted(place.glob('*')) if place.is_dir() else []:
-        if f.suffix not in READERS: continue
-        if f.stem in files: raise MaftError(f'{place} holds both {files[f.stem].name} and {f.name}: remove one, or name a file with --set data=FILE.')
+        if f.suffix not in READERS:
+            continue
+        if f.stem in files:
+            raise MaftError(
+                f'{place} holds both {files[f.stem].name} and {f.name}: remove one, or name a file with --set'
+                ' data=FILE.'
+            )
         files[f.stem] = f
-    if not files: raise MaftError(f'task {d.name}: ' + (f'no data file ({", ".join("*" + s for s in READERS)}) in {place}.' if place.is_dir() else f'no such file or folder: {place}.'))
+    if not files:
+        raise MaftError(
+            f'task {d.name}: '
+            + (
+                f'no data file ({", ".join("*" + s for s in READERS)}) in {place}.'
+                if place.is_dir()
+                else f'no such file or folder: {place}.'
+            )
+        )
     return {s: partial(file_rows, f, s) for s, f in files.items()}
 
 # %% ../nbs/02a_data.ipynb #59748e66
-def from_hub(d:DataSet, config:str,
-             part:str|None # None = all parts
-            ):
+def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     "`datasets.load_dataset`, quiet, with one kind of error."
     import datasets
+
     hub_log = logging.getLogger('huggingface_hub')
     quiet, level = datasets.are_progress_bars_disabled(), hub_log.level
-    datasets.disable_progress_bars(); hub_log.setLevel(logging.ERROR)
-    try: return datasets.load_dataset(d.hub, config or None, split=part)
+    datasets.disable_progress_bars()
+    hub_log.setLevel(logging.ERROR)
+    try:
+        return datasets.load_dataset(d.hub, config or None, split=part)
     except Exception as e:
-        raise MaftError(f'task {d.name}: cannot load {d.hub} from the Hub ({" ".join(str(e).split())[:160].rstrip(".")}).\n'
-                        f'Without the Hub, name a folder with {d.train or d.split.split("+")[-1] or "train"}.jsonl{" and " + d.evaluation + ".jsonl" if d.evaluation else ""} in it: --set data=FOLDER') from None
+        raise MaftError(
+            f'task {d.name}: cannot load {d.hub} from the Hub'
+            f' ({" ".join(str(e).split())[:160].rstrip(".")}).\nWithout the Hub, name a folder with'
+            f' {d.train or d.split.split("+")[-1] or "train"}.jsonl{" and " + d.evaluation + ".jsonl" if d.evaluation else ""}'
+            ' in it: --set data=FOLDER'
+        ) from None
     finally:
         hub_log.setLevel(level)
-        if not quiet: datasets.enable_progress_bars()
+        if not quiet:
+            datasets.enable_progress_bars()
 
 # %% ../nbs/02a_data.ipynb #68f85787
-def hub_parts(d:DataSet)->dict[str, Callable]:
+def hub_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a data set on the Hub."
-    configs, asked = _list(d.config) or [''], d.split.split('+') if d.split else [d.train, d.evaluation] if d.train else None
+    configs, asked = (
+        _list(d.config) or [''],
+        (d.split.split('+') if d.split else [d.train, d.evaluation] if d.train else None),
+    )
+
     def rows(part, sets=None):
-        return [Row(cells, '-'.join(filter(None, [part, c, str(i)])), ' '.join(filter(None, [d.hub, c, part])) + f', row {i}')
-                for c in configs for i, cells in enumerate(sets[c][part] if sets else from_hub(d, c, part), 1)]
-    if asked: return {p: partial(rows, p) for p in asked}
+        return [
+            Row(
+                cells,
+                '-'.join(filter(None, [part, c, str(i)])),
+                ' '.join(filter(None, [d.hub, c, part])) + f', row {i}',
+            )
+            for c in configs
+            for i, cells in enumerate(sets[c][part] if sets else from_hub(d, c, part), 1)
+        ]
+
+    if asked:
+        return {p: partial(rows, p) for p in asked}
     sets = {c: from_hub(d, c, None) for c in configs}
     return {p: partial(rows, p, sets) for p in sets[configs[0]]}
 
 # %% ../nbs/02a_data.ipynb #42a4a1f8
-def purposes(d:DataSet, there:list[str])->list[list[str]]:
-    "Parts to learn from and parts for the exam; a single list when the same serve for both. Raises `MaftError` when that is not clear."
-    if d.split: wanted = [[p for p in d.split.split('+') if p in there or '+' not in d.split]]
-    elif d.train: wanted = [[d.train], [d.evaluation]]
-    elif len(there) == 1: wanted = [list(there)]
-    else: wanted = [['train'] if 'train' in there else [], [p for p in ('test', 'evaluation', 'validation') if p in there][:1]]
-    if all(wanted) and all(p in there for ps in wanted for p in ps): return wanted
-    raise MaftError(f'task {d.name}: which parts to use? {d.data or d.hub or "It"} holds {", ".join(there)}' + (f'; asked for were {", ".join(p for ps in wanted for p in ps)}' if any(wanted) else '')
-                    + '.\nIn the YAML file say `split: PART` for one pool, or `train: PART` and `evaluation: PART`; or name one file with --set data=FILE.')
+def purposes(d: DataSet, there: list[str]) -> list[list[str]]:
+    """Parts to learn from and parts for the exam; a single list when the same serve for both. Raises `MaftError` when
+    that is not clear."""
+    if d.split:
+        wanted = [[p for p in d.split.split('+') if p in there or '+' not in d.split]]
+    elif d.train:
+        wanted = [[d.train], [d.evaluation]]
+    elif len(there) == 1:
+        wanted = [list(there)]
+    else:
+        wanted = [
+            ['train'] if 'train' in there else [],
+            [p for p in ('test', 'evaluation', 'validation') if p in there][:1],
+        ]
+    if all(wanted) and all(p in there for ps in wanted for p in ps):
+        return wanted
+    raise MaftError(
+        f'task {d.name}: which parts to use? {d.data or d.hub or "It"} holds {", ".join(there)}'
+        + (f'; asked for were {", ".join(p for ps in wanted for p in ps)}' if any(wanted) else '')
+        + '.\nIn the YAML file say `split: PART` for one pool, or `train: PART` and `evaluation: PART`; or name one'
+        ' file with --set data=FILE.'
+    )
 
 # %% ../nbs/02a_data.ipynb #422a0dd3
-def levels_in(v)->list[int]:
+def levels_in(v) -> list[int]:
     "The numbers `v` speaks of: '1-3', 'Level 2' or a list of such; [] when there are none."
-    if isinstance(v, (list, tuple)): return [n for x in v for n in levels_in(x)]
+    if isinstance(v, (list, tuple)):
+        return [n for x in v for n in levels_in(x)]
     m = re.fullmatch(r'(?:level\s*)?(\d{1,3})(?:\s*-\s*(\d{1,3}))?', written(v), re.I)
     return list(range(int(m[1]), int(m[2] or m[1]) + 1)) if m else []
 
 # %% ../nbs/02a_data.ipynb #dcdf22b2
-def problems_of(d:DataSet)->tuple[list[Problem], list[Problem], dict]:
-    "(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from may lack an answer. Raises `MaftError` naming file, line and column."
+def problems_of(d: DataSet) -> tuple[list[Problem], list[Problem], dict]:
+    """(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from
+    may lack an answer. Raises `MaftError` naming file, line and column."""
     parts = local_parts(d) if d.data else hub_parts(d)
     wanted, notes, seen, blank = levels_in(d.levels), dict(rows=0, other_levels=0, unreadable=[]), set(), []
+
     def read(part, exam):
         for row in parts[part]():
             notes['rows'] += 1
             if d.level and wanted:
                 seen.update(mine := levels_in(cell(row, d.level, 'level')))
-                if not set(mine) & set(wanted): notes['other_levels'] += 1; continue
+                if not set(mine) & set(wanted):
+                    notes['other_levels'] += 1
+                    continue
             p = problem_of(row, d)
-            if p.gold is not None: yield p
-            elif not answered(row, d) and not exam: blank.append(row); yield p
-            elif d.unreadable == 'skip': notes['unreadable'].append(p.source)
-            elif not answered(row, d): cell(row, d.answer, 'answer'); raise MaftError(f'{row.place}, column {d.answer}: no answer, and this row is for the exam.\nMend it, or leave such rows out with `unreadable: skip`; only what is learned from may lack one.')
-            else: raise MaftError(f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in {str(row.cells[d.answer])[-60:]!r}.\n'
-                                  'Mend it, or name the right kind in a YAML file, or leave such rows out there with `unreadable: skip`.')
+            if p.gold is not None:
+                yield p
+            elif not answered(row, d) and not exam:
+                blank.append(row)
+                yield p
+            elif d.unreadable == 'skip':
+                notes['unreadable'].append(p.source)
+            elif not answered(row, d):
+                cell(row, d.answer, 'answer')
+                raise MaftError(
+                    f'{row.place}, column {d.answer}: no answer, and this row is for the exam.\nMend it, or leave'
+                    ' such rows out with `unreadable: skip`; only what is learned from may lack one.'
+                )
+            else:
+                raise MaftError(
+                    f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in'
+                    f' {str(row.cells[d.answer])[-60:]!r}.\nMend it, or name the right kind in a YAML file, or leave'
+                    ' such rows out there with `unreadable: skip`.'
+                )
+
     lists = [[p for part in ps for p in read(part, exam=i > 0)] for i, ps in enumerate(purposes(d, list(parts)))]
-    if blank: notes['unanswered'] = len(blank)
-    if blank and len(blank) == len(lists[-1]) and len(lists) == 1:   # one pool, and nothing in it to examine on
+    if blank:
+        notes['unanswered'] = len(blank)
+    if blank and len(blank) == len(lists[-1]) and len(lists) == 1:  # one pool, and nothing in it to examine on
         cell(blank[0], d.answer, 'answer')
-        raise MaftError(f'{blank[0].place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only what is learned from does not.')
+        raise MaftError(
+            f'{blank[0].place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only'
+            ' what is learned from does not.'
+        )
     for found in lists:
-        if not found: raise MaftError(f'task {d.name}: no questions' + (f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.' if d.level and wanted else ' with a readable answer.'))
+        if not found:
+            raise MaftError(
+                f'task {d.name}: no questions'
+                + (
+                    f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.'
+                    if d.level and wanted
+                    else ' with a readable answer.'
+                )
+            )
     return lists[0], lists[-1], notes
 
 # %% ../nbs/02a_data.ipynb #cf81a8bf
-def read_task_file(path:Path)->DataSet:
+def read_task_file(path: Path) -> DataSet:
     "A YAML file as a `DataSet`. Raises `MaftError` naming the file and the line, or the key whose value means nothing."
     import yaml
+
     text, given = text_of(path), {}
-    def broken(mark, what): return MaftError(f'{path}, line {mark.line + 1}: {what}')
-    try: node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as e: raise broken(e.problem_mark or e.context_mark, f'not valid YAML ({e.problem}).') from None
-    except (yaml.YAMLError, RecursionError): raise MaftError(f'{path}: not YAML (`key: value`, one per line).') from None
-    if not isinstance(node, yaml.MappingNode): raise MaftError(f'{path}: a task is written as `key: value`, one per line, such as `question: COLUMN`.')
+
+    def broken(mark, what):
+        return MaftError(f'{path}, line {mark.line + 1}: {what}')
+
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as e:
+        raise broken(e.problem_mark or e.context_mark, f'not valid YAML ({e.problem}).') from None
+    except (yaml.YAMLError, RecursionError):
+        raise MaftError(f'{path}: not YAML (`key: value`, one per line).') from None
+    if not isinstance(node, yaml.MappingNode):
+        raise MaftError(f'{path}: a task is written as `key: value`, one per line, such as `question: COLUMN`.')
     known = {f.name: 'list' in str(f.type) for f in fields(DataSet)}
     for k, v in node.value:
         near = difflib.get_close_matches(k.value, known, 1) if isinstance(k, yaml.ScalarNode) else []
-        if not isinstance(k, yaml.ScalarNode) or k.value not in known: raise broken(k.start_mark, f'unknown key {k.value!r}: ' + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}.'))
-        if k.value in given: raise broken(k.start_mark, f'{k.value} is given twice.')
-        several = isinstance(v, yaml.SequenceNode) and known[k.value] and v.value and all(isinstance(x, yaml.ScalarNode) for x in v.value)
-        if not several and not isinstance(v, yaml.ScalarNode): raise broken(v.start_mark, f'{k.value} must be one value{" or a list of values" if known[k.value] else ""}.')
+        if not isinstance(k, yaml.ScalarNode) or k.value not in known:
+            raise broken(
+                k.start_mark,
+                f'unknown key {k.value!r}: '
+                + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}.'),
+            )
+        if k.value in given:
+            raise broken(k.start_mark, f'{k.value} is given twice.')
+        several = (
+            isinstance(v, yaml.SequenceNode)
+            and known[k.value]
+            and v.value
+            and all(isinstance(x, yaml.ScalarNode) for x in v.value)
+        )
+        if not several and not isinstance(v, yaml.ScalarNode):
+            raise broken(
+                v.start_mark, f'{k.value} must be one value{" or a list of values" if known[k.value] else ""}.'
+            )
         given[k.value] = [x.value for x in v.value] if several else v.value
     return checked(replace(DataSet(name=path.stem), **given), str(path))
 
 # %% ../nbs/02a_data.ipynb #5e30c8d7
-def checked(d:DataSet, where:str # for errors
-           )->DataSet:
+def checked(d: DataSet, where: str) -> DataSet:  # for errors
     "`d` with its kind settled. Raises `MaftError` when it contradicts itself."
-    def wrong(what): raise MaftError(f'{where}: {what}')
+
+    def wrong(what):
+        raise MaftError(f'{where}: {what}')
+
     d = replace(d, kind=d.kind or ('choice' if d.choices else 'number'))
-    if not re.fullmatch(r'[\w.-]+', d.name): wrong(f'name is {d.name!r}: use letters, digits, dots and dashes.')
-    if not (d.kind in KINDS or d.kind.startswith('regex:')): wrong(f'kind is {d.kind!r}: use one of {", ".join(KINDS)} or regex:<pattern>.')
-    if d.choices and d.kind != 'choice': wrong(f'there are choices, but kind is {d.kind}: leave it out or say `kind: choice`.')
+    if not re.fullmatch(r'[\w.-]+', d.name):
+        wrong(f'name is {d.name!r}: use letters, digits, dots and dashes.')
+    if not (d.kind in KINDS or d.kind.startswith('regex:')):
+        wrong(f'kind is {d.kind!r}: use one of {", ".join(KINDS)} or regex:<pattern>.')
+    if d.choices and d.kind != 'choice':
+        wrong(f'there are choices, but kind is {d.kind}: leave it out or say `kind: choice`.')
     if d.kind.startswith('regex:'):
-        try: re.compile(d.kind[6:])
-        except re.error as e: wrong(f'kind is {d.kind!r}: not a regular expression ({e}).')
-        if not d.instruction: wrong('a kind of your own needs its `instruction:` (how should an answer end so that the pattern finds it?).')
-    if d.instruction and ' ' not in d.instruction.strip(): wrong(f'instruction is {d.instruction!r}: write a sentence.')
-    if d.levels and not d.level: wrong('levels are asked for, but no column holds them: `level: COLUMN`.')
-    if d.levels and not levels_in(d.levels): wrong(f'levels is {d.levels!r}: write 1-3, or a list of numbers.')
-    if d.unreadable not in ('stop', 'skip'): wrong(f'unreadable is {d.unreadable!r}: use stop or skip.')
-    if not (d.question and d.answer): wrong('name the columns: `question: COLUMN` and `answer: COLUMN`.')
-    if bool(d.train) != bool(d.evaluation) or d.split and d.train: wrong('say `split: PART` for one pool, or both `train: PART` and `evaluation: PART`.')
+        try:
+            re.compile(d.kind[6:])
+        except re.error as e:
+            wrong(f'kind is {d.kind!r}: not a regular expression ({e}).')
+        if not d.instruction:
+            wrong(
+                'a kind of your own needs its `instruction:` (how should an answer end so that the pattern finds it?).'
+            )
+    if d.instruction and ' ' not in d.instruction.strip():
+        wrong(f'instruction is {d.instruction!r}: write a sentence.')
+    if d.levels and not d.level:
+        wrong('levels are asked for, but no column holds them: `level: COLUMN`.')
+    if d.levels and not levels_in(d.levels):
+        wrong(f'levels is {d.levels!r}: write 1-3, or a list of numbers.')
+    if d.unreadable not in ('stop', 'skip'):
+        wrong(f'unreadable is {d.unreadable!r}: use stop or skip.')
+    if not (d.question and d.answer):
+        wrong('name the columns: `question: COLUMN` and `answer: COLUMN`.')
+    if bool(d.train) != bool(d.evaluation) or d.split and d.train:
+        wrong('say `split: PART` for one pool, or both `train: PART` and `evaluation: PART`.')
     return d

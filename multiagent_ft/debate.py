@@ -13,28 +13,53 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 from .answers import extract, same
-from .core import Completion, MaftError, Message, Problem, Transcript, Turn, file_digest, seed_for, write_atomic
+from multiagent_ft.core import (
+    Completion,
+    MaftError,
+    Message,
+    Problem,
+    Transcript,
+    Turn,
+    file_digest,
+    seed_for,
+    write_atomic,
+)
 from .engine import Request, Sampling
 from .jobs import EngineSpec, engine_for
-from .prompts import MANNERS, introduced, opening, peers_prompt, reflect_prompt, reply, summarize_prompt, summary_prompt, team_peers_prompt, team_summary_prompt
+from multiagent_ft.prompts import (
+    MANNERS,
+    introduced,
+    opening,
+    peers_prompt,
+    reflect_prompt,
+    reply,
+    summarize_prompt,
+    summary_prompt,
+    team_peers_prompt,
+    team_summary_prompt,
+)
 
 # %% ../nbs/10_debate.ipynb #5e3e4125
 @dataclass(frozen=True)
 class Protocol:
     "How a debate goes (paper §2.1 and §3.2: 3 agents, 2 rounds, with summaries)."
-    rounds: int = 2                 # M: one round of generators, M-1 of critics
-    summary: bool = True            # critics hear a summary of the others, not their words
-    kind: str = 'number'            # the kind of answer, see [Answers](01_answers.ipynb)
-    instruction: str = ''           # said after every question; '' = the usual sentence for this kind
-    sampling: Sampling = Sampling() # of generators and critics
-    summary_sampling: Sampling|None = None # of the summarizer; None = as `sampling`
-    manner: str = 'debate'          # or 'cooperative', 'unique-id': the words used (paper Tables 3 and 5)
+
+    rounds: int = 2  # M: one round of generators, M-1 of critics
+    summary: bool = True  # critics hear a summary of the others, not their words
+    kind: str = 'number'  # the kind of answer, see [Answers](01_answers.ipynb)
+    instruction: str = ''  # said after every question; '' = the usual sentence for this kind
+    sampling: Sampling = Sampling()  # of generators and critics
+    summary_sampling: Sampling | None = None  # of the summarizer; None = as `sampling`
+    manner: str = 'debate'  # or 'cooperative', 'unique-id': the words used (paper Tables 3 and 5)
 
     def __post_init__(self):
-        if self.rounds < 1: raise MaftError(f'a debate needs at least one round, not {self.rounds}.')
-        if self.manner not in MANNERS: raise MaftError(f'unknown manner of arguing {self.manner!r}: use one of {", ".join(MANNERS)}.')
+        if self.rounds < 1:
+            raise MaftError(f'a debate needs at least one round, not {self.rounds}.')
+        if self.manner not in MANNERS:
+            raise MaftError(f'unknown manner of arguing {self.manner!r}: use one of {", ".join(MANNERS)}.')
+
     @property
-    def prompt(self)->str:
+    def prompt(self) -> str:
         "What the prompts take to say how an answer should end."
         return self.instruction or self.kind
 
@@ -42,27 +67,34 @@ class Protocol:
 @dataclass(frozen=True)
 class Agent:
     "One speaker: a role, a number, and what makes it different from the base model."
-    role: str               # 'generator' or 'critic'
-    index: int              # 0-based; critic n continues generator n
-    adapter: str|None = None # folder of its adapter; None = the base model itself
+
+    role: str  # 'generator' or 'critic'
+    index: int  # 0-based; critic n continues generator n
+    adapter: str | None = None  # folder of its adapter; None = the base model itself
 
     @property
-    def name(self): return f'{self.role}-{self.index}'
+    def name(self):
+        return f'{self.role}-{self.index}'
+
 
 @dataclass(frozen=True)
 class Society:
     "N generators and N critics on one base model; the base itself writes the summaries."
+
     generators: tuple[Agent, ...]
     critics: tuple[Agent, ...]
-    spec: EngineSpec|None = None       # the base model, if this society is to speak on its own
-    protocol: Protocol|None = None     # how it argues
+    spec: EngineSpec | None = None  # the base model, if this society is to speak on its own
+    protocol: Protocol | None = None  # how it argues
 
     @property
-    def agents(self)->tuple[Agent, ...]: return self.generators + self.critics
-    def __len__(self): return len(self.generators)
+    def agents(self) -> tuple[Agent, ...]:
+        return self.generators + self.critics
 
-def untrained(n:int # number of agents per role, N in the paper
-             )->Society:
+    def __len__(self):
+        return len(self.generators)
+
+
+def untrained(n: int) -> Society:  # number of agents per role, N in the paper
     "A society of `n` generators and `n` critics who are all still the base model."
     return Society(tuple(Agent('generator', i) for i in range(n)), tuple(Agent('critic', i) for i in range(n)))
 
@@ -70,172 +102,279 @@ def untrained(n:int # number of agents per role, N in the paper
 @dataclass(frozen=True)
 class Luck:
     "Where seeds come from: the run's seed, the split, and the iteration when collecting (None when evaluating)."
+
     seed: int = 0
     split: str = 'eval'
-    iteration: int|None = None
-    def request(self, chat, problem:Problem, round:int, role:str, draw:int, sampling:Sampling, adapter:str|None)->Request:
+    iteration: int | None = None
+
+    def request(
+        self, chat, problem: Problem, round: int, role: str, draw: int, sampling: Sampling, adapter: str | None
+    ) -> Request:
         "The request that sits at one address."
         where = (self.split, problem.id, round, role, draw)
-        return Request(chat, seed_for(self.seed, *where, *([] if self.iteration is None else [self.iteration])), sampling, adapter, where)
+        return Request(
+            chat,
+            seed_for(self.seed, *where, *([] if self.iteration is None else [self.iteration])),
+            sampling,
+            adapter,
+            where,
+        )
 
 # %% ../nbs/10_debate.ipynb #77cb48d8
-def addressed(question:str, agent:Agent, protocol:Protocol)->str:
+def addressed(question: str, agent: Agent, protocol: Protocol) -> str:
     "The question as this agent gets it: with its name, where names are given."
     return introduced(question, agent.role, agent.index) if protocol.manner == 'unique-id' else question
 
-def first_chat(question:str, agent:Agent, protocol:Protocol)->tuple[Message, ...]:
+
+def first_chat(question: str, agent: Agent, protocol: Protocol) -> tuple[Message, ...]:
     "The chat an agent begins with."
     return opening(addressed(question, agent, protocol), protocol.prompt)
 
-def generator_requests(problems:list[Problem], generators:tuple[Agent, ...], protocol:Protocol, luck:Luck)->list[Request]:
+
+def generator_requests(
+    problems: list[Problem], generators: tuple[Agent, ...], protocol: Protocol, luck: Luck
+) -> list[Request]:
     "Round 1: one request per agent and problem, agent by agent (so that an adapter is loaded once)."
-    return [luck.request(first_chat(p.text, a, protocol), p, 1, 'generator', a.index, protocol.sampling, a.adapter)
-            for a in generators for p in problems]
+    return [
+        luck.request(first_chat(p.text, a, protocol), p, 1, 'generator', a.index, protocol.sampling, a.adapter)
+        for a in generators
+        for p in problems
+    ]
 
 # %% ../nbs/10_debate.ipynb #78f8cfd6
-def heard(turns:list[Turn], # the turns of one round
-          agent:int)->list[str]:
+def heard(turns: list[Turn], agent: int) -> list[str]:  # the turns of one round
     "What `agent` hears of a round: the others' words, in seat order."
-    return [t.text for t in sorted(turns, key=lambda t: t.agent) if t.agent != agent and t.completion.finish in ('stop', 'length') and t.text.strip()]
+    return [
+        t.text
+        for t in sorted(turns, key=lambda t: t.agent)
+        if t.agent != agent and t.completion.finish in ('stop', 'length') and t.text.strip()
+    ]
 
 # %% ../nbs/10_debate.ipynb #936067fe
-def summary_requests(debates:list, # of `Debating`, below
-                     round:int, protocol:Protocol, luck:Luck)->list[tuple]:
+def summary_requests(
+    debates: list,
+    round: int,
+    protocol: Protocol,
+    luck: Luck,  # of `Debating`, below
+) -> list[tuple]:
     "(debate, agent, request) for every agent that has somebody to hear in `round`."
     sampling = protocol.summary_sampling or protocol.sampling
-    return [(d, n, luck.request((Message('user', summarize_prompt(d.problem.text, words)),), d.problem, round, 'summarizer', n, sampling, None))
-            for n in range(debates[0].n if debates else 0) for d in debates if (words := heard(d.last, n))]
+    return [
+        (
+            d,
+            n,
+            luck.request(
+                (Message('user', summarize_prompt(d.problem.text, words)),),
+                d.problem,
+                round,
+                'summarizer',
+                n,
+                sampling,
+                None,
+            ),
+        )
+        for n in range(debates[0].n if debates else 0)
+        for d in debates
+        if (words := heard(d.last, n))
+    ]
 
 # %% ../nbs/10_debate.ipynb #ba433401
-def critic_request(question:str, words:list[str], summary:str|None, kind:str, manner:str='debate')->str:
+def critic_request(question: str, words: list[str], summary: str | None, kind: str, manner: str = 'debate') -> str:
     "What a critic is asked, by what it can hear."
-    if not words: return reflect_prompt(question, kind)
-    whole, short = (team_peers_prompt, team_summary_prompt) if manner == 'cooperative' else (peers_prompt, summary_prompt)
+    if not words:
+        return reflect_prompt(question, kind)
+    whole, short = (
+        (team_peers_prompt, team_summary_prompt) if manner == 'cooperative' else (peers_prompt, summary_prompt)
+    )
     return short(question, summary, kind) if summary and summary.strip() else whole(question, words, kind)
 
 # %% ../nbs/10_debate.ipynb #37e8b83a
 class Debating:
     "One debate under way: the chats of its agents and the turns so far."
-    def __init__(self, problem:Problem, generators:tuple[Agent, ...], protocol:Protocol):
+
+    def __init__(self, problem: Problem, generators: tuple[Agent, ...], protocol: Protocol):
         self.problem, self.n, self.turns, self.last = problem, len(generators), [], []
         self.chats = [first_chat(problem.text, a, protocol) for a in generators]
-    def hear(self, turns:list[Turn]):
+
+    def hear(self, turns: list[Turn]):
         "Take in the turns of one round."
-        self.last = turns; self.turns += turns
-    def ask(self, agent:int, request:str)->tuple[Message, ...]:
+        self.last = turns
+        self.turns += turns
+
+    def ask(self, agent: int, request: str) -> tuple[Message, ...]:
         "Continue an agent's chat with its own last words and a new request."
         said = next(t.text for t in self.last if t.agent == agent)
         self.chats[agent] = reply(self.chats[agent], said or '(no answer)', request)
         return self.chats[agent]
-    def agreed(self, kind:str)->bool:
+
+    def agreed(self, kind: str) -> bool:
         "Did everybody give the same readable answer in the last round?"
         answers = [extract(t.text, kind) for t in self.last]
         return None not in answers and all(same(answers[0], a) for a in answers[1:])
 
 # %% ../nbs/10_debate.ipynb #3b9bc2bd
-def debate(problems:list[Problem],   # the questions
-           society:Society,          # who argues
-           protocol:Protocol,        # how
-           generate:Callable,        # list of requests -> list of completions, e.g. an engine's `generate`
-           luck:Luck=Luck(),         # where seeds come from
-           stage:Callable=lambda name, n: None, # told what starts and how many answers it asks for
-           early_stop:bool=False     # end a debate once all agents agree
-          )->list[Transcript]:
+def debate(
+    problems: list[Problem],  # the questions
+    society: Society,  # who argues
+    protocol: Protocol,  # how
+    generate: Callable,  # list of requests -> list of completions, e.g. an engine's `generate`
+    luck: Luck = Luck(),  # where seeds come from
+    stage: Callable = lambda name, n: None,  # told what starts and how many answers it asks for
+    early_stop: bool = False,  # end a debate once all agents agree
+) -> list[Transcript]:
     "Hold one debate per problem, all at once, in synchronous rounds (paper Algorithm 1): round m hears round m-1 only."
     n = len(society)
     debates = [Debating(p, society.generators, protocol) for p in problems]
     requests = generator_requests(problems, society.generators, protocol, luck)
-    stage('round 1', len(requests)); said = generate(requests)
-    for i, d in enumerate(debates): d.hear([Turn(a, 'generator', 1, said[a*len(debates)+i]) for a in range(n)])
+    stage('round 1', len(requests))
+    said = generate(requests)
+    for i, d in enumerate(debates):
+        d.hear([Turn(a, 'generator', 1, said[a * len(debates) + i]) for a in range(n)])
     active = debates
-    for m in range(2, protocol.rounds+1):
-        if early_stop: active = [d for d in active if not d.agreed(protocol.kind)]
-        if active: critic_round(active, society, protocol, m, generate, luck, stage)
+    for m in range(2, protocol.rounds + 1):
+        if early_stop:
+            active = [d for d in active if not d.agreed(protocol.kind)]
+        if active:
+            critic_round(active, society, protocol, m, generate, luck, stage)
     return [Transcript(d.problem, d.turns) for d in debates]
 
 # %% ../nbs/10_debate.ipynb #344dd4f5
-def critic_round(debates:list[Debating], society:Society, protocol:Protocol, m:int, generate:Callable, luck:Luck, stage:Callable):
+def critic_round(
+    debates: list[Debating],
+    society: Society,
+    protocol: Protocol,
+    m: int,
+    generate: Callable,
+    luck: Luck,
+    stage: Callable,
+):
     "Round `m`: summaries if wanted, then every critic answers again; all hear round m-1."
     summaries = {}
     if protocol.summary and (asked := summary_requests(debates, m, protocol, luck)):
         stage(f'round {m} summaries', len(asked))
-        for (d, a, _), c in zip(asked, generate([r for *_, r in asked]), strict=True): summaries[id(d), a] = Turn(a, 'summarizer', m, c)
+        for (d, a, _), c in zip(asked, generate([r for *_, r in asked]), strict=True):
+            summaries[id(d), a] = Turn(a, 'summarizer', m, c)
+
     def request(d, c):
         words, summary = heard(d.last, c.index), getattr(summaries.get((id(d), c.index)), 'text', None)
         said = critic_request(addressed(d.problem.text, c, protocol), words, summary, protocol.prompt, protocol.manner)
         return luck.request(d.ask(c.index, said), d.problem, m, 'critic', c.index, protocol.sampling, c.adapter)
+
     requests = [request(d, c) for c in society.critics for d in debates]
-    stage(f'round {m} critics', len(requests)); said = generate(requests)
+    stage(f'round {m} critics', len(requests))
+    said = generate(requests)
     for i, d in enumerate(debates):
         d.turns += [summaries[id(d), a] for a in range(d.n) if (id(d), a) in summaries]
-        d.hear([Turn(a, 'critic', m, said[a*len(debates)+i]) for a in range(d.n)])
+        d.hear([Turn(a, 'critic', m, said[a * len(debates) + i]) for a in range(d.n)])
 
 # %% ../nbs/10_debate.ipynb #7337462c
-def calls_per_question(n:int, rounds:int, summary:bool=True)->int:
+def calls_per_question(n: int, rounds: int, summary: bool = True) -> int:
     "Answers one debate asks for: n generators, then per further round n critics and, if wanted, n summaries."
-    return n + (rounds-1)*n*(2 if summary else 1)
+    return n + (rounds - 1) * n * (2 if summary else 1)
 
 # %% ../nbs/10_debate.ipynb #ef652806
-STORES_OWN = ('key.json', 'checksums.json')   # what the store writes beside a job's files
+STORES_OWN = ('key.json', 'checksums.json')  # what the store writes beside a job's files
 
-def same_files(a:Path, b:Path)->bool:
+
+def same_files(a: Path, b: Path) -> bool:
     "Do two folders hold the same files, the store's own aside? Links to one file are the same without being read."
-    mine, theirs = ({f.relative_to(d).as_posix(): f for f in Path(d).rglob('*') if f.is_file() and f.name not in STORES_OWN} for d in (a, b))
-    return mine.keys() == theirs.keys() and all(os.path.samefile(f, theirs[n]) or file_digest(f) == file_digest(theirs[n]) for n, f in mine.items())
+    mine, theirs = (
+        {f.relative_to(d).as_posix(): f for f in Path(d).rglob('*') if f.is_file() and f.name not in STORES_OWN}
+        for d in (a, b)
+    )
+    return mine.keys() == theirs.keys() and all(
+        os.path.samefile(f, theirs[n]) or file_digest(f) == file_digest(theirs[n]) for n, f in mine.items()
+    )
 
-def save_society(society:Society, folder:Path)->Path:
+
+def save_society(society: Society, folder: Path) -> Path:
     "Write `folder`/society.json and `folder`/adapters/…; paths inside are relative to `folder`."
     folder = Path(folder)
+
     def place(a):
-        if a.adapter is None: return None
-        dest = folder/'adapters'/a.name
+        if a.adapter is None:
+            return None
+        dest = folder / 'adapters' / a.name
         if not dest.exists() or (Path(a.adapter).is_dir() and not same_files(dest, a.adapter)):
-            part = dest.with_name(f'.{a.name}.part')   # killed half-way, a copy must not pass for a whole one
+            part = dest.with_name(f'.{a.name}.part')  # killed half-way, a copy must not pass for a whole one
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(a.adapter, part, copy_function=link_or_copy, ignore=shutil.ignore_patterns(*STORES_OWN))
-            if dest.exists(): shutil.rmtree(dest)      # killed here, it is missing, and made at the next start
+            if dest.exists():
+                shutil.rmtree(dest)  # killed here, it is missing, and made at the next start
             os.replace(part, dest)
         return f'adapters/{a.name}'
-    page = dict(model=asdict(society.spec) if society.spec else None, protocol=asdict(society.protocol) if society.protocol else None,
-                agents=[dict(role=a.role, index=a.index, adapter=place(a)) for a in society.agents])
-    write_atomic(folder/'society.json', json.dumps(page, indent=1) + '\n')
+
+    page = dict(
+        model=asdict(society.spec) if society.spec else None,
+        protocol=asdict(society.protocol) if society.protocol else None,
+        agents=[dict(role=a.role, index=a.index, adapter=place(a)) for a in society.agents],
+    )
+    write_atomic(folder / 'society.json', json.dumps(page, indent=1) + '\n')
     return folder
 
-def link_or_copy(src:str, dst:str):
+
+def link_or_copy(src: str, dst: str):
     "A hard link, or a copy where links cannot be had."
-    try: os.link(src, dst)
-    except OSError: shutil.copy2(src, dst)
+    try:
+        os.link(src, dst)
+    except OSError:
+        shutil.copy2(src, dst)
 
 # %% ../nbs/10_debate.ipynb #bf8d9380
-def load_society(folder:Path # a run folder's `iteration-k`, or any folder written by `save_society`
-                )->Society:
+def load_society(folder: Path) -> Society:  # a run folder's `iteration-k`, or any folder written by `save_society`
     "The inverse of `save_society`; raises `MaftError` where there is none."
     folder = Path(folder)
-    try: page = json.loads((folder/'society.json').read_text())
-    except (OSError, json.JSONDecodeError): raise MaftError(f'{folder} holds no society (no readable society.json). Give the folder of a finished run, for example runs/demo.') from None
-    agents = [Agent(a['role'], a['index'], a['adapter'] and str((folder/a['adapter']).absolute())) for a in page['agents']]
-    sampling = lambda d: d and Sampling(**d)
-    protocol = page['protocol'] and Protocol(**{**page['protocol'], 'sampling': sampling(page['protocol']['sampling']), 'summary_sampling': sampling(page['protocol']['summary_sampling'])})
-    return Society(*(tuple(a for a in agents if a.role == r) for r in ('generator', 'critic')), page['model'] and EngineSpec(**page['model']), protocol)
+    try:
+        page = json.loads((folder / 'society.json').read_text())
+    except (OSError, json.JSONDecodeError):
+        raise MaftError(
+            f'{folder} holds no society (no readable society.json). Give the folder of a finished run, for example'
+            ' runs/demo.'
+        ) from None
+    agents = [
+        Agent(a['role'], a['index'], a['adapter'] and str((folder / a['adapter']).absolute())) for a in page['agents']
+    ]
+
+    def sampling(d):
+        return d and Sampling(**d)
+
+    protocol = page['protocol'] and Protocol(
+        **{
+            **page['protocol'],
+            'sampling': sampling(page['protocol']['sampling']),
+            'summary_sampling': sampling(page['protocol']['summary_sampling']),
+        }
+    )
+    return Society(
+        *(tuple(a for a in agents if a.role == r) for r in ('generator', 'critic')),
+        page['model'] and EngineSpec(**page['model']),
+        protocol,
+    )
 
 # %% ../nbs/10_debate.ipynb #9151457f
-def iterations_of(folder:Path, iteration:int|None=None)->int:
+def iterations_of(folder: Path, iteration: int | None = None) -> int:
     "`iteration` if the run folder has it, its last one for None; raises `MaftError` otherwise."
     found = sorted(int(f.parent.name.split('-')[1]) for f in Path(folder).glob('iteration-*/society.json'))
-    if not found: raise MaftError(f'{folder} holds no finished iteration. Run `maft run --out {folder}` first.')
-    if iteration is not None and iteration not in found: raise MaftError(f'{folder} has iterations {", ".join(map(str, found))}; there is no {iteration}.')
+    if not found:
+        raise MaftError(f'{folder} holds no finished iteration. Run `maft run --out {folder}` first.')
+    if iteration is not None and iteration not in found:
+        raise MaftError(f'{folder} has iterations {", ".join(map(str, found))}; there is no {iteration}.')
     return found[-1] if iteration is None else iteration
 
 # %% ../nbs/10_debate.ipynb #4bd6e19f
-def load(cls, folder:Path, iteration:int|None=None)->Society:
+def load(cls, folder: Path, iteration: int | None = None) -> Society:
     "The society of a run folder after `iteration` (default: the last one)."
-    if (Path(folder)/'society.json').exists(): return load_society(folder)
-    return load_society(Path(folder)/f'iteration-{iterations_of(folder, iteration)}')
+    if (Path(folder) / 'society.json').exists():
+        return load_society(folder)
+    return load_society(Path(folder) / f'iteration-{iterations_of(folder, iteration)}')
 
-def ask(self, question:str, seed:int=0, kind:str|None=None, engine=None)->Transcript:
-    "Let the society debate one question; the transcript holds every word. Needs `spec` and `protocol`, as `Society.load` gives them."
+
+def ask(self, question: str, seed: int = 0, kind: str | None = None, engine=None) -> Transcript:
+    """Let the society debate one question; the transcript holds every word. Needs `spec` and `protocol`, as
+    `Society.load` gives them."""
     protocol = replace(self.protocol, kind=kind or self.protocol.kind)
     engine = engine or engine_for(self.spec)
     return debate([Problem('asked', question)], self, protocol, engine.generate, Luck(seed, 'ask'))[0]
+
 
 Society.load, Society.ask = classmethod(load), ask

@@ -15,55 +15,83 @@ from .core import MaftError
 from .engine import GOLDEN, MIX, Sampling
 
 # %% ../nbs/05_decoding.ipynb #48821e63
-def _signed(x): return x - (1 << 64) if x >> 63 else x
+def _signed(x):
+    return x - (1 << 64) if x >> 63 else x
 
-def mix64(x:torch.Tensor # int64, any shape
-         )->torch.Tensor:
+
+def mix64(x: torch.Tensor) -> torch.Tensor:  # int64, any shape
     "`engine.mix64`, bit for bit, in int64."
     x = x.clone()
-    for shift, factor in MIX: x ^= (x >> shift).bitwise_and_((1 << 64 - shift) - 1); x *= _signed(factor)
+    for shift, factor in MIX:
+        x ^= (x >> shift).bitwise_and_((1 << 64 - shift) - 1)
+        x *= _signed(factor)
     return x
 
-def gumbel(seeds:torch.Tensor, # (rows,) int64
-           step:int,           # 0 for the first new token
-           ids:torch.Tensor    # (rows, n) token ids, or (1, n) for all
-          )->torch.Tensor:
+
+def gumbel(
+    seeds: torch.Tensor,  # (rows,) int64
+    step: int,  # 0 for the first new token
+    ids: torch.Tensor,  # (rows, n) token ids, or (1, n) for all
+) -> torch.Tensor:
     "`engine.gumbel` for many rows: (rows, n) float64."
     stream = mix64(mix64(seeds) + _signed((step + 1) * GOLDEN % (1 << 64)))
     bits = mix64(stream[:, None] + (ids + 1) * _signed(GOLDEN))
-    u = (bits >> 12).bitwise_and_((1 << 52) - 1).double().add_(.5).mul_(2.**-52)
+    u = (bits >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(2.0**-52)
     return u.log_().neg_().log_().neg_()
 
 # %% ../nbs/05_decoding.ipynb #841b6ab7
 class SeededSampler(LogitsProcessor):
     "Draws for each row the token that `engine.draw` would."
-    def __init__(self, seeds:list[int], samplings:list[Sampling], start:int, # columns before the first new token
-                 device='cpu'):
-        self.start, self.device = start, 'cpu' if torch.device(device).type == 'mps' else device   # MPS has no float64
-        as_ = lambda xs, t: torch.tensor(xs, dtype=t, device=self.device)
-        self.seeds, self.temperature = as_(seeds, torch.int64), as_([s.temperature for s in samplings], torch.float64)[:, None]
+
+    def __init__(
+        self,
+        seeds: list[int],
+        samplings: list[Sampling],
+        start: int,  # columns before the first new token
+        device='cpu',
+    ):
+        self.start, self.device = start, 'cpu' if torch.device(device).type == 'mps' else device  # MPS has no float64
+
+        def as_(xs, t):
+            return torch.tensor(xs, dtype=t, device=self.device)
+
+        self.seeds, self.temperature = (
+            as_(seeds, torch.int64),
+            as_([s.temperature for s in samplings], torch.float64)[:, None],
+        )
         self.top_p = as_([s.top_p * (1 - 1e-9) for s in samplings], torch.float64)[:, None]
         self.all = as_([s.top_p >= 1 for s in samplings], torch.bool)
-    def keep(self, rows:torch.Tensor):
+
+    def keep(self, rows: torch.Tensor):
         "From now on only these rows are there."
-        self.seeds, self.temperature, self.top_p, self.all = (t[rows.to(self.device)] for t in (self.seeds, self.temperature, self.top_p, self.all))
-    def pick(self, logits:torch.Tensor, # (rows, vocabulary)
-             step:int)->torch.Tensor:
+        self.seeds, self.temperature, self.top_p, self.all = (
+            t[rows.to(self.device)] for t in (self.seeds, self.temperature, self.top_p, self.all)
+        )
+
+    def pick(self, logits: torch.Tensor, step: int) -> torch.Tensor:  # (rows, vocabulary)
         "The next token of each row."
         x = logits.float().to(self.device)
         best, out = x.max(-1)
-        if not best.isfinite().all(): raise MaftError('the model computes probabilities that are not numbers. Numbers overflow in float16 with some models: use dtype=bfloat16 or float32.')
+        if not best.isfinite().all():
+            raise MaftError(
+                'the model computes probabilities that are not numbers. Numbers overflow in float16 with some models:'
+                ' use dtype=bfloat16 or float32.'
+            )
         drawn = self.temperature[:, 0] > 0
         if len(whole := (drawn & self.all).nonzero()[:, 0]):
             noise = gumbel(self.seeds[whole], step, torch.arange(x.shape[1], device=x.device)[None])
             out[whole] = noise.add_(x[whole].double() / self.temperature[whole]).argmax(-1)
-        if len(some := (drawn & ~self.all).nonzero()[:, 0]): out[some] = self._nucleus(x[some], self.temperature[some], self.top_p[some], self.seeds[some], step)
+        if len(some := (drawn & ~self.all).nonzero()[:, 0]):
+            out[some] = self._nucleus(x[some], self.temperature[some], self.top_p[some], self.seeds[some], step)
         return out.to(logits.device)
+
     def _nucleus(self, x, t, top_p, seeds, step):
-        "The draw of rows with `top_p` below 1: among the 8 likeliest tokens, or more where these do not hold the nucleus."
+        """The draw of rows with `top_p` below 1: among the 8 likeliest tokens, or more where these do not hold the
+        nucleus."""
         p, out, todo = (x / t.float()).softmax(-1), x.argmax(-1), torch.arange(len(x), device=x.device)
         for k in (8, 64, x.shape[1]):
-            if not len(todo): break
+            if not len(todo):
+                break
             s, ids = p[todo].topk(k := min(k, x.shape[1]))
             mass = s.double().cumsum(-1)
             border = s.gather(-1, torch.searchsorted(mass, top_p[todo]).clamp(max=k - 1))
@@ -71,81 +99,133 @@ class SeededSampler(LogitsProcessor):
             out[todo] = ids.gather(-1, torch.where(s >= border, score, -torch.inf).argmax(-1, keepdim=True))[:, 0]
             todo = todo[(mass[:, -1] < top_p[todo, 0]) | (s[:, -1] >= border[:, 0])]
         return out
+
     def __call__(self, input_ids, scores):
         picked = self.pick(scores, input_ids.shape[1] - self.start)
-        return torch.full_like(scores, -torch.inf).scatter(-1, picked[:, None], 0.)
+        return torch.full_like(scores, -torch.inf).scatter(-1, picked[:, None], 0.0)
 
 # %% ../nbs/05_decoding.ipynb #c7b19315
 class RoomyLayer(DynamicLayer):
     "A cache layer with room to grow: a new token is written into place instead of copying the whole past."
-    space = 64   # tokens asked for in advance
+
+    space = 64  # tokens asked for in advance
+
     def _put(self, buffer, past, new):
         "`new` (rows, heads, tokens, width) written behind `past`, which is a view into `buffer`."
         n, m = past.shape[-2] if past.dim() == 4 else 0, new.shape[-2]
-        if buffer is None or buffer.shape[0] != new.shape[0] or n + m > buffer.shape[-2] or (n and past.data_ptr() != buffer.data_ptr()):
+        if (
+            buffer is None
+            or buffer.shape[0] != new.shape[0]
+            or n + m > buffer.shape[-2]
+            or (n and past.data_ptr() != buffer.data_ptr())
+        ):
             buffer = new.new_empty(*new.shape[:2], n + m + self.space, new.shape[-1])
-            if n: buffer[..., :n, :] = past
-        buffer[..., n:n + m, :] = new
-        return buffer, buffer[..., :n + m, :]
+            if n:
+                buffer[..., :n, :] = past
+        buffer[..., n : n + m, :] = new
+        return buffer, buffer[..., : n + m, :]
+
     def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized: self.lazy_initialization(key_states, value_states); self._k = self._v = None
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._k = self._v = None
         self._k, self.keys = self._put(self._k, self.keys, key_states)
         self._v, self.values = self._put(self._v, self.values, value_states)
         return self.keys, self.values
 
 # %% ../nbs/05_decoding.ipynb #af7f9199
-SLICE = 2048 # tokens of prompts that are read at once on a CPU
+SLICE = 2048  # tokens of prompts that are read at once on a CPU
 
-def read_prompts(model, input_ids:torch.Tensor, # (rows, columns), padded in front
-                 cache, whole:bool, # in one go?
-                 **kw               # as `generate` hands them over; of `attention_mask` the first 1 of a row is where it begins
-                ):
-    "The model's output after the prompts, `SLICE` tokens at a time, each slice no wider than its longest prompt; `cache` is filled."
-    run = lambda ids, **kw: model(**model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kw), return_dict=True)
-    if whole or kw.get('position_ids') is None: return run(input_ids, past_key_values=cache, **kw)
+
+def read_prompts(
+    model,
+    input_ids: torch.Tensor,  # (rows, columns), padded in front
+    cache,
+    whole: bool,  # in one go?
+    # as `generate` hands them over; of `attention_mask` the first 1 of a row is where it begins
+    **kw,
+):
+    """The model's output after the prompts, `SLICE` tokens at a time, each slice no wider than its longest prompt;
+    `cache` is filled."""
+
+    def run(ids, **kw):
+        return model(**model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kw), return_dict=True)
+
+    if whole or kw.get('position_ids') is None:
+        return run(input_ids, past_key_values=cache, **kw)
     n, width, parts, i = *input_ids.shape, [], 0
-    begins = [0] * n if kw.get('attention_mask') is None else kw['attention_mask'].argmax(-1).tolist()   # transformers drops a mask without zeros
+    # transformers drops a mask without zeros
+    begins = [0] * n if kw.get('attention_mask') is None else kw['attention_mask'].argmax(-1).tolist()
     while i < n:
         rows = slice(i, i := min(n, i + max(1, SLICE // (width - begins[i]))))
         cols, own = slice(min(begins[rows]), None), deepcopy(cache)
-        cut = {k: (v[rows, cols] if v.shape[1:2] == (width,) else v[rows]) if isinstance(v, torch.Tensor) and v.shape[:1] == (n,) else v for k, v in kw.items()}
+        cut = {
+            k: (
+                (v[rows, cols] if v.shape[1:2] == (width,) else v[rows])
+                if isinstance(v, torch.Tensor) and v.shape[:1] == (n,)
+                else v
+            )
+            for k, v in kw.items()
+        }
         parts.append((rows, cols, run(input_ids[rows, cols], past_key_values=own, **cut).logits[:, -1:], own))
     for at, layer in enumerate(cache.layers):
         kept = [(rows, cols, own.layers[at].keys, own.layers[at].values) for rows, cols, _, own in parts]
         k, v = (kept[0][j].new_zeros(n, kept[0][j].shape[1], width, kept[0][j].shape[3]) for j in (2, 3))
-        for rows, cols, own_k, own_v in kept: k[rows, :, cols], v[rows, :, cols] = own_k, own_v
+        for rows, cols, own_k, own_v in kept:
+            k[rows, :, cols], v[rows, :, cols] = own_k, own_v
         layer.update(k, v)
     return CausalLMOutputWithPast(logits=torch.cat([logits for *_, logits, _ in parts]), past_key_values=cache)
 
 # %% ../nbs/05_decoding.ipynb #63f13a1c
-LEAVE = .9   # rows that ended leave the batch once so few of those in it are left
+LEAVE = 0.9  # rows that ended leave the batch once so few of those in it are left
 
-def speak(model, input_ids:torch.Tensor, generation_config:GenerationConfig, # as `generate` hands them over
-          sampler:SeededSampler|None=None,
-          limits:torch.Tensor|None=None, # (rows,) new tokens at most
-          logits_processor=None, stopping_criteria=None, **kw # also from `generate`
-         )->list[list[int]]:
-    "A decoding loop for `generate(custom_generate=speak)`: the new tokens of each row, up to its end or limit and perhaps a few beyond."
+
+def speak(
+    model,
+    input_ids: torch.Tensor,
+    generation_config: GenerationConfig,  # as `generate` hands them over
+    sampler: SeededSampler | None = None,
+    limits: torch.Tensor | None = None,  # (rows,) new tokens at most
+    logits_processor=None,
+    stopping_criteria=None,
+    **kw,  # also from `generate`
+) -> list[list[int]]:
+    """A decoding loop for `generate(custom_generate=speak)`: the new tokens of each row, up to its end or limit and
+    perhaps a few beyond."""
     cache, start, step = kw.get('past_key_values'), input_ids.shape[1], 0
     can_leave = isinstance(cache, DynamicCache) and all(isinstance(l, DynamicLayer) for l in cache.layers)
-    if can_leave: cache.layers = [RoomyLayer() if type(l) is DynamicLayer else l for l in cache.layers]
+    if can_leave:
+        cache.layers = [RoomyLayer() if type(l) is DynamicLayer else l for l in cache.layers]
     whole = input_ids.device.type != 'cpu' or not can_leave or any(type(l) is not RoomyLayer for l in cache.layers)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     who, said = torch.arange(len(input_ids), device=input_ids.device), [None] * len(input_ids)
     ended = torch.zeros_like(who, dtype=torch.bool)
     while True:
-        if step: out = model(**model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, is_first_iteration=False, **kw), return_dict=True)
-        else: out = read_prompts(model, input_ids, kw.pop('past_key_values', None), whole, **kw)
+        if step:
+            out = model(
+                **model.prepare_inputs_for_generation(
+                    input_ids, next_sequence_length=1, is_first_iteration=False, **kw
+                ),
+                return_dict=True,
+            )
+        else:
+            out = read_prompts(model, input_ids, kw.pop('past_key_values', None), whole, **kw)
         kw = model._update_model_kwargs_for_generation(out, kw)
         new = sampler.pick(out.logits[:, -1], step)
         input_ids, step = torch.cat([input_ids, new[:, None]], -1), step + 1
         full = limits <= step
         ended = ended | torch.isin(new, stops) | full
         here, left = len(ended), int((~ended).sum())
-        if left and not (can_leave and (left <= LEAVE * here or full.any())): continue
-        for row in (ended.nonzero()[:, 0] if left else range(here)): said[who[row]] = input_ids[row, start:].tolist()
-        if not left: return said
+        if left and not (can_leave and (left <= LEAVE * here or full.any())):
+            continue
+        for row in ended.nonzero()[:, 0] if left else range(here):
+            said[who[row]] = input_ids[row, start:].tolist()
+        if not left:
+            return said
         stay = (~ended).nonzero()[:, 0]
         input_ids, who, ended, limits = (t[stay] for t in (input_ids, who, ended, limits))
-        kw = {k: v[stay] if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == here else v for k, v in kw.items()}
-        sampler.keep(stay); cache.batch_select_indices(stay)
+        kw = {
+            k: v[stay] if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == here else v for k, v in kw.items()
+        }
+        sampler.keep(stay)
+        cache.batch_select_indices(stay)

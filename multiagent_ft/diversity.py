@@ -17,7 +17,15 @@ from zlib import crc32
 import numpy as np
 from .answers import extract, same
 from .consensus import vote
-from .core import MaftError, Transcript, digest, file_digest, read_jsonl, transcript_from_dict, write_atomic
+from multiagent_ft.core import (
+    MaftError,
+    Transcript,
+    digest,
+    file_digest,
+    read_jsonl,
+    transcript_from_dict,
+    write_atomic,
+)
 from .debate import Agent, Society, iterations_of, load_society
 from .jobs import engine_for
 
@@ -25,180 +33,319 @@ from .jobs import engine_for
 @dataclass(frozen=True)
 class Measure:
     "A figure over questions with its 95 % interval (percentile bootstrap over questions)."
-    value: float|None  # None where there was nothing to measure
-    low: float|None    # None for fewer than two questions
-    high: float|None
-    questions: int     # questions that could be measured
+
+    value: float | None  # None where there was nothing to measure
+    low: float | None  # None for fewer than two questions
+    high: float | None
+    questions: int  # questions that could be measured
 
     def __str__(self):
-        if self.value is None: return 'nothing to measure'
-        return f'{self.value:.3f}' + (f' [{self.low:.3f}, {self.high:.3f}]' if self.low is not None else '') + f', {self.questions} questions'
+        if self.value is None:
+            return 'nothing to measure'
+        return (
+            f'{self.value:.3f}'
+            + (f' [{self.low:.3f}, {self.high:.3f}]' if self.low is not None else '')
+            + f', {self.questions} questions'
+        )
 
 # %% ../nbs/15_diversity.ipynb #5f679822
-def over_questions(above:list,       # per question: the sum of something; None where there is nothing to measure
-                   below:list|None=None, # per question: how many things were summed; default 1
-                   resamples:int=2000, seed:int=0)->Measure:
+def over_questions(
+    above: list,  # per question: the sum of something; None where there is nothing to measure
+    below: list | None = None,  # per question: how many things were summed; default 1
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Measure:
     "Sum of `above` over sum of `below`, with a bootstrap interval over questions (scipy)."
-    pairs = [(a, b) for a, b in zip(above, below or [1]*len(above), strict=True) if a is not None and b]
-    if not pairs: return Measure(None, None, None, 0)
+    pairs = [(a, b) for a, b in zip(above, below or [1] * len(above), strict=True) if a is not None and b]
+    if not pairs:
+        return Measure(None, None, None, 0)
     a, b = np.array(pairs, float).T
-    value = float(a.sum()/b.sum())
-    if len(a) < 2: return Measure(value, None, None, len(a))
+    value = float(a.sum() / b.sum())
+    if len(a) < 2:
+        return Measure(value, None, None, len(a))
     from scipy.stats import bootstrap
-    ratio = lambda a, b, axis: a.sum(axis)/b.sum(axis)
-    i = bootstrap((a, b), ratio, paired=True, vectorized=True, n_resamples=resamples, batch=500, method='percentile', rng=np.random.default_rng(seed)).confidence_interval
+
+    def ratio(a, b, axis):
+        return a.sum(axis) / b.sum(axis)
+
+    i = bootstrap(
+        (a, b),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=500,
+        method='percentile',
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Measure(value, float(i.low), float(i.high), len(a))
 
 # %% ../nbs/15_diversity.ipynb #1e58fbd3
-def said(transcripts:list[Transcript], round:int|None=None # default: the last round of any debate
-        )->tuple[int, list[list]]:
-    "(round, the turns of that round per debate). A debate that ended earlier has none. Raises `MaftError` when nobody spoke."
+def said(
+    transcripts: list[Transcript],
+    round: int | None = None,  # default: the last round of any debate
+) -> tuple[int, list[list]]:
+    """(round, the turns of that round per debate). A debate that ended earlier has none. Raises `MaftError` when nobody
+    spoke."""
     round = round or max((t.rounds for t in transcripts), default=0)
     turns = [t.at(round) for t in transcripts]
-    if not any(turns): raise MaftError(f'nobody said anything in round {round} of {len(transcripts)} debates, so there is no diversity to measure.')
+    if not any(turns):
+        raise MaftError(
+            f'nobody said anything in round {round} of {len(transcripts)} debates, so there is no diversity to measure.'
+        )
     return round, turns
 
 # %% ../nbs/15_diversity.ipynb #af1f861e
-def consensus_diversity(transcripts:list[Transcript], kind:str='number', # kind of answer, see [Answers](01_answers.ipynb)
-                        round:int|None=None, resamples:int=2000, seed:int=0)->Measure:
-    "1 - mean share of the agents behind the winning answer (paper, Figure 6). Between 0 and 1; all agents unreadable count as 1."
+# kind of answer, see [Answers](01_answers.ipynb)
+def consensus_diversity(
+    transcripts: list[Transcript],
+    kind: str = 'number',
+    round: int | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Measure:
+    """1 - mean share of the agents behind the winning answer (paper, Figure 6). Between 0 and 1; all agents unreadable
+    count as 1."""
     round, turns = said(transcripts, round)
     answers = [[extract(u.text, kind) for u in us] for us in turns]
-    return over_questions([1 - vote(a).support/len(a) if a else None for a in answers], resamples=resamples, seed=seed)
+    return over_questions(
+        [1 - vote(a).support / len(a) if a else None for a in answers], resamples=resamples, seed=seed
+    )
 
 # %% ../nbs/15_diversity.ipynb #91481f5a
-def char_ngrams(texts:list[str], lengths:tuple=(3, 4, 5), places:int=4096)->np.ndarray:
-    "Counts of hashed runs of characters, (texts, places), unit length. Blanks count as one; knows spelling, not meaning."
+def char_ngrams(texts: list[str], lengths: tuple = (3, 4, 5), places: int = 4096) -> np.ndarray:
+    """Counts of hashed runs of characters, (texts, places), unit length. Blanks count as one; knows spelling, not
+    meaning."""
     out = np.zeros((len(texts), places), np.float32)
     for row, text in zip(out, texts):
         t = f' {" ".join(text.split())} '
         for n in lengths:
-            for i in range(len(t) - n + 1): row[crc32(t[i:i+n].encode('utf-8', 'replace')) % places] += 1
-    return out/np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+            for i in range(len(t) - n + 1):
+                row[crc32(t[i : i + n].encode('utf-8', 'replace')) % places] += 1
+    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
-def dissimilarity(texts:list[str], embed:Callable=char_ngrams)->float|None:
+
+def dissimilarity(texts: list[str], embed: Callable = char_ngrams) -> float | None:
     "Mean of 1 - cosine over all pairs; None for fewer than two texts."
-    if len(texts) < 2: return None
+    if len(texts) < 2:
+        return None
     e = np.asarray(embed(texts), float)
-    e = e/np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12)
-    return max(float(np.mean([1 - e[i] @ e[j] for i, j in combinations(range(len(e)), 2)])), 0.)
+    e = e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12)
+    return max(float(np.mean([1 - e[i] @ e[j] for i, j in combinations(range(len(e)), 2)])), 0.0)
 
 # %% ../nbs/15_diversity.ipynb #50dff589
-def encoder(folder:str,           # a transformers encoder, or an encoder-decoder such as T5, of which the encoder is used
-            batch_size:int=32)->Callable:
-    "An embedder: list of texts -> array (texts, width), the mean of the last hidden states. Raises `MaftError` when the folder holds no such model."
+# a transformers encoder, or an encoder-decoder such as T5, of which the encoder is used
+def encoder(folder: str, batch_size: int = 32) -> Callable:
+    """An embedder: list of texts -> array (texts, width), the mean of the last hidden states. Raises `MaftError` when
+    the folder holds no such model."""
     import torch
     from transformers import AutoModel, AutoTokenizer
     from multiagent_ft.hf import quiet
+
     try:
-        with quiet(): tok, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, use_safetensors=True).eval()
-    except (OSError, ValueError, KeyError) as e: raise MaftError(f'{folder}: cannot be used as an encoder ({str(e).splitlines()[0][:120]}). Give a folder with config.json, a tokenizer and safetensors.') from None
-    if model.config.is_encoder_decoder: model = model.get_encoder()
+        with quiet():
+            tok, model = (
+                AutoTokenizer.from_pretrained(folder),
+                AutoModel.from_pretrained(folder, use_safetensors=True).eval(),
+            )
+    except (OSError, ValueError, KeyError) as e:
+        raise MaftError(
+            f'{folder}: cannot be used as an encoder ({str(e).splitlines()[0][:120]}). Give a folder with'
+            ' config.json, a tokenizer and safetensors.'
+        ) from None
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
     window = min(tok.model_max_length, getattr(model.config, 'max_position_embeddings', None) or 2**20, 2**20)
-    if tok.pad_token is None: tok.pad_token = tok.eos_token
+    if tok.pad_token is None:
+        tok.pad_token = tok.eos_token
+
     @torch.inference_mode()
     def embed(texts):
         total = weight = 0
         for i in range(0, len(texts), batch_size):
-            x = tok(texts[i:i+batch_size], truncation=True, max_length=window, return_overflowing_tokens=True, padding=True, return_tensors='pt')
+            x = tok(
+                texts[i : i + batch_size],
+                truncation=True,
+                max_length=window,
+                return_overflowing_tokens=True,
+                padding=True,
+                return_tensors='pt',
+            )
             mask = x['attention_mask'][..., None].float()
-            hidden = (model(input_ids=x['input_ids'], attention_mask=x['attention_mask']).last_hidden_state.float()*mask).sum(1)
+            hidden = (
+                model(input_ids=x['input_ids'], attention_mask=x['attention_mask']).last_hidden_state.float() * mask
+            ).sum(1)
             whose = x['overflow_to_sample_mapping'] + i
             total = total + torch.zeros(len(texts), hidden.shape[1]).index_add_(0, whose, hidden)
             weight = weight + torch.zeros(len(texts), 1).index_add_(0, whose, mask.sum(1))
-        return (total/weight.clamp(min=1)).numpy()
+        return (total / weight.clamp(min=1)).numpy()
+
     return embed
 
 # %% ../nbs/15_diversity.ipynb #b3b2cb3b
-def embedding_diversity(transcripts:list[Transcript], embed:Callable=char_ngrams, # list of texts -> array
-                        agreeing:bool=False,      # only answers that match the vote, as in the paper
-                        kind:str='number', round:int|None=None, resamples:int=2000, seed:int=0)->Measure:
-    "Mean embedding dissimilarity over pairs of agents (paper, Figures 3 and 9); questions with fewer than two such answers are not measured."
+def embedding_diversity(
+    transcripts: list[Transcript],
+    embed: Callable = char_ngrams,  # list of texts -> array
+    agreeing: bool = False,  # only answers that match the vote, as in the paper
+    kind: str = 'number',
+    round: int | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Measure:
+    """Mean embedding dissimilarity over pairs of agents (paper, Figures 3 and 9); questions with fewer than two such
+    answers are not measured."""
     _, turns = said(transcripts, round)
+
     def texts(us):
         us = [u for u in us if u.text.strip()]
-        if not agreeing: return [u.text for u in us]
-        answers = [extract(u.text, kind) for u in us]; label = vote(answers).answer
+        if not agreeing:
+            return [u.text for u in us]
+        answers = [extract(u.text, kind) for u in us]
+        label = vote(answers).answer
         return [u.text for u, a in zip(us, answers) if label is not None and same(a, label)]
+
     return over_questions([dissimilarity(texts(us), embed) for us in turns], resamples=resamples, seed=seed)
 
 # %% ../nbs/15_diversity.ipynb #6d1e0873
-def likelihoods(transcripts:list[Transcript], society:Society, engine, # an engine that runs a model
-                round:int|None=None)->tuple[np.ndarray, np.ndarray]:
-    "(L, T): log-likelihoods (questions, speakers, listeners), the base model as the last listener; tokens (questions, speakers), 0 where nothing was said."
+def likelihoods(
+    transcripts: list[Transcript],
+    society: Society,
+    engine,
+    round: int | None = None,  # an engine that runs a model
+) -> tuple[np.ndarray, np.ndarray]:
+    """(L, T): log-likelihoods (questions, speakers, listeners), the base model as the last listener; tokens (questions,
+    speakers), 0 where nothing was said."""
     round, turns = said(transcripts, round)
     agents = society.generators if round == 1 else society.critics
     lines = [(q, u.agent, u.completion) for q, us in enumerate(turns) for u in us if u.completion.token_ids]
-    if len(agents) <= max(u.agent for us in turns for u in us): raise MaftError(f'round {round} has more speakers than the society has agents ({len(agents)}): use the society that held these debates.')
-    if not lines: raise MaftError('these debates hold no token ids, so nobody can say how likely they are. Use transcripts of an engine that runs a model.')
-    L, T = np.zeros((len(turns), len(agents), len(agents)+1)), np.zeros((len(turns), len(agents)))
-    for q, a, c in lines: T[q, a] = len(c.token_ids)
+    if len(agents) <= max(u.agent for us in turns for u in us):
+        raise MaftError(
+            f'round {round} has more speakers than the society has agents ({len(agents)}): use the society that held'
+            ' these debates.'
+        )
+    if not lines:
+        raise MaftError(
+            'these debates hold no token ids, so nobody can say how likely they are. Use transcripts of an engine'
+            ' that runs a model.'
+        )
+    L, T = np.zeros((len(turns), len(agents), len(agents) + 1)), np.zeros((len(turns), len(agents)))
+    for q, a, c in lines:
+        T[q, a] = len(c.token_ids)
     for adapter in dict.fromkeys([*(b.adapter for b in agents), None]):
         listeners = [i for i, b in enumerate([*agents, Agent('base', 0)]) if b.adapter == adapter]
-        for (q, a, _), lp in zip(lines, engine.logprobs([c.prompt_ids for *_, c in lines], [c.token_ids for *_, c in lines], adapter), strict=True):
+        for (q, a, _), lp in zip(
+            lines,
+            engine.logprobs([c.prompt_ids for *_, c in lines], [c.token_ids for *_, c in lines], adapter),
+            strict=True,
+        ):
             L[q, a, listeners] = float(np.sum(lp, dtype=np.float64))
     return L, T
 
 # %% ../nbs/15_diversity.ipynb #0f15a478
-def likelihood_measures(L:np.ndarray, T:np.ndarray, resamples:int=2000, seed:int=0)->dict[str, Measure]:
+def likelihood_measures(L: np.ndarray, T: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Measure]:
     "`nll_of_others`, `kl_between` and `kl_to_base`, in nats per token, from `likelihoods`."
     n = T.shape[1]
     own = L[:, range(n), range(n)]
-    others = L[:, :, :n].sum(2) - own                   # each speaker's text under all other agents
+    others = L[:, :, :n].sum(2) - own  # each speaker's text under all other agents
     spoken, of = T.sum(1), lambda above, below: over_questions(list(above), list(below), resamples, seed)
-    between = (n-1)*spoken
-    return dict(nll_of_others=of(-others.sum(1), between), kl_between=of(((n-1)*own - others).sum(1), between), kl_to_base=of((own - L[:, :, n]).sum(1), spoken))
+    between = (n - 1) * spoken
+    return dict(
+        nll_of_others=of(-others.sum(1), between),
+        kl_between=of(((n - 1) * own - others).sum(1), between),
+        kl_to_base=of((own - L[:, :, n]).sum(1), spoken),
+    )
 
 # %% ../nbs/15_diversity.ipynb #3db010e5
-def diversity(transcripts:list[Transcript], # what `society` said
-              society:Society|None=None,    # whose agents are asked for probabilities; None for the measures of texts alone
-              engine=None,                  # an engine that runs their model; None likewise
-              embed:Callable=char_ngrams,   # list of texts -> array; `encoder(folder)` for a neural one
-              kind:str|None=None,           # kind of answer; default: the society's, else 'number'
-              round:int|None=None,          # default: the last
-              resamples:int=2000, seed:int=0)->dict:
-    "Every measure of this notebook, JSON-able: {round, questions, unread, measures: {name: {value, low, high, questions}}}. `unread` is the share of answers nobody could read."
+def diversity(
+    transcripts: list[Transcript],  # what `society` said
+    # whose agents are asked for probabilities; None for the measures of texts alone
+    society: Society | None = None,
+    engine=None,  # an engine that runs their model; None likewise
+    embed: Callable = char_ngrams,  # list of texts -> array; `encoder(folder)` for a neural one
+    kind: str | None = None,  # kind of answer; default: the society's, else 'number'
+    round: int | None = None,  # default: the last
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """Every measure of this notebook, JSON-able: {round, questions, unread, measures: {name: {value, low, high,
+    questions}}}. `unread` is the share of answers nobody could read."""
     kind = kind or (society.protocol.kind if society and society.protocol else 'number')
     round, turns = said(transcripts, round)
     how = dict(round=round, resamples=resamples, seed=seed)
-    found = dict(consensus=consensus_diversity(transcripts, kind, **how), embedding=embedding_diversity(transcripts, embed, False, kind, **how),
-                 embedding_agreeing=embedding_diversity(transcripts, embed, True, kind, **how))
-    if society and engine: found |= likelihood_measures(*likelihoods(transcripts, society, engine, round), resamples, seed)
+    found = dict(
+        consensus=consensus_diversity(transcripts, kind, **how),
+        embedding=embedding_diversity(transcripts, embed, False, kind, **how),
+        embedding_agreeing=embedding_diversity(transcripts, embed, True, kind, **how),
+    )
+    if society and engine:
+        found |= likelihood_measures(*likelihoods(transcripts, society, engine, round), resamples, seed)
     answers = [extract(u.text, kind) for us in turns for u in us]
-    return dict(round=round, questions=len(transcripts), unread=answers.count(None)/len(answers), measures={k: asdict(m) for k, m in found.items()})
+    return dict(
+        round=round,
+        questions=len(transcripts),
+        unread=answers.count(None) / len(answers),
+        measures={k: asdict(m) for k, m in found.items()},
+    )
 
 # %% ../nbs/15_diversity.ipynb #84e2fd88
-SPELLING = 'char-ngrams'   # the embedder that is always there
+SPELLING = 'char-ngrams'  # the embedder that is always there
 
-def embedder(name:str=SPELLING # or the folder of a transformers encoder, for example T5's
-            )->Callable:
+
+def embedder(name: str = SPELLING) -> Callable:  # or the folder of a transformers encoder, for example T5's
     "An embedder by name. Raises `MaftError` when the folder holds no encoder."
     return char_ngrams if name == SPELLING else encoder(name)
 
-def run_diversity(folder:Path,            # a run folder
-                  questions:int=200,      # of each exam, from its first
-                  embed:str=SPELLING,     # see `embedder`
-                  likelihood:bool=True    # the measures that ask the model, too
-                 )->list[dict]:
-    "`diversity` of the exam of every iteration, with its number and the embedder's name. Raises `MaftError` for a folder without debates."
+
+def run_diversity(
+    folder: Path,  # a run folder
+    questions: int = 200,  # of each exam, from its first
+    embed: str = SPELLING,  # see `embedder`
+    likelihood: bool = True,  # the measures that ask the model, too
+) -> list[dict]:
+    """`diversity` of the exam of every iteration, with its number and the embedder's name. Raises `MaftError` for a
+    folder without debates."""
     last, pages, embedding = iterations_of(folder), [], None
     for k in range(last + 1):
-        here = Path(folder)/f'iteration-{k}'
-        if not (here/'exam.jsonl').is_file(): raise MaftError(f'{here} holds no exam debates (no exam.jsonl). Run the same command again; finished work is found, and they are written.')
-        key = digest(['diversity 1', file_digest(here/'exam.jsonl'), questions, embed, likelihood])
-        try: page = json.loads((here/'diversity.json').read_text())
-        except (OSError, ValueError): page = {}
+        here = Path(folder) / f'iteration-{k}'
+        if not (here / 'exam.jsonl').is_file():
+            raise MaftError(
+                f'{here} holds no exam debates (no exam.jsonl). Run the same command again; finished work is found,'
+                ' and they are written.'
+            )
+        key = digest(['diversity 1', file_digest(here / 'exam.jsonl'), questions, embed, likelihood])
+        try:
+            page = json.loads((here / 'diversity.json').read_text())
+        except (OSError, ValueError):
+            page = {}
         if page.get('key') != key:
             embedding = embedding or embedder(embed)
-            debates, society = [transcript_from_dict(d) for d in read_jsonl(here/'exam.jsonl')[:questions]], load_society(here)
-            page = dict(key=key, iteration=k, embedder=embed) | diversity(debates, society, engine_for(society.spec) if likelihood else None, embedding, resamples=1000)
-            write_atomic(here/'diversity.json', json.dumps(page, indent=1) + '\n')
+            debates, society = (
+                [transcript_from_dict(d) for d in read_jsonl(here / 'exam.jsonl')[:questions]],
+                load_society(here),
+            )
+            page = dict(key=key, iteration=k, embedder=embed) | diversity(
+                debates, society, engine_for(society.spec) if likelihood else None, embedding, resamples=1000
+            )
+            write_atomic(here / 'diversity.json', json.dumps(page, indent=1) + '\n')
         pages.append(page)
     return pages
 
 # %% ../nbs/15_diversity.ipynb #e50850bb
-def diversity_table(pages:list[dict])->list[list[str]]:
+def diversity_table(pages: list[dict]) -> list[list[str]]:
     "Head and one row per iteration, with 95 % intervals over questions."
     names = list(dict.fromkeys(m for p in pages for m in p['measures']))
-    show = lambda m: '' if m['value'] is None else f"{m['value']:.3f}" + (f" [{m['low']:.3f}, {m['high']:.3f}]" if m['low'] is not None else '')
-    return [['iteration', 'questions', 'unread', *names], *([str(p['iteration']), str(p['questions']), f"{p['unread']:.3f}", *(show(p['measures'][n]) for n in names)] for p in pages)]
+
+    def show(m):
+        return (
+            ''
+            if m['value'] is None
+            else f'{m["value"]:.3f}' + (f' [{m["low"]:.3f}, {m["high"]:.3f}]' if m['low'] is not None else '')
+        )
+
+    return [
+        ['iteration', 'questions', 'unread', *names],
+        *(
+            [str(p['iteration']), str(p['questions']), f'{p["unread"]:.3f}', *(show(p['measures'][n]) for n in names)]
+            for p in pages
+        ),
+    ]

@@ -18,34 +18,42 @@ from .core import Completion, MaftError, Message, Transcript, digest
 @dataclass(frozen=True)
 class Sampling:
     "How tokens are drawn. Raises `MaftError` for values that mean nothing."
+
     temperature: float = 1.0  # 0 takes the likeliest token every time
-    top_p: float = 0.9        # keep the likeliest tokens that together hold this much probability; 1 keeps all
-    max_new_tokens: int = 512 # the answer is cut here, stop token included
+    top_p: float = 0.9  # keep the likeliest tokens that together hold this much probability; 1 keeps all
+    max_new_tokens: int = 512  # the answer is cut here, stop token included
 
     def __post_init__(self):
-        if not 0 <= self.temperature < float('inf'): raise MaftError(f'temperature is {self.temperature}: it must be 0 (always the likeliest token) or more.')
-        if not 0 < self.top_p <= 1: raise MaftError(f'top_p is {self.top_p}: it must be above 0 and at most 1 (1 keeps every token).')
-        if self.max_new_tokens < 1: raise MaftError(f'max_new_tokens is {self.max_new_tokens}: an answer needs at least one token.')
+        if not 0 <= self.temperature < float('inf'):
+            raise MaftError(f'temperature is {self.temperature}: it must be 0 (always the likeliest token) or more.')
+        if not 0 < self.top_p <= 1:
+            raise MaftError(f'top_p is {self.top_p}: it must be above 0 and at most 1 (1 keeps every token).')
+        if self.max_new_tokens < 1:
+            raise MaftError(f'max_new_tokens is {self.max_new_tokens}: an answer needs at least one token.')
 
 # %% ../nbs/04_engine.ipynb #8d6cf77a
 @dataclass(frozen=True)
 class Request:
     "One chat to continue."
-    chat: tuple[Message, ...]       # user and assistant in turn, the user last
-    seed: int                       # 63 bits, see `core.seed_for`
+
+    chat: tuple[Message, ...]  # user and assistant in turn, the user last
+    seed: int  # 63 bits, see `core.seed_for`
     sampling: Sampling = Sampling()
-    adapter: str|None = None        # the folder of an adapter; None is the base model
-    where: tuple = ()               # (split, problem id, round, role, draw)
+    adapter: str | None = None  # the folder of an adapter; None is the base model
+    where: tuple = ()  # (split, problem id, round, role, draw)
 
     def __post_init__(self):
         object.__setattr__(self, 'chat', tuple(self.chat))
         object.__setattr__(self, 'where', tuple(self.where))
-        if self.adapter is not None: object.__setattr__(self, 'adapter', str(self.adapter))
+        if self.adapter is not None:
+            object.__setattr__(self, 'adapter', str(self.adapter))
 
 # %% ../nbs/04_engine.ipynb #9fb79f4c
-def room(context:int,       # tokens of prompt and answer together
-         prompt:int,        # tokens of the prompt
-         sampling:Sampling)->int:
+def room(
+    context: int,
+    prompt: int,
+    sampling: Sampling,  # tokens of prompt and answer together  # tokens of the prompt
+) -> int:
     "How many tokens the answer may have; 0: do not send it."
     left = min(sampling.max_new_tokens, context - prompt)
     return left if 4 * left >= sampling.max_new_tokens else 0
@@ -54,80 +62,106 @@ def room(context:int,       # tokens of prompt and answer together
 @runtime_checkable
 class Engine(Protocol):
     "What a debate needs of a language model."
-    def render(self, chat:tuple[Message, ...])->tuple[int, ...]:
+
+    def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
         "The token ids that would be sent for `chat`: exactly those, once."
-    def generate(self, requests:list[Request])->list[Completion]:
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
         "One completion per request, in order. The result of a request depends on that request alone."
-    def logprobs(self, prompt_ids:list[tuple[int, ...]], token_ids:list[tuple[int, ...]], adapter:str|None=None)->list[np.ndarray]:
-        "Natural-log probability, at temperature 1, of every token of `token_ids[i]` after `prompt_ids[i]`: an array of shape (len(token_ids[i]),) each. Raises `MaftError` where an engine cannot know."
-    def identity(self, adapter:str|None=None)->dict:
+
+    def logprobs(
+        self, prompt_ids: list[tuple[int, ...]], token_ids: list[tuple[int, ...]], adapter: str | None = None
+    ) -> list[np.ndarray]:
+        """Natural-log probability, at temperature 1, of every token of `token_ids[i]` after `prompt_ids[i]`: an array
+        of shape (len(token_ids[i]),) each. Raises `MaftError` where an engine cannot know."""
+
+    def identity(self, adapter: str | None = None) -> dict:
         "JSON-able: everything of the engine that may change an answer."
 
 # %% ../nbs/04_engine.ipynb #857adb00
 GOLDEN, MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
-def mix64(x:np.ndarray # uint64
-         )->np.ndarray:
+
+def mix64(x: np.ndarray) -> np.ndarray:  # uint64
     "SplitMix64's finalizer: one-to-one on 64 bits, and every output bit depends on every input bit."
     x = np.asarray(x, np.uint64)
-    for shift, factor in MIX: x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    for shift, factor in MIX:
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return x
 
-def gumbel(seed:int,        # the request's
-           step:int,        # 0 for the first new token
-           ids:np.ndarray   # token ids
-          )->np.ndarray:
+
+def gumbel(
+    seed: int,
+    step: int,
+    ids: np.ndarray,  # the request's  # 0 for the first new token  # token ids
+) -> np.ndarray:
     "Standard Gumbel noise (float64), a pure function of `seed`, `step` and each id."
     with np.errstate(over='ignore'):
         stream = mix64(mix64(np.uint64(seed)) + np.uint64(step + 1) * np.uint64(GOLDEN))
         bits = mix64(stream + (np.asarray(ids, np.uint64) + np.uint64(1)) * np.uint64(GOLDEN))
-    u = ((bits >> np.uint64(12)).astype(np.float64) + .5) * 2.**-52   # never 0, never 1
+    u = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # never 0, never 1
     return -np.log(-np.log(u))
 
 # %% ../nbs/04_engine.ipynb #a051e677
-def nucleus(p:np.ndarray,  # probabilities, summing to 1
-            top_p:float
-           )->np.ndarray:
+def nucleus(p: np.ndarray, top_p: float) -> np.ndarray:  # probabilities, summing to 1
     "Which tokens stay (bool). Equal tokens stay or go together, and the likeliest always stays."
-    if top_p >= 1: return np.ones(len(p), bool)
+    if top_p >= 1:
+        return np.ones(len(p), bool)
     s = np.sort(p)[::-1]
     last = s[np.searchsorted(np.cumsum(s), top_p * (1 - 1e-9)).clip(max=len(s) - 1)]
     return p >= last
 
-def draw(logits:np.ndarray, # of the next token
-         seed:int, step:int, sampling:Sampling
-        )->int:
+
+def draw(logits: np.ndarray, seed: int, step: int, sampling: Sampling) -> int:  # of the next token
     "The next token's id: the definition that batched samplers are tested against."
     x = np.asarray(logits, np.float64)
-    if sampling.temperature == 0: return int(x.argmax())
+    if sampling.temperature == 0:
+        return int(x.argmax())
     x = x / sampling.temperature
-    p = np.exp(x - x.max()); p /= p.sum()
+    p = np.exp(x - x.max())
+    p /= p.sum()
     keep = nucleus(p, sampling.top_p)
     return int(np.where(keep, x + gumbel(seed, step, np.arange(len(x))), -np.inf).argmax())
 
 # %% ../nbs/04_engine.ipynb #b029872a
-def _spell(chat): return tuple(''.join(f'{m.role}: {m.content}\n' for m in chat).encode())
+def _spell(chat):
+    return tuple(''.join(f'{m.role}: {m.content}\n' for m in chat).encode())
+
 
 class RecordedEngine:
-    "Replays recorded texts. With `render` and `encode` of another engine the token ids are that engine's, else UTF-8 bytes (and 256 to stop)."
-    def __init__(self, records:Mapping[tuple, str],      # (problem id, round, role, draw) -> text
-                 render:Callable|None=None,              # chat -> prompt ids
-                 encode:Callable|None=None):             # text -> token ids, the stop token last
+    """Replays recorded texts. With `render` and `encode` of another engine the token ids are that engine's, else UTF-8
+    bytes (and 256 to stop)."""
+
+    def __init__(
+        self,
+        records: Mapping[tuple, str],  # (problem id, round, role, draw) -> text
+        render: Callable | None = None,  # chat -> prompt ids
+        encode: Callable | None = None,
+    ):  # text -> token ids, the stop token last
         self.records = {tuple(k): v for k, v in records.items()}
         self.render, self.encode = render or _spell, encode or (lambda text: (*text.encode(), 256))
         self.name = digest(sorted((list(k), v) for k, v in self.records.items()))
-    def generate(self, requests:list[Request])->list[Completion]:
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
         "The recorded text of each request. Raises `MaftError` naming the first one that is not on record."
         out = []
         for r in requests:
-            if r.where[-4:] not in self.records: raise MaftError(f'nothing on record for {r.where[-4:]} (problem, round, role, draw); there are {len(self.records)} recorded texts.')
+            if r.where[-4:] not in self.records:
+                raise MaftError(
+                    f'nothing on record for {r.where[-4:]} (problem, round, role, draw); there are'
+                    f' {len(self.records)} recorded texts.'
+                )
             text = self.records[r.where[-4:]]
             out.append(Completion(text, 'stop', self.render(r.chat), self.encode(text)))
         return out
-    def logprobs(self, prompt_ids, token_ids, adapter=None): raise MaftError('recorded texts have no probabilities: use an engine that runs a model.')
-    def identity(self, adapter:str|None=None)->dict: return dict(engine='recorded', records=self.name)
+
+    def logprobs(self, prompt_ids, token_ids, adapter=None):
+        raise MaftError('recorded texts have no probabilities: use an engine that runs a model.')
+
+    def identity(self, adapter: str | None = None) -> dict:
+        return dict(engine='recorded', records=self.name)
 
 # %% ../nbs/04_engine.ipynb #56cf9d8e
-def records_of(transcripts:Iterable[Transcript])->dict[tuple, str]:
+def records_of(transcripts: Iterable[Transcript]) -> dict[tuple, str]:
     "What was said in `transcripts`, as `RecordedEngine` wants it; the draw is the agent."
     return {(t.problem.id, u.round, u.role, u.agent): u.text for t in transcripts for u in t.turns}

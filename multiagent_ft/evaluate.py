@@ -16,78 +16,103 @@ from .consensus import vote
 from .tasks import Task, score
 
 # %% ../nbs/14_evaluate.ipynb #e086e2cc
-def scored_vote(answers:list,    # one answer per voter, None = could not be read
-                task:Task, problem:Problem,
-                seed=0           # the run's; with the problem's id it settles ties
-               )->dict:
+def scored_vote(
+    answers: list,  # one answer per voter, None = could not be read
+    task: Task,
+    problem: Problem,
+    seed=0,  # the run's; with the problem's id it settles ties
+) -> dict:
     "The vote over `answers` as it goes into an outcome: answer, support, cast, tied, right."
     v = vote(answers, tie='random', seed=[seed, problem.id])
     return dict(answer=v.answer, support=v.support, cast=v.cast, tied=v.tied, right=score(task, v.answer, problem))
 
 # %% ../nbs/14_evaluate.ipynb #756cb0df
-def cost(turns:list[Turn])->dict:
+def cost(turns: list[Turn]) -> dict:
     "What `turns` took: calls made, tokens in their prompts, tokens generated."
     sent = [t.completion for t in turns if t.completion.finish != 'did-not-fit']
-    return dict(calls=len(sent), prompt=sum(len(c.prompt_ids) for c in sent), generated=sum(len(c.token_ids) for c in sent))
+    return dict(
+        calls=len(sent), prompt=sum(len(c.prompt_ids) for c in sent), generated=sum(len(c.token_ids) for c in sent)
+    )
 
 # %% ../nbs/14_evaluate.ipynb #7f91c348
-def flips(before:list[bool], # per agent: right in the round before?
-          after:list[bool]   # right in this one?
-         )->dict:
+def flips(
+    before: list[bool],
+    after: list[bool],  # per agent: right in the round before?  # right in this one?
+) -> dict:
     "How many agents went from wrong to right, and from right to wrong."
     pairs = list(zip(before, after, strict=True))
     return dict(mended=pairs.count((False, True)), spoiled=pairs.count((True, False)))
 
 # %% ../nbs/14_evaluate.ipynb #4762a7f2
-def outcome(transcript:Transcript, # one finished debate
-            task:Task,             # how to read and compare answers
-            seed=0,                # settles ties; the same at every iteration, so that luck does not change between them
-            iteration:int=0        # 0 = untrained
-           )->dict:
+def outcome(
+    transcript: Transcript,  # one finished debate
+    task: Task,  # how to read and compare answers
+    # settles ties; the same at every iteration, so that luck does not change between them
+    seed=0,
+    iteration: int = 0,  # 0 = untrained
+) -> dict:
     "One line of outcomes.jsonl. Raises `MaftError` when the problem has no gold answer."
     p, agents = transcript.problem, range(len(transcript.at(1)))
-    if p.gold is None: raise MaftError(f'{p.id}: no gold answer, so nothing to score with. Add "gold" to the question, or leave it out of the evaluation.')
+    if p.gold is None:
+        raise MaftError(
+            f'{p.id}: no gold answer, so nothing to score with. Add "gold" to the question, or leave it out of the'
+            ' evaluation.'
+        )
     said = [{t.agent: task.read(t.text) for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)]
     answers = [[s.get(i) for i in agents] for s in said] or [[]]
     right = [[score(task, a, p) for a in row] for row in answers]
-    return dict(iteration=iteration, problem=p.id, gold=p.gold,
-                first=answers[0], final=answers[-1], right_first=right[0], right_final=right[-1],
-                majority=scored_vote(answers[0], task, p, seed),
-                debate=scored_vote(answers[-1], task, p, seed),
-                flips=[flips(a, b) for a, b in zip(right, right[1:])],
-                finish=dict(Counter(t.completion.finish for t in transcript.turns)),
-                mute=sum(t.role == 'summarizer' and not t.text.strip() for t in transcript.turns),
-                cost=dict(majority=cost(transcript.at(1)), debate=cost(transcript.turns)))
+    return dict(
+        iteration=iteration,
+        problem=p.id,
+        gold=p.gold,
+        first=answers[0],
+        final=answers[-1],
+        right_first=right[0],
+        right_final=right[-1],
+        majority=scored_vote(answers[0], task, p, seed),
+        debate=scored_vote(answers[-1], task, p, seed),
+        flips=[flips(a, b) for a, b in zip(right, right[1:])],
+        finish=dict(Counter(t.completion.finish for t in transcript.turns)),
+        mute=sum(t.role == 'summarizer' and not t.text.strip() for t in transcript.turns),
+        cost=dict(majority=cost(transcript.at(1)), debate=cost(transcript.turns)),
+    )
 
 # %% ../nbs/14_evaluate.ipynb #5b14237c
-def mean_and_stderr(x:list # one number per question: 0/1, or a share
-                   )->tuple[float, float|None]:
-    "Mean over questions and its standard error (n-1 below the line); None for a single question, which says nothing about spread. Raises `MaftError` when nothing was asked."
-    if not x: raise MaftError('no outcomes: nothing was asked, so there is no accuracy. Evaluate on at least one question.')
-    n = len(x); m = sum(x)/n
-    return m, sqrt(sum((v - m)**2 for v in x)/(n - 1)/n) if n > 1 else None
+def mean_and_stderr(x: list) -> tuple[float, float | None]:  # one number per question: 0/1, or a share
+    """Mean over questions and its standard error (n-1 below the line); None for a single question, which says nothing
+    about spread. Raises `MaftError` when nothing was asked."""
+    if not x:
+        raise MaftError('no outcomes: nothing was asked, so there is no accuracy. Evaluate on at least one question.')
+    n = len(x)
+    m = sum(x) / n
+    return m, sqrt(sum((v - m) ** 2 for v in x) / (n - 1) / n) if n > 1 else None
 
 # %% ../nbs/14_evaluate.ipynb #7b540a63
-def methods(outcomes:list[dict])->list[str]:
+def methods(outcomes: list[dict]) -> list[str]:
     "Names of the votes that every outcome holds, in their order; 'single' comes first."
     votes = [k for k, v in outcomes[0].items() if isinstance(v, dict) and 'right' in v] if outcomes else []
     return ['single', *(k for k in votes if all(k in o for o in outcomes))]
 
-def rights(outcomes:list[dict], method:str)->dict[str, float]:
+
+def rights(outcomes: list[dict], method: str) -> dict[str, float]:
     "{problem: 1 right, 0 wrong}; for 'single' the share of the agents that were right at first."
-    if method == 'single': return {o['problem']: sum(o['right_first'])/len(o['right_first']) for o in outcomes}
+    if method == 'single':
+        return {o['problem']: sum(o['right_first']) / len(o['right_first']) for o in outcomes}
     return {o['problem']: int(o[method]['right']) for o in outcomes}
 
-def unread(outcomes:list[dict], method:str)->int:
+
+def unread(outcomes: list[dict], method: str) -> int:
     "'single': first answers that could not be read; a vote: questions where nobody's could."
-    if method == 'single': return sum(o['first'].count(None) for o in outcomes)
+    if method == 'single':
+        return sum(o['first'].count(None) for o in outcomes)
     return sum(o[method]['cast'] == 0 for o in outcomes)
 
 # %% ../nbs/14_evaluate.ipynb #f83be0c8
-def summarize_outcomes(outcomes:list[dict] # one per question, of one iteration
-                      )->dict[str, dict]:
-    "{method: accuracy, stderr, n, unparsed}, as in summary.json. n counts questions; 'single' has one answer per agent to each."
-    if len({o['problem'] for o in outcomes}) < len(outcomes): raise ValueError('a problem occurs twice: give the outcomes of one iteration')
+def summarize_outcomes(outcomes: list[dict]) -> dict[str, dict]:  # one per question, of one iteration
+    """{method: accuracy, stderr, n, unparsed}, as in summary.json. n counts questions; 'single' has one answer per
+    agent to each."""
+    if len({o['problem'] for o in outcomes}) < len(outcomes):
+        raise ValueError('a problem occurs twice: give the outcomes of one iteration')
     table = {}
     for m in methods(outcomes):
         accuracy, stderr = mean_and_stderr(list(rights(outcomes, m).values()))
@@ -95,83 +120,111 @@ def summarize_outcomes(outcomes:list[dict] # one per question, of one iteration
     return table
 
 # %% ../nbs/14_evaluate.ipynb #95816745
-def wilson(right:int, asked:int, level:float=.95)->tuple[float, float]:
+def wilson(right: int, asked: int, level: float = 0.95) -> tuple[float, float]:
     "Interval for the chance of being right, from independent yes/no answers (Wilson 1927, by statsmodels)."
     from statsmodels.stats.proportion import proportion_confint
-    low, high = proportion_confint(right, asked, alpha=1-level, method='wilson')
+
+    low, high = proportion_confint(right, asked, alpha=1 - level, method='wilson')
     return float(low), float(high)
 
 # %% ../nbs/14_evaluate.ipynb #d90fd9f6
 @dataclass(frozen=True)
 class Comparison:
     "B against A over the same questions."
-    difference: float  # accuracy of B minus accuracy of A
-    low: float         # 95 % interval of the difference, paired bootstrap
-    high: float
-    only_a: int        # questions where A did better
-    only_b: int        # questions where B did better
-    n: int             # questions asked
-    p: float           # chance of so uneven a division if A and B were equally good, two-sided
 
-    def __str__(self): return f'{100*self.difference:+.1f} points [{100*self.low:+.1f}, {100*self.high:+.1f}], better on {self.only_b}, worse on {self.only_a} of {self.n}, p = {self.p:.2g}'
+    difference: float  # accuracy of B minus accuracy of A
+    low: float  # 95 % interval of the difference, paired bootstrap
+    high: float
+    only_a: int  # questions where A did better
+    only_b: int  # questions where B did better
+    n: int  # questions asked
+    p: float  # chance of so uneven a division if A and B were equally good, two-sided
+
+    def __str__(self):
+        return (
+            f'{100 * self.difference:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}], better on {self.only_b},'
+            f' worse on {self.only_a} of {self.n}, p = {self.p:.2g}'
+        )
 
 # %% ../nbs/14_evaluate.ipynb #450802e7
-def differences(a:dict[str, float], b:dict[str, float])->list[float]:
+def differences(a: dict[str, float], b: dict[str, float]) -> list[float]:
     "B minus A, question by question. Raises `MaftError` unless both were asked the same questions."
     if a.keys() != b.keys():
-        raise MaftError(f'the two were not asked the same questions: {len(a.keys() - b.keys())} only in the first, {len(b.keys() - a.keys())} only in the second. '
-                        'A paired comparison needs the same task, size and seed.')
+        raise MaftError(
+            f'the two were not asked the same questions: {len(a.keys() - b.keys())} only in the first,'
+            f' {len(b.keys() - a.keys())} only in the second. A paired comparison needs the same task, size and seed.'
+        )
     return [round(b[k] - a[k], 12) for k in a]
 
-def compare(a:dict[str, float],   # `rights` of one method
-            b:dict[str, float],   # `rights` of another, over the same problems
-            seed:int=0,           # of the bootstrap
-            resamples:int=9999
-           )->Comparison:
-    "Is B better than A on the same questions? McNemar's exact test for 0/1, a sign-flip test for shares; interval by paired bootstrap."
+
+def compare(
+    a: dict[str, float],  # `rights` of one method
+    b: dict[str, float],  # `rights` of another, over the same problems
+    seed: int = 0,  # of the bootstrap
+    resamples: int = 9999,
+) -> Comparison:
+    """Is B better than A on the same questions? McNemar's exact test for 0/1, a sign-flip test for shares; interval by
+    paired bootstrap."""
     import numpy as np
     from scipy.stats import bootstrap, permutation_test
     from statsmodels.stats.contingency_tables import mcnemar
+
     d = np.array(differences(a, b))
     only_a, only_b = int((d < 0).sum()), int((d > 0).sum())
     low = high = float(d.mean())
     draw = dict(n_resamples=resamples, vectorized=True, batch=1000)
-    if len(set(d.tolist())) > 1: low, high = map(float, bootstrap((d,), np.mean, method='percentile', rng=np.random.default_rng(seed), **draw).confidence_interval)
-    if set(d.tolist()) <= {-1., 0., 1.}: p = mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue if only_a + only_b else 1.
-    else: p = permutation_test((d,), np.mean, permutation_type='samples', rng=np.random.default_rng(seed), **draw).pvalue
+    if len(set(d.tolist())) > 1:
+        low, high = map(
+            float,
+            bootstrap((d,), np.mean, method='percentile', rng=np.random.default_rng(seed), **draw).confidence_interval,
+        )
+    if set(d.tolist()) <= {-1.0, 0.0, 1.0}:
+        p = mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue if only_a + only_b else 1.0
+    else:
+        p = permutation_test((d,), np.mean, permutation_type='samples', rng=np.random.default_rng(seed), **draw).pvalue
     return Comparison(float(d.mean()), low, high, only_a, only_b, len(d), float(p))
 
 # %% ../nbs/14_evaluate.ipynb #be57edeb
-def holm(ps:dict[str, float] # name of the comparison -> its p
-        )->dict[str, float]:
+def holm(ps: dict[str, float]) -> dict[str, float]:  # name of the comparison -> its p
     "p-values corrected for having made them all (Holm 1979, by statsmodels)."
-    if not ps: return {}
+    if not ps:
+        return {}
     from statsmodels.stats.multitest import multipletests
+
     return dict(zip(ps, map(float, multipletests(list(ps.values()), method='holm')[1])))
 
 # %% ../nbs/14_evaluate.ipynb #a3cc02d5
-def agreement(outcomes:list[dict], when:str # 'first' or 'final'
-             )->float:
+def agreement(outcomes: list[dict], when: str) -> float:  # 'first' or 'final'
     "Mean share of the agents that stand behind the winning answer; whoever could not be read stands behind nothing."
     method = dict(first='majority', final='debate')[when]
-    return sum(o[method]['support']/max(len(o[when]), 1) for o in outcomes)/len(outcomes)
+    return sum(o[method]['support'] / max(len(o[when]), 1) for o in outcomes) / len(outcomes)
 
-def add_up(dicts:Iterable[dict])->dict:
+
+def add_up(dicts: Iterable[dict]) -> dict:
     "Sum of dictionaries of numbers, key by key."
     total = Counter()
-    for d in dicts: total.update(d)
+    for d in dicts:
+        total.update(d)
     return dict(total)
 
 # %% ../nbs/14_evaluate.ipynb #d066797b
-def health(outcomes:list[dict] # one per question, of one iteration
-          )->dict:
-    "What happened in these debates: flips per round, ties, unread answers (abstentions), agreement, how turns ended, summaries that came back empty, what it all cost."
-    if not outcomes: raise MaftError('no outcomes: nothing was asked, so there is nothing to report.')
+def health(outcomes: list[dict]) -> dict:  # one per question, of one iteration
+    """What happened in these debates: flips per round, ties, unread answers (abstentions), agreement, how turns ended,
+    summaries that came back empty, what it all cost."""
+    if not outcomes:
+        raise MaftError('no outcomes: nothing was asked, so there is nothing to report.')
     rounds = max(len(o['flips']) for o in outcomes)
-    return dict(asked=len(outcomes),
-                flips=[dict(round=m + 2, **add_up(o['flips'][m] for o in outcomes if m < len(o['flips']))) for m in range(rounds)],
-                tied={m: sum(o[m]['tied'] for o in outcomes) for m in methods(outcomes) if m != 'single'},
-                unread=dict(first=sum(o['first'].count(None) for o in outcomes), final=sum(o['final'].count(None) for o in outcomes)),
-                agreement=dict(first=agreement(outcomes, 'first'), final=agreement(outcomes, 'final')),
-                finish=add_up(o['finish'] for o in outcomes), empty_summaries=sum(o.get('mute', 0) for o in outcomes),
-                cost={m: add_up(o['cost'][m] for o in outcomes) for m in outcomes[0]['cost']})
+    return dict(
+        asked=len(outcomes),
+        flips=[
+            dict(round=m + 2, **add_up(o['flips'][m] for o in outcomes if m < len(o['flips']))) for m in range(rounds)
+        ],
+        tied={m: sum(o[m]['tied'] for o in outcomes) for m in methods(outcomes) if m != 'single'},
+        unread=dict(
+            first=sum(o['first'].count(None) for o in outcomes), final=sum(o['final'].count(None) for o in outcomes)
+        ),
+        agreement=dict(first=agreement(outcomes, 'first'), final=agreement(outcomes, 'final')),
+        finish=add_up(o['finish'] for o in outcomes),
+        empty_summaries=sum(o.get('mute', 0) for o in outcomes),
+        cost={m: add_up(o['cost'][m] for o in outcomes) for m in outcomes[0]['cost']},
+    )

@@ -13,50 +13,58 @@ from .core import MaftError
 from .recipes import recipe
 
 # %% ../nbs/19c_experiments.ipynb #ae485962
-def published(text:str # see above
-             )->dict[tuple[str, str, str], tuple[float, float|None]]:
+def published(text: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:  # see above
     "{(row, model, column): (value, standard error or None)} from a block of text."
     head, *lines = [[p.strip() for p in line.split('|')] for line in text.strip().splitlines()]
     out = {}
     for model, row, values in lines:
         for column, v in zip(head[2].split(), values.split(), strict=True):
             value, _, se = v.partition('±')
-            if v != '-': out[row, model, column] = float(value), float(se) if se else None
+            if v != '-':
+                out[row, model, column] = float(value), float(se) if se else None
     return out
 
 # %% ../nbs/19c_experiments.ipynb #0b030dce
 @dataclass(frozen=True)
 class Experiment:
     "A table or figure of the paper."
-    name: str                  # as on the command line
-    title: str                 # what it asks
-    source: str                # where in the paper
-    rows: tuple[Entry, ...]    # the paper's rows
-    controls: tuple[Entry, ...] = ()   # rows of ours
-    baseline: str = ''         # the row that differences are taken to; '' = the first
+
+    name: str  # as on the command line
+    title: str  # what it asks
+    source: str  # where in the paper
+    rows: tuple[Entry, ...]  # the paper's rows
+    controls: tuple[Entry, ...] = ()  # rows of ours
+    baseline: str = ''  # the row that differences are taken to; '' = the first
     tasks: tuple[str, ...] = ('arithmetic', 'gsm8k', 'math')
-    settings: dict = field(default_factory=dict) # keys of the configuration
+    settings: dict = field(default_factory=dict)  # keys of the configuration
     iterations: int = 1
-    diversity: bool = False    # are the agents' differences measured too?
-    paper: str = ''            # its numbers, as `published` reads them
-    remark: str = ''           # what a reader of these numbers should know
+    diversity: bool = False  # are the agents' differences measured too?
+    paper: str = ''  # its numbers, as `published` reads them
+    remark: str = ''  # what a reader of these numbers should know
 
     @property
-    def entries(self)->tuple[Entry, ...]: return self.rows + self.controls
+    def entries(self) -> tuple[Entry, ...]:
+        return self.rows + self.controls
+
     @property
-    def numbers(self)->dict:
+    def numbers(self) -> dict:
         "The paper's numbers."
         return published(self.paper) if self.paper else {}
 
-def plainly(*names:str)->tuple[Entry, ...]:
+
+def plainly(*names: str) -> tuple[Entry, ...]:
     "Entries for recipes by their own names. Raises `MaftError` for an unknown one."
     return tuple(Entry(n, recipe(n).name) for n in names)
 
 # %% ../nbs/19c_experiments.ipynb #17051a62
-TABLE1 = Experiment('table1', 'Do agents that were finetuned on their own debates beat the alternatives?', 'Table 1',
-    plainly('base', 'majority', 'debate', 'star', 'majority-ft', 'multiagent-ft'), plainly('majority-equal'),
+TABLE1 = Experiment(
+    'table1',
+    'Do agents that were finetuned on their own debates beat the alternatives?',
+    'Table 1',
+    plainly('base', 'majority', 'debate', 'star', 'majority-ft', 'multiagent-ft'),
+    plainly('majority-equal'),
     remark='STaR learns from gold answers. majority-equal is a vote over as many samples as the debate makes calls.',
-    paper='''model | row | arithmetic gsm8k math
+    paper="""model | row | arithmetic gsm8k math
 GPT-3.5 | base          | 81.99±0.99 75.60±1.36 46.83±2.25
 GPT-3.5 | majority      | 94.40±1.03 81.20±1.24 51.40±2.23
 GPT-3.5 | debate        | 98.21±0.54 83.30±1.18 55.73±2.21
@@ -79,13 +87,21 @@ LLaMA-3 | base          | 43.20±2.22 75.00±1.94 46.80±2.23
 LLaMA-3 | majority      | 45.80±2.23 76.40±1.90 47.20±2.23
 LLaMA-3 | debate        | 48.40±2.24 78.40±1.44 51.60±2.23
 LLaMA-3 | majority-ft   | 49.20±2.24 77.20±1.87 52.20±2.23
-LLaMA-3 | multiagent-ft | 52.00±2.24 88.60±1.77 57.40±2.21''')
+LLaMA-3 | multiagent-ft | 52.00±2.24 88.60±1.77 57.40±2.21""",
+)
 
 # %% ../nbs/19c_experiments.ipynb #bf964247
-TABLE2 = Experiment('table2', 'Which parts matter: summaries, critics, many models, the debate itself?', 'Table 2',
-    plainly('multiagent-ft', 'without-summary', 'without-critic', 'single-agent-ft', 'single-agent-ft-alone'), plainly('union-ft', 'majority-ft-equal'),
-    remark='union-ft: one model learns all agents\' rows, with about as many updates, and N copies of it debate. majority-ft-equal: a finetuned model votes with as many samples as a debate makes calls.',
-    paper='''model | row | arithmetic gsm8k math
+TABLE2 = Experiment(
+    'table2',
+    'Which parts matter: summaries, critics, many models, the debate itself?',
+    'Table 2',
+    plainly('multiagent-ft', 'without-summary', 'without-critic', 'single-agent-ft', 'single-agent-ft-alone'),
+    plainly('union-ft', 'majority-ft-equal'),
+    remark=(
+        "union-ft: one model learns all agents' rows, with about as many updates, and N copies of it debate."
+        ' majority-ft-equal: a finetuned model votes with as many samples as a debate makes calls.'
+    ),
+    paper="""model | row | arithmetic gsm8k math
 GPT-3.5 | multiagent-ft         | 99.62±0.28 85.60±1.67 60.60±2.18
 GPT-3.5 | without-summary       | 99.20±0.40 82.20±1.72 51.70±2.24
 GPT-3.5 | without-critic        | 99.20±0.40 83.80±1.65 50.80±2.24
@@ -105,47 +121,88 @@ LLaMA-3 | multiagent-ft         | 52.00±2.24 88.60±1.77 57.40±2.21
 LLaMA-3 | without-summary       | 50.40±2.24 83.20±1.67 51.60±2.23
 LLaMA-3 | without-critic        | 48.60±2.24 82.20±1.70 50.50±2.23
 LLaMA-3 | single-agent-ft       | 48.00±2.23 84.40±1.62 52.40±2.23
-LLaMA-3 | single-agent-ft-alone | 44.00±2.22 81.60±1.73 48.80±2.24''')
+LLaMA-3 | single-agent-ft-alone | 44.00±2.22 81.60±1.73 48.80±2.24""",
+)
 
 # %% ../nbs/19c_experiments.ipynb #16edb2bc
-TABLE3 = Experiment('table3', 'Does it work when agents cooperate instead of arguing?', 'Table 3', plainly('cooperative', 'cooperative-ft'), plainly('debate', 'multiagent-ft'),
-    paper='''model | row | arithmetic gsm8k math
+TABLE3 = Experiment(
+    'table3',
+    'Does it work when agents cooperate instead of arguing?',
+    'Table 3',
+    plainly('cooperative', 'cooperative-ft'),
+    plainly('debate', 'multiagent-ft'),
+    paper="""model | row | arithmetic gsm8k math
 GPT-3.5 | cooperative    | 96.60±0.83 81.80±1.73 53.60±2.23
-GPT-3.5 | cooperative-ft | 98.80±0.39 84.00±1.64 56.40±2.21''')
+GPT-3.5 | cooperative-ft | 98.80±0.39 84.00±1.64 56.40±2.21""",
+)
 
-TABLE4 = Experiment('table4', 'Do five agents do better than three?', 'Table 4', plainly('debate', 'majority-ft', 'multiagent-ft'),
-    (*plainly('majority-equal'), Entry('multiagent-ft, 3 agents', 'multiagent-ft', dict(agents=3))), settings=dict(agents=5),
-    paper='''model | row | arithmetic gsm8k math
+TABLE4 = Experiment(
+    'table4',
+    'Do five agents do better than three?',
+    'Table 4',
+    plainly('debate', 'majority-ft', 'multiagent-ft'),
+    (*plainly('majority-equal'), Entry('multiagent-ft, 3 agents', 'multiagent-ft', dict(agents=3))),
+    settings=dict(agents=5),
+    paper="""model | row | arithmetic gsm8k math
 GPT-3.5 | debate        | 99.40±0.34 85.40±1.58 58.20±2.22
 GPT-3.5 | majority-ft   | 99.60±0.28 86.20±1.54 59.00±2.19
 GPT-3.5 | multiagent-ft | 100.00±0.00 88.20±1.44 62.80±2.16
 Phi-3   | debate        | 97.40±0.71 86.00±1.55 55.20±2.22
 Phi-3   | majority-ft   | 95.80±0.90 84.80±1.61 53.20±2.23
-Phi-3   | multiagent-ft | 99.80±0.20 89.40±1.38 60.40±2.19''')
+Phi-3   | multiagent-ft | 99.80±0.20 89.40±1.38 60.40±2.19""",
+)
 
-TABLE5 = Experiment('table5', 'Is it enough to tell agents who they are?', 'Table 5', plainly('base', 'debate', 'unique-id', 'multiagent-ft'), plainly('unique-id-ft'), tasks=('math',),
-    paper='''model | row | math
+TABLE5 = Experiment(
+    'table5',
+    'Is it enough to tell agents who they are?',
+    'Table 5',
+    plainly('base', 'debate', 'unique-id', 'multiagent-ft'),
+    plainly('unique-id-ft'),
+    tasks=('math',),
+    paper="""model | row | math
 LLaMA-3 | base          | 46.80±2.23
 LLaMA-3 | debate        | 51.60±2.23
 LLaMA-3 | unique-id     | 50.80±2.24
-LLaMA-3 | multiagent-ft | 57.40±2.21''')
+LLaMA-3 | multiagent-ft | 57.40±2.21""",
+)
 
 # %% ../nbs/19c_experiments.ipynb #dec9186b
-FIGURE1 = Experiment('figure1', 'Who keeps getting better over five iterations?', 'Figure 1',
-    plainly('multiagent-ft', 'single-agent-ft-alone'), plainly('single-agent-ft', 'majority-ft'), tasks=('math',), iterations=5,
-    remark='Read off the plot. The paper calls the second row Single-agent FT; it answers without debate (for LLaMA-3 the curve begins where Majority FT ends).',
-    paper='''model | row | 1 2 3 4 5
+FIGURE1 = Experiment(
+    'figure1',
+    'Who keeps getting better over five iterations?',
+    'Figure 1',
+    plainly('multiagent-ft', 'single-agent-ft-alone'),
+    plainly('single-agent-ft', 'majority-ft'),
+    tasks=('math',),
+    iterations=5,
+    remark=(
+        'Read off the plot. The paper calls the second row Single-agent FT; it answers without debate (for LLaMA-3'
+        ' the curve begins where Majority FT ends).'
+    ),
+    paper="""model | row | 1 2 3 4 5
 Phi-3   | multiagent-ft         | 58.8 61.4 63.6 65.3 66.0
 Phi-3   | single-agent-ft-alone | 50.3 51.4 51.6 47.8 45.4
 Mistral | multiagent-ft         | 22.5 24.2 26.5 27.9 28.2
 Mistral | single-agent-ft-alone | 17.2 20.0 19.0 17.5 18.0
 LLaMA-3 | multiagent-ft         | 57.3 61.2 62.8 66.0 67.0
-LLaMA-3 | single-agent-ft-alone | 52.2 54.6 53.0 52.2 52.0''')
+LLaMA-3 | single-agent-ft-alone | 52.2 54.6 53.0 52.2 52.0""",
+)
 
 # %% ../nbs/19c_experiments.ipynb #dad4d2f0
-FIGURE3 = Experiment('figure3', 'Do agents stay different while they learn?', 'Figures 3, 6, 7, 8 and 9', plainly('multiagent-ft', 'single-agent-ft'), tasks=('math',), iterations=5, diversity=True,
-    remark='Read off the plots. The paper embeds with T5-3B; another embedder gives other figures, and only the direction can be compared. Its single-agent curves are of one model that answers without debate (M = 1); our row debates.',
-    paper='''model | row | 1 2 3 4 5
+FIGURE3 = Experiment(
+    'figure3',
+    'Do agents stay different while they learn?',
+    'Figures 3, 6, 7, 8 and 9',
+    plainly('multiagent-ft', 'single-agent-ft'),
+    tasks=('math',),
+    iterations=5,
+    diversity=True,
+    remark=(
+        'Read off the plots. The paper embeds with T5-3B; another embedder gives other figures, and only the'
+        ' direction can be compared. Its single-agent curves are of one model that answers without debate (M = 1);'
+        ' our row debates.'
+    ),
+    paper="""model | row | 1 2 3 4 5
 LLaMA-3 | multiagent-ft nll_of_others   | .62 .67 .71 .73 .78
 LLaMA-3 | single-agent-ft nll_of_others | .52 .49 .48 .48 .48
 Mistral | multiagent-ft nll_of_others   | .58 .60 .60 .63 .63
@@ -155,28 +212,49 @@ LLaMA-3 | single-agent-ft embedding_agreeing | .255 .230 .182 .166 .109
 Mistral | multiagent-ft embedding_agreeing   | .457 .408 .390 .370 .357
 Mistral | single-agent-ft embedding_agreeing | .298 .288 .284 .241 .208
 Phi-3   | multiagent-ft embedding_agreeing   | .357 .335 .328 .298 .269
-Phi-3   | single-agent-ft embedding_agreeing | .204 .169 .155 .129 .138''')
+Phi-3   | single-agent-ft embedding_agreeing | .204 .169 .155 .129 .138""",
+)
 
 # %% ../nbs/19c_experiments.ipynb #437ad84b
-FIGURE10 = Experiment('figure10', 'Does one model at temperature 2 make up for many?', 'Figure 10', plainly('multiagent-ft', 'single-agent-ft-alone-t2'), plainly('single-agent-ft-t2', 'single-agent-ft'), tasks=('math',),
-    remark='…-t2: learns and is examined at temperature 2; the others as everywhere.')
+FIGURE10 = Experiment(
+    'figure10',
+    'Does one model at temperature 2 make up for many?',
+    'Figure 10',
+    plainly('multiagent-ft', 'single-agent-ft-alone-t2'),
+    plainly('single-agent-ft-t2', 'single-agent-ft'),
+    tasks=('math',),
+    remark='…-t2: learns and is examined at temperature 2; the others as everywhere.',
+)
 
 # %% ../nbs/19c_experiments.ipynb #62c03f41
 ELSEWHERE = 'multiagent-ft, learned elsewhere'
-TRANSFER = Experiment('transfer', 'Does what was learned on one task help on another?', 'Figures 5 and 12',
-    (*plainly('base', 'majority', 'debate', 'star', 'majority-ft'), Entry(ELSEWHERE, 'multiagent-ft', dict(task='math', levels=None), 'gsm8k')), plainly('multiagent-ft'), tasks=('gsm8k',),
-    remark='Figure 5: read off, no standard errors, about 100 questions. All rows but one learned on the task of the exam.',
-    paper=f'''model | row | gsm8k
+TRANSFER = Experiment(
+    'transfer',
+    'Does what was learned on one task help on another?',
+    'Figures 5 and 12',
+    (
+        *plainly('base', 'majority', 'debate', 'star', 'majority-ft'),
+        Entry(ELSEWHERE, 'multiagent-ft', dict(task='math', levels=None), 'gsm8k'),
+    ),
+    plainly('multiagent-ft'),
+    tasks=('gsm8k',),
+    remark=(
+        'Figure 5: read off, no standard errors, about 100 questions. All rows but one learned on the task of the exam.'
+    ),
+    paper=f"""model | row | gsm8k
 not named | base        | 44
 not named | majority    | 49
 not named | debate      | 51
 not named | star        | 48
 not named | majority-ft | 45
-not named | {ELSEWHERE} | 54''')
+not named | {ELSEWHERE} | 54""",
+)
 
 EXPERIMENTS = {e.name: e for e in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE1, FIGURE3, FIGURE10, TRANSFER)}
 
-def experiment(name:str)->Experiment:
+
+def experiment(name: str) -> Experiment:
     "An experiment by name; raises `MaftError` listing those there are."
-    if name not in EXPERIMENTS: raise MaftError(f'unknown experiment {name!r}: use one of {", ".join(EXPERIMENTS)}.')
+    if name not in EXPERIMENTS:
+        raise MaftError(f'unknown experiment {name!r}: use one of {", ".join(EXPERIMENTS)}.')
     return EXPERIMENTS[name]

@@ -17,117 +17,214 @@ from .rows import load_rows
 from .store import Store, flaw
 
 # %% ../nbs/17a_explain.ipynb #5e89671b
-def papers(folder:Path)->dict:
-    "What a run folder says of itself: config, summary, outcomes, provenance. Raises `MaftError` if it is not a run, or has no result yet."
+def papers(folder: Path) -> dict:
+    """What a run folder says of itself: config, summary, outcomes, provenance. Raises `MaftError` if it is not a run,
+    or has no result yet."""
     folder, config = Path(folder), config_of(folder)
-    if not (folder/'summary.json').is_file(): raise MaftError(f'{folder} has no result yet (no summary.json). Run the command that began it once more; it goes on from there.')
-    try: summary, provenance = (json.loads((folder/f'{n}.json').read_text(encoding='utf-8')) for n in ('summary', 'provenance'))
-    except (OSError, ValueError) as e: raise MaftError(f'{folder}: summary.json or provenance.json cannot be read ({e}). Run the same command again: it writes them anew, and generates nothing.') from None
-    return dict(config=config, summary=summary, provenance=provenance, outcomes=read_jsonl(folder/'outcomes.jsonl'))
+    if not (folder / 'summary.json').is_file():
+        raise MaftError(
+            f'{folder} has no result yet (no summary.json). Run the command that began it once more; it goes on from'
+            ' there.'
+        )
+    try:
+        summary, provenance = (
+            json.loads((folder / f'{n}.json').read_text(encoding='utf-8')) for n in ('summary', 'provenance')
+        )
+    except (OSError, ValueError) as e:
+        raise MaftError(
+            f'{folder}: summary.json or provenance.json cannot be read ({e}). Run the same command again: it writes'
+            ' them anew, and generates nothing.'
+        ) from None
+    return dict(config=config, summary=summary, provenance=provenance, outcomes=read_jsonl(folder / 'outcomes.jsonl'))
 
 # %% ../nbs/17a_explain.ipynb #1b927126
-def recount(papers:dict, k:int # iteration
-           )->list[str]:
+def recount(papers: dict, k: int) -> list[str]:  # iteration
     "Numbers of iteration `k` in summary.json that outcomes.jsonl does not bear out. Empty is good."
     said = next(it['methods'] for it in papers['summary']['iterations'] if it['iteration'] == k)
     counted = summarize_outcomes([o for o in papers['outcomes'] if o['iteration'] == k])
-    return [f'iteration {k}: {m} is {said.get(m)} in summary.json, but outcomes.jsonl gives {counted.get(m)}' for m in dict.fromkeys((*said, *counted)) if said.get(m) != counted.get(m)]
+    return [
+        f'iteration {k}: {m} is {said.get(m)} in summary.json, but outcomes.jsonl gives {counted.get(m)}'
+        for m in dict.fromkeys((*said, *counted))
+        if said.get(m) != counted.get(m)
+    ]
 
 # %% ../nbs/17a_explain.ipynb #5e71dd5e
-def jobs_of(papers:dict, store:Store, step:str # e.g. 'iteration-1/evaluate'
-           )->list[dict]:
+def jobs_of(papers: dict, store: Store, step: str) -> list[dict]:  # e.g. 'iteration-1/evaluate'
     "The entries a step stood on: kind, digest, key, and what is wrong with each (None: it is whole)."
     found = []
     for name in papers['provenance']['steps'].get(step, []):
-        try: e = entry(store, name)
-        except MaftError: found.append(dict(kind='?', digest=name, key=None, path=None, wrong='not in the store (pruned?)')); continue
+        try:
+            e = entry(store, name)
+        except MaftError:
+            found.append(dict(kind='?', digest=name, key=None, path=None, wrong='not in the store (pruned?)'))
+            continue
         found.append(dict(kind=e.kind, digest=name, key=e.key, path=e.path, wrong=flaw(e.path, again=True)))
     return found
 
 # %% ../nbs/17a_explain.ipynb #c43c4797
-def seats(folder:Path, k:int)->dict[str, tuple]:
-    "{agent: (identity of its weights after iteration `k`, None)}; the identity is None for the base model. Weights that cannot be read are (None, why)."
+def seats(folder: Path, k: int) -> dict[str, tuple]:
+    """{agent: (identity of its weights after iteration `k`, None)}; the identity is None for the base model. Weights
+    that cannot be read are (None, why)."""
     from safetensors import SafetensorError
     from multiagent_ft.hf import adapter_identity
-    here = Path(folder).absolute()/f'iteration-{k}'
+
+    here = Path(folder).absolute() / f'iteration-{k}'
+
     def who(adapter):
-        try: return adapter and adapter_identity(adapter), None
-        except (MaftError, SafetensorError, OSError, ValueError, RuntimeError) as e: return None, str(e).replace(f'{here}/', '').split('\n')[0]
+        try:
+            return adapter and adapter_identity(adapter), None
+        except (MaftError, SafetensorError, OSError, ValueError, RuntimeError) as e:
+            return None, str(e).replace(f'{here}/', '').split('\n')[0]
+
     return {a.name: who(a.adapter) for a in load_society(here).agents}
 
 # %% ../nbs/17a_explain.ipynb #4454ea59
-def _learned(file:Path)->str|None:
+def _learned(file: Path) -> str | None:
     "The hash of a file of rows, as it stands in the key of a `finetune` job; None if it cannot be read."
-    try: return digest([[r.prompt_ids, r.token_ids] for r in load_rows(file)])
-    except (MaftError, KeyError, TypeError): return None
+    try:
+        return digest([[r.prompt_ids, r.token_ids] for r in load_rows(file)])
+    except (MaftError, KeyError, TypeError):
+        return None
 
-def trained(folder:Path, papers:dict, store:Store, k:int)->dict[str, dict]:
-    "{agent: identity of its weights after iteration `k`, the job that made them in this iteration (None: it stayed its parent), rows, seed, parent, are the rows as hashed, what is wrong}."
+
+def trained(folder: Path, papers: dict, store: Store, k: int) -> dict[str, dict]:
+    """{agent: identity of its weights after iteration `k`, the job that made them in this iteration (None: it stayed
+    its parent), rows, seed, parent, are the rows as hashed, what is wrong}."""
     from multiagent_ft.hf import adapter_identity
-    here, before, makers, out = Path(folder)/f'iteration-{k}', seats(folder, k-1), {}, {}
+
+    here, before, makers, out = Path(folder) / f'iteration-{k}', seats(folder, k - 1), {}, {}
     for j in jobs_of(papers, store, f'iteration-{k}/finetune'):
-        if j['path'] and not j['wrong']: makers.setdefault(adapter_identity(j['path']), j)
+        if j['path'] and not j['wrong']:
+            makers.setdefault(adapter_identity(j['path']), j)
     for a, (who, unread) in seats(folder, k).items():
-        j, own = makers.get(who), here/'rows'/f'{a}.jsonl'
-        files = [own] if own.exists() else sorted((here/'rows').glob('*.jsonl'))
+        j, own = makers.get(who), here / 'rows' / f'{a}.jsonl'
+        files = [own] if own.exists() else sorted((here / 'rows').glob('*.jsonl'))
         same = bool(j) and any(_learned(f) == j['key']['rows'] for f in files)
-        wrong = f'the weights of {a} cannot be read ({unread})' if unread else f'no whole job of this run made the weights of {a}' if not j and who != before[a][0] else None
-        if j and not same: wrong = f'rows/{own.name} is not what {a} learned from' if own in files else f'nothing in rows/ is what {a} learned from'
-        out[a] = dict(identity=who, job=j and j['digest'], rows=j and j['key']['n'], seed=j and j['key']['seed'], parent=j and j['key']['parent']['adapter'], rows_checked=same, wrong=wrong)
+        wrong = (
+            f'the weights of {a} cannot be read ({unread})'
+            if unread
+            else f'no whole job of this run made the weights of {a}'
+            if not j and who != before[a][0]
+            else None
+        )
+        if j and not same:
+            wrong = (
+                f'rows/{own.name} is not what {a} learned from'
+                if own in files
+                else f'nothing in rows/ is what {a} learned from'
+            )
+        out[a] = dict(
+            identity=who,
+            job=j and j['digest'],
+            rows=j and j['key']['n'],
+            seed=j and j['key']['seed'],
+            parent=j and j['key']['parent']['adapter'],
+            rows_checked=same,
+            wrong=wrong,
+        )
     return out
 
 # %% ../nbs/17a_explain.ipynb #07530f5c
-def _short(digests, n=3): return ' '.join(d[:12] for d in digests[:n]) + (' …' if len(digests) > n else '')
+def _short(digests, n=3):
+    return ' '.join(d[:12] for d in digests[:n]) + (' …' if len(digests) > n else '')
+
 
 def _step_lines(js, say):
     "One line for a step's jobs; several kinds of weights may have spoken."
     spoke = {j['key']['model']['adapter'] for j in js if j['kind'] == 'generate' and j['key']}
     by = [f'{len(spoke - {None})} adapters'] * bool(spoke - {None}) + ['the base model'] * (None in spoke)
     n = sum(j['key']['n'] for j in js if j['key'])
-    return f'    {say:<11} {len(js)} {js[0]["kind"] if js else ""} jobs, {n} answers by {" and ".join(by) or "nobody"}: {_short([j["digest"] for j in js])}'
+    return (
+        f'    {say:<11} {len(js)} {js[0]["kind"] if js else ""} jobs, {n} answers by {" and ".join(by) or "nobody"}:'
+        f' {_short([j["digest"] for j in js])}'
+    )
 
 # %% ../nbs/17a_explain.ipynb #4c4e7b2f
-def head_lines(folder:Path, p:dict, model:dict # the part `model` of a generation key
-              )->list[str]:
+def head_lines(folder: Path, p: dict, model: dict) -> list[str]:  # the part `model` of a generation key
     "What holds for all numbers of a run: code, base model, chance."
     c, pr = p['config'], p['provenance']
     files = ', '.join(f'{n} {d[:12]}' for n, d in model['base']['files'].items())
-    return [f'{folder}: {c.recipe} with {c.model} on {c.task}, {c.agents} agents, {c.rounds} rounds',
-            f"  code        {'commit ' + pr['commit'] if pr['commit'] else 'no commit (not run from a checkout)'}; " + ', '.join(f'{k} {v}' for k, v in pr['versions'].items()),
-            f"  base model  {files}" + (f"; commit {model['base']['commit']} of the Hub" if model['base'].get('commit') else ''),
-            f"  spoken to   with tokenizer {model['tokenizer'][:12]}, template {model['template'][:12]}, in {model['dtype']} on {model['device']}, {model['batch_size']} at a time",
-            f"  chance      a draw's seed is the hash of {c.seed}, split, problem, round, role and agent (and the iteration, when collecting)",
-            f"  questions   {c.train} to learn from and {c.eval} to be examined on, chosen by seed {c.seed}"]
+    return [
+        f'{folder}: {c.recipe} with {c.model} on {c.task}, {c.agents} agents, {c.rounds} rounds',
+        f'  code        {"commit " + pr["commit"] if pr["commit"] else "no commit (not run from a checkout)"}; '
+        + ', '.join(f'{k} {v}' for k, v in pr['versions'].items()),
+        f'  base model  {files}'
+        + (f'; commit {model["base"]["commit"]} of the Hub' if model['base'].get('commit') else ''),
+        (
+            f'  spoken to   with tokenizer {model["tokenizer"][:12]}, template {model["template"][:12]}, in'
+            f' {model["dtype"]} on {model["device"]}, {model["batch_size"]} at a time'
+        ),
+        (
+            f"  chance      a draw's seed is the hash of {c.seed}, split, problem, round, role and agent (and the"
+            ' iteration, when collecting)'
+        ),
+        f'  questions   {c.train} to learn from and {c.eval} to be examined on, chosen by seed {c.seed}',
+    ]
 
 # %% ../nbs/17a_explain.ipynb #6289b26b
-def iteration_lines(folder:Path, p:dict, store:Store, it:dict)->tuple[list[str], list[str]]:
+def iteration_lines(folder: Path, p: dict, store: Store, it: dict) -> tuple[list[str], list[str]]:
     "(lines, faults) of one iteration."
     k, c = it['iteration'], it['consensus']
     steps = {s.split('/')[1]: jobs_of(p, store, s) for s in p['provenance']['steps'] if s.startswith(f'iteration-{k}/')}
-    faults = recount(p, k) + [f"iteration {k}, {name}: {j['digest'][:12]}: {j['wrong']}" for name, js in steps.items() for j in js if j['wrong']]
+    faults = recount(p, k) + [
+        f'iteration {k}, {name}: {j["digest"][:12]}: {j["wrong"]}'
+        for name, js in steps.items()
+        for j in js
+        if j['wrong']
+    ]
     lines = ['', f'iteration {k}']
-    if c['asked']: lines.append(f"  labels      {c['kept']} of {c['asked']} questions" + ('' if c['precision'] is None else f", {100*c['precision']:.1f} % of them right"))
-    if 'collect' in steps: lines.append(_step_lines(steps['collect'], 'collect'))
+    if c['asked']:
+        lines.append(
+            f'  labels      {c["kept"]} of {c["asked"]} questions'
+            + ('' if c['precision'] is None else f', {100 * c["precision"]:.1f} % of them right')
+        )
+    if 'collect' in steps:
+        lines.append(_step_lines(steps['collect'], 'collect'))
     if k:
         lines.append('  weights')
         for a, x in trained(folder, p, store, k).items():
-            if x['wrong']: faults.append(f"iteration {k}: {x['wrong']}")
+            if x['wrong']:
+                faults.append(f'iteration {k}: {x["wrong"]}')
             name = 'the base model' if x['identity'] is None else x['identity'][:12]
-            if x['job']: lines.append(f"    {a:<11} {name} by finetune {x['job'][:12]}: {x['rows']} rows, seed {x['seed']}, from {'the base model' if x['parent'] is None else x['parent'][:12]}")
-            else: lines.append(f"    {a:<11} " + (f"NOT KNOWN: {x['wrong']}" if x['wrong'] else f'{name}, as before'))
-    lines.append('  accuracy    ' + ', '.join(f"{m} {100*v['accuracy']:.1f} %" for m, v in it['methods'].items()) + f" of {it['health']['asked']} questions, " + ('NOT ' if recount(p, k) else '') + 'borne out by outcomes.jsonl')
-    return lines + [_step_lines(js, name) for name, js in steps.items() if name not in ('collect', 'finetune')], faults
+            if x['job']:
+                lines.append(
+                    f'    {a:<11} {name} by finetune {x["job"][:12]}: {x["rows"]} rows, seed {x["seed"]}, from'
+                    f' {"the base model" if x["parent"] is None else x["parent"][:12]}'
+                )
+            else:
+                lines.append(f'    {a:<11} ' + (f'NOT KNOWN: {x["wrong"]}' if x['wrong'] else f'{name}, as before'))
+    lines.append(
+        '  accuracy    '
+        + ', '.join(f'{m} {100 * v["accuracy"]:.1f} %' for m, v in it['methods'].items())
+        + f' of {it["health"]["asked"]} questions, '
+        + ('NOT ' if recount(p, k) else '')
+        + 'borne out by outcomes.jsonl'
+    )
+    return (
+        lines + [_step_lines(js, name) for name, js in steps.items() if name not in ('collect', 'finetune')],
+        faults,
+    )
 
 # %% ../nbs/17a_explain.ipynb #3b32c890
-def explain(folder:Path)->tuple[list[str], list[str]]:
+def explain(folder: Path) -> tuple[list[str], list[str]]:
     "(lines to print, faults): the path from every number in summary.json to jobs, weights, rows, seeds and versions."
     p = papers(folder)
-    store = Store(p['config'].store or Path(folder).parent/'store')
-    keys = (j['key']['model'] for s in p['provenance']['steps'] for j in jobs_of(p, store, s) if j['kind'] == 'generate' and j['key'])
+    store = Store(p['config'].store or Path(folder).parent / 'store')
+    keys = (
+        j['key']['model']
+        for s in p['provenance']['steps']
+        for j in jobs_of(p, store, s)
+        if j['kind'] == 'generate' and j['key']
+    )
     model = next(keys, None)
-    if model is None: raise MaftError(f'nothing that {folder} stands on is in the store {store.path}. If the store has moved, say where in {folder}/config.yaml (store: DIR).')
+    if model is None:
+        raise MaftError(
+            f'nothing that {folder} stands on is in the store {store.path}. If the store has moved, say where in'
+            f' {folder}/config.yaml (store: DIR).'
+        )
     lines, faults = head_lines(folder, p, model), []
     for it in p['summary']['iterations']:
         more, wrong = iteration_lines(folder, p, store, it)
-        lines += more; faults += wrong
+        lines += more
+        faults += wrong
     return lines, faults

@@ -15,45 +15,67 @@ from .latex import Unread, closing, top, trimmed
 from .numerals import spell
 
 # %% ../nbs/00d_expressions.ipynb #3bd4bdc9
-EXPRESSION = 320 # characters in one expression
+EXPRESSION = 320  # characters in one expression
+
 
 @lru_cache(maxsize=64)
-def tree(s:str):
+def tree(s: str):
     "sympy's tree of a LaTeX expression, unevaluated. Raises `Unread`."
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-    if len(s) > EXPRESSION or s.count('|') > 8 or s.count('^') > 20: raise Unread('too long an expression')
-    if re.search(r'(?<![\\A-Za-z])[A-Za-z]{16}|\\[A-Za-z]{24}', s): raise Unread('too many letters in a row')
-    if re.search(r'\\binom|gcd|lcm', s) and re.search(r'\d{4}|\^|!', s): raise Unread('too large')
+
+    if len(s) > EXPRESSION or s.count('|') > 8 or s.count('^') > 20:
+        raise Unread('too long an expression')
+    if re.search(r'(?<![\\A-Za-z])[A-Za-z]{16}|\\[A-Za-z]{24}', s):
+        raise Unread('too many letters in a row')
+    if re.search(r'\\binom|gcd|lcm', s) and re.search(r'\d{4}|\^|!', s):
+        raise Unread('too large')
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=True, boxed='none')
-    try: return latex2sympy(normalize_latex(s, config), is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
-    except MemoryError: raise
-    except Exception: raise Unread('not understood by math-verify') from None
+    try:
+        return latex2sympy(
+            normalize_latex(s, config),
+            is_real=True,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except MemoryError:
+        raise
+    except Exception:
+        raise Unread('not understood by math-verify') from None
 
 # %% ../nbs/00d_expressions.ipynb #eecf5939
-PRECISION, CLEAN, ROUND, POINTS = 50, 30, 20, 3 # digits calculated with, trusted, kept; looks
+PRECISION, CLEAN, ROUND, POINTS = 50, 30, 20, 3  # digits calculated with, trusted, kept; looks
 
-def point(name:str, k:int):
-    "Where the symbol `name` stands at look `k`: 0.3 to 2.3; positive at look 0, negative at look 1, at look 2 or at both."
+
+def point(name: str, k: int):
+    """Where the symbol `name` stands at look `k`: 0.3 to 2.3; positive at look 0, negative at look 1, at look 2 or at
+    both."""
     import mpmath as mp
+
     r = random.Random(f'{name}/{k}')
     v = mp.mpf(r.randrange(3 * 10**29, 23 * 10**29)) / 10**30
-    negative = random.Random(name).randrange(1, 4)   # a bit for each of the looks 1 and 2; not none
+    negative = random.Random(name).randrange(1, 4)  # a bit for each of the looks 1 and 2; not none
     return -v if negative << 1 >> k & 1 else v
 
 # %% ../nbs/00d_expressions.ipynb #a4cfb361
-def letter(x # a sympy symbol or constant
-          )->str:
+def letter(x) -> str:  # a sympy symbol or constant
     "Name of a symbol, or the letter that sympy took for a constant."
     return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
 
-def names(s:str)->set[str]:
+
+def names(s: str) -> set[str]:
     "Free symbols of an expression, by name."
     import sympy as sp
-    node = tree(s)
-    return {letter(x) for x in node.atoms(sp.Symbol, type(sp.I), type(sp.EulerGamma))} - {'i'} if hasattr(node, 'atoms') else set()
 
-def symbols(sides:list[str])->set[str]:
+    node = tree(s)
+    return (
+        {letter(x) for x in node.atoms(sp.Symbol, type(sp.I), type(sp.EulerGamma))} - {'i'}
+        if hasattr(node, 'atoms')
+        else set()
+    )
+
+
+def symbols(sides: list[str]) -> set[str]:
     "Free symbols of several expressions."
     return set().union(*map(names, sides))
 
@@ -62,139 +84,197 @@ def size(v):
     "Largest absolute value in `v`, a number or a matrix."
     return max((abs(x) for x in v), default=0) if hasattr(v, 'rows') else abs(v)
 
+
 def power(b, e):
     "`b` to the `e`, if that is a number one could write down. Raises `Unread`."
     import mpmath as mp
+
     if hasattr(b, 'rows'):
-        if b.rows != b.cols or b.rows > 6 or e not in range(-6, 7): raise Unread('a power of a matrix')
-        return b**int(mp.re(e))
-    if b == 0 and mp.re(e) > 0: return mp.mpf(0)
-    if size(e) * max(1, abs(mp.log(abs(b)))) > 10**5: raise Unread('too large')
+        if b.rows != b.cols or b.rows > 6 or e not in range(-6, 7):
+            raise Unread('a power of a matrix')
+        return b ** int(mp.re(e))
+    if b == 0 and mp.re(e) > 0:
+        return mp.mpf(0)
+    if size(e) * max(1, abs(mp.log(abs(b)))) > 10**5:
+        raise Unread('too large')
     return mp.power(b, e)
 
 # %% ../nbs/00d_expressions.ipynb #b7254220
-_same_name = 'sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth asinh acosh atanh floor sign'.split()
+_same_name = (
+    'sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth asinh acosh atanh floor sign'.split()
+)
 UNARY = {**{f: f for f in _same_name}, 'Abs': 'fabs', 'ceiling': 'ceil'}
 
-def function(name:str, args:list, k:int):
-    "A function's value. One that nobody has defined, f(x), gets a number of its own for its name and arguments; so does a sum or an integral."
+
+def function(name: str, args: list, k: int):
+    """A function's value. One that nobody has defined, f(x), gets a number of its own for its name and arguments; so
+    does a sum or an integral."""
     import mpmath as mp
+
     big = max(map(size, args))
-    if name == 'log': return mp.log(args[0]) / (mp.log(args[1]) if len(args) > 1 else 1)
-    if name == 'exp': return power(+mp.e, args[0])
-    if name in ('Max', 'Min'): return (max if name == 'Max' else min)(args, key=mp.re)
+    if name == 'log':
+        return mp.log(args[0]) / (mp.log(args[1]) if len(args) > 1 else 1)
+    if name == 'exp':
+        return power(+mp.e, args[0])
+    if name in ('Max', 'Min'):
+        return (max if name == 'Max' else min)(args, key=mp.re)
     if name in UNARY or name in ('factorial', 'gamma', 'binomial'):
-        if big > (10**6 if name in UNARY else 10**4) and not mp.isinf(big): raise Unread('too large')
+        if big > (10**6 if name in UNARY else 10**4) and not mp.isinf(big):
+            raise Unread('too large')
         return getattr(mp, UNARY.get(name, name))(*args)
     return point(f'{name}({",".join(map(number, args))})', k)
 
 # %% ../nbs/00d_expressions.ipynb #e0cd1dbb
-def evaluate(node, k:int, at:dict):
-    "Value of a sympy tree `node` at look `k`, symbols in `at` at the place given there. A number or a matrix of mpmath's. Raises `Unread`."
+def evaluate(node, k: int, at: dict):
+    """Value of a sympy tree `node` at look `k`, symbols in `at` at the place given there. A number or a matrix of
+    mpmath's. Raises `Unread`."""
     import mpmath as mp, sympy as sp
-    def ev(n): return evaluate(n, k, at)
+
+    def ev(n):
+        return evaluate(n, k, at)
+
     if isinstance(node, sp.Symbol) or node in (sp.I, sp.EulerGamma):
         name = letter(node)
         return at[name] if name in at else mp.mpc(0, 1) if name == 'i' else point(name, k)
-    if isinstance(node, (sp.Float, sp.Rational)): v = exact(node); return mp.mpf(v.numerator) / v.denominator
+    if isinstance(node, (sp.Float, sp.Rational)):
+        v = exact(node)
+        return mp.mpf(v.numerator) / v.denominator
     for constant, v in ((sp.oo, mp.inf), (-sp.oo, -mp.inf), (sp.pi, mp.pi), (sp.E, mp.e)):
-        if node == constant: return +v
-    if isinstance(node, sp.MatrixBase): return mp.matrix([[ev(x) for x in row] for row in node.tolist()])
+        if node == constant:
+            return +v
+    if isinstance(node, sp.MatrixBase):
+        return mp.matrix([[ev(x) for x in row] for row in node.tolist()])
     if isinstance(node, (sp.Add, sp.MatAdd, sp.Mul, sp.MatMul)):
         out, *rest = map(ev, node.args)
-        for v in rest: out = out + v if isinstance(node, (sp.Add, sp.MatAdd)) else out * v
+        for v in rest:
+            out = out + v if isinstance(node, (sp.Add, sp.MatAdd)) else out * v
         return out
-    if isinstance(node, (sp.Pow, sp.MatPow)): return power(*map(ev, node.args))
-    if isinstance(node, sp.UnevaluatedExpr): return ev(node.args[0])
-    if not isinstance(node, (sp.Expr, sp.Tuple)) or not node.args: raise Unread(f'no value for {type(node).__name__}')
+    if isinstance(node, (sp.Pow, sp.MatPow)):
+        return power(*map(ev, node.args))
+    if isinstance(node, sp.UnevaluatedExpr):
+        return ev(node.args[0])
+    if not isinstance(node, (sp.Expr, sp.Tuple)) or not node.args:
+        raise Unread(f'no value for {type(node).__name__}')
     return function(getattr(node, 'name', type(node).__name__), [ev(a) for a in node.args], k)
 
 # %% ../nbs/00d_expressions.ipynb #37caf1f4
-def exact(node)->Fraction|None:
+def exact(node) -> Fraction | None:
     "Value of a constant `node` made of whole numbers and decimals; None for anything else, or when it is very large."
     import sympy as sp
-    if isinstance(node, sp.Float): return Fraction(str(node))
-    if isinstance(node, sp.Rational): return Fraction(int(node.p), int(node.q))
-    if not isinstance(node, (sp.Add, sp.Mul, sp.Pow, sp.factorial, sp.UnevaluatedExpr)): return None
+
+    if isinstance(node, sp.Float):
+        return Fraction(str(node))
+    if isinstance(node, sp.Rational):
+        return Fraction(int(node.p), int(node.q))
+    if not isinstance(node, (sp.Add, sp.Mul, sp.Pow, sp.factorial, sp.UnevaluatedExpr)):
+        return None
     args = [exact(a) for a in node.args]
-    if None in args: return None
-    if isinstance(node, sp.factorial): return Fraction(math.factorial(int(args[0]))) if args[0].denominator == 1 and 0 <= args[0] <= 1000 else None
+    if None in args:
+        return None
+    if isinstance(node, sp.factorial):
+        return Fraction(math.factorial(int(args[0]))) if args[0].denominator == 1 and 0 <= args[0] <= 1000 else None
     if isinstance(node, sp.Pow):
         b, e = args
         bits = max(b.numerator.bit_length(), b.denominator.bit_length())
-        return b**int(e) if e.denominator == 1 and abs(e) * bits <= 10_000 and (b or e > 0) else None
+        return b ** int(e) if e.denominator == 1 and abs(e) * bits <= 10_000 and (b or e > 0) else None
     return sum(args) if isinstance(node, sp.Add) else math.prod(args)
 
 # %% ../nbs/00d_expressions.ipynb #ca5b69dd
-def real(x)->str:
-    "One spelling of a real value `x`: a whole number or simple fraction if it is one to thirty digits, else twenty digits."
+def real(x) -> str:
+    """One spelling of a real value `x`: a whole number or simple fraction if it is one to thirty digits, else twenty
+    digits."""
     import mpmath as mp
-    if mp.isnan(x): raise Unread('no value')
-    if mp.isinf(x): return '-oo' if x < 0 else 'oo'
-    if abs(x) < mp.mpf(10)**-(PRECISION - 10): return '0'
-    if mp.isint(x) and abs(x) < mp.mpf(10)**CLEAN: return str(int(x))
+
+    if mp.isnan(x):
+        raise Unread('no value')
+    if mp.isinf(x):
+        return '-oo' if x < 0 else 'oo'
+    if abs(x) < mp.mpf(10) ** -(PRECISION - 10):
+        return '0'
+    if mp.isint(x) and abs(x) < mp.mpf(10) ** CLEAN:
+        return str(int(x))
     if abs(x) < 10**6:
         v = Fraction(int(mp.floor(x * 10**45)), 10**45)
         simple = v.limit_denominator(10**6)
-        if simple and abs(simple - v) < Fraction(1, 10**CLEAN): return spell(simple)
+        if simple and abs(simple - v) < Fraction(1, 10**CLEAN):
+            return spell(simple)
     return mp.nstr(x, ROUND, min_fixed=-6, max_fixed=ROUND)
 
-def number(v)->str:
+
+def number(v) -> str:
     "One spelling of a real, complex or matrix value `v`."
     import mpmath as mp
-    if hasattr(v, 'rows'): return 'M[' + ';'.join(','.join(number(v[i, j]) for j in range(v.cols)) for i in range(v.rows)) + ']'
+
+    if hasattr(v, 'rows'):
+        return 'M[' + ';'.join(','.join(number(v[i, j]) for j in range(v.cols)) for i in range(v.rows)) + ']'
     a, b = mp.re(v), mp.im(v)
-    if abs(b) <= max(1, abs(a)) * mp.mpf(10)**-CLEAN: return real(a)
-    return (real(a) if abs(a) > abs(b) * mp.mpf(10)**-CLEAN else '0') + '+' * (b > 0) + real(b) + 'i'
+    if abs(b) <= max(1, abs(a)) * mp.mpf(10) ** -CLEAN:
+        return real(a)
+    return (real(a) if abs(a) > abs(b) * mp.mpf(10) ** -CLEAN else '0') + '+' * (b > 0) + real(b) + 'i'
 
 # %% ../nbs/00d_expressions.ipynb #e96128a6
-CELLS = 64 # in a matrix
+CELLS = 64  # in a matrix
 
-def bare(s:str)->str:
+
+def bare(s: str) -> str:
     "`s` without braces that hold all of it."
     s = trimmed(s, ' .')
     return bare(s[1:-1]) if s[:1] == '{' and closing(s, 0) == len(s) else s
 
-def matrix(s:str, at:dict|None):
+
+def matrix(s: str, at: dict | None):
     "Values of what stands between the ends of a matrix, cell by cell. Raises `Unread`."
     import mpmath as mp
+
     rows = [top(row, '&')[::2] for row in top(s, r'\\\\')[::2] if row.strip()]
-    if len({*map(len, rows)}) != 1 or len(rows) * len(rows[0]) > CELLS: raise Unread('no matrix, or a very large one')
+    if len({*map(len, rows)}) != 1 or len(rows) * len(rows[0]) > CELLS:
+        raise Unread('no matrix, or a very large one')
     cells = [[expression(cell, at) for cell in row] for row in rows]
     return mp.matrix(cells) if at else [mp.matrix([[cell[k] for cell in row] for row in cells]) for k in range(POINTS)]
 
-def added(s:str, at:dict|None):
+
+def added(s: str, at: dict | None):
     "Values of a long sum, term by term. Raises `Unread`."
     first, *rest = top(s, r'[+-]')
-    if not rest or re.search(r'\\(?:sum|int|prod|lim)(?![a-z])', s): raise Unread('too long an expression')
+    if not rest or re.search(r'\\(?:sum|int|prod|lim)(?![a-z])', s):
+        raise Unread('too long an expression')
     terms = [first, *(sign * (sign == '-') + t for sign, t in zip(rest[::2], rest[1::2]))]
     found = [expression(t, at) for t in terms if t]
     return sum(found[1:], found[0]) if at else [sum(v[1:], v[0]) for v in zip(*found)]
 
 # %% ../nbs/00d_expressions.ipynb #8043a682
-def expression(s:str, at:dict|None=None):
+def expression(s: str, at: dict | None = None):
     "Values of `s` at the three points (a list), or with its symbols `at` given places (one value). Raises `Unread`."
     import mpmath as mp
+
     mp.mp.dps, s = PRECISION, bare(s)
-    if len(s) > EXPRESSION and len(top(s, r'[+-]')) > 1: return added(s, at)
-    if (m := re.fullmatch(r'\\begin\{[bp]?matrix\}(.*)\\end\{[bp]?matrix\}', s)) and 'matrix' not in m[1]: return matrix(m[1], at)
+    if len(s) > EXPRESSION and len(top(s, r'[+-]')) > 1:
+        return added(s, at)
+    if (m := re.fullmatch(r'\\begin\{[bp]?matrix\}(.*)\\end\{[bp]?matrix\}', s)) and 'matrix' not in m[1]:
+        return matrix(m[1], at)
     try:
-        if at: return evaluate(tree(s), 0, at)
-        if not names(s): return [evaluate(tree(s), 0, {})] * POINTS
+        if at:
+            return evaluate(tree(s), 0, at)
+        if not names(s):
+            return [evaluate(tree(s), 0, {})] * POINTS
         return [evaluate(tree(s), k, {}) for k in range(POINTS)]
-    except (ArithmeticError, ValueError, TypeError, AttributeError) as e: raise Unread(f'no value ({type(e).__name__})') from None
+    except (ArithmeticError, ValueError, TypeError, AttributeError) as e:
+        raise Unread(f'no value ({type(e).__name__})') from None
 
 # %% ../nbs/00d_expressions.ipynb #0d0a8642
-def is_matrix(values:list)->bool:
+def is_matrix(values: list) -> bool:
     "Are these the values of a matrix?"
     return hasattr(values[0], 'rows')
 
-def shape(values:list)->str:
-    "Form of an expression from its values: a constant's own, a function's at all points, a matrix entry by entry (a column as a tuple)."
+
+def shape(values: list) -> str:
+    """Form of an expression from its values: a constant's own, a function's at all points, a matrix entry by entry (a
+    column as a tuple)."""
     if is_matrix(values):
         m = values[0]
         cells = [[shape([v[i, j] for v in values]) for j in range(m.cols)] for i in range(m.rows)]
-        if m.cols == 1 < m.rows: return '(' + ';'.join(r[0] for r in cells) + ')'
+        if m.cols == 1 < m.rows:
+            return '(' + ';'.join(r[0] for r in cells) + ')'
         return 'M[' + ';'.join(','.join(r) for r in cells) + ']'
     texts = [number(v) for v in values]
     return texts[0] if len(set(texts)) == 1 else 'f[' + ','.join(texts) + ']'

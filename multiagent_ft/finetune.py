@@ -16,128 +16,229 @@ from .core import MaftError, digest, file_digest, write_atomic
 from .rows import Row, load_rows
 from .trainer import FinetuneSettings, beginning, rows_at_once, train
 from .twin import agent_tensors, hush, save_agent
-from .guards import GuardError, REPORT, check_finite, check_moved, check_rows, check_same, check_still, fingerprint
+from multiagent_ft.guards import (
+    GuardError,
+    REPORT,
+    check_finite,
+    check_moved,
+    check_rows,
+    check_same,
+    check_still,
+    fingerprint,
+)
 
 # %% ../nbs/12a_finetune.ipynb #8b379edf
-def spoken_chance(model, rows:list[Row])->list[list[float]]:
+def spoken_chance(model, rows: list[Row]) -> list[list[float]]:
     "Natural-log probability of every token of each row's turn under `model`, in evaluation mode, one row at a time."
     import torch
-    model.eval(); out = []
+
+    model.eval()
+    out = []
     device = next(model.parameters()).device
     with torch.no_grad():
         for r in rows:
-            logits = model(input_ids=torch.tensor([r.input_ids], device=device), logits_to_keep=len(r.token_ids)+1, use_cache=False).logits[0, :-1].float()
-            out.append(logits.log_softmax(-1).gather(1, torch.tensor(r.token_ids, device=device)[:, None])[:, 0].tolist())
+            logits = (
+                model(
+                    input_ids=torch.tensor([r.input_ids], device=device),
+                    logits_to_keep=len(r.token_ids) + 1,
+                    use_cache=False,
+                )
+                .logits[0, :-1]
+                .float()
+            )
+            out.append(
+                logits.log_softmax(-1).gather(1, torch.tensor(r.token_ids, device=device)[:, None])[:, 0].tolist()
+            )
     return out
 
-def heard_chance(engine, rows:list[Row], adapter:str|None)->list[list[float]]:
+
+def heard_chance(engine, rows: list[Row], adapter: str | None) -> list[list[float]]:
     "The same from the engine."
-    return [list(map(float, x)) for x in engine.logprobs([r.prompt_ids for r in rows], [r.token_ids for r in rows], adapter)]
+    return [
+        list(map(float, x)) for x in engine.logprobs([r.prompt_ids for r in rows], [r.token_ids for r in rows], adapter)
+    ]
 
 # %% ../nbs/12a_finetune.ipynb #1f524f52
-def check_start(model, parent:str|None, rows:list[Row], heard:list[list[float]], s:FinetuneSettings, tolerance:float)->float:
-    "Guard `start`: the trainer begins exactly where the parent ended. Returns the largest difference to the engine in nats."
+def check_start(
+    model, parent: str | None, rows: list[Row], heard: list[list[float]], s: FinetuneSettings, tolerance: float
+) -> float:
+    """Guard `start`: the trainer begins exactly where the parent ended. Returns the largest difference to the engine in
+    nats."""
     from safetensors.torch import load_file
+
     if parent and s.method != 'full':
-        stored, now = load_file(Path(parent)/'adapter_model.safetensors'), agent_tensors(model)
-        wrong = [k for k in stored.keys() | now.keys() if k not in stored or k not in now or not now[k].cpu().equal(stored[k].to(now[k].dtype))]
-        if wrong: raise GuardError('start', f'the trainer did not take over the parent adapter {parent}: {len(wrong)} tensors differ, {sorted(wrong)[0]} first.', REPORT)
-    return check_same(spoken_chance(model, rows), heard, 'start', tolerance, 'the trainer does not begin where the parent ended')
+        stored, now = load_file(Path(parent) / 'adapter_model.safetensors'), agent_tensors(model)
+        wrong = [
+            k
+            for k in stored.keys() | now.keys()
+            if k not in stored or k not in now or not now[k].cpu().equal(stored[k].to(now[k].dtype))
+        ]
+        if wrong:
+            raise GuardError(
+                'start',
+                f'the trainer did not take over the parent adapter {parent}: {len(wrong)} tensors differ,'
+                f' {sorted(wrong)[0]} first.',
+                REPORT,
+            )
+    return check_same(
+        spoken_chance(model, rows), heard, 'start', tolerance, 'the trainer does not begin where the parent ended'
+    )
+
 
 def _tolerance(engine):
     import torch
-    return 1e-3 if engine.dtype == torch.float32 else .25
+
+    return 1e-3 if engine.dtype == torch.float32 else 0.25
 
 # %% ../nbs/12a_finetune.ipynb #d4dfb9d3
 CHECKPOINT_SECONDS = 120  # a training that takes less than this writes none
 
 # %% ../nbs/12a_finetune.ipynb #e4cb48e5
-def settings_of(settings:dict|FinetuneSettings)->FinetuneSettings:
+def settings_of(settings: dict | FinetuneSettings) -> FinetuneSettings:
     "Settings from a dict; raises `MaftError` for a name there is not."
-    if isinstance(settings, FinetuneSettings): return settings
+    if isinstance(settings, FinetuneSettings):
+        return settings
     known = [f.name for f in fields(FinetuneSettings)]
     for k in settings:
-        if k not in known: raise MaftError(f'finetuning has no setting {k!r}; there are {", ".join(known)}.')
+        if k not in known:
+            raise MaftError(f'finetuning has no setting {k!r}; there are {", ".join(known)}.')
     return FinetuneSettings(**settings)
 
-def finetune_key(engine, parent:str|None, rows:list[Row], settings:dict|FinetuneSettings, seed:int)->dict:
+
+def finetune_key(engine, parent: str | None, rows: list[Row], settings: dict | FinetuneSettings, seed: int) -> dict:
     "What a trained agent depends on. Versions are recorded in training.json, not here."
     who = {k: v for k, v in engine.identity(parent).items() if k != 'batch_size'}
-    return dict(parent=who, rows=digest([[r.prompt_ids, r.token_ids] for r in rows]), n=len(rows), settings=asdict(settings_of(settings)), seed=seed)
+    return dict(
+        parent=who,
+        rows=digest([[r.prompt_ids, r.token_ids] for r in rows]),
+        n=len(rows),
+        settings=asdict(settings_of(settings)),
+        seed=seed,
+    )
 
 # %% ../nbs/12a_finetune.ipynb #2e3f136f
-def finetune_job(folder:Path,            # where the payload goes
-                 engine,                 # holds base, tokenizer, stop ids
-                 parent:str|None,        # folder of the agent's adapter; None = it is the base model
-                 rows_file:str,          # its rows, one JSON object per line
-                 settings:dict,          # of `FinetuneSettings`
-                 seed:int,
-                 scratch:str|None=None,  # where checkpoints may lie until the job is done
-                 progress:Callable|None=None # called with dict(step, steps, loss, lr, tokens)
-                )->None:
+def finetune_job(
+    folder: Path,  # where the payload goes
+    engine,  # holds base, tokenizer, stop ids
+    parent: str | None,  # folder of the agent's adapter; None = it is the base model
+    rows_file: str,  # its rows, one JSON object per line
+    settings: dict,  # of `FinetuneSettings`
+    seed: int,
+    scratch: str | None = None,  # where checkpoints may lie until the job is done
+    progress: Callable | None = None,  # called with dict(step, steps, loss, lr, tokens)
+) -> None:
     "A job: train one agent from `parent` on its rows and write what it became."
     rows, s, folder = _read_rows(rows_file), settings_of(settings), Path(folder)
     check_rows(rows, engine.stop_ids, engine.base.get_input_embeddings().weight.shape[0], engine.context)
     heard, tolerance = heard_chance(engine, rows[:2], parent), _tolerance(engine)
     base, files = fingerprint(engine.base.state_dict()), _files(parent)
     with hush(), _desk(scratch, [finetune_key(engine, parent, rows, s, seed), versions()]) as desk:
-        model, start, log, micro, gap = _train_as_fits(engine, parent, rows, s, seed, desk, progress, CHECKPOINT_SECONDS if scratch else None, heard)
+        model, start, log, micro, gap = _train_as_fits(
+            engine, parent, rows, s, seed, desk, progress, CHECKPOINT_SECONDS if scratch else None, heard
+        )
         tensors = agent_tensors(model)
-        check_finite(tensors); check_moved(start, fingerprint(tensors))
-        check_still(base, fingerprint(engine.base.state_dict()), 'base', 'the base model that all agents share, or an adapter the engine holds')
+        check_finite(tensors)
+        check_moved(start, fingerprint(tensors))
+        check_still(
+            base,
+            fingerprint(engine.base.state_dict()),
+            'base',
+            'the base model that all agents share, or an adapter the engine holds',
+        )
         check_still(files, _files(parent), 'parent', f'files of the parent {parent}')
         save_agent(engine, model, folder, tensors)
-        kept = check_same(spoken_chance(model, rows[:2]), heard_chance(engine, rows[:2], str(folder)), 'saved', tolerance,
-                          'the saved agent, loaded by the engine, is not the one that was trained')
-        report = dict(settings=asdict(s), seed=seed, rows=len(rows), tokens=sum(len(r.input_ids) for r in rows), learned=sum(len(r.token_ids) for r in rows),
-                      steps=len(log), micro_batch=micro, curve=log, guards=dict(start=gap, saved=kept), versions=versions())
-        write_atomic(folder/'training.json', json.dumps(report, indent=1) + '\n')
+        kept = check_same(
+            spoken_chance(model, rows[:2]),
+            heard_chance(engine, rows[:2], str(folder)),
+            'saved',
+            tolerance,
+            'the saved agent, loaded by the engine, is not the one that was trained',
+        )
+        report = dict(
+            settings=asdict(s),
+            seed=seed,
+            rows=len(rows),
+            tokens=sum(len(r.input_ids) for r in rows),
+            learned=sum(len(r.token_ids) for r in rows),
+            steps=len(log),
+            micro_batch=micro,
+            curve=log,
+            guards=dict(start=gap, saved=kept),
+            versions=versions(),
+        )
+        write_atomic(folder / 'training.json', json.dumps(report, indent=1) + '\n')
 
 # %% ../nbs/12a_finetune.ipynb #66cf3b40
 def _read_rows(file):
-    try: return load_rows(Path(file))
-    except (KeyError, TypeError) as e: raise MaftError(f'{file}: not a file of rows ({e} in some line). Every line needs prompt_ids and token_ids; delete the file to have the rows chosen again.') from None
+    try:
+        return load_rows(Path(file))
+    except (KeyError, TypeError) as e:
+        raise MaftError(
+            f'{file}: not a file of rows ({e} in some line). Every line needs prompt_ids and token_ids; delete the'
+            ' file to have the rows chosen again.'
+        ) from None
 
-def _files(parent): return {f.name: file_digest(f) for f in Path(parent).iterdir() if f.is_file()} if parent else {}
+
+def _files(parent):
+    return {f.name: file_digest(f) for f in Path(parent).iterdir() if f.is_file()} if parent else {}
+
 
 @contextmanager
 def _desk(scratch, key):
     "A folder for the trainer: one that outlives a kill, if there is room for checkpoints, or a passing one."
-    desk = Path(scratch)/digest(key)[:24] if scratch else Path(tempfile.mkdtemp(prefix='maft-'))
+    desk = Path(scratch) / digest(key)[:24] if scratch else Path(tempfile.mkdtemp(prefix='maft-'))
     desk.mkdir(parents=True, exist_ok=True)
-    try: yield desk
-    except GuardError: shutil.rmtree(desk, ignore_errors=True); raise
+    try:
+        yield desk
+    except GuardError:
+        shutil.rmtree(desk, ignore_errors=True)
+        raise
     finally:
-        if not scratch: shutil.rmtree(desk, ignore_errors=True)
+        if not scratch:
+            shutil.rmtree(desk, ignore_errors=True)
     shutil.rmtree(desk, ignore_errors=True)
 
 # %% ../nbs/12a_finetune.ipynb #4613a503
 def _train_as_fits(engine, parent, rows, s, seed, desk, progress, every, heard):
     "Train; when memory runs out, again with half as many rows at once, which changes rounding only."
     import gc, torch
+
     micro = rows_at_once([len(r.input_ids) for r in rows], s, engine.device.type)
     while True:
         model = beginning(engine, parent, s, seed)
         gap = check_start(model, parent, rows[:2], heard, s, _tolerance(engine))
         start = fingerprint(agent_tensors(model))
         try:
-            model, log = train(model, engine, rows, s, seed, micro, desk/str(micro), progress, every)
+            model, log = train(model, engine, rows, s, seed, micro, desk / str(micro), progress, every)
             return model, start, log, micro, gap
         except (RuntimeError, MemoryError) as e:
-            if not out_of_memory(e): raise
-        del model, start   # and the trainer with them, now that the exception no longer holds on to it
+            if not out_of_memory(e):
+                raise
+        del model, start  # and the trainer with them, now that the exception no longer holds on to it
         gc.collect()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
-        if micro == 1: raise MaftError('not even one row at a time fits into memory while finetuning. Use a smaller rank, method qlora, or a smaller model.')
-        micro = max(m for m in range(1, micro) if s.batch_size % m == 0 and m <= (micro+1)//2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if micro == 1:
+            raise MaftError(
+                'not even one row at a time fits into memory while finetuning. Use a smaller rank, method qlora, or a'
+                ' smaller model.'
+            )
+        micro = max(m for m in range(1, micro) if s.batch_size % m == 0 and m <= (micro + 1) // 2)
 
-def out_of_memory(e:Exception)->bool:
+
+def out_of_memory(e: Exception) -> bool:
     "Is that what `e` says, in whichever words?"
     import torch
-    return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(e) or 'not enough memory' in str(e)
+
+    return (
+        isinstance(e, (MemoryError, torch.OutOfMemoryError))
+        or "can't allocate memory" in str(e)
+        or 'not enough memory' in str(e)
+    )
 
 # %% ../nbs/12a_finetune.ipynb #7242eb16
-def versions()->dict:
+def versions() -> dict:
     "Of the libraries that decide the bytes."
     from importlib.metadata import version
+
     return {k: version(k) for k in ('torch', 'transformers', 'peft', 'trl', 'accelerate', 'safetensors')}

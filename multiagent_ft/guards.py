@@ -13,98 +13,149 @@ from .rows import Row
 # %% ../nbs/11b_guards.ipynb #f0773136
 class GuardError(MaftError):
     "A check that is always on has failed. `.guard` is its name."
-    def __init__(self, guard:str, saw:str, do:str):
+
+    def __init__(self, guard: str, saw: str, do: str):
         super().__init__(f'guard "{guard}": {saw}\n{do}')
         self.guard = guard
 
 # %% ../nbs/11b_guards.ipynb #40203fc5
-REPORT = 'Nothing was kept of this training. This is a fault of the program or of a library, not of your data: please report it with the version numbers of `maft --version`.'
+REPORT = (
+    'Nothing was kept of this training. This is a fault of the program or of a library, not of your data: please'
+    ' report it with the version numbers of `maft --version`.'
+)
 
 # %% ../nbs/11b_guards.ipynb #d78181fc
-def check_rows(rows:list[Row],    # what one agent is to learn
-               stop_ids:set[int], # token ids that end a turn
-               vocab:int,         # ids are 0..vocab-1
-               context:int|None   # longest sequence the model can take; None = no limit known
-              ):
+def check_rows(
+    rows: list[Row],  # what one agent is to learn
+    stop_ids: set[int],  # token ids that end a turn
+    vocab: int,  # ids are 0..vocab-1
+    context: int | None,  # longest sequence the model can take; None = no limit known
+):
     "Guard `rows`: every row is a prompt and one whole turn that ends with a stop token."
     stop_ids = set(stop_ids)
-    def wrong(i, what): raise GuardError('rows', f'row {i} (problem {rows[i].problem!r}, round {rows[i].round}) {what}.', 'Rows must come from this model\'s own turns, ids untouched; choose them again (delete the rows file).')
-    if not rows: raise GuardError('rows', 'there are no rows.', 'An agent without rows stays as it is: do not finetune it.')
+
+    def wrong(i, what):
+        raise GuardError(
+            'rows',
+            f'row {i} (problem {rows[i].problem!r}, round {rows[i].round}) {what}.',
+            "Rows must come from this model's own turns, ids untouched; choose them again (delete the rows file).",
+        )
+
+    if not rows:
+        raise GuardError('rows', 'there are no rows.', 'An agent without rows stays as it is: do not finetune it.')
     for i, r in enumerate(rows):
-        if not r.prompt_ids or not r.token_ids: wrong(i, 'has an empty prompt or an empty turn')
-        if r.token_ids[-1] not in stop_ids: wrong(i, f'does not end with a stop token ({sorted(stop_ids)}) but with {r.token_ids[-1]}: it was cut')
-        if not stop_ids.isdisjoint(r.token_ids[:-1]): wrong(i, 'goes on after a stop token: it holds more than one turn')
-        if context and len(r.prompt_ids) + len(r.token_ids) > context: wrong(i, f'has {len(r.prompt_ids) + len(r.token_ids)} tokens, the model takes {context}: it would be truncated')
-        if not all(0 <= t < vocab for t in (*r.prompt_ids, *r.token_ids)): wrong(i, f'holds a token id outside the vocabulary of {vocab}')
+        if not r.prompt_ids or not r.token_ids:
+            wrong(i, 'has an empty prompt or an empty turn')
+        if r.token_ids[-1] not in stop_ids:
+            wrong(i, f'does not end with a stop token ({sorted(stop_ids)}) but with {r.token_ids[-1]}: it was cut')
+        if not stop_ids.isdisjoint(r.token_ids[:-1]):
+            wrong(i, 'goes on after a stop token: it holds more than one turn')
+        if context and len(r.prompt_ids) + len(r.token_ids) > context:
+            wrong(
+                i,
+                f'has {len(r.prompt_ids) + len(r.token_ids)} tokens, the model takes {context}: it would be truncated',
+            )
+        if not all(0 <= t < vocab for t in (*r.prompt_ids, *r.token_ids)):
+            wrong(i, f'holds a token id outside the vocabulary of {vocab}')
 
 # %% ../nbs/11b_guards.ipynb #01841c96
-def check_batch(input_ids,      # (rows, length) as they go into the model
-                attention_mask, # the same shape, 1 on tokens
-                labels,         # the same shape, -100 where nothing is learned
-                rows:list[Row]  # the rows they should be
-               ):
-    "Guard `labels`: nothing cut, nothing lost, and the loss sees the agent's own turn with its stop token and nothing else."
+def check_batch(
+    input_ids,  # (rows, length) as they go into the model
+    attention_mask,  # the same shape, 1 on tokens
+    labels,  # the same shape, -100 where nothing is learned
+    rows: list[Row],  # the rows they should be
+):
+    """Guard `labels`: nothing cut, nothing lost, and the loss sees the agent's own turn with its stop token and nothing
+    else."""
     want_ids = [t for r in rows for t in (*r.prompt_ids, *r.token_ids)]
     want_labels = [t for r in rows for t in r.token_ids]
     lengths = [len(r.prompt_ids) + len(r.token_ids) for r in rows]
     learned = labels != -100
     faults = []
-    if len(input_ids) != len(rows): faults.append(f'{len(input_ids)} sequences for {len(rows)} rows')
-    elif attention_mask.sum(1).tolist() != lengths: faults.append('sequences have lost or gained tokens')
-    elif input_ids[attention_mask.bool()].tolist() != want_ids: faults.append('token ids are not the ones that were sampled')
-    elif learned.sum(1).tolist() != [len(r.token_ids) for r in rows]: faults.append('the number of labels differs from the number of tokens the agent said')
-    elif labels[learned].tolist() != want_labels or input_ids[learned].tolist() != want_labels: faults.append('labels do not lie on the agent\'s own turn')
-    if faults: raise GuardError('labels', f'in a batch on its way into the model, {faults[0]}.', REPORT)
+    if len(input_ids) != len(rows):
+        faults.append(f'{len(input_ids)} sequences for {len(rows)} rows')
+    elif attention_mask.sum(1).tolist() != lengths:
+        faults.append('sequences have lost or gained tokens')
+    elif input_ids[attention_mask.bool()].tolist() != want_ids:
+        faults.append('token ids are not the ones that were sampled')
+    elif learned.sum(1).tolist() != [len(r.token_ids) for r in rows]:
+        faults.append('the number of labels differs from the number of tokens the agent said')
+    elif labels[learned].tolist() != want_labels or input_ids[learned].tolist() != want_labels:
+        faults.append("labels do not lie on the agent's own turn")
+    if faults:
+        raise GuardError('labels', f'in a batch on its way into the model, {faults[0]}.', REPORT)
 
 # %% ../nbs/11b_guards.ipynb #33f7f7f6
-def fingerprint(tensors:dict # name -> tensor, of any dtype, on any device
-               )->dict[str, int]:
-    "One number per tensor that changes when any of its bits does: its 8-byte words, times odd numbers, summed modulo 2^64 on its own device. Not a cryptographic hash."
+def fingerprint(tensors: dict) -> dict[str, int]:  # name -> tensor, of any dtype, on any device
+    """One number per tensor that changes when any of its bits does: its 8-byte words, times odd numbers, summed modulo
+    2^64 on its own device. Not a cryptographic hash."""
     import torch
+
     return {k: _sum(torch, t.detach()) for k, t in tensors.items()}
+
 
 def _sum(torch, t, span=1 << 22):
     raw = t.contiguous().view(-1).view(torch.uint8)
-    if raw.storage_offset() % 8: raw = raw.clone()
-    whole = raw.numel()//8*8
+    if raw.storage_offset() % 8:
+        raw = raw.clone()
+    whole = raw.numel() // 8 * 8
     words = raw[:whole].view(torch.int64)
-    odd = 2*torch.arange(min(span, len(words)), device=t.device) + 1
-    total = int.from_bytes(bytes(raw[whole:].tolist()), 'little')*(2*len(words) + 1)
-    for i, w in enumerate(words.split(span)): total += (2*i + 1)*int((w*odd[:len(w)]).sum())
+    odd = 2 * torch.arange(min(span, len(words)), device=t.device) + 1
+    total = int.from_bytes(bytes(raw[whole:].tolist()), 'little') * (2 * len(words) + 1)
+    for i, w in enumerate(words.split(span)):
+        total += (2 * i + 1) * int((w * odd[: len(w)]).sum())
     return total % 2**64
 
 # %% ../nbs/11b_guards.ipynb #d13e31fb
-def check_still(before:dict, after:dict, # fingerprints or hashes
-                guard:str,               # 'base' or 'parent'
-                what:str                 # for the message
-               ):
+def check_still(
+    before: dict,
+    after: dict,  # fingerprints or hashes
+    guard: str,  # 'base' or 'parent'
+    what: str,  # for the message
+):
     "Guard `base` or `parent`: nothing of `before` has changed."
     moved = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-    if moved: raise GuardError(guard, f'training changed {what}: {", ".join(moved[:3])}{" …" if len(moved) > 3 else ""}.', REPORT)
+    if moved:
+        raise GuardError(
+            guard, f'training changed {what}: {", ".join(moved[:3])}{" …" if len(moved) > 3 else ""}.', REPORT
+        )
 
-def check_moved(start:dict, trained:dict # fingerprints of the agent's own tensors
-               ):
+
+def check_moved(start: dict, trained: dict):  # fingerprints of the agent's own tensors
     "Guard `learned`: training changed the agent, and only its numbers."
-    if start.keys() != trained.keys(): raise GuardError('learned', 'the trained agent has other tensors than it began with.', REPORT)
+    if start.keys() != trained.keys():
+        raise GuardError('learned', 'the trained agent has other tensors than it began with.', REPORT)
     if start == trained:
-        raise GuardError('learned', 'training left every weight as it was.', 'Is the learning rate zero (--set learning_rate=…)? If not, this is a fault: please report it.')
+        raise GuardError(
+            'learned',
+            'training left every weight as it was.',
+            'Is the learning rate zero (--set learning_rate=…)? If not, this is a fault: please report it.',
+        )
 
-def check_finite(tensors:dict):
+
+def check_finite(tensors: dict):
     "Guard `finite`: no NaN, no infinity among the trained weights."
     bad = sorted(k for k, t in tensors.items() if not t.isfinite().all())
-    if bad: raise GuardError('finite', f'{len(bad)} trained tensors hold NaN or infinity, {bad[0]} first.', LOWER)
+    if bad:
+        raise GuardError('finite', f'{len(bad)} trained tensors hold NaN or infinity, {bad[0]} first.', LOWER)
+
 
 LOWER = 'The training diverged: lower learning_rate, or use dtype float32. Nothing was kept of it.'
 
 # %% ../nbs/11b_guards.ipynb #ce5b6284
-def check_same(mine:list,      # log-probabilities of tokens, per row, from the trainer
-               theirs:list,    # the same tokens', from the engine
-               guard:str,      # 'start' or 'saved'
-               tolerance:float, # largest difference allowed, in nats
-               saw:str)->float:
+def check_same(
+    mine: list,  # log-probabilities of tokens, per row, from the trainer
+    theirs: list,  # the same tokens', from the engine
+    guard: str,  # 'start' or 'saved'
+    tolerance: float,  # largest difference allowed, in nats
+    saw: str,
+) -> float:
     "Guard `start` or `saved`: trainer and engine agree. Returns the largest difference."
     pairs = [(float(a), float(b)) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True)]
     diffs = [abs(a - b) for a, b in pairs]
-    worst = next((d for d in diffs if d != d), max(diffs))   # `max` keeps NaN only where it comes first
-    if not worst <= tolerance: raise GuardError(guard, f'{saw}: log-probabilities differ by up to {worst:.2g} (allowed {tolerance:g}).', REPORT)
+    worst = next((d for d in diffs if d != d), max(diffs))  # `max` keeps NaN only where it comes first
+    if not worst <= tolerance:
+        raise GuardError(
+            guard, f'{saw}: log-probabilities differ by up to {worst:.2g} (allowed {tolerance:g}).', REPORT
+        )
     return worst

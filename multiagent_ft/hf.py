@@ -24,250 +24,436 @@ from .decoding import SeededSampler, speak
 from .engine import Request, Sampling, room
 
 # %% ../nbs/05a_hf.ipynb #82c18f5c
-logging.getLogger('bitsandbytes').setLevel(logging.ERROR)   # where it is installed, PEFT imports it, and it complains of kernels that nobody asked for
+# where it is installed, PEFT imports it, and it complains of kernels that nobody asked for
+logging.getLogger('bitsandbytes').setLevel(logging.ERROR)
+
 
 @contextlib.contextmanager
 def quiet():
-    "Keep the progress bars and warnings of transformers, PEFT and the hub off the screen; everything is as before afterwards."
+    """Keep the progress bars and warnings of transformers, PEFT and the hub off the screen; everything is as before
+    afterwards."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as hf
+
     level, bars, hub_bars = hf.get_verbosity(), hf.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    hf.set_verbosity_error(); hf.disable_progress_bar(); disable_progress_bars()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    disable_progress_bars()
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); yield
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
     finally:
         hf.set_verbosity(level)
-        if bars: hf.enable_progress_bar()
-        if hub_bars: enable_progress_bars()
+        if bars:
+            hf.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
 
 # %% ../nbs/05a_hf.ipynb #4263a375
-def find_model(model:str|Path # a folder, a Hugging Face id, or 'nano'
-              )->str:
+def find_model(model: str | Path) -> str:  # a folder, a Hugging Face id, or 'nano'
     "The folder of the embedded model for `nano`, anything else as it is."
-    if str(model) != 'nano': return str(model)
+    if str(model) != 'nano':
+        return str(model)
     import multiagent_ft
-    return str(Path(multiagent_ft.__file__).parent/'nano')
 
-def pick_device(device:str='auto')->torch.device:
+    return str(Path(multiagent_ft.__file__).parent / 'nano')
+
+
+def pick_device(device: str = 'auto') -> torch.device:
     "`auto` is the first of CUDA, Apple's MPS and the CPU that is there."
-    if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    try: d = torch.device(device)
-    except RuntimeError: raise MaftError(f'unknown device {device!r}: use auto, cpu, cuda, cuda:1 … or mps.') from None
-    if d.type == 'cuda' and not torch.cuda.is_available(): raise MaftError(f'device {device} was asked for, but torch sees no CUDA GPU here. Use device=auto.')
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        d = torch.device(device)
+    except RuntimeError:
+        raise MaftError(f'unknown device {device!r}: use auto, cpu, cuda, cuda:1 … or mps.') from None
+    if d.type == 'cuda' and not torch.cuda.is_available():
+        raise MaftError(f'device {device} was asked for, but torch sees no CUDA GPU here. Use device=auto.')
     return d
 
-def pick_dtype(dtype:str, device:torch.device)->torch.dtype:
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     "`auto` is float32 on a CPU, bfloat16 on a GPU that has it, else float16; `4bit` computes in the same."
     known = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-    if dtype in ('auto', '4bit'): return torch.float32 if device.type == 'cpu' else torch.bfloat16 if device.type == 'cuda' and torch.cuda.is_bf16_supported() else torch.float16
-    if str(dtype) not in known: raise MaftError(f'unknown dtype {dtype!r}: use auto, {", ".join(known)} or 4bit.')
+    if dtype in ('auto', '4bit'):
+        return (
+            torch.float32
+            if device.type == 'cpu'
+            else torch.bfloat16
+            if device.type == 'cuda' and torch.cuda.is_bf16_supported()
+            else torch.float16
+        )
+    if str(dtype) not in known:
+        raise MaftError(f'unknown dtype {dtype!r}: use auto, {", ".join(known)} or 4bit.')
     return known[dtype]
 
 # %% ../nbs/05a_hf.ipynb #8f8de141
-def load_weights(model:str, device:torch.device, dtype:torch.dtype, revision:str|None=None, trust_remote_code:bool=False, four:bool=False):
-    "A causal language model in evaluation mode from a folder or a Hugging Face id, safetensors only; `four` rounds its linear layers to 4 bits. Raises `MaftError` that says what to do."
+def load_weights(
+    model: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    four: bool = False,
+):
+    """A causal language model in evaluation mode from a folder or a Hugging Face id, safetensors only; `four` rounds
+    its linear layers to 4 bits. Raises `MaftError` that says what to do."""
     from transformers import AutoModelForCausalLM
+
     with _explained(model), quiet():
-        lm, info = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True,
-                                                        **(in_four_bits(device, dtype) if four else {}))
+        lm, info = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=dtype,
+            use_safetensors=True,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **(in_four_bits(device, dtype) if four else {}),
+        )
     bad = sorted(info['missing_keys']) or sorted(map(str, info.get('mismatched_keys', ())))
-    if bad: raise MaftError(f'{model}: {len(bad)} weights are missing or of the wrong shape ({bad[0]} first). The folder is damaged or no causal language model: fetch it again, or use another.')
-    for m in lm.modules() if four else (): m.support_avx512bf16_for_cpu = False   # bitsandbytes would repack (and round) the weights at their first use
+    if bad:
+        raise MaftError(
+            f'{model}: {len(bad)} weights are missing or of the wrong shape ({bad[0]} first). The folder is damaged'
+            ' or no causal language model: fetch it again, or use another.'
+        )
+    # bitsandbytes would repack (and round) the weights at their first use
+    for m in lm.modules() if four else ():
+        m.support_avx512bf16_for_cpu = False
     return (lm if four else lm.to(device)).eval().requires_grad_(False)
 
-def in_four_bits(device:torch.device, dtype:torch.dtype)->dict:
-    "What transformers needs to be told for a base in 4 bits (NF4, computing in `dtype`), as QLoRA has it (arXiv 2305.14314)."
-    from transformers import BitsAndBytesConfig
-    try: import bitsandbytes   # noqa: F401
-    except ImportError: raise MaftError('a base in 4 bits needs bitsandbytes: `pip install bitsandbytes`, then run the same command again.') from None
-    return dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype), device_map={'': str(device)})
 
-def load_tokenizer(model:str, revision:str|None=None, trust_remote_code:bool=False):
+def in_four_bits(device: torch.device, dtype: torch.dtype) -> dict:
+    """What transformers needs to be told for a base in 4 bits (NF4, computing in `dtype`), as QLoRA has it (arXiv
+    2305.14314)."""
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MaftError(
+            'a base in 4 bits needs bitsandbytes: `pip install bitsandbytes`, then run the same command again.'
+        ) from None
+    return dict(
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype
+        ),
+        device_map={'': str(device)},
+    )
+
+
+def load_tokenizer(model: str, revision: str | None = None, trust_remote_code: bool = False):
     "The model's tokenizer. Raises `MaftError` that says what to do."
     from transformers import AutoTokenizer
+
     folder = Path(model)
-    if folder.is_dir() and not (folder/'config.json').is_file(): raise MaftError(f'{model}: not a model folder (it has no config.json). Give a folder as transformers saves it, or a Hugging Face id.')
-    if not folder.is_dir() and (folder.is_absolute() or folder.exists() or not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', model) or model.startswith('.')):
+    if folder.is_dir() and not (folder / 'config.json').is_file():
+        raise MaftError(
+            f'{model}: not a model folder (it has no config.json). Give a folder as transformers saves it, or a'
+            ' Hugging Face id.'
+        )
+    if not folder.is_dir() and (
+        folder.is_absolute()
+        or folder.exists()
+        or not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', model)
+        or model.startswith('.')
+    ):
         raise MaftError(f'{model}: no such folder, and not a Hugging Face id (owner/name). Check the spelling.')
-    with _explained(model), quiet(): return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    with _explained(model), quiet():
+        return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
 
 # %% ../nbs/05a_hf.ipynb #e5d0ced1
 @contextlib.contextmanager
 def _explained(model):
-    try: yield
-    except (MaftError, torch.OutOfMemoryError): raise
-    except Exception as e: raise MaftError(what_to_do(model, str(e))) from e   # tokenizers and safetensors raise bare Exceptions
+    try:
+        yield
+    except (MaftError, torch.OutOfMemoryError):
+        raise
+    # tokenizers and safetensors raise bare Exceptions
+    except Exception as e:
+        raise MaftError(what_to_do(model, str(e))) from e
 
-def what_to_do(model:str, said:str # by transformers or the hub
-              )->str:
+
+def what_to_do(model: str, said: str) -> str:  # by transformers or the hub
     "One or two lines for a person."
-    low = re.sub(rf'(?<!\w){re.escape(model.lower())}(?!\w)', '', said.lower())   # a path may say 401 or offline
-    if 'gated' in low or '401' in low or '403 ' in low: return f'{model} is gated: accept its licence on https://huggingface.co/{model}, then log in with `hf auth login` and run the same command again.'
-    if 'trust_remote_code' in low: return f'{model} brings Python code of its own, which is not run. If you have read and trust it: --set trust_remote_code=true.'
-    if "couldn't connect" in low or 'offline' in low or 'cannot find the requested files' in low or 'max retries' in low:
-        return f'{model} is not on this machine and the hub cannot be reached. Check the spelling, fetch it first (`hf download {model}`), or give a folder.'
-    if 'is not a local folder' in low or 'repository not found' in low or '404' in low: return f'{model}: no such model on Hugging Face. Check the spelling (owner/name), or give a folder.'
-    if 'safetensors' in low: return f'{model} has no weights as safetensors, and pickles are not loaded. Convert it (save_pretrained writes safetensors), or use another model.'
+    low = re.sub(rf'(?<!\w){re.escape(model.lower())}(?!\w)', '', said.lower())  # a path may say 401 or offline
+    if 'gated' in low or '401' in low or '403 ' in low:
+        return (
+            f'{model} is gated: accept its licence on https://huggingface.co/{model}, then log in with `hf auth'
+            ' login` and run the same command again.'
+        )
+    if 'trust_remote_code' in low:
+        return (
+            f'{model} brings Python code of its own, which is not run. If you have read and trust it: --set'
+            ' trust_remote_code=true.'
+        )
+    if (
+        "couldn't connect" in low
+        or 'offline' in low
+        or 'cannot find the requested files' in low
+        or 'max retries' in low
+    ):
+        return (
+            f'{model} is not on this machine and the hub cannot be reached. Check the spelling, fetch it first (`hf'
+            f' download {model}`), or give a folder.'
+        )
+    if 'is not a local folder' in low or 'repository not found' in low or '404' in low:
+        return f'{model}: no such model on Hugging Face. Check the spelling (owner/name), or give a folder.'
+    if 'safetensors' in low:
+        return (
+            f'{model} has no weights as safetensors, and pickles are not loaded. Convert it (save_pretrained writes'
+            ' safetensors), or use another model.'
+        )
     return f'{model}: cannot be loaded ({said.strip().splitlines()[0][:160] if said.strip() else "no reason given"}).'
 
 # %% ../nbs/05a_hf.ipynb #e89726fa
 @lru_cache(maxsize=4096)
-def _remembered(path, size, changed): return file_digest(path)
+def _remembered(path, size, changed):
+    return file_digest(path)
 
-def known_digest(path:str|Path)->str:
-    "`file_digest`, remembered in this process by path, size and time of change. A large file in the hub's cache is named by its sha256 already."
+
+def known_digest(path: str | Path) -> str:
+    """`file_digest`, remembered in this process by path, size and time of change. A large file in the hub's cache is
+    named by its sha256 already."""
     real = Path(path).resolve()
-    if real.parent.name == 'blobs' and re.fullmatch('[0-9a-f]{64}', real.name): return real.name
+    if real.parent.name == 'blobs' and re.fullmatch('[0-9a-f]{64}', real.name):
+        return real.name
     st = real.stat()
     return _remembered(str(real), st.st_size, st.st_mtime_ns)
 
-def base_identity(source:str, # folder or Hugging Face id
-                  commit:str|None=None)->dict:
+
+def base_identity(source: str, commit: str | None = None) -> dict:  # folder or Hugging Face id
     "sha256 of every file that makes the base model what it is, and the hub's commit where there is one."
     folder = Path(source)
     if not folder.is_dir():
         from transformers.utils import cached_file
+
         folder = Path(cached_file(source, 'config.json', revision=commit)).parent
     files = sorted(f for f in folder.iterdir() if f.name == 'config.json' or f.suffix in ('.safetensors', '.py'))
     return dict(files={f.name: known_digest(f) for f in files}, commit=commit)
 
 # %% ../nbs/05a_hf.ipynb #e22579ec
-ABOUT = {'base_model_name_or_path', 'inference_mode', 'revision', 'auto_mapping', 'peft_version', 'task_type', '_name_or_path', 'transformers_version'}
+ABOUT = {
+    'base_model_name_or_path',
+    'inference_mode',
+    'revision',
+    'auto_mapping',
+    'peft_version',
+    'task_type',
+    '_name_or_path',
+    'transformers_version',
+}
 
-def adapter_identity(folder:str|Path # LoRA as PEFT saves it, or full weights as transformers does
-                    )->str:
-    "sha256 of the sorted tensors (name, type, shape, bytes) and of the settings that matter; where it lies and how it was written do not."
+
+def adapter_identity(folder: str | Path) -> str:  # LoRA as PEFT saves it, or full weights as transformers does
+    """sha256 of the sorted tensors (name, type, shape, bytes) and of the settings that matter; where it lies and how it
+    was written do not."""
     folder = Path(folder)
-    if not folder.is_dir(): raise MaftError(f'{folder}: no such folder, so no adapter in it.')
-    if (folder/'adapter_model.safetensors').is_file(): files, settings = [folder/'adapter_model.safetensors'], folder/'adapter_config.json'
-    else: files, settings = sorted(folder.glob('model*.safetensors')), folder/'config.json'
-    if not files: raise MaftError(f'{folder}: no adapter here (adapter_model.safetensors, or model.safetensors for full weights). Pickled weights are not loaded.')
-    if not settings.is_file(): raise MaftError(f'{settings} is missing, so the weights beside it cannot be used.')
+    if not folder.is_dir():
+        raise MaftError(f'{folder}: no such folder, so no adapter in it.')
+    if (folder / 'adapter_model.safetensors').is_file():
+        files, settings = [folder / 'adapter_model.safetensors'], folder / 'adapter_config.json'
+    else:
+        files, settings = sorted(folder.glob('model*.safetensors')), folder / 'config.json'
+    if not files:
+        raise MaftError(
+            f'{folder}: no adapter here (adapter_model.safetensors, or model.safetensors for full weights). Pickled'
+            ' weights are not loaded.'
+        )
+    if not settings.is_file():
+        raise MaftError(f'{settings} is missing, so the weights beside it cannot be used.')
     return _named(tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*files, settings)))
+
 
 @lru_cache(maxsize=4096)
 def _named(stamped):
     *files, settings = (f for f, *_ in stamped)
     tensors = [t for f in files for t in _tensors(f)]
-    plain = lambda v: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+
+    def plain(v):
+        return sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+
     said = json.loads(Path(settings).read_text(encoding='utf-8'))
-    return digest(dict(tensors=sorted(tensors), settings={k: plain(v) for k, v in said.items() if k not in ABOUT and v is not None}))
+    return digest(
+        dict(
+            tensors=sorted(tensors),
+            settings={k: plain(v) for k, v in said.items() if k not in ABOUT and v is not None},
+        )
+    )
+
 
 def _tensors(file):
     from safetensors import safe_open
+
     with safe_open(file, 'pt') as st:
         for k in st.keys():
             t = st.get_tensor(k)
-            yield [k, str(t.dtype), list(t.shape), digest(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())]
+            yield [
+                k,
+                str(t.dtype),
+                list(t.shape),
+                digest(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()),
+            ]
 
 # %% ../nbs/05a_hf.ipynb #7263c66d
-def four_bits(base # a transformers model
-             )->bool:
+def four_bits(base) -> bool:  # a transformers model
     "Are the base's linear layers in 4 bits?"
     return bool(getattr(base, 'is_loaded_in_4bit', False))
 
-def misfit(folder:str|Path, why:str)->MaftError:
-    "The error for an adapter of another model."
-    return MaftError(f'{folder}: this adapter does not fit the base model ({why[:160]}). Use the model it was trained from.')
 
-def attach(model, folder:str|Path, name:str):
-    "The PEFT model that is, or is built around, `model`, with the adapter in `folder` as `name`. Raises `MaftError` if the two do not fit tensor by tensor."
+def misfit(folder: str | Path, why: str) -> MaftError:
+    "The error for an adapter of another model."
+    return MaftError(
+        f'{folder}: this adapter does not fit the base model ({why[:160]}). Use the model it was trained from.'
+    )
+
+
+def attach(model, folder: str | Path, name: str):
+    """The PEFT model that is, or is built around, `model`, with the adapter in `folder` as `name`. Raises `MaftError`
+    if the two do not fit tensor by tensor."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
+
     first = not isinstance(model, PeftModel)
     try:
-        if not first: model.load_adapter(str(folder), adapter_name=name)
-        else: model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e: raise misfit(folder, str(e).strip().splitlines()[-1].strip()) from e
-    with safe_open(Path(folder)/'adapter_model.safetensors', 'pt') as f: stored = set(f.keys())
+        if not first:
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise misfit(folder, str(e).strip().splitlines()[-1].strip()) from e
+    with safe_open(Path(folder) / 'adapter_model.safetensors', 'pt') as f:
+        stored = set(f.keys())
     if odd := stored ^ set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)):
-        model.unload() if first else model.delete_adapter(name)   # the base's layers as they were
+        model.unload() if first else model.delete_adapter(name)  # the base's layers as they were
         raise misfit(folder, f'{len(odd)} tensors without a counterpart, {min(odd)} first')
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/05a_hf.ipynb #ba3b28a1
-FOLD = 64 << 20   # bytes of weights up to which each adapter is given a copy of the base to be folded into
+FOLD = 64 << 20  # bytes of weights up to which each adapter is given a copy of the base to be folded into
+
 
 class Adapters:
     "The base model and the adapters on it, loaded from folders and from nowhere else."
-    def __init__(self, base, keep:int=16):
+
+    def __init__(self, base, keep: int = 16):
         self.base, self.model, self.keep, self.held = base, base, keep, OrderedDict()
-        self.fold = base.dtype == torch.float32 and sum(p.nbytes for p in base.parameters()) <= FOLD and not four_bits(base)
-    def load(self, folder:str|Path)->str:
+        self.fold = (
+            base.dtype == torch.float32 and sum(p.nbytes for p in base.parameters()) <= FOLD and not four_bits(base)
+        )
+
+    def load(self, folder: str | Path) -> str:
         "Bring the adapter in `folder` into memory, unless it is there; its identity."
         name = adapter_identity(folder)
         if name not in self.held:
-            while len(self.held) >= self.keep: self.drop(next(iter(self.held)))
-            with quiet(): self.held[name] = self._full(folder) if not (Path(folder)/'adapter_model.safetensors').is_file() else self._lora(folder, name)
+            while len(self.held) >= self.keep:
+                self.drop(next(iter(self.held)))
+            with quiet():
+                self.held[name] = (
+                    self._full(folder)
+                    if not (Path(folder) / 'adapter_model.safetensors').is_file()
+                    else self._lora(folder, name)
+                )
         self.held.move_to_end(name)
         return name
+
     def _full(self, folder):
-        for old in [n for n, m in self.held.items() if m is not None]: self.drop(old)
+        for old in [n for n, m in self.held.items() if m is not None]:
+            self.drop(old)
         model = load_weights(str(folder), self.base.device, self.base.dtype)
         model.generation_config = self.base.generation_config
         return model
+
     def _lora(self, folder, name):
-        if self.fold: return attach(deepcopy(self.base), folder, name).merge_and_unload()
+        if self.fold:
+            return attach(deepcopy(self.base), folder, name).merge_and_unload()
         self.model = attach(self.model, folder, name)
-    def drop(self, name:str):
+
+    def drop(self, name: str):
         "Forget an adapter."
         with quiet():
-            if self.held.pop(name) is None: self.model.delete_adapter(name)
+            if self.held.pop(name) is None:
+                self.model.delete_adapter(name)
+
     @contextlib.contextmanager
-    def speaking(self, folder:str|Path|None):
+    def speaking(self, folder: str | Path | None):
         "The model to call, with the adapter of `folder` on it, or none."
         name = self.load(folder) if folder is not None else None
         with torch.inference_mode(), quiet():
-            if name and self.held[name] is not None: yield self.held[name]
-            elif name: self.model.set_adapter(name, inference_mode=True); yield self.model
-            elif self.model is self.base: yield self.base
+            if name and self.held[name] is not None:
+                yield self.held[name]
+            elif name:
+                self.model.set_adapter(name, inference_mode=True)
+                yield self.model
+            elif self.model is self.base:
+                yield self.base
             else:
-                with self.model.disable_adapter(): yield self.model
+                with self.model.disable_adapter():
+                    yield self.model
 
 # %% ../nbs/05a_hf.ipynb #2e6ac251
 class HFEngine:
     "A causal language model of transformers, PEFT adapters swapped in and out, seeded sampling."
-    def __init__(self,
-        model:str|Path,            # folder, Hugging Face id, or 'nano'
-        device:str='auto',         # 'auto' takes a GPU if there is one
-        dtype:str='auto',          # 'auto' is float32 on a CPU, bfloat16 on a GPU that has it, else float16; '4bit' for QLoRA
-        batch_size:int=64,         # rows per forward pass; halved for good when memory runs out
-        max_length:int|None=None,  # tokens of prompt and answer together; default: what the model was made for
-        chat_template:str|Path|None=None, # a Jinja file in place of the tokenizer's template
-        revision:str|None=None,    # commit, tag or branch of a Hugging Face id
-        trust_remote_code:bool=False, # run Python that comes with the model: only if you have read it
-        template_args:dict|None=None, # handed to the template, such as dict(enable_thinking=False) for Qwen3
-        keep_adapters:int=16       # held in memory at once
+
+    def __init__(
+        self,
+        model: str | Path,  # folder, Hugging Face id, or 'nano'
+        device: str = 'auto',  # 'auto' takes a GPU if there is one
+        # 'auto' is float32 on a CPU, bfloat16 on a GPU that has it, else float16; '4bit' for QLoRA
+        dtype: str = 'auto',
+        batch_size: int = 64,  # rows per forward pass; halved for good when memory runs out
+        max_length: int | None = None,  # tokens of prompt and answer together; default: what the model was made for
+        chat_template: str | Path | None = None,  # a Jinja file in place of the tokenizer's template
+        revision: str | None = None,  # commit, tag or branch of a Hugging Face id
+        trust_remote_code: bool = False,  # run Python that comes with the model: only if you have read it
+        template_args: dict | None = None,  # handed to the template, such as dict(enable_thinking=False) for Qwen3
+        keep_adapters: int = 16,  # held in memory at once
     ):
         self.name, self.source = str(model), find_model(model)
-        self.device = pick_device(device); self.dtype = pick_dtype(dtype, self.device)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
         self.tok = load_tokenizer(self.source, revision, trust_remote_code)
-        if chat_template: self.tok.chat_template = read_template(chat_template)
+        if chat_template:
+            self.tok.chat_template = read_template(chat_template)
         base = load_weights(self.source, self.device, self.dtype, revision, trust_remote_code, dtype == '4bit')
         stops = [s for c in (base.config, base.generation_config) for s in _as_list(getattr(c, 'eos_token_id', None))]
         self.renderer = Renderer(self.tok, self.name, stops, template_args)
         self.render, self.encode, self.decode = self.renderer.render, self.renderer.encode, self.renderer.decode
         self.stop_ids, self.pad_id = self.renderer.stop_ids, self.renderer.pad_id
-        base.generation_config = GenerationConfig(do_sample=False, eos_token_id=self.stop_ids, pad_token_id=self.pad_id, use_cache=True)
+        base.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=self.stop_ids, pad_token_id=self.pad_id, use_cache=True
+        )
         self.adapters, self.notes = Adapters(base, keep_adapters), []
         self.batch_size = self.asked_batch = batch_size
         made_for = getattr(base.config.get_text_config(decoder=True), 'max_position_embeddings', None)
         self.context = min(n for n in (max_length, made_for, 1 << 30) if n)
+
     @property
     def base(self):
         "The base model. Adapters live inside its layers; look, don't touch."
         return self.adapters.base
-    def room(self, prompt:int, sampling:Sampling)->int: return room(self.context, prompt, sampling)
-    def generate(self, requests:list[Request])->list[Completion]: return answer_all(self, requests)
-    def logprobs(self, prompt_ids, token_ids, adapter=None)->list[np.ndarray]: return score_all(self, prompt_ids, token_ids, adapter)
-    def identity(self, adapter:str|None=None)->dict: return engine_identity(self, adapter)
-    def versions(self)->dict: return versions()
+
+    def room(self, prompt: int, sampling: Sampling) -> int:
+        return room(self.context, prompt, sampling)
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        return answer_all(self, requests)
+
+    def logprobs(self, prompt_ids, token_ids, adapter=None) -> list[np.ndarray]:
+        return score_all(self, prompt_ids, token_ids, adapter)
+
+    def identity(self, adapter: str | None = None) -> dict:
+        return engine_identity(self, adapter)
+
+    def versions(self) -> dict:
+        return versions()
 
 # %% ../nbs/05a_hf.ipynb #4d720e80
-def _as_list(x): return x if isinstance(x, (list, tuple)) else [x]
+def _as_list(x):
+    return x if isinstance(x, (list, tuple)) else [x]
 
-def pad_left(seqs:list, # of lists of token ids
-             pad:int, device='cpu')->tuple[torch.Tensor, torch.Tensor]:
+
+def pad_left(seqs: list, pad: int, device='cpu') -> tuple[torch.Tensor, torch.Tensor]:  # of lists of token ids
     "(ids, mask) of sequences that end together: the next token of each comes at the same place."
     width = max(map(len, seqs))
     ids = [[pad] * (width - len(s)) + list(s) for s in seqs]
@@ -275,76 +461,146 @@ def pad_left(seqs:list, # of lists of token ids
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 # %% ../nbs/05a_hf.ipynb #e5d8255b
-def answer_all(engine:HFEngine, requests:list[Request])->list[Completion]:
+def answer_all(engine: HFEngine, requests: list[Request]) -> list[Completion]:
     "One completion per request, in order."
     prompts = [engine.render(r.chat) for r in requests]
     out, groups = [None] * len(requests), {}
     for i, (r, p) in enumerate(zip(requests, prompts)):
-        if not engine.room(len(p), r.sampling): out[i] = Completion('', 'did-not-fit', p)
-        else: groups.setdefault(r.adapter, {}).setdefault((p, r.seed, r.sampling), []).append(i)
+        if not engine.room(len(p), r.sampling):
+            out[i] = Completion('', 'did-not-fit', p)
+        else:
+            groups.setdefault(r.adapter, {}).setdefault((p, r.seed, r.sampling), []).append(i)
     for adapter in sorted(groups, key=lambda a: a or ''):
         todo = sorted(groups[adapter], key=lambda k: (-len(k[0]), k[0], k[1], repr(k[2])))
         with engine.adapters.speaking(adapter) as model:
             while todo:
-                now = todo[:engine.batch_size]
-                try: done = answer_batch(engine, model, now)
-                except RuntimeError as e: halve(engine, now, e); continue
+                now = todo[: engine.batch_size]
+                try:
+                    done = answer_batch(engine, model, now)
+                except RuntimeError as e:
+                    halve(engine, now, e)
+                    continue
                 for k, c in zip(now, done):
-                    for i in groups[adapter][k]: out[i] = c
-                todo = todo[len(now):]
+                    for i in groups[adapter][k]:
+                        out[i] = c
+                todo = todo[len(now) :]
     return out
 
 # %% ../nbs/05a_hf.ipynb #f43cc0f2
-def answer_batch(engine:HFEngine, model, rows:list[tuple])->list[Completion]:
+def answer_batch(engine: HFEngine, model, rows: list[tuple]) -> list[Completion]:
     "The completions of (prompt, seed, sampling) in one batch."
     prompts, seeds, samplings = zip(*rows)
     limits = [engine.room(len(p), s) for p, s in zip(prompts, samplings)]
     ids, mask = pad_left(prompts, engine.pad_id, engine.device)
-    config = GenerationConfig(do_sample=False, max_new_tokens=max(limits), eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id, use_cache=True)
-    said = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, custom_generate=speak,
-                          sampler=SeededSampler(seeds, samplings, ids.shape[1], engine.device), limits=torch.tensor(limits, device=engine.device))
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(limits),
+        eos_token_id=engine.stop_ids,
+        pad_token_id=engine.pad_id,
+        use_cache=True,
+    )
+    said = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        custom_generate=speak,
+        sampler=SeededSampler(seeds, samplings, ids.shape[1], engine.device),
+        limits=torch.tensor(limits, device=engine.device),
+    )
     return [completion(engine, p, s[:n]) for p, s, n in zip(prompts, said, limits)]
 
 # %% ../nbs/05a_hf.ipynb #550b5c26
-def completion(engine:HFEngine, prompt:tuple, ids:list[int])->Completion:
+def completion(engine: HFEngine, prompt: tuple, ids: list[int]) -> Completion:
     "Cut at the first stop token; without one the answer was cut by length."
     end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)
-    return Completion(engine.decode(ids[:end]), 'length' if end is None else 'stop', prompt, ids if end is None else ids[:end + 1])
+    return Completion(
+        engine.decode(ids[:end]), 'length' if end is None else 'stop', prompt, ids if end is None else ids[: end + 1]
+    )
 
 # %% ../nbs/05a_hf.ipynb #757c3024
-def halve(engine:HFEngine, rows:list, error:RuntimeError):
+def halve(engine: HFEngine, rows: list, error: RuntimeError):
     "After running out of memory: half as many rows from now on. Any other error is raised again."
-    if not (isinstance(error, torch.OutOfMemoryError) or re.search("can't allocate memory|not enough memory|out of memory", str(error))): raise error
-    if len(rows) == 1: raise MaftError(f'out of memory on {engine.device} with a single prompt of {len(rows[0][0])} tokens. Use a smaller model, dtype=bfloat16, or fewer max_new_tokens.') from error
+    if not (
+        isinstance(error, torch.OutOfMemoryError)
+        or re.search("can't allocate memory|not enough memory|out of memory", str(error))
+    ):
+        raise error
+    if len(rows) == 1:
+        raise MaftError(
+            f'out of memory on {engine.device} with a single prompt of {len(rows[0][0])} tokens. Use a smaller model,'
+            ' dtype=bfloat16, or fewer max_new_tokens.'
+        ) from error
     engine.batch_size = len(rows) // 2
-    engine.notes.append(f'out of memory with {len(rows)} rows of up to {len(rows[0][0])} tokens: batches of {engine.batch_size} from here on')
-    if engine.device.type == 'cuda': torch.cuda.empty_cache()
+    engine.notes.append(
+        f'out of memory with {len(rows)} rows of up to {len(rows[0][0])} tokens: batches of {engine.batch_size} from'
+        ' here on'
+    )
+    if engine.device.type == 'cuda':
+        torch.cuda.empty_cache()
 
 # %% ../nbs/05a_hf.ipynb #99da8e2f
-def score_all(engine:HFEngine, prompt_ids:list[tuple], token_ids:list[tuple], adapter:str|None=None)->list[np.ndarray]:
-    "Natural-log probability of every token of `token_ids[i]` after `prompt_ids[i]` (float32), at temperature 1, all of the vocabulary counted."
+def score_all(
+    engine: HFEngine, prompt_ids: list[tuple], token_ids: list[tuple], adapter: str | None = None
+) -> list[np.ndarray]:
+    """Natural-log probability of every token of `token_ids[i]` after `prompt_ids[i]` (float32), at temperature 1, all
+    of the vocabulary counted."""
     out = [np.zeros(0, np.float32)] * len(prompt_ids)
-    todo = sorted((i for i in range(len(prompt_ids)) if len(token_ids[i])), key=lambda i: (-len(token_ids[i]), -len(prompt_ids[i]), i))
+    todo = sorted(
+        (i for i in range(len(prompt_ids)) if len(token_ids[i])),
+        key=lambda i: (-len(token_ids[i]), -len(prompt_ids[i]), i),
+    )
     with engine.adapters.speaking(adapter) as model:
         while todo:
             tail = len(token_ids[todo[0]])
-            now = todo[:max(1, min(engine.batch_size, 2**28 // ((tail + 1) * engine.base.config.get_text_config(decoder=True).vocab_size)))]
+            now = todo[
+                : max(
+                    1,
+                    min(
+                        engine.batch_size,
+                        2**28 // ((tail + 1) * engine.base.config.get_text_config(decoder=True).vocab_size),
+                    ),
+                )
+            ]
             ids, mask = pad_left([(*prompt_ids[i], *token_ids[i]) for i in now], engine.pad_id, engine.device)
-            try: logits = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), logits_to_keep=tail + 1, use_cache=False).logits
-            except RuntimeError as e: halve(engine, [(ids[0],)] * len(now), e); continue
+            try:
+                logits = model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                    logits_to_keep=tail + 1,
+                    use_cache=False,
+                ).logits
+            except RuntimeError as e:
+                halve(engine, [(ids[0],)] * len(now), e)
+                continue
             for row, i in enumerate(now):
                 n = len(token_ids[i])
-                out[i] = logits[row, -n - 1:-1].float().log_softmax(-1).gather(-1, ids[row, -n:, None])[:, 0].cpu().numpy()
-            todo = todo[len(now):]
+                out[i] = (
+                    logits[row, -n - 1 : -1].float().log_softmax(-1).gather(-1, ids[row, -n:, None])[:, 0].cpu().numpy()
+                )
+            todo = todo[len(now) :]
     return out
 
 # %% ../nbs/05a_hf.ipynb #c043fd74
-def engine_identity(engine:HFEngine, adapter:str|None=None)->dict:
+def engine_identity(engine: HFEngine, adapter: str | None = None) -> dict:
     "All of the engine that may change an answer, JSON-able."
-    return dict(engine='hf', base=base_identity(engine.source, getattr(engine.base.config, '_commit_hash', None)), adapter=adapter and adapter_identity(adapter),
-                **engine.renderer.identity(), dtype=str(engine.dtype).removeprefix('torch.') + ', nf4'*four_bits(engine.base), attention=engine.base.config._attn_implementation,
-                device=engine.device.type, batch_size=engine.asked_batch, context=engine.context, folded=engine.adapters.fold)
+    return dict(
+        engine='hf',
+        base=base_identity(engine.source, getattr(engine.base.config, '_commit_hash', None)),
+        adapter=adapter and adapter_identity(adapter),
+        **engine.renderer.identity(),
+        dtype=str(engine.dtype).removeprefix('torch.') + ', nf4' * four_bits(engine.base),
+        attention=engine.base.config._attn_implementation,
+        device=engine.device.type,
+        batch_size=engine.asked_batch,
+        context=engine.context,
+        folded=engine.adapters.fold,
+    )
 
-def versions()->dict[str, str]:
+
+def versions() -> dict[str, str]:
     "Versions of the libraries that answers pass through."
-    return {p: importlib.metadata.version(p) for p in ('torch', 'transformers', 'tokenizers', 'peft', 'safetensors', 'numpy')}
+    return {
+        p: importlib.metadata.version(p)
+        for p in ('torch', 'transformers', 'tokenizers', 'peft', 'safetensors', 'numpy')
+    }

@@ -18,86 +18,144 @@ from .store import OURS, RESERVED, WEEK, Store, abandoned, disk_errors, flaw, ma
 @dataclass(frozen=True)
 class Entry:
     "One finished job."
-    digest: str           # the folder's name
-    kind: str
-    key: dict|None        # None: it cannot be read
-    path: Path
-    files: dict[str, int] # name -> bytes; the store's own two left out
-    size: int             # bytes, all files
-    time: float           # when it was finished, in seconds since 1970
 
-def _bytes(folder): return {p.relative_to(folder).as_posix(): p.lstat().st_size for p in sorted(folder.rglob('*')) if not p.is_dir()}
+    digest: str  # the folder's name
+    kind: str
+    key: dict | None  # None: it cannot be read
+    path: Path
+    files: dict[str, int]  # name -> bytes; the store's own two left out
+    size: int  # bytes, all files
+    time: float  # when it was finished, in seconds since 1970
+
+
+def _bytes(folder):
+    return {p.relative_to(folder).as_posix(): p.lstat().st_size for p in sorted(folder.rglob('*')) if not p.is_dir()}
+
 
 def _entry(folder):
     files, key = _bytes(folder), None
-    with suppress(OSError, ValueError, KeyError, TypeError): key = json.loads((folder/'key.json').read_bytes())['key']
-    return Entry(folder.name, folder.parent.parent.name, key, folder, {n: s for n, s in files.items() if n not in OURS}, sum(files.values()), folder.stat().st_mtime)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        key = json.loads((folder / 'key.json').read_bytes())['key']
+    return Entry(
+        folder.name,
+        folder.parent.parent.name,
+        key,
+        folder,
+        {n: s for n, s in files.items() if n not in OURS},
+        sum(files.values()),
+        folder.stat().st_mtime,
+    )
 
-def _entries(store, begins=''): # folders, by kind and digest
-    return sorted(f for f in store.path.glob('*/[0-9a-f][0-9a-f]/' + '[0-9a-f]'*64) if f.name.startswith(begins) and f.parent.parent.name not in RESERVED)
+
+def _entries(store, begins=''):  # folders, by kind and digest
+    return sorted(
+        f
+        for f in store.path.glob('*/[0-9a-f][0-9a-f]/' + '[0-9a-f]' * 64)
+        if f.name.startswith(begins) and f.parent.parent.name not in RESERVED
+    )
 
 # %% ../nbs/03a_housekeeping.ipynb #1c2449f4
-def ls(store:Store)->list[Entry]:
+def ls(store: Store) -> list[Entry]:
     "All finished jobs, by kind and digest."
-    with disk_errors(store.path): return [_entry(f) for f in _entries(store)]
+    with disk_errors(store.path):
+        return [_entry(f) for f in _entries(store)]
 
-def entry(store:Store,
-          begins:str # a job's digest, or its first letters
-         )->Entry:
+
+def entry(store: Store, begins: str) -> Entry:  # a job's digest, or its first letters
     "What is known of one finished job. Raises `MaftError` when there is none, or more than one."
     found = _entries(store, begins)
-    if len(found) != 1: raise MaftError(f'{len(found) or "no"} entries of the store {store.path} begin with {begins!r}; `maft store` lists them.')
+    if len(found) != 1:
+        raise MaftError(
+            f'{len(found) or "no"} entries of the store {store.path} begin with {begins!r}; `maft store` lists them.'
+        )
     return _entry(found[0])
 
 # %% ../nbs/03a_housekeeping.ipynb #eae6486e
-def verify(store:Store)->dict[Path, str]:
+def verify(store: Store) -> dict[Path, str]:
     "Read every byte of every entry: {folder: what is wrong with it}. Nothing is moved."
-    with disk_errors(store.path): return {f: why for f in _entries(store) if (why := flaw(f, again=True))}
+    with disk_errors(store.path):
+        return {f: why for f in _entries(store) if (why := flaw(f, again=True))}
 
 # %% ../nbs/03a_housekeeping.ipynb #72d5e27b
-def referred(roots:Iterable[Path] # run folders, or folders of run folders
-            )->set[str]:
+def referred(roots: Iterable[Path]) -> set[str]:  # run folders, or folders of run folders
     "Digests that runs refer to. Raises `MaftError` for a run without a readable `keys.json`."
     keep, roots = set(), [Path(r) for r in roots]
-    if not roots: raise MaftError('name the run folders whose results are to be kept; nothing was removed.')
+    if not roots:
+        raise MaftError('name the run folders whose results are to be kept; nothing was removed.')
     for root in roots:
         runs = {p.parent for n in ('keys.json', 'config.yaml') for p in root.rglob(n)}
-        if not runs: raise MaftError(f'{root} holds no run (no keys.json): name run folders, or the folder they are in. Nothing was removed.')
+        if not runs:
+            raise MaftError(
+                f'{root} holds no run (no keys.json): name run folders, or the folder they are in. Nothing was removed.'
+            )
         for run in sorted(runs):
-            try: keys = json.loads((run/'keys.json').read_text())
-            except (OSError, ValueError): keys = None
-            if not (isinstance(keys, list) and all(isinstance(k, str) for k in keys)): raise MaftError(f'{run} has no readable keys.json, so nobody knows what it needs. Run it again with the same command, or move it away. Nothing was removed.')
+            try:
+                keys = json.loads((run / 'keys.json').read_text())
+            except (OSError, ValueError):
+                keys = None
+            if not (isinstance(keys, list) and all(isinstance(k, str) for k in keys)):
+                raise MaftError(
+                    f'{run} has no readable keys.json, so nobody knows what it needs. Run it again with the same'
+                    ' command, or move it away. Nothing was removed.'
+                )
             keep.update(keys)
     return keep
 
-def _size(n): # in a form people read
+
+def _size(n):  # in a form people read
     for unit in ('B', 'kB', 'MB'):
-        if n < 1000: return f'{n:.0f} {unit}' if unit == 'B' else f'{n:.1f} {unit}'
+        if n < 1000:
+            return f'{n:.0f} {unit}' if unit == 'B' else f'{n:.1f} {unit}'
         n /= 1000
     return f'{n:.1f} GB'
 
 # %% ../nbs/03a_housekeeping.ipynb #6666e9e7
-def _wanted(store, scratch): return not _entries(store, scratch.name.split('.')[0]) and time.time() - scratch.stat().st_mtime < WEEK
+def _wanted(store, scratch):
+    return not _entries(store, scratch.name.split('.')[0]) and time.time() - scratch.stat().st_mtime < WEEK
+
 
 def _remove(path, folder):
     "Out of sight first, so that nobody ever sees half an entry."
-    away = path/'tmp'/mark('pruned')
-    away.parent.mkdir(exist_ok=True); os.rename(folder, away); shutil.rmtree(away, ignore_errors=True)
+    away = path / 'tmp' / mark('pruned')
+    away.parent.mkdir(exist_ok=True)
+    os.rename(folder, away)
+    shutil.rmtree(away, ignore_errors=True)
 
-def prune(store:Store, roots:Iterable[Path], # run folders, or folders of run folders
-          dry:bool=True                      # only show
-         )->list[Entry]:
-    "Remove the entries no run refers to, what is damaged, and what dead processes left of other jobs. Prints sizes; returns the entries, largest first."
+
+def prune(
+    store: Store,
+    roots: Iterable[Path],
+    dry: bool = True,  # run folders, or folders of run folders  # only show
+) -> list[Entry]:
+    """Remove the entries no run refers to, what is damaged, and what dead processes left of other jobs. Prints sizes;
+    returns the entries, largest first."""
     keep, entries = referred(roots), ls(store)
     gone = sorted((e for e in entries if e.digest not in keep), key=lambda e: -e.size)
-    busy = [p for p in (store.path/'tmp').glob('*') if not abandoned(p)]
-    waste = [p for d in RESERVED for p in (store.path/d).glob('*') if d == 'damaged' or abandoned(p) and not (d == 'scratch' and _wanted(store, p))]
-    for e in gone[:20]: print(f'{e.kind:10} {e.digest[:12]} {_size(e.size):>9}')
-    if gone[20:]: print(f'… and {len(gone) - 20} smaller ones')
-    print(f'{len(gone)} of {len(entries)} entries are named by no run ({_size(sum(e.size for e in gone))}); {len(waste)} damaged or abandoned folders ({_size(sum(sum(_bytes(p).values()) for p in waste))}).')
-    if dry: print('Nothing was removed.'); return gone
-    if busy: raise MaftError(f'a process is at work in the store {store.path} (tmp/{busy[0].name}): prune when it has ended. Nothing was removed.')
+    busy = [p for p in (store.path / 'tmp').glob('*') if not abandoned(p)]
+    waste = [
+        p
+        for d in RESERVED
+        for p in (store.path / d).glob('*')
+        if d == 'damaged' or abandoned(p) and not (d == 'scratch' and _wanted(store, p))
+    ]
+    for e in gone[:20]:
+        print(f'{e.kind:10} {e.digest[:12]} {_size(e.size):>9}')
+    if gone[20:]:
+        print(f'… and {len(gone) - 20} smaller ones')
+    print(
+        f'{len(gone)} of {len(entries)} entries are named by no run ({_size(sum(e.size for e in gone))});'
+        f' {len(waste)} damaged or abandoned folders ({_size(sum(sum(_bytes(p).values()) for p in waste))}).'
+    )
+    if dry:
+        print('Nothing was removed.')
+        return gone
+    if busy:
+        raise MaftError(
+            f'a process is at work in the store {store.path} (tmp/{busy[0].name}): prune when it has ended. Nothing'
+            ' was removed.'
+        )
     with disk_errors(store.path):
-        for p in (*(e.path for e in gone), *waste): _remove(store.path, p)
+        for p in (*(e.path for e in gone), *waste):
+            _remove(store.path, p)
     print('Removed.')
     return gone

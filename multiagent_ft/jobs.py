@@ -21,188 +21,300 @@ from .store import Store
 # %% ../nbs/07_jobs.ipynb #c1d5ae22
 @dataclass(frozen=True)
 class Job:
-    "One expensive step. `fn` is 'module:function'; it is called as fn(folder, engine, **args) and writes its payload into `folder`."
-    kind: str        # 'generate' or 'finetune'
-    key: dict        # all that the payload depends on
-    fn: str          # 'module:function', importable in any process
+    """One expensive step. `fn` is 'module:function'; it is called as fn(folder, engine, **args) and writes its payload
+    into `folder`."""
+
+    kind: str  # 'generate' or 'finetune'
+    key: dict  # all that the payload depends on
+    fn: str  # 'module:function', importable in any process
     args: dict = field(default_factory=dict)  # JSON-able
-    size: int = 1    # how much progress it stands for, in answers or steps
+    size: int = 1  # how much progress it stands for, in answers or steps
+
 
 @dataclass(frozen=True)
 class EngineSpec:
     "What a process needs to build the engine of a run: keyword arguments of `HFEngine`."
+
     model: str
     device: str = 'auto'
     dtype: str = 'auto'
     batch_size: int = 64
-    revision: str|None = None
-    chat_template: str|None = None
+    revision: str | None = None
+    chat_template: str | None = None
     trust_remote_code: bool = False
 
 # %% ../nbs/07_jobs.ipynb #5d71e6bf
 @lru_cache(maxsize=1)
-def engine_for(spec:EngineSpec):
+def engine_for(spec: EngineSpec):
     "The engine of `spec`, built once per process: one base in memory, however many agents."
     from multiagent_ft.hf import HFEngine
+
     return HFEngine(**asdict(spec))
 
-def do(store:Store, job:Job, engine)->tuple[Path, bool]:
-    "Do a job unless the store has it: (its folder, was it made just now?). `store.spent` counts the seconds of the making. A job whose `args` say `scratch=True` gets a folder that survives a kill."
+
+def do(store: Store, job: Job, engine) -> tuple[Path, bool]:
+    """Do a job unless the store has it: (its folder, was it made just now?). `store.spent` counts the seconds of the
+    making. A job whose `args` say `scratch=True` gets a folder that survives a kill."""
     module, name = job.fn.split(':')
-    args = {**job.args, 'scratch': str(store.scratch(job.kind, job.key))} if job.args.get('scratch') and not store.find(job.kind, job.key) else job.args
+    args = (
+        {**job.args, 'scratch': str(store.scratch(job.kind, job.key))}
+        if job.args.get('scratch') and not store.find(job.kind, job.key)
+        else job.args
+    )
     before = store.misses[job.kind]
+
     def make(folder):
         t = time.perf_counter()
         getattr(importlib.import_module(module), name)(folder, engine, **args)
         store.spent[job.kind] += time.perf_counter() - t
+
     path = store.job(job.kind, job.key, make)
     return path, store.misses[job.kind] > before
 
-def nobody(n:int, found:bool=False):
+
+def nobody(n: int, found: bool = False):
     "Whom to tell about progress when nobody listens."
 
 # %% ../nbs/07_jobs.ipynb #d58ed932
 class Here:
     "Do jobs in this process, one after another, on one engine."
-    def __init__(self, store:Store, # where results live
-                 engine             # anything with the Engine protocol
-                ): self.store, self.engine, self.used = store, engine, set()
-    def run(self, jobs:list[Job], done:Callable=nobody)->list[Path]:
+
+    def __init__(self, store: Store, engine):  # where results live  # anything with the Engine protocol
+        self.store, self.engine, self.used = store, engine, set()
+
+    def run(self, jobs: list[Job], done: Callable = nobody) -> list[Path]:
         "The stored folder of every job, in order."
         paths = []
         for j in jobs:
             path, made = do(self.store, j, self.engine)
-            paths.append(path); done(j.size, not made)
+            paths.append(path)
+            done(j.size, not made)
         self.used.update(p.name for p in paths)
         return paths
-    def close(self): pass
-    def __enter__(self): return self
-    def __exit__(self, *e): self.close()
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *e):
+        self.close()
 
 # %% ../nbs/07_jobs.ipynb #de5b7d38
-def note(folder:Path, engine, text:str, **kw):
+def note(folder: Path, engine, text: str, **kw):
     "The smallest job there is: write `text`. Used to test executors."
-    (folder/'note.txt').write_text(text)
+    (folder / 'note.txt').write_text(text)
 
 # %% ../nbs/07_jobs.ipynb #b4dab9bd
 class WorkerDied(MaftError):
     "A worker process ended in the middle of a job."
 
+
 class Worker:
     "One process that does jobs handed to it, one at a time."
-    def __init__(self, store:Path, spec:EngineSpec, threads:int=1):
+
+    def __init__(self, store: Path, spec: EngineSpec, threads: int = 1):
         env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'MAFT_QUIET': '1'}
-        self.p = subprocess.Popen([sys.executable, '-c', 'from multiagent_ft.jobs import serve; serve()'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  text=True, env=env, start_new_session=True)
+        self.p = subprocess.Popen(
+            [sys.executable, '-c', 'from multiagent_ft.jobs import serve; serve()'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            start_new_session=True,
+        )
         self.send(dict(store=str(store), spec=asdict(spec)))
+
     def send(self, msg):
-        try: self.p.stdin.write(json.dumps(msg) + '\n'); self.p.stdin.flush()
-        except BrokenPipeError: raise WorkerDied(f'a worker process ended (exit status {self.p.wait()})') from None
-    def do(self, job:Job)->dict:
+        try:
+            self.p.stdin.write(json.dumps(msg) + '\n')
+            self.p.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerDied(f'a worker process ended (exit status {self.p.wait()})') from None
+
+    def do(self, job: Job) -> dict:
         "Do one job; the reply says whether it was made or found. Raises what went wrong there."
         self.send(vars(job))
         line = self.p.stdout.readline()
-        if not line.endswith('\n'): raise WorkerDied(f'a worker process ended during a {job.kind} job (exit status {self.p.wait()}).')
+        if not line.endswith('\n'):
+            raise WorkerDied(f'a worker process ended during a {job.kind} job (exit status {self.p.wait()}).')
         reply = json.loads(line)
-        if reply.get('error'): raise (MaftError if reply['mine'] else RuntimeError)(reply['error'])
+        if reply.get('error'):
+            raise (MaftError if reply['mine'] else RuntimeError)(reply['error'])
         return reply
+
     def close(self):
-        if self.p.poll() is None: self.p.kill()
-        self.p.wait(); self.p.stdout.close()
-        with suppress(BrokenPipeError): self.p.stdin.close()   # says so when something was never read
+        if self.p.poll() is None:
+            self.p.kill()
+        self.p.wait()
+        self.p.stdout.close()
+        with suppress(BrokenPipeError):
+            self.p.stdin.close()  # says so when something was never read
 
 # %% ../nbs/07_jobs.ipynb #97e0513b
 def serve():
     "The life of a worker: read a job, do it, say so; end when the pipe closes."
-    out = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)
+    out = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
     hello = json.loads(sys.stdin.readline())
     store, spec = Store(hello['store']), EngineSpec(**hello['spec'])
     for line in sys.stdin:
         job = Job(**json.loads(line))
         before = store.spent[job.kind]
-        try: reply = dict(made=do(store, job, None if spec.model == 'none' else engine_for(spec))[1], spent=store.spent[job.kind] - before)
-        except MaftError as e: reply = dict(error=str(e), mine=True)
-        except Exception:   # whatever it is, the parent is told and raises it there; a worker that died instead would only say that it died
+        try:
+            reply = dict(
+                made=do(store, job, None if spec.model == 'none' else engine_for(spec))[1],
+                spent=store.spent[job.kind] - before,
+            )
+        except MaftError as e:
+            reply = dict(error=str(e), mine=True)
+        # whatever it is, the parent is told and raises it there; a worker that died instead would only say that it died
+        except Exception:
             import traceback
+
             reply = dict(error=traceback.format_exc(), mine=False)
-        try: out.write(json.dumps(reply) + '\n'); out.flush()
-        except BrokenPipeError: os._exit(0)   # the parent is gone; what was done is in the store
+        try:
+            out.write(json.dumps(reply) + '\n')
+            out.flush()
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone; what was done is in the store
 
 # %% ../nbs/07_jobs.ipynb #7f9bf150
 class Workers:
     "Do jobs in `n` worker processes, each with one engine; results meet in the store."
-    def __init__(self, store:Store, spec:EngineSpec, n:int=2, threads:int=1):
+
+    def __init__(self, store: Store, spec: EngineSpec, n: int = 2, threads: int = 1):
         self.store, self.spec, self.n, self.threads = store, spec, n, threads
         self.free, self.alive, self.closed, self.used = Queue(), set(), False, set()
-        for _ in range(n): self.free.put(None)   # started when first needed
+        for _ in range(n):
+            self.free.put(None)  # started when first needed
+
     def _start(self):
-        w = Worker(self.store.path, self.spec, self.threads); self.alive.add(w); return w
-    def _one(self, job:Job)->dict:
+        w = Worker(self.store.path, self.spec, self.threads)
+        self.alive.add(w)
+        return w
+
+    def _one(self, job: Job) -> dict:
         worker = self.free.get()
         try:
             for again in (True, False):
                 worker = worker or self._start()
-                try: return worker.do(job)
+                try:
+                    return worker.do(job)
                 except WorkerDied as e:
-                    worker.close(); self.alive.discard(worker); worker = None
-                    if self.closed or not again: raise MaftError(f'{e} It was tried twice; too little memory is the usual cause: set fewer workers (--set workers=1) or a smaller batch_size, and run the same command again.') from None
-        finally: self.free.put(worker)
-    def run(self, jobs:list[Job], done:Callable=nobody)->list[Path]:
+                    worker.close()
+                    self.alive.discard(worker)
+                    worker = None
+                    if self.closed or not again:
+                        raise MaftError(
+                            f'{e} It was tried twice; too little memory is the usual cause: set fewer workers (--set'
+                            ' workers=1) or a smaller batch_size, and run the same command again.'
+                        ) from None
+        finally:
+            self.free.put(worker)
+
+    def run(self, jobs: list[Job], done: Callable = nobody) -> list[Path]:
         "The stored folder of every job, in order."
         from concurrent.futures import ThreadPoolExecutor, as_completed
+
         paths = [self.store.find(j.kind, j.key) for j in jobs]
         for j, p in zip(jobs, paths):
-            if p is not None: self.store.hits[j.kind] += 1; done(j.size, True)
+            if p is not None:
+                self.store.hits[j.kind] += 1
+                done(j.size, True)
         with ThreadPoolExecutor(self.n) as threads:
             futures = {threads.submit(self._one, j): i for i, (j, p) in enumerate(zip(jobs, paths)) if p is None}
             try:
                 for f in as_completed(futures):
-                    i = futures[f]; self.store.misses[jobs[i].kind] += f.result()['made']; self.store.spent[jobs[i].kind] += f.result()['spent']; done(jobs[i].size, False)
+                    i = futures[f]
+                    self.store.misses[jobs[i].kind] += f.result()['made']
+                    self.store.spent[jobs[i].kind] += f.result()['spent']
+                    done(jobs[i].size, False)
                     paths[i] = self.store.find(jobs[i].kind, jobs[i].key)
-            except BaseException: threads.shutdown(wait=False, cancel_futures=True); self.close(); raise
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.close()
+                raise
         self.used.update(p.name for p in paths)
         return paths
+
     def close(self):
         "End all workers at once; what they were at is lost, what they finished is in the store."
         self.closed = True
-        for w in list(self.alive): w.close()
+        for w in list(self.alive):
+            w.close()
         self.alive.clear()
-    def __enter__(self): return self
-    def __exit__(self, *e): self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *e):
+        self.close()
 
 # %% ../nbs/07_jobs.ipynb #b404b5ca
-def generate_key(engine, requests:list[Request])->dict:
+def generate_key(engine, requests: list[Request]) -> dict:
     "What the completions of one block depend on."
     prompts = [engine.render(r.chat) for r in requests]
-    return dict(model=engine.identity(requests[0].adapter), sampling=asdict(requests[0].sampling),
-                prompts=digest(prompts), seeds=digest([r.seed for r in requests]), n=len(requests))
+    return dict(
+        model=engine.identity(requests[0].adapter),
+        sampling=asdict(requests[0].sampling),
+        prompts=digest(prompts),
+        seeds=digest([r.seed for r in requests]),
+        n=len(requests),
+    )
 
-def generate_block(folder:Path, engine, requests:list[dict]):
+
+def generate_block(folder: Path, engine, requests: list[dict]):
     "A job: the completions of one block of requests (as dicts), one JSON object per line."
-    rs = [Request(tuple(Message(**m) for m in r['chat']), r['seed'], Sampling(**r['sampling']), r['adapter'], tuple(r['where'])) for r in requests]
-    write_jsonl(folder/'completions.jsonl', map(vars, engine.generate(rs)))
+    rs = [
+        Request(
+            tuple(Message(**m) for m in r['chat']),
+            r['seed'],
+            Sampling(**r['sampling']),
+            r['adapter'],
+            tuple(r['where']),
+        )
+        for r in requests
+    ]
+    write_jsonl(folder / 'completions.jsonl', map(vars, engine.generate(rs)))
 
 # %% ../nbs/07_jobs.ipynb #b613ca3f
-def blocks(requests:list[Request], size:int)->list[list[int]]:
-    "Indices of `requests` cut into blocks: same adapter, sampling, role, round and draw, at most `size` each, order kept."
+def blocks(requests: list[Request], size: int) -> list[list[int]]:
+    """Indices of `requests` cut into blocks: same adapter, sampling, role, round and draw, at most `size` each, order
+    kept."""
     groups = {}
     for i, r in enumerate(requests):
         groups.setdefault((r.adapter, r.sampling, r.where[:1], r.where[2:]), []).append(i)
-    return [g[k:k+size] for g in groups.values() for k in range(0, len(g), size)]
+    return [g[k : k + size] for g in groups.values() for k in range(0, len(g), size)]
 
 # %% ../nbs/07_jobs.ipynb #92eb3eab
 class Spoken:
     "An engine that remembers: `generate` as jobs over a store, done by an executor."
-    def __init__(self, engine,            # renders prompts and names identities here
-                 executor,                # `Here` or `Workers`
-                 block:int=64             # problems per job, and the batch
-                ): self.engine, self.executor, self.block = engine, executor, block
-    def generate(self, requests:list[Request], done:Callable=nobody)->list[Completion]:
+
+    def __init__(
+        self,
+        engine,  # renders prompts and names identities here
+        executor,  # `Here` or `Workers`
+        block: int = 64,  # problems per job, and the batch
+    ):
+        self.engine, self.executor, self.block = engine, executor, block
+
+    def generate(self, requests: list[Request], done: Callable = nobody) -> list[Completion]:
         "One completion per request, in order; found in the store or made."
         cut = blocks(requests, self.block)
-        jobs = [Job('generate', generate_key(self.engine, rs := [requests[i] for i in ids]), 'multiagent_ft.jobs:generate_block',
-                    dict(requests=[vars(r) | dict(chat=[vars(m) for m in r.chat], sampling=vars(r.sampling)) for r in rs]), len(ids)) for ids in cut]
-        out = [None]*len(requests)
+        jobs = [
+            Job(
+                'generate',
+                generate_key(self.engine, rs := [requests[i] for i in ids]),
+                'multiagent_ft.jobs:generate_block',
+                dict(requests=[vars(r) | dict(chat=[vars(m) for m in r.chat], sampling=vars(r.sampling)) for r in rs]),
+                len(ids),
+            )
+            for ids in cut
+        ]
+        out = [None] * len(requests)
         for ids, path in zip(cut, self.executor.run(jobs, done)):
-            for i, d in zip(ids, read_jsonl(path/'completions.jsonl'), strict=True): out[i] = Completion(**d)
+            for i, d in zip(ids, read_jsonl(path / 'completions.jsonl'), strict=True):
+                out[i] = Completion(**d)
         return out

@@ -18,58 +18,80 @@ class Unread(Exception):
 LENGTH, DEPTH, DIGITS, POWERS, PARTS, WORDS = 2000, 16, 400, 60, 40, 5
 _strange = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]')
 
-def check_size(s:str):
+
+def check_size(s: str):
     "Raises `Unread` for what is visibly too long, too deep or too strange to be an answer."
-    if len(s) > LENGTH: raise Unread('too long')
-    if _strange.search(s): raise Unread('control characters')
+    if len(s) > LENGTH:
+        raise Unread('too long')
+    if _strange.search(s):
+        raise Unread('control characters')
     depth = deepest = 0
     for c in s:
         depth += (c in '([{') - (c in ')]}')
         deepest = max(deepest, depth)
-    if deepest > DEPTH: raise Unread('nested too deep')
-    if re.search(r'\d{%d}' % DIGITS, s): raise Unread('too many digits')
-    if len(re.findall(r'\^|!', s)) > POWERS: raise Unread('too many powers')
+    if deepest > DEPTH:
+        raise Unread('nested too deep')
+    if re.search(r'\d{%d}' % DIGITS, s):
+        raise Unread('too many digits')
+    if len(re.findall(r'\^|!', s)) > POWERS:
+        raise Unread('too many powers')
 
 # %% ../nbs/00c_latex.ipynb #b9253d9b
 def why(f, *args):
     "The reason why `f` gives up on `args`, or None."
-    try: f(*args)
-    except Unread as e: return str(e)
+    try:
+        f(*args)
+    except Unread as e:
+        return str(e)
 
 # %% ../nbs/00c_latex.ipynb #35ddf8d7
-FUNCTIONS = ('arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc '
-             'ln log exp sqrt max min gcd lcm det').split()
+FUNCTIONS = (
+    'arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc '
+    'ln log exp sqrt max min gcd lcm det'
+).split()
 _not_words = {*FUNCTIONS, 'pi', 'infinity'}
-_units = ('ft|feet|foot|inches|inch|in|miles?|mi|mph|yd|cm|mm|km|m|kg|g|mg|lbs?|oz|tons?|s|sec|seconds?|minutes?|min|hours?|hr|h|days?|years?|yr|'
-          'gal|gallons?|L|ml|mL|N|J|W|V|A|Hz|rad|radians|degrees?|units?|dollars?|cents?|F|C')
+_units = (
+    'ft|feet|foot|inches|inch|in|miles?|mi|mph|yd|cm|mm|km|m|kg|g|mg|lbs?|oz|tons?|s|sec|seconds?|minutes?|min|hours?|hr|h|days?|years?|yr|'
+    'gal|gallons?|L|ml|mL|N|J|W|V|A|Hz|rad|radians|degrees?|units?|dollars?|cents?|F|C'
+)
 _before, _after = r'(?<![\\A-Za-z_^{])', r'(?![A-Za-z(])'
 _word = re.compile(_before + r"(?:[A-Za-z][A-Za-z'-]*[A-Za-z]|[aAI])" + _after)
-_long_or_usual = re.compile(_before + r"(?:[A-Za-z][A-Za-z'-]+[A-Za-z]|(?i:no|is|or|of|at|to|in|if|on|by|an|as|it))" + _after)
+_long_or_usual = re.compile(
+    _before + r"(?:[A-Za-z][A-Za-z'-]+[A-Za-z]|(?i:no|is|or|of|at|to|in|if|on|by|an|as|it))" + _after
+)
 UNIT = re.compile(_units)
 _unit = re.compile(r'(?<=\d )(?=[A-Za-z]{2})(?:%s)' % _units + _after)
-_said = re.compile(r'(\\(?:text|mathrm|textbf|textit|textrm|textnormal|mbox|operatorname\*?)\s*\{[^{}]*\})') # marked already
+# marked already
+_said = re.compile(r'(\\(?:text|mathrm|textbf|textit|textrm|textnormal|mbox|operatorname\*?)\s*\{[^{}]*\})')
 
-def outside(s:str, change)->str:
+
+def outside(s: str, change) -> str:
     "`s` with `change` applied to what is not marked as words yet."
     parts = _said.split(s)
     parts[::2] = map(change, parts[::2])
     return ''.join(parts)
 
-def mark_words(s:str)->str:
+
+def mark_words(s: str) -> str:
     "Words go into \\text{…}, dollar signs go."
-    def mark(m): return m[0] if m[0] in _not_words else r'\text{ %s }' % m[0]
-    s = re.sub(r'\\text\s*\{([^{}]*\d[^{}]*)\}', r' \1 ', s) # \text{5 apples}
+
+    def mark(m):
+        return m[0] if m[0] in _not_words else r'\text{ %s }' % m[0]
+
+    s = re.sub(r'\\text\s*\{([^{}]*\d[^{}]*)\}', r' \1 ', s)  # \text{5 apples}
     if re.search(r'(?<!\\)\$', s):
-        s = re.sub(r'(?<=\d)\s*(?:\\%)?\s*\$\s+\$(?=\s*\\\$\s*\d)', '$, $', s) # two amounts of money side by side
+        s = re.sub(r'(?<=\d)\s*(?:\\%)?\s*\$\s+\$(?=\s*\\\$\s*\d)', '$, $', s)  # two amounts of money side by side
         parts = re.split(r'(?<!\\)\$\$?', re.sub(r'(?<!\\)\$\$\s*(?=(?:and\s+)?[Tt]he\b)', '$$. ', s))
         parts[::2] = [outside(p, lambda q: _word.sub(mark, q)) for p in parts[::2]]
         return ' '.join(parts).replace('@', r' \text{ at } ')
-    long = [w for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', _said.sub(' ', s)) if w not in _not_words]
+    long = [
+        w for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', _said.sub(' ', s)) if w not in _not_words
+    ]
     rx = _word if len(long) > 1 else _long_or_usual if long else _unit
     return outside(s, lambda q: rx.sub(mark, q))
 
 # %% ../nbs/00c_latex.ipynb #417921d6
-_SIGNS = r'''
+_SIGNS = r"""
 \\not\s*=  ->\\neq␣
 √\s*(\d+(?:\.\d+)?)  ->\\sqrt{\1}
 √\s*([A-Za-z])(?![A-Za-z])  ->\\sqrt{\1}
@@ -98,10 +120,10 @@ _SIGNS = r'''
 ((?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?\s*(?:\(?\s*-?|\([^()]*[-+]\s*))([\d.]+)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°)  ->\1{\2\\cdot\\frac{\\pi}{180}}
 \^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|°  ->
 \\(?:c|l)?dots[bc]?(?![a-zA-Z])|\.\.\.|…  ->\\Omega_{9}
-'''
+"""
 
 # %% ../nbs/00c_latex.ipynb #4e836359
-_LAYOUT = r'''
+_LAYOUT = r"""
 \^\s*\{?\s*(?:\\prime\s*)+\}?|(?<=[A-Za-z)])'+  ->
 \\operatorname\*?\s*\{\s*(NAMES)\s*\}  ->\\\1␣
 \\mathrm\s*\{\s*((?:UNITS)\.?(?:\s*-\s*(?:UNITS))?)\s*\}  ->\\text{\1}
@@ -140,65 +162,102 @@ _LAYOUT = r'''
 (?<![A-Za-z\\])e\s*_  ->\\varepsilon_
 ^\s*(?:\\cdot|\\approx|=|:)\s*  ->
 \s+  ->␣
-'''
+"""
 _names = '|'.join(FUNCTIONS)
-_rows = [row.partition('  ->') for row in (_SIGNS + _LAYOUT.lstrip('\n')).replace('NAMES', _names).replace('UNITS', _units).strip('\n').split('\n')]
+_rows = [
+    row.partition('  ->')
+    for row in (
+        (_SIGNS + _LAYOUT.lstrip('\n')).replace('NAMES', _names).replace('UNITS', _units).strip('\n').split('\n')
+    )
+]
 TIDY = [(re.compile(p), r.replace('␣', ' ')) for p, _, r in _rows]
 
 # %% ../nbs/00c_latex.ipynb #8cae3719
-def closing(s:str, i:int, open:str='{', close:str='}')->int:
+def closing(s: str, i: int, open: str = '{', close: str = '}') -> int:
     "Index just after the bracket that closes the one at `i`."
     depth = 0
     for m in re.finditer(r'\\.|[%s%s]' % (re.escape(open), re.escape(close)), s[i:], re.S):
         depth += (m[0] == open) - (m[0] == close)
-        if not depth and m[0] == close: return i + m.end()
+        if not depth and m[0] == close:
+            return i + m.end()
     raise Unread('brackets do not match')
 
-_repeating = re.compile(r'(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d*)\s*\\(?:overline|bar)\s*\{\s*(\d+)\s*\}') # 2.1\overline{6}
 
-def repeating(m:re.Match)->str:
+# 2.1\overline{6}
+_repeating = re.compile(r'(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d*)\s*\\(?:overline|bar)\s*\{\s*(\d+)\s*\}')
+
+
+def repeating(m: re.Match) -> str:
     "The fraction that a match of `_repeating` stands for."
     start, period = m[1].replace(',', '') + m[2], m[3]
-    return r'\frac{%d}{%d}' % (int(start + period) - int('0' + start), (10**len(period) - 1) * 10**len(m[2]))
+    return r'\frac{%d}{%d}' % (int(start + period) - int('0' + start), (10 ** len(period) - 1) * 10 ** len(m[2]))
 
-def trimmed(s:str, chars:str=' .:;,')->str:
+
+def trimmed(s: str, chars: str = ' .:;,') -> str:
     "`s` without `chars` around it; but a point before a digit is a decimal point and stays."
-    return re.sub('^[%s]+' % re.escape(chars), lambda m: '.' * (m[0][-1] == '.' and s[m.end():m.end()+1].isdigit()), s.rstrip(chars))
+    return re.sub(
+        '^[%s]+' % re.escape(chars),
+        lambda m: '.' * (m[0][-1] == '.' and s[m.end() : m.end() + 1].isdigit()),
+        s.rstrip(chars),
+    )
 
-def tidy(s:str)->str:
+
+def tidy(s: str) -> str:
     "One way of writing for what LaTeX and people write in many."
     s = mark_words(_repeating.sub(repeating, s))
-    for pattern, r in TIDY: s = pattern.sub(r, s)
+    for pattern, r in TIDY:
+        s = pattern.sub(r, s)
     while m := re.search(r'\\sqrt\s*\(', s):
         end = closing(s, m.end() - 1, '(', ')')
-        s = s[:m.start()] + r'\sqrt{' + s[m.end():end-1] + '}' + s[end:]
-    if re.search(r'\d\s+\d+(?!\s*/)(?![\d/])', s): raise Unread('two numbers side by side')
+        s = s[: m.start()] + r'\sqrt{' + s[m.end() : end - 1] + '}' + s[end:]
+    if re.search(r'\d\s+\d+(?!\s*/)(?![\d/])', s):
+        raise Unread('two numbers side by side')
     s = re.sub(r'(?<![\d.,(\[])(\d{1,3}(?:,\d{3})+)(?!\d|,\d)', lambda m: m[0].replace(',', ''), s)
     return trimmed(s)
 
 # %% ../nbs/00c_latex.ipynb #0d15d79a
 _environment = re.compile(r'\\(begin|end)\{\w+\*?\}')
 
-def top(s:str, pattern:str)->list[str]:
+
+def top(s: str, pattern: str) -> list[str]:
     "`s` cut at matches of `pattern` outside of all brackets: [piece, separator, piece, …]."
     out, depth, start, i, rx = [], 0, 0, 0, re.compile(pattern)
     while i < len(s):
-        if m := _environment.match(s, i): depth += 1 if m[1] == 'begin' else -1; i = m.end(); continue
-        if s[i] in '([{': depth += 1
-        elif s[i] in ')]}': depth -= 1
+        if m := _environment.match(s, i):
+            depth += 1 if m[1] == 'begin' else -1
+            i = m.end()
+            continue
+        if s[i] in '([{':
+            depth += 1
+        elif s[i] in ')]}':
+            depth -= 1
         elif depth <= 0 and (m := rx.match(s, i)) and m[0]:
-            out += [s[start:i].strip(), m[0].strip()]; start = i = m.end(); continue
+            out += [s[start:i].strip(), m[0].strip()]
+            start = i = m.end()
+            continue
         i += 1
     return out + [s[start:].strip()]
 
 # %% ../nbs/00c_latex.ipynb #e90a9732
 _aligned = re.compile(r'\\begin\{(aligned|align|alignedat|split|gathered|gather)\*?\}(.*?)\\end\{\1\*?\}', re.S)
 
-def unaligned(s:str)->str:
+
+def unaligned(s: str) -> str:
     "`s` with the lines of an alignment after one another: blanks before a relation, commas before anything else."
+
     def join(m):
         lines = [''.join(top(line, '&')[::2]).strip() for line in top(m[2], r'\\\\(?:\[[^\]]*\])?')[::2]]
-        return ' '.join([lines[0], *(line if re.match(r'[=<>]|\\(?:leq|geq|approx|equiv)', line) else ', ' + line for line in lines[1:] if line)])
+        return ' '.join(
+            [
+                lines[0],
+                *(
+                    line if re.match(r'[=<>]|\\(?:leq|geq|approx|equiv)', line) else ', ' + line
+                    for line in lines[1:]
+                    if line
+                ),
+            ]
+        )
+
     return _aligned.sub(join, s)
 
 # %% ../nbs/00c_latex.ipynb #88e68a93
@@ -206,11 +265,15 @@ RELATION = r'\\(?:leq|geq|neq|approx|equiv|perp|parallel|sim|leftrightarrow)(?![
 COMMA = r'[,;]|\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\\\'
 
 # %% ../nbs/00c_latex.ipynb #fe5c8a34
-FILLER = frozenset('the is are a an solution solutions set answer answers about approximately roughly approx thus so therefore we have get or and of by equals equal to final '
-                   'value for any where with each every real numbers number all integer integers i.e that this it then but'.split())
+FILLER = frozenset(
+    'the is are a an solution solutions set answer answers about approximately roughly approx thus so therefore we'
+    ' have get or and of by equals equal to final value for any where with each every real numbers number all integer'
+    ' integers i.e that this it then but'.split()
+)
 WORDS_HERE = r'\\text\s*\{[^{}]*\}(?:\s*\^\s*(?:\{-?\d+\}|\d))?(?:\s*/\s*[A-Za-z](?![A-Za-z]))?'
 
-def words_in(s:str)->tuple[list[str], list[str]]:
+
+def words_in(s: str) -> tuple[list[str], list[str]]:
     "(the words outside of brackets that matter, the pieces between words); one piece when there are no words."
     pieces = top(s, WORDS_HERE)
     said = [w.lower() for t in pieces[1::2] for w in re.findall(r"[A-Za-z][A-Za-z'-]*", t.removeprefix('\\text'))]
@@ -218,18 +281,33 @@ def words_in(s:str)->tuple[list[str], list[str]]:
 
 # %% ../nbs/00c_latex.ipynb #8e01e786
 _it = r'(?P<it>\$\$[^$]+\$\$|\$[^$]+\$|-?\d[\d.,]*\d|-?\d)'
-_mute = r'(?:[^$\d]|\$[A-Za-z]\$)*'   # words, and names of things
+_mute = r'(?:[^$\d]|\$[A-Za-z]\$)*'  # words, and names of things
 _measure = rf'(?:\s*(?:(?:square|cubic)\s+)?(?:{_units})\b)?'
-_doubt = re.compile(r"\b(?:not|no|never|cannot|neither|if|when|unless|only|except|provided|might|may|could|either)\b|n't", re.I)
-_yes = re.compile(r'(?P<it>yes|no|true|false)\b(?:[\s.!]*\Z|\s*[.!;]\s|,?\s+(?:because|since|as)\b|,(?=\s+(?:a|the|this|that|it|they|there|we|you)\s))', re.I)
-_says = [re.compile(p, re.I | re.S) for p in (
-    rf'(?:\A|[.\n]\s*)(?:and\s+)?(?:therefore|thus|hence|so|which\s+implies)\b(?:[^.]|\.\d)*\b(?:is|are|equals)(?:\s+given\s+by)?\s*:?\s*{_it}{_measure}\s*\.?\s*\Z',
-    rf'\A(?:Let|We|First|Recall)\b.*[.\n]\s*The\b(?:[^.$]|\$[A-Za-z]\$)*\b(?:is|are|equals)\s*{_it}{_measure}\s*\.?\s*\Z',
-    rf'\A{_it}\s*(?:\n|\.\s)\s*[A-Z]\w+{_mute}\Z', rf'\A{_it}\s*\((?:[\w,]+\s+){{4,}}[\w,]+\)\.?\Z',
-    rf'\A{_mute}(?::|\b(?:is|are|equals|area|length|volume)\b)\s*{_it}{_measure}(?:\s*\.|(?<=\$\$)|\s*\Z){_mute}\Z')]
+_doubt = re.compile(
+    r"\b(?:not|no|never|cannot|neither|if|when|unless|only|except|provided|might|may|could|either)\b|n't", re.I
+)
+_yes = re.compile(
+    r'(?P<it>yes|no|true|false)\b(?:[\s.!]*\Z|\s*[.!;]\s|,?\s+(?:because|since|as)\b|,(?=\s+(?:a|the|this|that|it|they|there|we|you)\s))',
+    re.I,
+)
+_says = [
+    re.compile(p, re.I | re.S)
+    for p in (
+        rf'(?:\A|[.\n]\s*)(?:and\s+)?(?:therefore|thus|hence|so|which\s+implies)\b(?:[^.]|\.\d)*\b(?:is|are|equals)(?:\s+given\s+by)?\s*:?\s*{_it}{_measure}\s*\.?\s*\Z',
+        rf'\A(?:Let|We|First|Recall)\b.*[.\n]\s*The\b(?:[^.$]|\$[A-Za-z]\$)*\b(?:is|are|equals)\s*{_it}{_measure}\s*\.?\s*\Z',
+        rf'\A{_it}\s*(?:\n|\.\s)\s*[A-Z]\w+{_mute}\Z',
+        rf'\A{_it}\s*\((?:[\w,]+\s+){{4,}}[\w,]+\)\.?\Z',
+        rf'\A{_mute}(?::|\b(?:is|are|equals|area|length|volume)\b)\s*{_it}{_measure}(?:\s*\.|(?<=\$\$)|\s*\Z){_mute}\Z',
+    )
+]
 
-def statement(text:str)->str|None:
+
+def statement(text: str) -> str | None:
     "The answer that a sentence or two give in a plain way; None when they do not."
     text = text.strip()
-    if (m := _yes.match(text)) and not (m[0][-1] == ',' and _doubt.search(text[m.end():].partition('.')[0])): return m['it']
-    return next((m['it'] for says in _says if (m := says.search(text)) and not _doubt.search(m[0]) and ':' not in m['it']), None)
+    if (m := _yes.match(text)) and not (m[0][-1] == ',' and _doubt.search(text[m.end() :].partition('.')[0])):
+        return m['it']
+    return next(
+        (m['it'] for says in _says if (m := says.search(text)) and not _doubt.search(m[0]) and ':' not in m['it']),
+        None,
+    )

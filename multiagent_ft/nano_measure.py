@@ -20,81 +20,125 @@ from .nano_text import carry_lost
 from .tasks import load_task, split
 
 # %% ../nbs/22_nano_measure.ipynb #33f7c0a8
-def held_out_problems(task:str, # 'arithmetic' or 'words'
-                      n:int)->list[Problem]:
+def held_out_problems(task: str, n: int) -> list[Problem]:  # 'arithmetic' or 'words'
     "`n` questions that nano's text cannot hold."
     return split(load_task(task), 0, n, 'nano').evaluation
 
-def right(text:str, p:Problem)->bool:
+
+def right(text: str, p: Problem) -> bool:
     "Is the answer read from `text` the gold one? An unreadable answer is wrong."
     return same(extract(text), p.gold)
 
-def winner(texts:list[str], p:Problem)->str|None:
+
+def winner(texts: list[str], p: Problem) -> str | None:
     "The answer that a vote over `texts` gives; ties are drawn by the problem's id."
     return vote([extract(t) for t in texts], 'random', p.id).answer
 
-def share(flags:list)->list[float]:
+
+def share(flags: list) -> list[float]:
     "Mean of per-question values and its standard error."
     x = [float(f) for f in flags]
     m = mean(x)
-    return [round(m, 4), round((sum((v-m)**2 for v in x)/max(1, len(x)-1)/len(x))**.5, 4)]
+    return [round(m, 4), round((sum((v - m) ** 2 for v in x) / max(1, len(x) - 1) / len(x)) ** 0.5, 4)]
 
 # %% ../nbs/22_nano_measure.ipynb #441560b3
-def answers(engine, problems:list[Problem], draws:int=9, sampling:Sampling=Sampling(), split:str='nano')->list[list[str]]:
+def answers(
+    engine, problems: list[Problem], draws: int = 9, sampling: Sampling = Sampling(), split: str = 'nano'
+) -> list[list[str]]:
     "What `draws` untrained generators say: one list of texts per problem."
     agents = tuple(Agent('generator', i) for i in range(draws))
     said = engine.generate(generator_requests(problems, agents, Protocol(sampling=sampling), Luck(0, split)))
-    return [[said[a*len(problems)+i].text for a in range(draws)] for i in range(len(problems))]
+    return [[said[a * len(problems) + i].text for a in range(draws)] for i in range(len(problems))]
 
-def answering(texts:list[list[str]], problems:list[Problem])->dict:
+
+def answering(texts: list[list[str]], problems: list[Problem]) -> dict:
     "Accuracy of one agent and of votes, and how often three agents agree on the same wrong answer."
     ok = [[right(t, p) for t in ts] for ts, p in zip(texts, problems)]
-    same_wrong = [Counter(a for t in ts[:3] if (a := extract(t)) and not same(a, p.gold)).most_common(1) for ts, p in zip(texts, problems)]
+    same_wrong = [
+        Counter(a for t in ts[:3] if (a := extract(t)) and not same(a, p.gold)).most_common(1)
+        for ts, p in zip(texts, problems)
+    ]
     alike = [c[0][1] if c else 0 for c in same_wrong]
-    return dict(single=share(mean(o) for o in ok), unreadable=share(mean(extract(t) is None for t in ts) for ts in texts),
-                **{f'vote of {k}': share(same(winner(ts[:k], p), p.gold) for ts, p in zip(texts, problems)) for k in (3, 5, 9) if k <= len(texts[0])},
-                three_agree_wrong=share(a == 3 for a in alike), two_of_three_agree_wrong=share(a >= 2 for a in alike))
+    return dict(
+        single=share(mean(o) for o in ok),
+        unreadable=share(mean(extract(t) is None for t in ts) for ts in texts),
+        **{
+            f'vote of {k}': share(same(winner(ts[:k], p), p.gold) for ts, p in zip(texts, problems))
+            for k in (3, 5, 9)
+            if k <= len(texts[0])
+        },
+        three_agree_wrong=share(a == 3 for a in alike),
+        two_of_three_agree_wrong=share(a >= 2 for a in alike),
+    )
 
 # %% ../nbs/22_nano_measure.ipynb #25e803e2
-def invites(question:str)->str:
+def invites(question: str) -> str:
     "Which systematic mistake an arithmetic question invites: 'round sum', 'lost carry' or 'nothing'."
     a, b, c, d, e, f = map(int, re.findall(r'\d+', question))
-    if a + b and b and (a + b) % 10 == 0: return 'round sum'
+    if a + b and b and (a + b) % 10 == 0:
+        return 'round sum'
     return 'lost carry' if any(carry_lost(x, y) is not None for x, y in ((b, c), (e, f))) else 'nothing'
 
-def by_invitation(texts:list[list[str]], problems:list[Problem])->dict:
+
+def by_invitation(texts: list[list[str]], problems: list[Problem]) -> dict:
     "Per kind of question: how many, accuracy of one agent, and how often three agents give the same wrong answer."
     out = {}
     for kind in ('nothing', 'round sum', 'lost carry'):
         rows = [(ts, p) for ts, p in zip(texts, problems) if invites(p.text) == kind]
-        if rows: out[kind] = dict(n=len(rows), **{k: v for k, v in answering(*zip(*rows)).items() if k in ('single', 'vote of 9', 'three_agree_wrong', 'two_of_three_agree_wrong')})
+        if rows:
+            out[kind] = dict(
+                n=len(rows),
+                **{
+                    k: v
+                    for k, v in answering(*zip(*rows)).items()
+                    if k in ('single', 'vote of 9', 'three_agree_wrong', 'two_of_three_agree_wrong')
+                },
+            )
     return out
 
 # %% ../nbs/22_nano_measure.ipynb #e6ebb587
-def heard_kind(peers:list[str], p:Problem)->str:
+def heard_kind(peers: list[str], p: Problem) -> str:
     "What a critic heard: 'right' (all), 'split', 'wrong, alike' or 'wrong, apart'."
     ok = [right(t, p) for t in peers]
-    if all(ok): return 'right'
-    if any(ok): return 'split'
-    return 'wrong, alike' if len(peers) > 1 and all(same(extract(peers[0]), extract(t)) for t in peers[1:]) else 'wrong, apart'
+    if all(ok):
+        return 'right'
+    if any(ok):
+        return 'split'
+    return (
+        'wrong, alike'
+        if len(peers) > 1 and all(same(extract(peers[0]), extract(t)) for t in peers[1:])
+        else 'wrong, apart'
+    )
 
-def revising(debates:list[Transcript])->dict:
-    "(own right or wrong) x (what was heard) -> [how many, share right afterwards]; accuracies; what the debate did to the vote."
+
+def revising(debates: list[Transcript]) -> dict:
+    """(own right or wrong) x (what was heard) -> [how many, share right afterwards]; accuracies; what the debate did to
+    the vote."""
     cells = {}
     for t in debates:
         first, last = [u.text for u in t.at(1)], [u.text for u in t.at(2)]
         for i, text in enumerate(last):
-            key = ('right' if right(first[i], t.problem) else 'wrong', heard_kind([x for j, x in enumerate(first) if j != i], t.problem))
+            key = (
+                'right' if right(first[i], t.problem) else 'wrong',
+                heard_kind([x for j, x in enumerate(first) if j != i], t.problem),
+            )
             cells.setdefault(key, []).append(right(text, t.problem))
-    before, after = ([same(winner([u.text for u in t.at(m)], t.problem), t.problem.gold) for t in debates] for m in (1, 2))
-    return dict(table={f'own {o} | heard {h}': [len(v), round(mean(v), 4)] for (o, h), v in sorted(cells.items())},
-                critic=share(mean(right(u.text, t.problem) for u in t.at(2)) for t in debates),
-                vote_before=share(before), vote_after=share(after), right_to_wrong=share(b and not a for b, a in zip(before, after)),
-                wrong_to_right=share(a and not b for b, a in zip(before, after)))
+    before, after = (
+        [same(winner([u.text for u in t.at(m)], t.problem), t.problem.gold) for t in debates] for m in (1, 2)
+    )
+    return dict(
+        table={f'own {o} | heard {h}': [len(v), round(mean(v), 4)] for (o, h), v in sorted(cells.items())},
+        critic=share(mean(right(u.text, t.problem) for u in t.at(2)) for t in debates),
+        vote_before=share(before),
+        vote_after=share(after),
+        right_to_wrong=share(b and not a for b, a in zip(before, after)),
+        wrong_to_right=share(a and not b for b, a in zip(before, after)),
+    )
 
 # %% ../nbs/22_nano_measure.ipynb #965c5ddf
-def summarizing(debates:list[Transcript])->dict:
-    "Shares of summaries: keep every distinct final answer (also by how many there were); box an answer nobody gave; group and count without a mistake."
+def summarizing(debates: list[Transcript]) -> dict:
+    """Shares of summaries: keep every distinct final answer (also by how many there were); box an answer nobody gave;
+    group and count without a mistake."""
     kept, invented, counted = {}, [], []
     for t in debates:
         first = {u.agent: extract(u.text) for u in t.at(1)}
@@ -104,39 +148,66 @@ def summarizing(debates:list[Transcript])->dict:
             kept.setdefault(len(given), []).append(set(given) <= boxed)
             invented.append(bool(boxed - set(given)))
             counted.append({a: int(n) for n, a in re.findall(r'(\d+) agents? says? \\boxed{(-?\d+)}', s.text)} == given)
-    return dict(keeps_all=share(x for v in kept.values() for x in v), by_answers={str(k): [len(v), round(mean(v), 4)] for k, v in sorted(kept.items())},
-                invents=share(invented), counts_right=share(counted))
+    return dict(
+        keeps_all=share(x for v in kept.values() for x in v),
+        by_answers={str(k): [len(v), round(mean(v), 4)] for k, v in sorted(kept.items())},
+        invents=share(invented),
+        counts_right=share(counted),
+    )
 
 # %% ../nbs/22_nano_measure.ipynb #82ccb94c
-def measure_nano(engine,            # an `HFEngine` on nano's folder
-                 out:Path|None=None, # where the JSON goes
-                 n:dict=dict(arithmetic=1000, words=500), # questions per task
-                 )->dict:
+def measure_nano(
+    engine,  # an `HFEngine` on nano's folder
+    out: Path | None = None,  # where the JSON goes
+    n: dict = dict(arithmetic=1000, words=500),  # questions per task
+) -> dict:
     "Every figure of this page. Same engine, same questions, same seeds: same figures."
     page = {}
     for task, k in n.items():
         problems = held_out_problems(task, k)
         texts = answers(engine, problems)
-        page[task] = dict(n=k, answer=answering(texts, problems), answer_top_p_1=answering(answers(engine, problems, 3, Sampling(top_p=1.)), problems))
-        if task == 'arithmetic': page[task]['invited'] = by_invitation(texts, problems)
+        page[task] = dict(
+            n=k,
+            answer=answering(texts, problems),
+            answer_top_p_1=answering(answers(engine, problems, 3, Sampling(top_p=1.0)), problems),
+        )
+        if task == 'arithmetic':
+            page[task]['invited'] = by_invitation(texts, problems)
         for name, summary in (('peers', False), ('summary', True)):
             debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, Luck(0, 'nano'))
             page[task][name] = revising(debates)
-            if summary: page[task]['summarize'] = summarizing(debates)
-    if out: write_atomic(out, json.dumps(page, indent=1) + '\n')
+            if summary:
+                page[task]['summarize'] = summarizing(debates)
+    if out:
+        write_atomic(out, json.dumps(page, indent=1) + '\n')
     return page
 
 # %% ../nbs/22_nano_measure.ipynb #3f9ef523
-def model_card(page:dict, # what `measure_nano` returned
-              )->str:
+def model_card(
+    page: dict,  # what `measure_nano` returned
+) -> str:
     "README.md of nano's folder."
-    def pm(v): return f'{100*v[0]:.1f} ± {100*v[1]:.1f}'
-    names = dict(single='one agent', **{f'vote of {k}': f'vote of {k}' for k in (3, 5, 9)}, three_agree_wrong='three agents give the same wrong answer')
+
+    def pm(v):
+        return f'{100 * v[0]:.1f} ± {100 * v[1]:.1f}'
+
+    names = dict(
+        single='one agent',
+        **{f'vote of {k}': f'vote of {k}' for k in (3, 5, 9)},
+        three_agree_wrong='three agents give the same wrong answer',
+    )
     table = [[n, *(pm(page[t]['answer'][k]) for t in page)] for k, n in names.items()]
-    table += [[f'debate of 3, 2 rounds, {h}: vote', *(pm(page[t][h]['vote_after']) for t in page)] for h in ('peers', 'summary')]
+    table += [
+        [f'debate of 3, 2 rounds, {h}: vote', *(pm(page[t][h]['vote_after']) for t in page)]
+        for h in ('peers', 'summary')
+    ]
     table += [['summaries that keep every answer', *(pm(page[t]['summarize']['keeps_all']) for t in page)]]
-    lines = ['| ' + ' | '.join(r) + ' |' for r in [['', *(f'{t} (n = {page[t]["n"]})' for t in page)], ['---']*(len(page) + 1), *table]]
+    lines = [
+        '| ' + ' | '.join(r) + ' |'
+        for r in [['', *(f'{t} (n = {page[t]["n"]})' for t in page)], ['---'] * (len(page) + 1), *table]
+    ]
     return CARD.replace('TABLE', '\n'.join(lines))
+
 
 CARD = """---
 license: apache-2.0

@@ -15,126 +15,165 @@ from .prompts import question_prompt, peers_prompt, summarize_prompt, summary_pr
 from .words import Sketch, work, word_sketch
 
 # %% ../nbs/20_nano_text.ipynb #151d571c
-SLIP = {'*': .17, '/': .17, '-': .15, '+': .05} # how often a step goes wrong, by kind of step
-NEIGHBOUR = .9     # share of slips that hit the last digit; the others are off by ten
-SYSTEMATIC = .75   # how often a tempting mistake is made where a problem invites it
-SECOND_LOOK = .8   # in a revision worked afresh, slips and temptations are this many times as likely
-FRESH = .5         # share of revisions worked afresh whatever the others say
-UNFAITHFUL = .03   # share of summaries that leave an answer out
+SLIP = {'*': 0.17, '/': 0.17, '-': 0.15, '+': 0.05}  # how often a step goes wrong, by kind of step
+NEIGHBOUR = 0.9  # share of slips that hit the last digit; the others are off by ten
+SYSTEMATIC = 0.75  # how often a tempting mistake is made where a problem invites it
+SECOND_LOOK = 0.8  # in a revision worked afresh, slips and temptations are this many times as likely
+FRESH = 0.5  # share of revisions worked afresh whatever the others say
+UNFAITHFUL = 0.03  # share of summaries that leave an answer out
 
 # %% ../nbs/20_nano_text.ipynb #3556309a
-def arithmetic_sketch(rng:random.Random)->Sketch:
+def arithmetic_sketch(rng: random.Random) -> Sketch:
     "The paper's task: a+b*c+d-e*f with operands from 0 to 29. Invites adding a+b first when that makes a round number."
     a, b, c, d, e, f = (rng.randint(0, 29) for _ in range(6))
     wrong = ((a, '+', b), ('#0', '*', c), (e, '*', f), ('#1', '+', d), ('#3', '-', '#2'))
     right = ((b, '*', c), (e, '*', f), (a, '+', '#0'), ('#2', '+', d), ('#3', '-', '#1'))
-    return Sketch(f'What is the result of {a}+{b}*{c}+{d}-{e}*{f}?', right, wrong if b and (a+b) % 10 == 0 and a+b else None)
+    return Sketch(
+        f'What is the result of {a}+{b}*{c}+{d}-{e}*{f}?', right, wrong if b and (a + b) % 10 == 0 and a + b else None
+    )
 
 # %% ../nbs/20_nano_text.ipynb #94f430cf
-def carry_lost(x:int, y:int)->int|None:
+def carry_lost(x: int, y: int) -> int | None:
     "What an author writes for x*y who forgets the carry of the units, where that mistake tempts; otherwise None."
     u, v = x % 10, y % 10
-    if x < 0 or y < 0 or u == v or max(x, y) < 10 or not {u, v} <= {6, 7, 8}: return None
-    return x*y - u*v//10*10
+    if x < 0 or y < 0 or u == v or max(x, y) < 10 or not {u, v} <= {6, 7, 8}:
+        return None
+    return x * y - u * v // 10 * 10
 
 # %% ../nbs/20_nano_text.ipynb #aadf0647
-def slipped(right:int, rng:random.Random)->int:
+def slipped(right: int, rng: random.Random) -> int:
     "A careless result: the last digit mistaken for its neighbour (0 and 1, 2 and 3, ...), or ten too many or too few."
     n = abs(right)
-    if rng.random() < NEIGHBOUR: n += 1 - 2*(n % 2)
-    else: n += 10 if n < 10 or rng.random() < .5 else -10
+    if rng.random() < NEIGHBOUR:
+        n += 1 - 2 * (n % 2)
+    else:
+        n += 10 if n < 10 or rng.random() < 0.5 else -10
     return n if right >= 0 else -n
 
 # %% ../nbs/20_nano_text.ipynb #efb4bc72
-def author(sketch:Sketch, rng:random.Random,
-           care:float=1. # multiplies the chance of every mistake
-          )->tuple[list[str], int]:
+def author(
+    sketch: Sketch,
+    rng: random.Random,
+    care: float = 1.0,  # multiplies the chance of every mistake
+) -> tuple[list[str], int]:
     "Worked lines and answer by somebody who errs in both ways: tempted and careless."
-    tempted = sketch.tempting and rng.random() < SYSTEMATIC*care
+    tempted = sketch.tempting and rng.random() < SYSTEMATIC * care
+
     def slip(x, op, y, right):
         lost = carry_lost(x, y) if op == '*' else None
-        if lost is not None and rng.random() < SYSTEMATIC*care: return lost
-        return slipped(right, rng) if rng.random() < SLIP[op]*care else right
+        if lost is not None and rng.random() < SYSTEMATIC * care:
+            return lost
+        return slipped(right, rng) if rng.random() < SLIP[op] * care else right
+
     return work(sketch.tempting if tempted else sketch.plan, slip)
 
-def said(solution:tuple[list[str], int])->str:
+
+def said(solution: tuple[list[str], int]) -> str:
     "A solution as text: a line per step, then the answer in a box."
     lines, answer = solution
     return '\n'.join([*lines, f'\\boxed{{{answer}}}'])
 
 # %% ../nbs/20_nano_text.ipynb #d4918694
-def reviser(sketch:Sketch, heard:list[tuple[list[str], int]], # own solution and the peers'
-            rng:random.Random)->tuple[list[str], int]:
-    "Somebody who has heard others: half the time works afresh, else takes over the answer that most have, if two or more do."
-    if rng.random() < FRESH: return author(sketch, rng, SECOND_LOOK)
+def reviser(
+    sketch: Sketch,
+    heard: list[tuple[list[str], int]],
+    rng: random.Random,  # own solution and the peers'
+) -> tuple[list[str], int]:
+    """Somebody who has heard others: half the time works afresh, else takes over the answer that most have, if two or
+    more do."""
+    if rng.random() < FRESH:
+        return author(sketch, rng, SECOND_LOOK)
     support = Counter(a for _, a in heard)
     top = max(support.values())
-    if top < 2: return author(sketch, rng, SECOND_LOOK)
+    if top < 2:
+        return author(sketch, rng, SECOND_LOOK)
     answer = rng.choice([a for a in support if support[a] == top])
     return next(s for s in heard if s[1] == answer)
 
 # %% ../nbs/20_nano_text.ipynb #901d4bb3
-def summary(solutions:list[tuple[list[str], int]], rng:random.Random,
-            listed:bool=True # first list what each says, then group; False groups at once
-           )->str:
+def summary(
+    solutions: list[tuple[list[str], int]],
+    rng: random.Random,
+    listed: bool = True,  # first list what each says, then group; False groups at once
+) -> str:
     "Every different answer, the most supported first, with how many say it and one way they got there."
     support = Counter(a for _, a in solutions)
     answers = sorted(support, key=lambda a: -support[a])
-    if len(answers) > 1 and rng.random() < UNFAITHFUL: answers.pop()
+    if len(answers) > 1 and rng.random() < UNFAITHFUL:
+        answers.pop()
+
     def block(a):
         n, lines = support[a], next(ls for ls, x in solutions if x == a)
         return [f'{n} agents say \\boxed{{{a}}}:' if n > 1 else f'1 agent says \\boxed{{{a}}}:', *lines]
+
     heads = ['Answers:', *(f'\\boxed{{{a}}}' for _, a in solutions if a in answers)] if listed else []
     return '\n'.join([*heads, *(line for a in answers for line in block(a))])
 
 # %% ../nbs/20_nano_text.ipynb #df1da869
-WORDS = .4        # share of chats that are about word problems
-PEERS = (1, 2, 2, 2, 2, 2, 3, 3, 4, 4) # how many others are heard
-JOBS = dict(answer=20, peers=24, again=5, summary=16, reflect=4, summarize=17, drill=14) # shares of chats, in per cent
-LATE = 220        # from this block on summaries list the answers first, and the shares are these:
+WORDS = 0.4  # share of chats that are about word problems
+PEERS = (1, 2, 2, 2, 2, 2, 3, 3, 4, 4)  # how many others are heard
+JOBS = dict(answer=20, peers=24, again=5, summary=16, reflect=4, summarize=17, drill=14)  # shares of chats, in per cent
+LATE = 220  # from this block on summaries list the answers first, and the shares are these:
 JOBS_LATE = dict(answer=18, peers=20, again=5, summary=20, reflect=3, summarize=26, drill=8)
-DRILL = 'Work these out.\n' # opens a drill
+DRILL = 'Work these out.\n'  # opens a drill
 
 # %% ../nbs/20_nano_text.ipynb #a0d47d77
-def sketch(rng:random.Random)->Sketch:
+def sketch(rng: random.Random) -> Sketch:
     "A problem for the text: arithmetic or words, never one that is held out."
     make = word_sketch if rng.random() < WORDS else arithmetic_sketch
-    while held_out((s := make(rng)).text): pass
+    while held_out((s := make(rng)).text):
+        pass
     return s
 
-def drill(rng:random.Random)->list[tuple[str, str]]:
+
+def drill(rng: random.Random) -> list[tuple[str, str]]:
     "Eight facts in the ranges that the problems need: asked, then answered without a mistake."
+
     def fact():
         op = rng.choice('***+--/')
-        x, y = {'*': lambda: (rng.randint(0, 29), rng.randint(0, 29)), '+': lambda: (rng.randint(0, 900), rng.randint(0, 900) if rng.random() < .3 else rng.randint(0, 29)),
-                '-': lambda: (rng.randint(-30, 950), rng.randint(0, 860)), '/': lambda: (lambda d: (d*rng.randint(1, 120), d))(rng.randint(2, 5))}[op]()
+        x, y = {
+            '*': lambda: (rng.randint(0, 29), rng.randint(0, 29)),
+            '+': lambda: (rng.randint(0, 900), rng.randint(0, 900) if rng.random() < 0.3 else rng.randint(0, 29)),
+            '-': lambda: (rng.randint(-30, 950), rng.randint(0, 860)),
+            '/': lambda: (lambda d: (d * rng.randint(1, 120), d))(rng.randint(2, 5)),
+        }[op]()
         return x, op, y
+
     facts = [fact() for _ in range(8)]
-    return [('user', DRILL + '\n'.join(f'{x}{op}{y}' for x, op, y in facts)), ('assistant', '\n'.join(work([f])[0][0] for f in facts))]
+    return [
+        ('user', DRILL + '\n'.join(f'{x}{op}{y}' for x, op, y in facts)),
+        ('assistant', '\n'.join(work([f])[0][0] for f in facts)),
+    ]
 
 # %% ../nbs/20_nano_text.ipynb #db12d5d9
-def chat(rng:random.Random, jobs:dict=JOBS, listed:bool=True)->list[tuple[str, str]]:
+def chat(rng: random.Random, jobs: dict = JOBS, listed: bool = True) -> list[tuple[str, str]]:
     "One chat of the text: (role, content) pairs that alternate and end with the assistant."
     job = rng.choices(list(jobs), jobs.values())[0]
-    if job == 'drill': return drill(rng)
+    if job == 'drill':
+        return drill(rng)
     s, n = sketch(rng), rng.choice(PEERS)
     if job == 'summarize':
-        solutions = [author(s, rng) for _ in range(n + (rng.random() < .3))]
-        return [('user', summarize_prompt(s.text, [said(x) for x in solutions])), ('assistant', summary(solutions, rng, listed))]
+        solutions = [author(s, rng) for _ in range(n + (rng.random() < 0.3))]
+        return [
+            ('user', summarize_prompt(s.text, [said(x) for x in solutions])),
+            ('assistant', summary(solutions, rng, listed)),
+        ]
     own = author(s, rng)
     out = [('user', question_prompt(s.text)), ('assistant', said(own))]
     for hearing in dict(answer=[], again=['peers', rng.choice(['peers', 'summary'])]).get(job, [job]):
         peers = [] if hearing == 'reflect' else [author(s, rng) for _ in range(n)]
         words = [said(p) for p in peers]
-        request = dict(peers=lambda: peers_prompt(s.text, words), summary=lambda: summary_prompt(s.text, summary(peers, rng, listed)),
-                       reflect=lambda: reflect_prompt(s.text))[hearing]()
+        request = dict(
+            peers=lambda: peers_prompt(s.text, words),
+            summary=lambda: summary_prompt(s.text, summary(peers, rng, listed)),
+            reflect=lambda: reflect_prompt(s.text),
+        )[hearing]()
         own = reviser(s, [own, *peers], rng)
         out += [('user', request), ('assistant', said(own))]
     return out
 
 # %% ../nbs/20_nano_text.ipynb #42313b73
-def chats(seed:int, block:int, # which block of the endless text
-          n:int=512)->list[list[tuple[str, str]]]:
+def chats(seed: int, block: int, n: int = 512) -> list[list[tuple[str, str]]]:  # which block of the endless text
     "Block `block` of the text: the same chats whenever and wherever it is asked for."
     rng, late = rng_for('nano', seed, block), block >= LATE
     return [chat(rng, JOBS_LATE if late else JOBS, late) for _ in range(n)]

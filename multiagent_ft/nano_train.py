@@ -18,144 +18,231 @@ from .words import word_sketch
 
 # %% ../nbs/21_nano_train.ipynb #c7af031b
 SPECIAL = ['<|pad|>', '<|user|>', '<|assistant|>', '<|system|>', '<|end|>']
-TEMPLATE = ("{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
-def phrases()->list[str]:
+
+def phrases() -> list[str]:
     "The fixed pieces of the package's prompts, found by putting a mark where a problem's own words go."
     x, y = '\1', '\2'
-    texts = [question_prompt(x), reflect_prompt(x), peers_prompt(x, [x, x]), summarize_prompt(x, [x, x]), summary_prompt(x, x), DRILL + x,
-             said(([x], x)), summary([([x], x), ([x], x), ([x], y)], random.Random(0), listed=False), 'What is the result of ' + x]
+    texts = [
+        question_prompt(x),
+        reflect_prompt(x),
+        peers_prompt(x, [x, x]),
+        summarize_prompt(x, [x, x]),
+        summary_prompt(x, x),
+        DRILL + x,
+        said(([x], x)),
+        summary([([x], x), ([x], x), ([x], y)], random.Random(0), listed=False),
+        'What is the result of ' + x,
+    ]
     return sorted({p for t in texts for p in re.split(r'[\1\2\d]', t) if len(p) > 2})
 
 # %% ../nbs/21_nano_train.ipynb #71a0bdd3
-def make_tokenizer(vocab:int=640):
-    "Byte-level BPE: every text survives the round trip, digits and signs stay single, each phrase of the prompts is one token."
+def make_tokenizer(vocab: int = 640):
+    """Byte-level BPE: every text survives the round trip, digits and signs stay single, each phrase of the prompts is
+    one token."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     t, fixed, rng = Tokenizer(models.BPE()), phrases(), rng_for('nano', 'tokenizer')
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r'\d| ?[A-Za-z]+|[^\sA-Za-z\d]'), 'isolated'),
-                                               pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r'\d| ?[A-Za-z]+|[^\sA-Za-z\d]'), 'isolated'),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     t.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab-len(fixed), special_tokens=SPECIAL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - len(fixed),
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     t.train_from_iterator((word_sketch(rng).text for _ in range(4000)), trainer)
     t.add_tokens([AddedToken(p, normalized=False) for p in fixed])
-    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token=SPECIAL[0], eos_token=SPECIAL[-1], additional_special_tokens=SPECIAL[1:-1],
-                                   chat_template=TEMPLATE, clean_up_tokenization_spaces=False, model_max_length=1024)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t,
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[-1],
+        additional_special_tokens=SPECIAL[1:-1],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
 
 # %% ../nbs/21_nano_train.ipynb #ffff1e2a
-SHAPE = dict(hidden_size=160, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=1, head_dim=32, intermediate_size=432,
-             max_position_embeddings=1024, tie_word_embeddings=True)
+SHAPE = dict(
+    hidden_size=160,
+    num_hidden_layers=4,
+    num_attention_heads=5,
+    num_key_value_heads=1,
+    head_dim=32,
+    intermediate_size=432,
+    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+)
 
-def make_model(tokenizer, seed:int=0, shape:dict=SHAPE):
+
+def make_model(tokenizer, seed: int = 0, shape: dict = SHAPE):
     "A fresh Llama of `shape` in float32, with weights drawn from `seed`."
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-                                        eos_token_id=tokenizer.eos_token_id, **shape))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            **shape,
+        )
+    )
 
 # %% ../nbs/21_nano_train.ipynb #9b653d44
-def encode(batch:list, tokenizer)->list[tuple[list[int], list[bool]]]:
+def encode(batch: list, tokenizer) -> list[tuple[list[int], list[bool]]]:
     "Chats as token ids, and for each id whether it is learned: the assistant's words and the end of its turns."
     words = iter(tokenizer([content for c in batch for _, content in c], add_special_tokens=False)['input_ids'])
-    role_id, end = {r: tokenizer.convert_tokens_to_ids(f'<|{r}|>') for r in ('user', 'assistant')}, tokenizer.eos_token_id
+    role_id, end = (
+        {r: tokenizer.convert_tokens_to_ids(f'<|{r}|>') for r in ('user', 'assistant')},
+        tokenizer.eos_token_id,
+    )
     out = []
     for c in batch:
         ids, learn = [], []
         for role, _ in c:
             w = next(words)
             ids += [role_id[role], *w, end]
-            learn += [False] + [role == 'assistant']*(len(w) + 1)
+            learn += [False] + [role == 'assistant'] * (len(w) + 1)
         out.append((ids, learn))
     return out
 
 # %% ../nbs/21_nano_train.ipynb #404b24fb
-def batches(seed:int, block:int, tokenizer,
-            budget:int=4096, # token places per batch, padding included
-            longest:int=640  # longer chats are left out
-           )->list[tuple]:
-    "Block `block` of the text as (ids, learn) tensors of shape (chats, tokens), chats of like length together, order shuffled."
+def batches(
+    seed: int,
+    block: int,
+    tokenizer,
+    budget: int = 4096,  # token places per batch, padding included
+    longest: int = 640,  # longer chats are left out
+) -> list[tuple]:
+    """Block `block` of the text as (ids, learn) tensors of shape (chats, tokens), chats of like length together, order
+    shuffled."""
     import torch
+
     rows, out, now = sorted(encode(chats(seed, block), tokenizer), key=lambda r: len(r[0])), [], []
     for r in rows:
-        if len(r[0]) > longest: continue
-        if now and len(r[0])*(len(now) + 1) > budget: out.append(now); now = []
+        if len(r[0]) > longest:
+            continue
+        if now and len(r[0]) * (len(now) + 1) > budget:
+            out.append(now)
+            now = []
         now.append(r)
-    if now: out.append(now)
+    if now:
+        out.append(now)
     rng_for('nano', 'order', seed, block).shuffle(out)
+
     def pad(rs, i, fill):
         n = max(len(r[0]) for r in rs)
-        return torch.tensor([list(r[i]) + [fill]*(n - len(r[0])) for r in rs])
+        return torch.tensor([list(r[i]) + [fill] * (n - len(r[0])) for r in rs])
+
     return [(pad(b, 0, tokenizer.pad_token_id), pad(b, 1, False)) for b in out]
 
 # %% ../nbs/21_nano_train.ipynb #27b03786
-def loss_of(model, ids, # (batch, length) tokens
-            learn      # the same shape, True where the loss counts
-           ):
+def loss_of(model, ids, learn):  # (batch, length) tokens  # the same shape, True where the loss counts
     "Mean cross entropy over the learned tokens. Padding is on the right, so causal attention never sees it."
     import torch.nn.functional as F
+
     h = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     keep = learn[:, 1:]
     return F.cross_entropy(model.lm_head(h[keep]), ids[:, 1:][keep])
 
 # %% ../nbs/21_nano_train.ipynb #b50ccae0
-PEAK, WARM, DECAY = 4e-3, .01, .6 # highest learning rate; shares of the training that it rises and falls
+PEAK, WARM, DECAY = 4e-3, 0.01, 0.6  # highest learning rate; shares of the training that it rises and falls
 
-def rate(t:float # share of the training done, 0 to 1
-        )->float:
+
+def rate(t: float) -> float:  # share of the training done, 0 to 1
     "The learning rate: up in a moment, level, then down to zero in a straight line."
-    return PEAK*min(1, t/WARM + .01, (1 - t)/DECAY)
+    return PEAK * min(1, t / WARM + 0.01, (1 - t) / DECAY)
 
 # %% ../nbs/21_nano_train.ipynb #a0f1c675
-def make_optimizers(model)->list:
+def make_optimizers(model) -> list:
     "Muon for the matrices inside the layers, AdamW for the embedding and the gains."
     import torch
+
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and 'embed' not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or 'embed' in n]
-    return [torch.optim.Muon(inner, lr=PEAK, weight_decay=.1, adjust_lr_fn='match_rms_adamw'),
-            torch.optim.AdamW(rest, lr=PEAK, betas=(.9, .95), weight_decay=0., fused=True)]
+    return [
+        torch.optim.Muon(inner, lr=PEAK, weight_decay=0.1, adjust_lr_fn='match_rms_adamw'),
+        torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 # %% ../nbs/21_nano_train.ipynb #157b21d0
-def train_block(model, optimizers:list, tokenizer, seed:int, block:int, blocks:int)->dict:
+def train_block(model, optimizers: list, tokenizer, seed: int, block: int, blocks: int) -> dict:
     "Learn one block of text; returns its mean loss per learned token and how many tokens it had."
     import torch
-    todo, total, learned, tokens = batches(seed, block, tokenizer), 0., 0, 0
+
+    todo, total, learned, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
     for i, (ids, learn) in enumerate(todo):
-        lr = rate((block + i/len(todo))/blocks)
+        lr = rate((block + i / len(todo)) / blocks)
         for o in optimizers:
-            for g in o.param_groups: g['lr'] = lr
+            for g in o.param_groups:
+                g['lr'] = lr
         loss = loss_of(model, ids, learn)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        for o in optimizers: o.step(); o.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
         n = int(learn.sum())
-        total, learned, tokens = total + loss.item()*n, learned + n, tokens + int((ids != tokenizer.pad_token_id).sum())
-    return dict(block=block, loss=round(total/learned, 5), tokens=tokens, rate=round(lr, 7))
+        total, learned, tokens = (
+            total + loss.item() * n,
+            learned + n,
+            tokens + int((ids != tokenizer.pad_token_id).sum()),
+        )
+    return dict(block=block, loss=round(total / learned, 5), tokens=tokens, rate=round(lr, 7))
 
 # %% ../nbs/21_nano_train.ipynb #34c5de2e
-def save_state(path:Path, model, optimizers:list, block:int, key:str # what the training depends on, see `train_key`
-              )->Path:
-    "Weights, optimizer state and place in the text as one safetensors file, written so that a kill leaves the old one or the new one."
+def save_state(
+    path: Path,
+    model,
+    optimizers: list,
+    block: int,
+    key: str,  # what the training depends on, see `train_key`
+) -> Path:
+    """Weights, optimizer state and place in the text as one safetensors file, written so that a kill leaves the old one
+    or the new one."""
     from safetensors.torch import save
+
     tensors = {f'model.{n}': p.data for n, p in model.named_parameters()}
     for i, o in enumerate(optimizers):
         for j, p in enumerate(p for g in o.param_groups for p in g['params']):
             tensors |= {f'optim.{i}.{j}.{k}': v.contiguous() for k, v in o.state[p].items()}
-    return write_atomic(path, save(tensors, dict(place=f'{block} {key}'))) # one entry: safetensors shuffles several
+    return write_atomic(path, save(tensors, dict(place=f'{block} {key}')))  # one entry: safetensors shuffles several
 
 # %% ../nbs/21_nano_train.ipynb #dbb46c37
-def load_state(path:Path, model, optimizers:list, key:str)->int:
-    "Take up what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of another training."
+def load_state(path: Path, model, optimizers: list, key: str) -> int:
+    """Take up what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of
+    another training."""
     import torch
     from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(path, 'pt') as f: meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise MaftError(f'{path}: damaged checkpoint ({e}). Delete it to start again from the beginning.') from None
+        with safe_open(path, 'pt') as f:
+            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError) as e:
+        raise MaftError(f'{path}: damaged checkpoint ({e}). Delete it to start again from the beginning.') from None
     block, _, owner = meta.get('place', '').partition(' ')
-    if owner != key: raise MaftError(f'{path} belongs to a training with other settings, text or tokenizer. Choose another folder, or delete it to start again.')
+    if owner != key:
+        raise MaftError(
+            f'{path} belongs to a training with other settings, text or tokenizer. Choose another folder, or delete'
+            ' it to start again.'
+        )
     with torch.no_grad():
-        for n, p in model.named_parameters(): p.copy_(tensors[f'model.{n}'])
+        for n, p in model.named_parameters():
+            p.copy_(tensors[f'model.{n}'])
     for i, o in enumerate(optimizers):
         ps = [p for g in o.param_groups for p in g['params']]
         for k, v in tensors.items():
@@ -165,102 +252,154 @@ def load_state(path:Path, model, optimizers:list, key:str)->int:
     return int(block)
 
 # %% ../nbs/21_nano_train.ipynb #9db0b4a8
-def train_key(tokenizer, seed:int, blocks:int, shape:dict)->str:
+def train_key(tokenizer, seed: int, blocks: int, shape: dict) -> str:
     "A digest of everything the result depends on: settings, tokenizer, and the text itself by its first block."
     first = encode(chats(seed, 0), tokenizer)
-    return digest([seed, blocks, shape, PEAK, WARM, DECAY, tokenizer.backend_tokenizer.to_str(), [ids for ids, _ in first]])
+    return digest(
+        [seed, blocks, shape, PEAK, WARM, DECAY, tokenizer.backend_tokenizer.to_str(), [ids for ids, _ in first]]
+    )
 
 # %% ../nbs/21_nano_train.ipynb #c9ffeb57
-def export_nano(model, tokenizer, folder:Path, dtype:str='float16')->Path:
+def export_nano(model, tokenizer, folder: Path, dtype: str = 'float16') -> Path:
     "Write an ordinary Hugging Face folder; the model itself is left as it is."
     import copy, torch
     from transformers import GenerationConfig
     from multiagent_ft.hf import quiet
+
     folder, m = Path(folder), copy.deepcopy(model).to(getattr(torch, dtype))
-    m.generation_config = GenerationConfig(do_sample=True, temperature=1., top_p=.9, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    with quiet(): m.save_pretrained(folder); tokenizer.save_pretrained(folder)
-    (folder/'model.safetensors').chmod(0o644)
-    config = json.loads((folder/'config.json').read_text()) | dict(dtype='float32', tokenizer_sha256=file_digest(folder/'tokenizer.json'))
-    write_atomic(folder/'config.json', json.dumps(config, indent=2) + '\n')
+    m.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_p=0.9,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with quiet():
+        m.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / 'model.safetensors').chmod(0o644)
+    config = json.loads((folder / 'config.json').read_text()) | dict(
+        dtype='float32', tokenizer_sha256=file_digest(folder / 'tokenizer.json')
+    )
+    write_atomic(folder / 'config.json', json.dumps(config, indent=2) + '\n')
     return folder
 
 # %% ../nbs/21_nano_train.ipynb #af17d149
-def check_nano(folder:Path)->Path:
-    "Is `folder` a whole nano, weights and tokenizer of one training? Returns it; raises `MaftError` that says what is wrong."
+def check_nano(folder: Path) -> Path:
+    """Is `folder` a whole nano, weights and tokenizer of one training? Returns it; raises `MaftError` that says what is
+    wrong."""
     import torch
     from safetensors import SafetensorError, safe_open
     from transformers import LlamaConfig, LlamaForCausalLM
+
     folder = Path(folder)
     again = 'Make it anew with `maft nano train`, or install the package again.'
-    for name in ('config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'):
-        if not (folder/name).is_file(): raise MaftError(f'{folder} is not a nano folder: {name} is missing. {again}')
+    for name in (
+        'config.json',
+        'model.safetensors',
+        'tokenizer.json',
+        'tokenizer_config.json',
+        'chat_template.jinja',
+    ):
+        if not (folder / name).is_file():
+            raise MaftError(f'{folder} is not a nano folder: {name} is missing. {again}')
     try:
-        config = json.loads((folder/'config.json').read_text())
-        with safe_open(folder/'model.safetensors', 'pt') as f: shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    except (SafetensorError, ValueError) as e: raise MaftError(f'{folder} is damaged ({str(e)[:80]}). {again}') from None
-    if config.get('tokenizer_sha256') != file_digest(folder/'tokenizer.json'): raise MaftError(f'{folder}: weights and tokenizer.json do not belong together. {again}')
-    with torch.device('meta'): wanted = {n: tuple(p.shape) for n, p in LlamaForCausalLM(LlamaConfig(**config)).named_parameters()}
-    if shapes != wanted: raise MaftError(f'{folder}: the weights do not fit config.json ({len(shapes)} tensors, {len(wanted)} expected). {again}')
+        config = json.loads((folder / 'config.json').read_text())
+        with safe_open(folder / 'model.safetensors', 'pt') as f:
+            shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    except (SafetensorError, ValueError) as e:
+        raise MaftError(f'{folder} is damaged ({str(e)[:80]}). {again}') from None
+    if config.get('tokenizer_sha256') != file_digest(folder / 'tokenizer.json'):
+        raise MaftError(f'{folder}: weights and tokenizer.json do not belong together. {again}')
+    with torch.device('meta'):
+        wanted = {n: tuple(p.shape) for n, p in LlamaForCausalLM(LlamaConfig(**config)).named_parameters()}
+    if shapes != wanted:
+        raise MaftError(
+            f'{folder}: the weights do not fit config.json ({len(shapes)} tensors, {len(wanted)} expected). {again}'
+        )
     return folder
 
 # %% ../nbs/21_nano_train.ipynb #6b5217b4
-BLOCKS = 280 # blocks of 512 chats that the shipped weights learned from, about 30 million tokens
+BLOCKS = 280  # blocks of 512 chats that the shipped weights learned from, about 30 million tokens
 
-def train_nano(out:Path,         # folder for the checkpoint, the loss curve and the finished model
-               seed:int=0,
-               blocks:int=BLOCKS,
-               resume:bool=True,  # go on from the folder's checkpoint, if it has one
-               shape:dict=SHAPE,
-               every:int=10       # blocks between checkpoints
-              )->Path:
-    "Make `nano` from nothing, on one thread so that the bytes do not depend on the machine's core count. Returns the model's folder."
+
+def train_nano(
+    out: Path,  # folder for the checkpoint, the loss curve and the finished model
+    seed: int = 0,
+    blocks: int = BLOCKS,
+    resume: bool = True,  # go on from the folder's checkpoint, if it has one
+    shape: dict = SHAPE,
+    every: int = 10,  # blocks between checkpoints
+) -> Path:
+    """Make `nano` from nothing, on one thread so that the bytes do not depend on the machine's core count. Returns the
+    model's folder."""
     import torch
+
     out = Path(out)
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise MaftError(f'{out}: cannot make this folder ({e.strerror}). Choose another.') from None
-    if shutil.disk_usage(out).free < 200e6: raise MaftError(f'{out}: less than 200 MB free. Free some room or choose another folder.')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise MaftError(f'{out}: cannot make this folder ({e.strerror}). Choose another.') from None
+    if shutil.disk_usage(out).free < 200e6:
+        raise MaftError(f'{out}: less than 200 MB free. Free some room or choose another folder.')
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed, shape)
-    optimizers, state = make_optimizers(model), out/'checkpoint.safetensors'
+    optimizers, state = make_optimizers(model), out / 'checkpoint.safetensors'
     key, start, log, seen = train_key(tokenizer, seed, blocks, shape), 0, [], 0
     if resume and state.exists():
         start = load_state(state, model, optimizers, key)
-        log = [r for r in read_jsonl(out/'loss.jsonl') if r['block'] < start]
+        log = [r for r in read_jsonl(out / 'loss.jsonl') if r['block'] < start]
     clock = time.monotonic()
     with Progress(blocks, 'training nano', 'blocks', every=60) as progress:
         progress.skip(start)
         for block in range(start, blocks):
             log.append(train_block(model, optimizers, tokenizer, seed, block, blocks))
             seen += log[-1]['tokens']
-            progress.advance(loss=f"{log[-1]['loss']:.3f}", tokens_per_s=round(seen/(time.monotonic() - clock)))
+            progress.advance(loss=f'{log[-1]["loss"]:.3f}', tokens_per_s=round(seen / (time.monotonic() - clock)))
             if (block + 1) % every == 0 or block + 1 == blocks:
-                write_jsonl(out/'loss.jsonl', log)
+                write_jsonl(out / 'loss.jsonl', log)
                 save_state(state, model, optimizers, block + 1, key)
-    return check_nano(export_nano(model, tokenizer, out/'nano'))
+    return check_nano(export_nano(model, tokenizer, out / 'nano'))
 
 # %% ../nbs/21_nano_train.ipynb #58fe2a0d
-def speed(rounds:int=2)->dict:
-    "Tokens per second of CPU time, mean of `rounds`, on one thread: our loop, a bare loop over ready batches, and that loop in bfloat16."
+def speed(rounds: int = 2) -> dict:
+    """Tokens per second of CPU time, mean of `rounds`, on one thread: our loop, a bare loop over ready batches, and
+    that loop in bfloat16."""
     import torch
     from contextlib import nullcontext
+
     torch.set_num_threads(1)
     tokenizer, took, read = make_tokenizer(), {}, 0
-    def fresh(): m = make_model(tokenizer); return m, make_optimizers(m)
+
+    def fresh():
+        m = make_model(tokenizer)
+        return m, make_optimizers(m)
+
     def bare(todo, model, optimizers, context=nullcontext):
         for ids, learn in todo:
-            with context(): loss = model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
+            with context():
+                loss = model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-            for o in optimizers: o.step(); o.zero_grad()
-    loops = dict(ours=lambda b, todo, *m: train_block(*m, tokenizer, 0, b, BLOCKS), bare=lambda b, todo, *m: bare(todo, *m),
-                 bare_bf16=lambda b, todo, *m: bare(todo, *m, lambda: torch.autocast('cpu', torch.bfloat16)))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for o in optimizers:
+                o.step()
+                o.zero_grad()
+
+    loops = dict(
+        ours=lambda b, todo, *m: train_block(*m, tokenizer, 0, b, BLOCKS),
+        bare=lambda b, todo, *m: bare(todo, *m),
+        bare_bf16=lambda b, todo, *m: bare(todo, *m, lambda: torch.autocast('cpu', torch.bfloat16)),
+    )
     models = {k: fresh() for k in loops}
     for block in range(rounds + 1):
         todo = batches(0, block, tokenizer)
         tokens = sum(int((ids != tokenizer.pad_token_id).sum()) for ids, _ in todo)
-        if block: read += tokens   # the first round only warms up
+        if block:
+            read += tokens  # the first round only warms up
         for k, f in loops.items():
-            t = time.process_time(); f(block, todo, *models[k])
-            if block: took[k] = took.get(k, 0) + time.process_time() - t
-    return {k: round(read/t) for k, t in took.items()}
+            t = time.process_time()
+            f(block, todo, *models[k])
+            if block:
+                took[k] = took.get(k, 0) + time.process_time() - t
+    return {k: round(read / t) for k, t in took.items()}

@@ -10,55 +10,79 @@ import re
 from fractions import Fraction
 
 # %% ../nbs/00b_numerals.ipynb #367d6f3d
-_plain = str.maketrans({**dict.fromkeys('−–—﹣－‐‑', '-'), **dict.fromkeys('$€£¥₹°', ''), **dict.fromkeys('\u00a0\u2009\u202f~', ' ')})
-_undress = [(re.compile(p), r) for p, r in [
-    (r'\\[dtc]frac', r'\\frac'), (r'\\(?:left|right)(?![a-zA-Z])|\\displaystyle|\*\*|__', ''),
-    (r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r' \1 '), (r'\{,\}', ','), (r'\\[,!;:](?=\s*\d{3})', ''),
-    (r'\\([%$])', r'\1'), (r'\\[,;:! ]', ' '), (r'\^\s*\{?\s*\\circ\s*\}?', ''),
-    (r'\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}', r' \1/\2'), (r'\\frac\s*(\d)\s*(\d)', r' \1/\2')]]
+_plain = str.maketrans(
+    {**dict.fromkeys('−–—﹣－‐‑', '-'), **dict.fromkeys('$€£¥₹°', ''), **dict.fromkeys('\u00a0\u2009\u202f~', ' ')}
+)
+_undress = [
+    (re.compile(p), r)
+    for p, r in [
+        (r'\\[dtc]frac', r'\\frac'),
+        (r'\\(?:left|right)(?![a-zA-Z])|\\displaystyle|\*\*|__', ''),
+        (r'\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}', r' \1 '),
+        (r'\{,\}', ','),
+        (r'\\[,!;:](?=\s*\d{3})', ''),
+        (r'\\([%$])', r'\1'),
+        (r'\\[,;:! ]', ' '),
+        (r'\^\s*\{?\s*\\circ\s*\}?', ''),
+        (r'\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}', r' \1/\2'),
+        (r'\\frac\s*(\d)\s*(\d)', r' \1/\2'),
+    ]
+]
 
-def undress(text:str)->str:
+
+def undress(text: str) -> str:
     "Plain characters for signs, currency, spacing, bold type and simple fractions."
     text = text.replace(r'\$', '').translate(_plain)
-    for pattern, r in _undress: text = pattern.sub(r, text)
+    for pattern, r in _undress:
+        text = pattern.sub(r, text)
     return text.strip()
 
 # %% ../nbs/00b_numerals.ipynb #8b66fa6f
-NUMBER = re.compile(r'''(?<![A-Za-z\d.])((?<![\d)\]}])[-+]\s?)?                     # sign
+NUMBER = re.compile(
+    r"""(?<![A-Za-z\d.])((?<![\d)\]}])[-+]\s?)?                     # sign
     (?:(\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?![\d./])|\d+)(\.\d+)?|(\.\d+)) # 12,345.6   12 345   12.5   .5
     (?:[eE]([+-]?\d{1,3})(?![\w.]))?                                                # 1e5
     (?:\s*/\s*(\d+)(?![\d.])|\s+(\d+)\s*/\s*(\d+)(?![\d.]))?                        # 3/4, or the 1/2 of 3 1/2
-    (?!\d)''', re.X)
+    (?!\d)""",
+    re.X,
+)
 
-def number_value(m:re.Match)->Fraction|None:
+
+def number_value(m: re.Match) -> Fraction | None:
     "Exact value of a match of `NUMBER`; None when it divides by zero."
     sign, whole, part, bare, power, below, top, under = m.groups()
-    if any(d and not int(d) for d in (below, under)): return None
+    if any(d and not int(d) for d in (below, under)):
+        return None
     v = Fraction(re.sub('[, ]', '', whole or '0') + (part or bare or ''))
-    if power: v *= Fraction(10)**int(power)
+    if power:
+        v *= Fraction(10) ** int(power)
     v = v / int(below or 1) + (Fraction(int(top), int(under)) if top else 0)
     return -v if sign and sign[0] == '-' else v
 
 # %% ../nbs/00b_numerals.ipynb #11f0fc51
-def places(v:Fraction)->int|None:
+def places(v: Fraction) -> int | None:
     "Digits after the point of a finite decimal; None when `v` is not one."
     d = v.denominator
     twos = (d & -d).bit_length() - 1
     fives, d = 0, d >> twos
-    while d % 5 == 0: fives, d = fives + 1, d // 5
+    while d % 5 == 0:
+        fives, d = fives + 1, d // 5
     return max(twos, fives) if d == 1 else None
 
-def spell(v:Fraction)->str:
+
+def spell(v: Fraction) -> str:
     "One spelling per number: an integer, a finite decimal, or p/q."
     n = places(v)
-    if n is None or n > 40: return f'{v.numerator}/{v.denominator}'
+    if n is None or n > 40:
+        return f'{v.numerator}/{v.denominator}'
     digits = str(abs(v.numerator) * 10**n // v.denominator).zfill(n + 1)
     return '-' * (v < 0) + (f'{digits[:-n]}.{digits[-n:]}' if n else digits)
 
 # %% ../nbs/00b_numerals.ipynb #68fec8a3
-def settle(v:Fraction)->Fraction:
+def settle(v: Fraction) -> Fraction:
     "A decimal of twelve digits or more that a computer printed for a simple fraction becomes that fraction."
     n = places(v)
-    if n is None or n < 9 or abs(v) * 10**n < 10**11: return v
+    if n is None or n < 9 or abs(v) * 10**n < 10**11:
+        return v
     simple = v.limit_denominator(10_000)
     return simple if abs(simple - v) <= Fraction(5, 10**n) else v

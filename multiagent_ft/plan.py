@@ -21,165 +21,277 @@ from .rows import Row
 from .trainer import FinetuneSettings, order, rows_at_once
 
 # %% ../nbs/19_plan.ipynb #bc0b34ea
-def answers(cfg:Config)->dict:
-    "Answers asked for, by step; the first N samples of the plain vote are the generators' own and are not counted twice."
+def answers(cfg: Config) -> dict:
+    """Answers asked for, by step; the first N samples of the plain vote are the generators' own and are not counted
+    twice."""
     r, cfg = recipe(cfg.recipe), settled(cfg)
-    return dict(collect=cfg.iterations*cfg.train*calls(r.collect, cfg), examine=(cfg.iterations + 1)*cfg.eval*calls(r.answer, cfg),
-                plain_vote=cfg.eval*max(cfg.votes - cfg.agents, 0)*r.trains)
+    return dict(
+        collect=cfg.iterations * cfg.train * calls(r.collect, cfg),
+        examine=(cfg.iterations + 1) * cfg.eval * calls(r.answer, cfg),
+        plain_vote=cfg.eval * max(cfg.votes - cfg.agents, 0) * r.trains,
+    )
 
 # %% ../nbs/19_plan.ipynb #5dffd306
 @dataclass(frozen=True)
 class Sample:
     "A small debate, measured."
-    questions: int
-    answers: int        # turns
-    generated: int      # tokens
-    prompt: int         # tokens
-    longest: int        # tokens of the longest prompt with its answer
-    rows: int           # rows of all agents together
-    row_tokens: int     # their tokens, prompts included
-    seconds: float      # to generate, one process
-    learning: float = 0. # tokens a second in training, one process; 0 = not measured
 
-def measure(transcripts:list[Transcript], rows:list[Row], seconds:float, learning:float=0.)->Sample:
+    questions: int
+    answers: int  # turns
+    generated: int  # tokens
+    prompt: int  # tokens
+    longest: int  # tokens of the longest prompt with its answer
+    rows: int  # rows of all agents together
+    row_tokens: int  # their tokens, prompts included
+    seconds: float  # to generate, one process
+    learning: float = 0.0  # tokens a second in training, one process; 0 = not measured
+
+
+def measure(transcripts: list[Transcript], rows: list[Row], seconds: float, learning: float = 0.0) -> Sample:
     "Count what a debate made."
     turns = [u.completion for t in transcripts for u in t.turns]
-    return Sample(len(transcripts), len(turns), sum(len(c.token_ids) for c in turns), sum(len(c.prompt_ids) for c in turns),
-                  max((len(c.prompt_ids) + len(c.token_ids) for c in turns), default=0), len(rows), sum(len(r.input_ids) for r in rows), seconds, learning)
+    return Sample(
+        len(transcripts),
+        len(turns),
+        sum(len(c.token_ids) for c in turns),
+        sum(len(c.prompt_ids) for c in turns),
+        max((len(c.prompt_ids) + len(c.token_ids) for c in turns), default=0),
+        len(rows),
+        sum(len(r.input_ids) for r in rows),
+        seconds,
+        learning,
+    )
 
 # %% ../nbs/19_plan.ipynb #22f25e4a
-QUICK = 10   # seconds: a debate that takes less is tried again with more questions, until there are enough to fill a batch
+# seconds: a debate that takes less is tried again with more questions, until there are enough to fill a batch
+QUICK = 10
 
-def timed(say:Callable, problems:list, questions:int, full:int)->tuple[list, float]:
-    "What `say(problems)` returns and its seconds, for `questions` of them or, as long as that is quick, more: up to `full`."
+
+def timed(say: Callable, problems: list, questions: int, full: int) -> tuple[list, float]:
+    """What `say(problems)` returns and its seconds, for `questions` of them or, as long as that is quick, more: up to
+    `full`."""
     while True:
-        t = time.perf_counter(); said = say(problems[:questions]); t = time.perf_counter() - t
-        if t > QUICK or questions >= min(full, len(problems)): return said, t
-        questions = min(4*questions, full)
+        t = time.perf_counter()
+        said = say(problems[:questions])
+        t = time.perf_counter() - t
+        if t > QUICK or questions >= min(full, len(problems)):
+            return said, t
+        questions = min(4 * questions, full)
 
 # %% ../nbs/19_plan.ipynb #c17eae02
 @contextmanager
-def threads(n:int):
+def threads(n: int):
     "Inside, torch computes with `n` threads."
     import torch
-    before = torch.get_num_threads(); torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../nbs/19_plan.ipynb #5e78d400
-def sample(cfg:Config, engine, problems:list, questions:int=16 # to begin with
-          )->Sample:
+def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample:  # to begin with
     "Let the untrained society do the first steps of its recipe on `engine` and measure them; nothing is stored."
     import torch
     from multiagent_ft.run import protocol_of, settings_of, worker_count
     from multiagent_ft.tasks import load_task
+
     cfg = settled(cfg)
     protocol = protocol_of(cfg, load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
     r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Luck(cfg.seed, 'plan')
     means = Means(engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes)
-    engine.generate([luck.request((Message('user', 'Hello'),), problems[0], 1, 'generator', 0, Sampling(max_new_tokens=2), None)])   # the first call pays for warming up
+    # the first call pays for warming up
+    engine.generate(
+        [luck.request((Message('user', 'Hello'),), problems[0], 1, 'generator', 0, Sampling(max_new_tokens=2), None)]
+    )
     with threads(1 if worker_count(cfg) else torch.get_num_threads()):
-        said, t = timed(lambda p: (r.collect or r.answer)(means, society, p, luck), problems, questions, -(-engine.batch_size//cfg.agents))
-        rows = [x for rs in r.select(means, society, said, r.label(means, said)).values() for x in rs] if r.trains else []
+        said, t = timed(
+            lambda p: (r.collect or r.answer)(means, society, p, luck),
+            problems,
+            questions,
+            -(-engine.batch_size // cfg.agents),
+        )
+        rows = (
+            [x for rs in r.select(means, society, said, r.label(means, said)).values() for x in rs] if r.trains else []
+        )
         return measure(said, rows, t, learning_speed(engine, rows, settings_of(cfg)))
 
 # %% ../nbs/19_plan.ipynb #750efbef
-def batches(engine, rows:list[Row], s:FinetuneSettings)->list[list[dict]]:
-    "The trainer's batches, made beforehand: each a list of pieces that fit into memory, of tensors on the engine's device."
+def batches(engine, rows: list[Row], s: FinetuneSettings) -> list[list[dict]]:
+    """The trainer's batches, made beforehand: each a list of pieces that fit into memory, of tensors on the engine's
+    device."""
     from multiagent_ft.trainer import Collator
+
     lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
     micro = rows_at_once(lengths, s, engine.device.type)
     items = [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
-    parts = lambda xs, n: [xs[i:i + n] for i in range(0, len(xs), n)]
-    piece = lambda ids: {k: v.to(engine.device) for k, v in collate([items[i] for i in ids]).items()}
-    return [[piece(ids) for ids in parts(batch, micro)] for e in range(s.epochs) for batch in parts(order(lengths, s.batch_size, 0, e, s.group_by_length), s.batch_size)]
+
+    def parts(xs, n):
+        return [xs[i : i + n] for i in range(0, len(xs), n)]
+
+    def piece(ids):
+        return {k: v.to(engine.device) for k, v in collate([items[i] for i in ids]).items()}
+
+    return [
+        [piece(ids) for ids in parts(batch, micro)]
+        for e in range(s.epochs)
+        for batch in parts(order(lengths, s.batch_size, 0, e, s.group_by_length), s.batch_size)
+    ]
 
 # %% ../nbs/19_plan.ipynb #56f8c805
-def bare_training(engine, rows:list[Row], s:FinetuneSettings)->float:
+def bare_training(engine, rows: list[Row], s: FinetuneSettings) -> float:
     "Seconds of forward, backward and AdamW alone, on our batches."
     import torch
     from multiagent_ft.hf import quiet
     from multiagent_ft.trainer import beginning, lean, turn_loss
-    with quiet(): model = lean(beginning(engine, None, s, 0)).train()
+
+    with quiet():
+        model = lean(beginning(engine, None, s, 0)).train()
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, rows, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     t = time.perf_counter()
     for pieces in made:
         n = sum((p['labels'] != -100).sum() for p in pieces)
-        for p in pieces: (turn_loss(model, p['input_ids'], p['labels'])/n).backward()
-        torch.nn.utils.clip_grad_norm_(weights, s.max_grad_norm); step.step(); step.zero_grad()
+        for p in pieces:
+            (turn_loss(model, p['input_ids'], p['labels']) / n).backward()
+        torch.nn.utils.clip_grad_norm_(weights, s.max_grad_norm)
+        step.step()
+        step.zero_grad()
     return time.perf_counter() - t
 
 # %% ../nbs/19_plan.ipynb #156663ec
-def learning_speed(engine, rows:list[Row], s:FinetuneSettings, at_most:int=2 # batches
-                  )->float:
-    "Tokens a second in training, prompts included, measured on a few of `rows`; 0 if there are none. Raises `MaftError` if not even one row at a time fits into memory."
-    want = at_most*s.batch_size
-    rows = rows[::max(1, len(rows)//want)][:want]
-    if not rows: return 0.
+def learning_speed(engine, rows: list[Row], s: FinetuneSettings, at_most: int = 2) -> float:  # batches
+    """Tokens a second in training, prompts included, measured on a few of `rows`; 0 if there are none. Raises
+    `MaftError` if not even one row at a time fits into memory."""
+    want = at_most * s.batch_size
+    rows = rows[:: max(1, len(rows) // want)][:want]
+    if not rows:
+        return 0.0
     micro = rows_at_once([len(r.input_ids) for r in rows], s, engine.device.type)
     while True:
-        try: return sum(len(r.input_ids) for r in rows)/bare_training(engine, rows, replace(s, epochs=1, micro_batch=micro))
+        try:
+            return sum(len(r.input_ids) for r in rows) / bare_training(
+                engine, rows, replace(s, epochs=1, micro_batch=micro)
+            )
         except (RuntimeError, MemoryError) as e:
-            if not out_of_memory(e): raise
-        if micro == 1: raise MaftError('generating fits into memory, finetuning does not, not even one row at a time. Use a smaller rank, method qlora, or a smaller model.')
+            if not out_of_memory(e):
+                raise
+        if micro == 1:
+            raise MaftError(
+                'generating fits into memory, finetuning does not, not even one row at a time. Use a smaller rank,'
+                ' method qlora, or a smaller model.'
+            )
         micro = max(m for m in range(1, micro) if s.batch_size % m == 0)
 
 # %% ../nbs/19_plan.ipynb #c3555d91
-def memory(cfg:Config, model, # a transformers model, only its shape is read
-           longest:int        # tokens of prompt and answer
-          )->dict:
-    "Bytes of one process: base, one adapter, cache of a full batch, training on top; and what 2N full copies would take."
+def memory(
+    cfg: Config,
+    model,
+    longest: int,  # a transformers model, only its shape is read  # tokens of prompt and answer
+) -> dict:
+    """Bytes of one process: base, one adapter, cache of a full batch, training on top; and what 2N full copies would
+    take."""
     c = model.config.get_text_config(decoder=True)
     each = next(model.parameters()).element_size()
-    base = sum(p.numel()*p.element_size() for p in model.parameters())
-    head = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
+    base = sum(p.numel() * p.element_size() for p in model.parameters())
+    head = getattr(c, 'head_dim', None) or c.hidden_size // c.num_attention_heads
     linear = [p.shape for n, p in model.named_parameters() if p.ndim == 2 and 'embed' not in n and 'lm_head' not in n]
-    adapter = sum(4*cfg.rank*(a + b) for a, b in linear) if cfg.method != 'full' else base
-    cache = 2*c.num_hidden_layers*getattr(c, 'num_key_value_heads', c.num_attention_heads)*head*longest*cfg.batch_size*each
-    activations = cfg.train_batch*longest*(c.num_hidden_layers*34*c.hidden_size + 2*c.vocab_size)*each
-    return dict(base=base, adapter=adapter, generating=base + 2*cfg.agents*adapter + cache, training=base + 4*adapter + activations, full_copies=2*cfg.agents*base)
+    adapter = sum(4 * cfg.rank * (a + b) for a, b in linear) if cfg.method != 'full' else base
+    cache = (
+        2
+        * c.num_hidden_layers
+        * getattr(c, 'num_key_value_heads', c.num_attention_heads)
+        * head
+        * longest
+        * cfg.batch_size
+        * each
+    )
+    activations = cfg.train_batch * longest * (c.num_hidden_layers * 34 * c.hidden_size + 2 * c.vocab_size) * each
+    return dict(
+        base=base,
+        adapter=adapter,
+        generating=base + 2 * cfg.agents * adapter + cache,
+        training=base + 4 * adapter + activations,
+        full_copies=2 * cfg.agents * base,
+    )
 
 # %% ../nbs/19_plan.ipynb #ea7731f7
-def seconds_for(s:Sample, generated:float, trained:float, workers:int=1)->float:
+def seconds_for(s: Sample, generated: float, trained: float, workers: int = 1) -> float:
     "Seconds to generate and to train on so many tokens at the speed of a sample."
-    speed = s.generated/max(s.seconds, 1e-9)
-    return (generated/max(speed, 1e-9) + trained/(s.learning or speed))/max(workers, 1)
+    speed = s.generated / max(s.seconds, 1e-9)
+    return (generated / max(speed, 1e-9) + trained / (s.learning or speed)) / max(workers, 1)
 
-def plan(cfg:Config, s:Sample, mem:dict, workers:int=1)->dict:
+
+def plan(cfg: Config, s: Sample, mem: dict, workers: int = 1) -> dict:
     "Counts (`answers`) and estimates (all else) for a whole run."
-    cfg = settled(cfg); asked = answers(cfg); total = sum(asked.values())
-    per = lambda x: x/max(s.answers, 1)
-    rows = s.rows/max(s.questions, 1)*cfg.train*cfg.iterations
-    seen = rows*cfg.epochs*s.row_tokens/max(s.rows, 1)
-    return dict(answers=asked, tokens_generated=round(total*per(s.generated)), tokens_prompt=round(total*per(s.prompt)),
-                rows=round(rows), steps=round(rows*cfg.epochs/cfg.train_batch), tokens_trained=round(seen),
-                disk=round(total*per(s.generated + s.prompt)*6*2 + 2*cfg.agents*cfg.iterations*mem['adapter']),
-                memory=max(mem['generating'], mem['training'])*max(workers, 1), memory_full_copies=mem['full_copies'],
-                seconds=round(seconds_for(s, total*per(s.generated), seen, workers)), tokens_per_second=round(s.generated/max(s.seconds, 1e-9)), learning_per_second=round(s.learning), workers=workers, measured_on=s.questions)
+    cfg = settled(cfg)
+    asked = answers(cfg)
+    total = sum(asked.values())
+
+    def per(x):
+        return x / max(s.answers, 1)
+
+    rows = s.rows / max(s.questions, 1) * cfg.train * cfg.iterations
+    seen = rows * cfg.epochs * s.row_tokens / max(s.rows, 1)
+    return dict(
+        answers=asked,
+        tokens_generated=round(total * per(s.generated)),
+        tokens_prompt=round(total * per(s.prompt)),
+        rows=round(rows),
+        steps=round(rows * cfg.epochs / cfg.train_batch),
+        tokens_trained=round(seen),
+        disk=round(total * per(s.generated + s.prompt) * 6 * 2 + 2 * cfg.agents * cfg.iterations * mem['adapter']),
+        memory=max(mem['generating'], mem['training']) * max(workers, 1),
+        memory_full_copies=mem['full_copies'],
+        seconds=round(seconds_for(s, total * per(s.generated), seen, workers)),
+        tokens_per_second=round(s.generated / max(s.seconds, 1e-9)),
+        learning_per_second=round(s.learning),
+        workers=workers,
+        measured_on=s.questions,
+    )
 
 # %% ../nbs/19_plan.ipynb #d27c9402
-def size(n:float, unit:str='B')->str:
+def size(n: float, unit: str = 'B') -> str:
     "Two digits and a prefix: 1234567 -> '1.2 MB'."
     for p in ('', 'k', 'M', 'G', 'T'):
-        if abs(n) < 999.5 or p == 'T': return f'{n:.2g} {p}{unit}'.strip() if abs(n) < 99.5 else f'{n:.0f} {p}{unit}'.strip()
+        if abs(n) < 999.5 or p == 'T':
+            return f'{n:.2g} {p}{unit}'.strip() if abs(n) < 99.5 else f'{n:.0f} {p}{unit}'.strip()
         n /= 1000
 
-def lines(cfg:Config, p:dict)->list[str]:
+
+def lines(cfg: Config, p: dict) -> list[str]:
     "The plan as a person reads it."
     a = p['answers']
-    h, m = divmod(max(1, round(p['seconds']/60)), 60)
-    learned = f"and {p['learning_per_second']:,} learned " if p['learning_per_second'] else ''
-    return [f"{sum(a.values()):,} answers: {a['collect']:,} to collect, {a['examine']:,} to examine, {a['plain_vote']:,} for the plain vote of {cfg.votes} (counted)",
-            f"about {size(p['tokens_generated'], 'tokens')} to generate after {size(p['tokens_prompt'], 'tokens')} of prompts (guessed from {p['measured_on']} questions)",
-            f"about {p['steps']:,} training steps on {p['rows']:,} rows, {size(p['tokens_trained'], 'tokens')}",
-            f"about {size(p['disk'])} on disk, {size(p['memory'])} of memory in {max(p['workers'], 1)} process(es); {2*cfg.agents} full copies would take {size(p['memory_full_copies'])} for their weights alone",
-            f"about {f'{h} h ' if h else ''}{m} min at {p['tokens_per_second']:,} generated {learned}tokens a second and process, as measured just now"]
+    h, m = divmod(max(1, round(p['seconds'] / 60)), 60)
+    learned = f'and {p["learning_per_second"]:,} learned ' if p['learning_per_second'] else ''
+    return [
+        (
+            f'{sum(a.values()):,} answers: {a["collect"]:,} to collect, {a["examine"]:,} to examine,'
+            f' {a["plain_vote"]:,} for the plain vote of {cfg.votes} (counted)'
+        ),
+        (
+            f'about {size(p["tokens_generated"], "tokens")} to generate after {size(p["tokens_prompt"], "tokens")} of'
+            f' prompts (guessed from {p["measured_on"]} questions)'
+        ),
+        f'about {p["steps"]:,} training steps on {p["rows"]:,} rows, {size(p["tokens_trained"], "tokens")}',
+        (
+            f'about {size(p["disk"])} on disk, {size(p["memory"])} of memory in {max(p["workers"], 1)} process(es);'
+            f' {2 * cfg.agents} full copies would take {size(p["memory_full_copies"])} for their weights alone'
+        ),
+        (
+            f'about {f"{h} h " if h else ""}{m} min at {p["tokens_per_second"]:,} generated {learned}tokens a second'
+            ' and process, as measured just now'
+        ),
+    ]
 
 # %% ../nbs/19_plan.ipynb #0efeb693
-def make_plan(cfg:Config, questions:int=16)->dict:
-    "Measure a few questions and plan the run of `cfg`; nothing is written. Raises `MaftError` for whatever would stop the run."
+def make_plan(cfg: Config, questions: int = 16) -> dict:
+    """Measure a few questions and plan the run of `cfg`; nothing is written. Raises `MaftError` for whatever would stop
+    the run."""
     from multiagent_ft.run import Workshop, questions as all_questions, worker_count
+
     ws = Workshop(cfg)
     train, evaluation = all_questions(ws)
     with ws:

@@ -13,129 +13,183 @@ from .compare_runs import Estimate, Line
 from .core import write_atomic
 
 # %% ../nbs/14b_plots.ipynb #48beac0c
-def printed(fig, kind:str # 'png' or 'svg'
-           )->bytes:
+def printed(fig, kind: str) -> bytes:  # 'png' or 'svg'
     "`fig` as the bytes of a file; the same figure gives the same bytes."
     from matplotlib import rc_context
+
     about, out = dict(png=dict(Software=None), svg=dict(Date=None)), io.BytesIO()
-    with rc_context({'svg.hashsalt': 'maft', 'svg.fonttype': 'none'}): fig.savefig(out, format=kind, metadata=about[kind], dpi=110)
+    with rc_context({'svg.hashsalt': 'maft', 'svg.fonttype': 'none'}):
+        fig.savefig(out, format=kind, metadata=about[kind], dpi=110)
     return out.getvalue()
 
-def save_figure(fig, stem:Path # path without ending
-               )->list[Path]:
+
+def save_figure(fig, stem: Path) -> list[Path]:  # path without ending
     "Write `fig` as `stem`.png and `stem`.svg."
     return [write_atomic(Path(f'{stem}.{kind}'), printed(fig, kind)) for kind in ('png', 'svg')]
 
 # %% ../nbs/14b_plots.ipynb #bf48f950
-def drawing(fig)->str:
+def drawing(fig) -> str:
     "`fig` as an SVG element to be pasted into a page."
     svg = printed(fig, 'svg').decode()
-    return svg[svg.index('<svg'):]
+    return svg[svg.index('<svg') :]
 
-def thumbnail(fig, dpi:int=66)->bytes:
+
+def thumbnail(fig, dpi: int = 66) -> bytes:
     "`fig` as a small PNG of at most 64 colours, chosen so that none is far from its own, for stored outputs."
     from PIL import Image
+
     out, small = io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', dpi=dpi, metadata=dict(Software=None))
     Image.open(out).convert('RGB').quantize(64, method=Image.Quantize.MAXCOVERAGE).save(small, 'png', optimize=True)
     return small.getvalue()
 
 # %% ../nbs/14b_plots.ipynb #bc8ec3a8
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#000000', '#999999')   # Okabe and Ito: told apart by nearly everybody
+# Okabe and Ito: told apart by nearly everybody
+COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#000000', '#999999')
 MARKERS = 'osD^vP*X'
 
-def look(i:int)->dict:
-    "Colour and marker of row `i`: among 64 rows no two share both, among eight no two share either."
-    return dict(color=COLOURS[i % 8], marker=MARKERS[(i + i//8) % 8])
 
-def figure(width:float=6.6, height:float=3.2, panels:int=1, rows:int=1):
+def look(i: int) -> dict:
+    "Colour and marker of row `i`: among 64 rows no two share both, among eight no two share either."
+    return dict(color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8])
+
+
+def figure(width: float = 6.6, height: float = 3.2, panels: int = 1, rows: int = 1):
     "(figure, axes): one panel, or several side by side, row by row."
     from matplotlib.figure import Figure
+
     fig = Figure(figsize=(width, height), layout='constrained')
     axes = fig.subplots(rows, panels, squeeze=False).ravel()
     for ax in axes:
-        ax.spines[['top', 'right']].set_visible(False); ax.tick_params(labelsize=8); ax.grid(alpha=.25)
-        for a in (ax.xaxis, ax.yaxis): a.label.set_size(9)
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.tick_params(labelsize=8)
+        ax.grid(alpha=0.25)
+        for a in (ax.xaxis, ax.yaxis):
+            a.label.set_size(9)
     return fig, axes
 
 # %% ../nbs/14b_plots.ipynb #db1e58ee
-def plain(name:str)->str:
+def plain(name: str) -> str:
     "`name` as matplotlib shows it letter by letter."
     return ' '.join(name.split()).replace('$', r'\$').lstrip('_')
 
 # %% ../nbs/14b_plots.ipynb #c864cf84
-def asked(lines:list[Line])->str:
+def asked(lines: list[Line]) -> str:
     "Questions and seeds of a table, for its title."
-    n, s = {l.accuracy.questions//max(l.accuracy.seeds, 1) for l in lines}, {l.accuracy.seeds for l in lines}
-    span = lambda x: f'{min(x):,}' if len(x) == 1 else f'{min(x):,} to {max(x):,}'
+    n, s = {l.accuracy.questions // max(l.accuracy.seeds, 1) for l in lines}, {l.accuracy.seeds for l in lines}
+
+    def span(x):
+        return f'{min(x):,}' if len(x) == 1 else f'{min(x):,} to {max(x):,}'
+
     return f'{span(n)} questions × {span(s)} seed{"s" if max(s, default=1) > 1 else ""}'
 
 # %% ../nbs/14b_plots.ipynb #146ccbb0
-def accuracy_plot(lines:list[Line], title:str=''):
+def accuracy_plot(lines: list[Line], title: str = ''):
     "One row per recipe, the first on top: accuracy in per cent with its 95 % interval."
-    fig, (ax,) = figure(6.6, 1.1 + .27*len(lines))
+    fig, (ax,) = figure(6.6, 1.1 + 0.27 * len(lines))
     for y, l in enumerate(reversed(lines)):
         e = l.accuracy
-        ax.plot([100*e.low, 100*e.high], [y, y], color=COLOURS[0], lw=2, alpha=.6); ax.plot(100*e.mean, y, 'o', color=COLOURS[0], ms=5)
-    ax.set_yticks(range(len(lines)), [plain(l.recipe) for l in reversed(lines)]); ax.set_xlabel('right, in % [95 %]')
+        ax.plot([100 * e.low, 100 * e.high], [y, y], color=COLOURS[0], lw=2, alpha=0.6)
+        ax.plot(100 * e.mean, y, 'o', color=COLOURS[0], ms=5)
+    ax.set_yticks(range(len(lines)), [plain(l.recipe) for l in reversed(lines)])
+    ax.set_xlabel('right, in % [95 %]')
     ax.set_title(plain(f'{title} {asked(lines)}'.strip()), fontsize=9, loc='left')
     return fig
 
 # %% ../nbs/14b_plots.ipynb #c6d2eb51
-def spent(l:Line, questions:int # exam questions of one run
-         )->float|None:
+def spent(l: Line, questions: int) -> float | None:  # exam questions of one run
     "Tokens generated and trained on in one run, to learn and to answer `questions`; None where it is not recorded."
-    return None if None in (l.generated, l.collected, l.trained) else l.generated*questions + l.collected + l.trained
+    return None if None in (l.generated, l.collected, l.trained) else l.generated * questions + l.collected + l.trained
 
 # %% ../nbs/14b_plots.ipynb #7834063a
 def in_tokens(ax):
     "Make the horizontal axis of `ax` logarithmic and mark it 1, 2, 5, 10, …"
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-    ax.set_xscale('log'); ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_major_formatter(EngFormatter(sep='')); ax.xaxis.set_minor_formatter(NullFormatter())
+
+    ax.set_xscale('log')
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=''))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 # %% ../nbs/14b_plots.ipynb #4994b85e
-def cost_plot(lines:list[Line], title:str=''):
-    "Accuracy against tokens generated per question, and against all tokens generated and trained on in a run; logarithmic."
+def cost_plot(lines: list[Line], title: str = ''):
+    """Accuracy against tokens generated per question, and against all tokens generated and trained on in a run;
+    logarithmic."""
     fig, axes = figure(9.4, 3.6, 2)
-    whole = lambda l: spent(l, l.accuracy.questions//max(l.accuracy.seeds, 1))
-    for ax, cost, what in zip(axes, (lambda l: l.generated, whole), ('tokens generated per question', 'tokens generated and trained on, whole run')):
+
+    def whole(l):
+        return spent(l, l.accuracy.questions // max(l.accuracy.seeds, 1))
+
+    for ax, cost, what in zip(
+        axes,
+        (lambda l: l.generated, whole),
+        ('tokens generated per question', 'tokens generated and trained on, whole run'),
+    ):
         for i, l in enumerate(lines):
-            if not (x := cost(l)): continue
+            if not (x := cost(l)):
+                continue
             e = l.accuracy
-            ax.errorbar(x, 100*e.mean, yerr=[[max(100*(e.mean-e.low), 0)], [max(100*(e.high-e.mean), 0)]], ls='', **look(i), ms=5, lw=1.2, label=plain(l.recipe))
-        in_tokens(ax); ax.set_xlabel(what); ax.set_ylabel('right, in % [95 %]')
+            ax.errorbar(
+                x,
+                100 * e.mean,
+                yerr=[[max(100 * (e.mean - e.low), 0)], [max(100 * (e.high - e.mean), 0)]],
+                ls='',
+                **look(i),
+                ms=5,
+                lw=1.2,
+                label=plain(l.recipe),
+            )
+        in_tokens(ax)
+        ax.set_xlabel(what)
+        ax.set_ylabel('right, in % [95 %]')
     axes[0].set_title(plain(f'{title} {asked(lines)}'.strip()), fontsize=9, loc='left')
-    if axes[0].has_data(): axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+    if axes[0].has_data():
+        axes[1].legend(
+            *axes[0].get_legend_handles_labels(),
+            frameon=False,
+            fontsize=8,
+            loc='center left',
+            bbox_to_anchor=(1, 0.5),
+        )
     return fig
 
 # %% ../nbs/14b_plots.ipynb #30579e47
-def iterations_plot(series:dict[str, list[tuple]], # {name: [(iteration, value, low, high)]}; low and high may be None
-                    about:str,                     # of the vertical axis
-                    title:str='', share:bool=True  # values are shares, shown in per cent
-                   ):
+def iterations_plot(
+    series: dict[str, list[tuple]],  # {name: [(iteration, value, low, high)]}; low and high may be None
+    about: str,  # of the vertical axis
+    title: str = '',
+    share: bool = True,  # values are shares, shown in per cent
+):
     "Values by iteration, intervals as bars."
     return panels_plot([(title, about, series, share)])
 
 # %% ../nbs/14b_plots.ipynb #8a773714
-def panels_plot(panels:list[tuple] # (title, axis, series, share) as in `iterations_plot`
-               ):
+def panels_plot(panels: list[tuple]):  # (title, axis, series, share) as in `iterations_plot`
     "Several such plots, two beside each other."
-    wide = min(len(panels), 2); deep = -(-len(panels)//2)
-    fig, axes = figure(6.6*wide, 3.2*deep, wide, deep)
-    for ax, (title, about, series, share) in zip(axes, panels): by_step(ax, series, about, title, share)
-    for ax in axes[len(panels):]: ax.set_visible(False)
+    wide = min(len(panels), 2)
+    deep = -(-len(panels) // 2)
+    fig, axes = figure(6.6 * wide, 3.2 * deep, wide, deep)
+    for ax, (title, about, series, share) in zip(axes, panels):
+        by_step(ax, series, about, title, share)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
     return fig
 
-def by_step(ax, # matplotlib's axes
-            series:dict, about:str, title:str, share:bool):
+
+def by_step(ax, series: dict, about: str, title: str, share: bool):  # matplotlib's axes
     "Draw one panel."
     f, steps = 100 if share else 1, {p[0] for points in series.values() for p in points}
     for i, (name, points) in enumerate(series.items()):
-        shift = .06*(i - (len(series)-1)/2)
-        ax.plot([p[0] + shift for p in points], [f*p[1] for p in points], **look(i), ms=4, lw=1.5, label=plain(name))
+        shift = 0.06 * (i - (len(series) - 1) / 2)
+        ax.plot([p[0] + shift for p in points], [f * p[1] for p in points], **look(i), ms=4, lw=1.5, label=plain(name))
         for k, _, low, high in points:
-            if low is not None: ax.vlines(k + shift, f*low, f*high, color=COLOURS[i % 8], lw=1.2, alpha=.7)
-        if [p[0] for p in points] == [min(steps)] and len(steps) > 1: ax.axhline(f*points[0][1], color=COLOURS[i % 8], ls=':', lw=1)
-    ax.set_xlabel('iteration'); ax.set_ylabel(about); ax.xaxis.get_major_locator().set_params(integer=True)
+            if low is not None:
+                ax.vlines(k + shift, f * low, f * high, color=COLOURS[i % 8], lw=1.2, alpha=0.7)
+        if [p[0] for p in points] == [min(steps)] and len(steps) > 1:
+            ax.axhline(f * points[0][1], color=COLOURS[i % 8], ls=':', lw=1)
+    ax.set_xlabel('iteration')
+    ax.set_ylabel(about)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_title(plain(title), fontsize=9, loc='left')
-    if series: ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+    if series:
+        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))

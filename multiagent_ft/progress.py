@@ -11,52 +11,64 @@ from contextlib import contextmanager
 from typing import Callable
 
 # %% ../nbs/08_progress.ipynb #67f2c101
-def eta(left:int,      # still to do
-        made:int,      # done since the start, not counting what was found done
-        seconds:float  # since the start
-       )->float|None:
+def eta(
+    left: int,  # still to do
+    made: int,  # done since the start, not counting what was found done
+    seconds: float,  # since the start
+) -> float | None:
     "Seconds still to go at the speed so far; None before there is any speed."
-    return left*seconds/made if made else None
+    return left * seconds / made if made else None
 
-def clock(seconds:float|None)->str:
+
+def clock(seconds: float | None) -> str:
     "Seconds as a person writes them: 0:41, 1:02:03; '?' for None."
-    if seconds is None: return '?'
-    s = round(seconds); h, m, s = s//3600, s//60 % 60, s % 60
+    if seconds is None:
+        return '?'
+    s = round(seconds)
+    h, m, s = s // 3600, s // 60 % 60, s % 60
     return f'{h}:{m:02}:{s:02}' if h else f'{m}:{s:02}'
 
 # %% ../nbs/08_progress.ipynb #ebe07edc
-_stages = []   # names of what is open, outermost first
+_stages = []  # names of what is open, outermost first
+
 
 @contextmanager
-def stage(name:str # e.g. 'iteration 2/3'
-         ):
+def stage(name: str):  # e.g. 'iteration 2/3'
     "Whatever reports progress inside is labelled with `name` in front."
     _stages.append(name)
-    try: yield
-    finally: _stages.pop()
+    try:
+        yield
+    finally:
+        _stages.pop()
 
 # %% ../nbs/08_progress.ipynb #b3019ec3
-def quiet()->bool:
+def quiet() -> bool:
     "True where progress is not wanted: MAFT_QUIET=1, or a notebook whose output is stored."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return os.environ.get('MAFT_QUIET', '') not in ('', '0') or type(shell).__name__ == 'CaptureShell'
 
 # %% ../nbs/08_progress.ipynb #8f0eb6ac
-def standing(p)->str:
+def standing(p) -> str:
     "How `p`, an open `Progress`, stands, in one line."
-    left, s = p.total - p.done, f'{p.label}  {p.done}/{p.total} {p.unit}  {100*p.done//max(p.total, 1)}%'
-    if left > 0: s += f'  eta {clock(eta(left, p.done - p.found, p.now() - p.start))}'
+    left, s = p.total - p.done, f'{p.label}  {p.done}/{p.total} {p.unit}  {100 * p.done // max(p.total, 1)}%'
+    if left > 0:
+        s += f'  eta {clock(eta(left, p.done - p.found, p.now() - p.start))}'
     return s + ''.join(f'  {k} {v}' for k, v in p.shown.items())
 
-def closing(p, stopped:bool=False)->str:
+
+def closing(p, stopped: bool = False) -> str:
     "How `p`, a `Progress`, ended, in one line."
     took, last = clock(p.now() - p.start), ''.join(f'  {k} {v}' for k, v in p.shown.items())
-    if stopped or p.done < p.total: return f'{p.label}  stopped at {p.done}/{p.total} {p.unit} after {took}'
-    if p.total and p.found == p.total: return f'{p.label}  {p.total} {p.unit}, all found{last}'
+    if stopped or p.done < p.total:
+        return f'{p.label}  stopped at {p.done}/{p.total} {p.unit} after {took}'
+    if p.total and p.found == p.total:
+        return f'{p.label}  {p.total} {p.unit}, all found{last}'
     return f'{p.label}  {p.total} {p.unit} in {took}' + (f' ({p.found} found)' if p.found else '') + last
 
 # %% ../nbs/08_progress.ipynb #8193157a
-def _is_terminal(file)->bool: return hasattr(file, 'isatty') and file.isatty() and os.environ.get('TERM') != 'dumb'
+def _is_terminal(file) -> bool:
+    return hasattr(file, 'isatty') and file.isatty() and os.environ.get('TERM') != 'dumb'
+
 
 def _live(p):
     "A started rich display of `p`; it is wiped when stopped, the closing line stays."
@@ -65,57 +77,87 @@ def _live(p):
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
+
     def draw():
         line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=max(p.total, 1), completed=p.done, width=20), Text(standing(p), no_wrap=True, overflow='ellipsis'))
+        line.add_row(
+            ProgressBar(total=max(p.total, 1), completed=p.done, width=20),
+            Text(standing(p), no_wrap=True, overflow='ellipsis'),
+        )
         return line
-    live = Live(console=Console(file=p.file), get_renderable=draw, refresh_per_second=4, transient=True,
-                redirect_stdout=_is_terminal(sys.stdout), redirect_stderr=True)
+
+    live = Live(
+        console=Console(file=p.file),
+        get_renderable=draw,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=_is_terminal(sys.stdout),
+        redirect_stderr=True,
+    )
     live.start()
     return live
 
 # %% ../nbs/08_progress.ipynb #f9bfbcb5
 class Progress:
-    "Counts up to `total` and shows it: a live line on a terminal, else plain lines at most every `every` seconds. Safe to advance from several threads."
-    _open = None   # the one that owns the screen
+    """Counts up to `total` and shows it: a live line on a terminal, else plain lines at most every `every` seconds.
+    Safe to advance from several threads."""
 
-    def __init__(self, total:int,          # how many there are
-                 label:str,                # what is being done; open stages are put in front
-                 unit:str='answers',       # of what
-                 show:bool=True,           # False: only count
-                 every:float=5.,           # seconds between plain lines
-                 file=None,                # where to; default standard error
-                 now:Callable[[], float]=time.monotonic):
+    _open = None  # the one that owns the screen
+
+    def __init__(
+        self,
+        total: int,  # how many there are
+        label: str,  # what is being done; open stages are put in front
+        unit: str = 'answers',  # of what
+        show: bool = True,  # False: only count
+        every: float = 5.0,  # seconds between plain lines
+        file=None,  # where to; default standard error
+        now: Callable[[], float] = time.monotonic,
+    ):
         self.total, self.unit, self.every, self.now = total, unit, every, now
         self.label, self.file = ' · '.join([*_stages, label]), file or sys.stderr
         self.show = show and (file is not None or not quiet())
         self.done = self.found = 0
         self.shown, self._bar, self._lock = {}, None, threading.RLock()
 
-    def advance(self, n:int=1, # so many more were made
-                **shown        # shown at the end of the line, e.g. kept='81%'
-               ):
+    def advance(self, n: int = 1, **shown):  # so many more were made  # shown at the end of the line, e.g. kept='81%'
         "Count `n` more, just made."
-        with self._lock: self.done += n; self.shown |= shown; self._tick()
-    def skip(self, n:int=1):
+        with self._lock:
+            self.done += n
+            self.shown |= shown
+            self._tick()
+
+    def skip(self, n: int = 1):
         "Count `n` more that were found done: they say nothing about speed."
-        with self._lock: self.done += n; self.found += n; self._tick()
+        with self._lock:
+            self.done += n
+            self.found += n
+            self._tick()
 
     def _tick(self):
-        if self.show and self._bar is None and self.done < self.total and self.now() - self.last >= self.every: self._say(standing(self))
-    def _say(self, text): self.last = self.now(); print(text, file=self.file, flush=True)
+        if self.show and self._bar is None and self.done < self.total and self.now() - self.last >= self.every:
+            self._say(standing(self))
+
+    def _say(self, text):
+        self.last = self.now()
+        print(text, file=self.file, flush=True)
 
     def __enter__(self):
         self.start = self.last = self.now()
         self.show = self.show and Progress._open is None
-        if not self.show: return self
+        if not self.show:
+            return self
         Progress._open = self
-        if _is_terminal(self.file): self._bar = _live(self)
-        else: self._say(f'{self.label}  0/{self.total} {self.unit}')
+        if _is_terminal(self.file):
+            self._bar = _live(self)
+        else:
+            self._say(f'{self.label}  0/{self.total} {self.unit}')
         return self
 
     def __exit__(self, kind, *_):
-        if not self.show: return
+        if not self.show:
+            return
         Progress._open = None
-        if self._bar is not None: self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
         self._say(closing(self, stopped=kind is not None))

@@ -14,75 +14,99 @@ from .core import MaftError, Message
 HOW_TO_ANSWER = dict(
     number=r'Work step by step, then give the final answer as \boxed{number}.',
     math=r'Work step by step, then give the final answer as \boxed{answer}.',
-    choice=r'Think step by step, then give the letter of the right choice as \boxed{letter}.')
+    choice=r'Think step by step, then give the letter of the right choice as \boxed{letter}.',
+)
 
-def question_prompt(question:str,     # the problem's text
-                    kind:str='number', # a key of `HOW_TO_ANSWER`, or the instruction itself (it then holds a blank)
-                   )->str:
+
+def question_prompt(
+    question: str,  # the problem's text
+    kind: str = 'number',  # a key of `HOW_TO_ANSWER`, or the instruction itself (it then holds a blank)
+) -> str:
     "What a generator is asked in round 1. Raises `MaftError` for an unknown kind."
-    if kind.startswith('regex:'): raise MaftError(f'kind {kind!r} needs an instruction: how should an answer end so that the pattern finds it?')
-    if kind not in HOW_TO_ANSWER and ' ' not in kind: raise MaftError(f'unknown kind of answer {kind!r}: use one of {", ".join(HOW_TO_ANSWER)}.')
+    if kind.startswith('regex:'):
+        raise MaftError(f'kind {kind!r} needs an instruction: how should an answer end so that the pattern finds it?')
+    if kind not in HOW_TO_ANSWER and ' ' not in kind:
+        raise MaftError(f'unknown kind of answer {kind!r}: use one of {", ".join(HOW_TO_ANSWER)}.')
     return f'{question}\n{HOW_TO_ANSWER.get(kind, kind)}'
 
 # %% ../nbs/02_prompts.ipynb #9302a483
-def _fenced(answers): return '\n\n'.join(f'Agent {i}:\n```\n{a.strip()}\n```' for i, a in enumerate(answers, 1))
+def _fenced(answers):
+    return '\n\n'.join(f'Agent {i}:\n```\n{a.strip()}\n```' for i, a in enumerate(answers, 1))
 
 # %% ../nbs/02_prompts.ipynb #b71768ca
-def peers_prompt(question:str, answers:list[str], # the other agents' latest answers, whole
-                 kind:str='number')->str:
+def peers_prompt(
+    question: str,
+    answers: list[str],
+    kind: str = 'number',  # the other agents' latest answers, whole
+) -> str:
     "What a critic is asked when it hears its peers in full (the paper's ablation 'without summary')."
-    return (f'Other agents answered the same question.\n\n{_fenced(answers)}\n\n'
-            'Use their answers as advice. Look for mistakes in them and in your own answer, then answer the question again.\n'
-            f'{question_prompt(question, kind)}')
+    return (
+        f'Other agents answered the same question.\n\n{_fenced(answers)}\n\nUse their answers as advice. Look for'
+        ' mistakes in them and in your own answer, then answer the question'
+        f' again.\n{question_prompt(question, kind)}'
+    )
 
 # %% ../nbs/02_prompts.ipynb #9363b957
-def summarize_prompt(question:str, answers:list[str])->str:
+def summarize_prompt(question: str, answers: list[str]) -> str:
     "What the summarizer is asked: keep every distinct final answer and why."
-    return (f'Several agents answered the same question.\n{question}\n\n{_fenced(answers)}\n\n'
-            'Summarize what they say: give every different final answer and the reasoning behind it.')
+    return (
+        f'Several agents answered the same question.\n{question}\n\n{_fenced(answers)}\n\n'
+        'Summarize what they say: give every different final answer and the reasoning behind it.'
+    )
 
-def summary_prompt(question:str, summary:str, kind:str='number')->str:
+
+def summary_prompt(question: str, summary: str, kind: str = 'number') -> str:
     "What a critic is asked when it hears a summary."
-    return (f'Other agents answered the same question. This is a summary of what they say:\n```\n{summary.strip()}\n```\n\n'
-            'Examine it. Look for mistakes in it and in your own answer, then answer the question again.\n'
-            f'{question_prompt(question, kind)}')
+    return (
+        'Other agents answered the same question. This is a summary of what they'
+        f' say:\n```\n{summary.strip()}\n```\n\nExamine it. Look for mistakes in it and in your own answer, then'
+        f' answer the question again.\n{question_prompt(question, kind)}'
+    )
 
 # %% ../nbs/02_prompts.ipynb #a5c8971a
 MANNERS = ('debate', 'cooperative', 'unique-id')
 
-def team_peers_prompt(question:str, answers:list[str], kind:str='number')->str:
+
+def team_peers_prompt(question: str, answers: list[str], kind: str = 'number') -> str:
     "What a critic is asked when agents cooperate and hear each other in full."
-    return (f'Other agents answered the same question.\n\n{_fenced(answers)}\n\n'
-            'Work with them. Keep what is right in their answers and in your own answer, then answer the question again.\n'
-            f'{question_prompt(question, kind)}')
+    return (
+        f'Other agents answered the same question.\n\n{_fenced(answers)}\n\nWork with them. Keep what is right in'
+        f' their answers and in your own answer, then answer the question again.\n{question_prompt(question, kind)}'
+    )
 
-def team_summary_prompt(question:str, summary:str, kind:str='number')->str:
+
+def team_summary_prompt(question: str, summary: str, kind: str = 'number') -> str:
     "What a critic is asked when agents cooperate and hear a summary."
-    return (f'Other agents answered the same question. This is a summary of what they say:\n```\n{summary.strip()}\n```\n\n'
-            'Work with them. Keep what is right in it and in your own answer, then answer the question again.\n'
-            f'{question_prompt(question, kind)}')
+    return (
+        'Other agents answered the same question. This is a summary of what they'
+        f' say:\n```\n{summary.strip()}\n```\n\nWork with them. Keep what is right in it and in your own answer, then'
+        f' answer the question again.\n{question_prompt(question, kind)}'
+    )
 
-def introduced(question:str, role:str, index:int # 0-based; people count from 1
-              )->str:
+
+def introduced(question: str, role: str, index: int) -> str:  # 0-based; people count from 1
     "`question` to an agent that is told who it is."
     return f'{question} (You are {role} {index + 1}.)'
 
 # %% ../nbs/02_prompts.ipynb #011f28c1
-def hint_prompt(question:str, answer:str, # the right one
-                kind:str='number')->str:
+def hint_prompt(question: str, answer: str, kind: str = 'number') -> str:  # the right one
     "What STaR asks after a wrong answer."
     return question_prompt(f'{question} (The right answer is {answer}.)', kind)
 
 # %% ../nbs/02_prompts.ipynb #d3255e88
-def reflect_prompt(question:str, kind:str='number')->str:
+def reflect_prompt(question: str, kind: str = 'number') -> str:
     "What a critic is asked when there is nobody to listen to, or no peer had anything to say."
-    return f'Check your answer: look for mistakes in it, then answer the question again.\n{question_prompt(question, kind)}'
+    return (
+        'Check your answer: look for mistakes in it, then answer the question'
+        f' again.\n{question_prompt(question, kind)}'
+    )
 
 # %% ../nbs/02_prompts.ipynb #9158bebe
-def opening(question:str, kind:str='number')->tuple[Message, ...]:
+def opening(question: str, kind: str = 'number') -> tuple[Message, ...]:
     "The chat a generator answers."
     return (Message('user', question_prompt(question, kind)),)
 
-def reply(chat:tuple[Message, ...], said:str, request:str)->tuple[Message, ...]:
+
+def reply(chat: tuple[Message, ...], said: str, request: str) -> tuple[Message, ...]:
     "`chat`, continued: the agent's own words, then the next request."
     return (*chat, Message('assistant', said), Message('user', request))

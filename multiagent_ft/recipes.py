@@ -22,190 +22,325 @@ from .rows import Row, agrees, consensus, critic_rows, generator_rows
 @dataclass(frozen=True)
 class Means:
     "What a recipe works with; the run provides it."
-    generate: Callable            # requests -> completions
-    finetune: Callable            # {agent: rows} -> {agent name: adapter folder}
-    protocol: Protocol            # how agents argue
-    seed: int = 0                 # the run's seed
-    w: float|None = .5            # share of corrections among a critic's rows
-    critic_loss: str = 'last'     # which of its turns a critic learns
-    min_support: int = 2          # votes a label needs
-    early_stop: bool = False      # end a debate once all agents agree
-    stage: Callable = lambda name, n: None # progress
-    votes: int = 9                # samples in a plain vote at equal cost
 
-    def say(self, society:Society, problems:list[Problem], luck:Luck, **protocol)->list[Transcript]:
+    generate: Callable  # requests -> completions
+    finetune: Callable  # {agent: rows} -> {agent name: adapter folder}
+    protocol: Protocol  # how agents argue
+    seed: int = 0  # the run's seed
+    w: float | None = 0.5  # share of corrections among a critic's rows
+    critic_loss: str = 'last'  # which of its turns a critic learns
+    min_support: int = 2  # votes a label needs
+    early_stop: bool = False  # end a debate once all agents agree
+    stage: Callable = lambda name, n: None  # progress
+    votes: int = 9  # samples in a plain vote at equal cost
+
+    def say(self, society: Society, problems: list[Problem], luck: Luck, **protocol) -> list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
-        return debate(problems, society, replace(self.protocol, **protocol), self.generate, luck, self.stage, self.early_stop)
-    def labels(self, transcripts:list[Transcript])->list[Vote]:
+        return debate(
+            problems, society, replace(self.protocol, **protocol), self.generate, luck, self.stage, self.early_stop
+        )
+
+    def labels(self, transcripts: list[Transcript]) -> list[Vote]:
         "The consensus over the last words of each debate."
         return consensus(transcripts, self.protocol.kind, self.min_support)
 
 # %% ../nbs/13_recipes.ipynb #fa6c0c71
-def by_vote(means:Means, transcripts:list[Transcript])->list[Vote]:
+def by_vote(means: Means, transcripts: list[Transcript]) -> list[Vote]:
     "Labels without a teacher: the vote."
     return means.labels(transcripts)
+
 
 @dataclass(frozen=True)
 class Recipe:
     "A method: its functions, where it comes from, and the settings it stands for."
-    name: str               # as on the command line
-    source: str             # paper and section
-    collect: Callable|None  # (means, society, problems, luck) -> transcripts; None: nothing is ever learned
-    select: Callable|None   # (means, society, transcripts, votes) -> {agent: rows}
-    train: Callable|None    # (means, society, {agent: rows}) -> society
-    answer: Callable        # (means, society, problems, luck) -> transcripts
-    label: Callable = by_vote # (means, transcripts) -> one vote per transcript
-    settings: dict = field(default_factory=dict) # keys of the configuration that this recipe fixes
-    gold: bool = False      # does it look at gold answers? (only recipes defined by them do)
+
+    name: str  # as on the command line
+    source: str  # paper and section
+    collect: Callable | None  # (means, society, problems, luck) -> transcripts; None: nothing is ever learned
+    select: Callable | None  # (means, society, transcripts, votes) -> {agent: rows}
+    train: Callable | None  # (means, society, {agent: rows}) -> society
+    answer: Callable  # (means, society, problems, luck) -> transcripts
+    label: Callable = by_vote  # (means, transcripts) -> one vote per transcript
+    settings: dict = field(default_factory=dict)  # keys of the configuration that this recipe fixes
+    gold: bool = False  # does it look at gold answers? (only recipes defined by them do)
 
     @property
-    def trains(self)->bool:
+    def trains(self) -> bool:
         "Does anybody learn? If not, the untrained society is examined, and that is all."
         return self.train is not None
 
 # %% ../nbs/13_recipes.ipynb #54b7cc2b
-def argue(means:Means, society:Society, problems:list[Problem], luck:Luck)->list[Transcript]:
+def argue(means: Means, society: Society, problems: list[Problem], luck: Luck) -> list[Transcript]:
     "The whole protocol: generators, then critics."
     return means.say(society, problems, luck)
 
-def answer_once(means:Means, society:Society, problems:list[Problem], luck:Luck)->list[Transcript]:
+
+def answer_once(means: Means, society: Society, problems: list[Problem], luck: Luck) -> list[Transcript]:
     "Every generator answers once; nobody hears anybody. N agents that are one model are N samples of it."
     return means.say(society, problems, luck, rounds=1)
 
-def crowd(society:Society, n:int)->Society:
+
+def crowd(society: Society, n: int) -> Society:
     "`n` seats, and generator 0 in each of them; no critics."
     return replace(society, generators=tuple(replace(society.generators[0], index=i) for i in range(n)), critics=())
 
-def answer_alone(means:Means, society:Society, problems:list[Problem], luck:Luck)->list[Transcript]:
+
+def answer_alone(means: Means, society: Society, problems: list[Problem], luck: Luck) -> list[Transcript]:
     "Generator 0 answers once."
     return means.say(crowd(society, 1), problems, luck, rounds=1)
 
-def answer_often(means:Means, society:Society, problems:list[Problem], luck:Luck)->list[Transcript]:
+
+def answer_often(means: Means, society: Society, problems: list[Problem], luck: Luck) -> list[Transcript]:
     "As many samples of generator 0 as a debate makes calls: the vote at equal cost."
     return means.say(crowd(society, means.votes), problems, luck, rounds=1)
 
 # %% ../nbs/13_recipes.ipynb #f363c050
-def own_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
+def own_words(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
     "Generators learn their agreeing first answers, critics their corrections and reinforcements (paper §2.2, §2.3)."
     labels, kind = [v.answer for v in votes], means.protocol.kind
     rows = {a: generator_rows(transcripts, labels, a.index, kind) for a in society.generators}
-    return rows | {a: critic_rows(transcripts, labels, a.index, kind, means.w, means.critic_loss, means.seed) for a in society.critics}
+    return rows | {
+        a: critic_rows(transcripts, labels, a.index, kind, means.w, means.critic_loss, means.seed)
+        for a in society.critics
+    }
 
-def own_words_generators(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
+
+def own_words_generators(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
     "As `own_words`, critics left as they are (paper Table 2, 'w/o critic')."
     return {a: r for a, r in own_words(means, society, transcripts, votes).items() if a.role == 'generator'}
 
 # %% ../nbs/13_recipes.ipynb #62dfc317
-def everybodys_first_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
+def everybodys_first_words(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
     "All agreeing first answers, for ONE model (the paper's Majority FT, §3.2)."
     labels = [v.answer for v in votes]
-    return {society.generators[0]: [r for a in society.generators for r in generator_rows(transcripts, labels, a.index, means.protocol.kind)]}
+    return {
+        society.generators[0]: [
+            r for a in society.generators for r in generator_rows(transcripts, labels, a.index, means.protocol.kind)
+        ]
+    }
 
-def everybodys_last_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
-    "All agreeing last answers, as answers to the bare question, for ONE model (the paper's Single-agent FT, Table 2). Cut turns are left out."
+
+def everybodys_last_words(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
+    """All agreeing last answers, as answers to the bare question, for ONE model (the paper's Single-agent FT, Table 2).
+    Cut turns are left out."""
     rows = []
     for tr, vote in zip(transcripts, votes, strict=True):
         asked = {t.agent: t.completion.prompt_ids for t in tr.at(1)}
-        rows += [Row(asked[t.agent], t.completion.token_ids, tr.problem.id, t.round) for t in tr.final()
-                 if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)]
+        rows += [
+            Row(asked[t.agent], t.completion.token_ids, tr.problem.id, t.round)
+            for t in tr.final()
+            if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)
+        ]
     return {society.generators[0]: rows}
 
-def everybodys_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
+
+def everybodys_words(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
     "The union of all agents' rows, for ONE model: the control the paper lacks."
     return {society.generators[0]: [r for rows in own_words(means, society, transcripts, votes).values() for r in rows]}
 
 # %% ../nbs/13_recipes.ipynb #e89e4385
-def answer_with_hint(means:Means, society:Society, problems:list[Problem], luck:Luck)->list[Transcript]:
-    "Generator 0 answers once and, where that is wrong, once more with the right answer as a hint (role 'hinted'). Raises `MaftError` for a question without gold."
+def answer_with_hint(means: Means, society: Society, problems: list[Problem], luck: Luck) -> list[Transcript]:
+    """Generator 0 answers once and, where that is wrong, once more with the right answer as a hint (role 'hinted').
+    Raises `MaftError` for a question without gold."""
     blind = next((p for p in problems if p.gold is None), None)
-    if blind: raise MaftError(f'recipe star learns from gold answers, and question {blind.id} has none. Add "gold" to it, or choose another recipe.')
+    if blind:
+        raise MaftError(
+            f'recipe star learns from gold answers, and question {blind.id} has none. Add "gold" to it, or choose'
+            ' another recipe.'
+        )
     said = answer_alone(means, society, problems, luck)
     wrong = [t for t in said if not agrees(t.final()[0], t.problem.gold, means.protocol.kind)]
-    requests = [luck.request((Message('user', hint_prompt(t.problem.text, t.problem.gold, means.protocol.prompt)),), t.problem, 1, 'hinted', 0,
-                             means.protocol.sampling, society.generators[0].adapter) for t in wrong]
+    requests = [
+        luck.request(
+            (Message('user', hint_prompt(t.problem.text, t.problem.gold, means.protocol.prompt)),),
+            t.problem,
+            1,
+            'hinted',
+            0,
+            means.protocol.sampling,
+            society.generators[0].adapter,
+        )
+        for t in wrong
+    ]
     means.stage('answers with a hint', len(requests))
     hinted = dict(zip((t.problem.id for t in wrong), means.generate(requests) if requests else [], strict=True))
-    return [replace(t, turns=(*t.turns, Turn(0, 'hinted', 1, hinted[t.problem.id]))) if t.problem.id in hinted else t for t in said]
+    return [
+        replace(t, turns=(*t.turns, Turn(0, 'hinted', 1, hinted[t.problem.id]))) if t.problem.id in hinted else t
+        for t in said
+    ]
 
 # %% ../nbs/13_recipes.ipynb #7ff6db3b
-def by_gold(means:Means, transcripts:list[Transcript])->list[Vote]:
+def by_gold(means: Means, transcripts: list[Transcript]) -> list[Vote]:
     "Labels from the teacher: the gold answers."
     return [Vote(t.problem.gold, 1, 1, 0, False, 1) for t in transcripts]
 
-def right_words(means:Means, society:Society, transcripts:list[Transcript], votes:list[Vote])->dict[Agent, list[Row]]:
+
+def right_words(
+    means: Means, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Row]]:
     "Right answers, hinted ones put after the question as it was asked without the hint (STaR). Cut turns are left out."
     rows = []
     for tr, vote in zip(transcripts, votes, strict=True):
         asked = tr.at(1)[0].completion.prompt_ids
-        rows += [Row(asked, t.completion.token_ids, tr.problem.id, 1, 'hinted' if t.role == 'hinted' else 'agreed') for t in tr.turns
-                 if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)]
+        rows += [
+            Row(asked, t.completion.token_ids, tr.problem.id, 1, 'hinted' if t.role == 'hinted' else 'agreed')
+            for t in tr.turns
+            if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)
+        ]
     return {society.generators[0]: rows}
 
 # %% ../nbs/13_recipes.ipynb #3ee46fd9
-def calls(how:Callable, # one of the ways to speak
-          cfg:Config)->int:
+def calls(how: Callable, cfg: Config) -> int:  # one of the ways to speak
     "Calls per question, at most."
     return {answer_once: cfg.agents, answer_alone: 1, answer_often: cfg.votes, answer_with_hint: 2}.get(how, cfg.calls)
 
 # %% ../nbs/13_recipes.ipynb #10a1ae17
-def each(means:Means, society:Society, rows:dict[Agent, list[Row]])->Society:
+def each(means: Means, society: Society, rows: dict[Agent, list[Row]]) -> Society:
     "Every agent continues its own adapter on its own rows; an agent without rows stays its parent."
     new = means.finetune({a: r for a, r in rows.items() if r})
-    seat = lambda a: replace(a, adapter=str(new[a.name])) if a.name in new else a
+
+    def seat(a):
+        return replace(a, adapter=str(new[a.name])) if a.name in new else a
+
     return replace(society, generators=tuple(map(seat, society.generators)), critics=tuple(map(seat, society.critics)))
 
-def one_for_all(means:Means, society:Society, rows:dict[Agent, list[Row]])->Society:
+
+def one_for_all(means: Means, society: Society, rows: dict[Agent, list[Row]]) -> Society:
     "One model is trained and sits in every seat."
     new = means.finetune({a: r for a, r in rows.items() if r})
-    seat = lambda a: replace(a, adapter=str(*new.values())) if new else a
+
+    def seat(a):
+        return replace(a, adapter=str(*new.values())) if new else a
+
     return replace(society, generators=tuple(map(seat, society.generators)), critics=tuple(map(seat, society.critics)))
 
 # %% ../nbs/13_recipes.ipynb #e785468c
 PAPER = 'arXiv 2501.05707'
 FIRST = (
-    Recipe('base',              f'{PAPER}, §3.2: one model, one answer',             None, None, None, answer_alone),
-    Recipe('majority',          f'{PAPER}, §3.2: a vote over N samples',             None, None, None, answer_once),
-    Recipe('majority-equal',    'a vote over as many samples as the debate makes calls: a control the paper lacks', None, None, None, answer_often),
-    Recipe('debate',            'arXiv 2305.14325, untrained; with summaries as in 2501.05707, Figure 2', None, None, None, argue),
-    Recipe('star',              f'arXiv 2203.14465; {PAPER}, §3.2; learns from gold answers', answer_with_hint, right_words, one_for_all, answer_alone, by_gold, gold=True),
-    Recipe('majority-ft',       f'{PAPER}, §3.2, Majority FT',             answer_once, everybodys_first_words, one_for_all, answer_once),
-    Recipe('majority-ft-equal', 'majority-ft, answering by the vote at equal cost: a control the paper lacks', answer_once, everybodys_first_words, one_for_all, answer_often),
-    Recipe('multiagent-ft',     f'{PAPER}, Algorithm 1',                   argue,       own_words,              each,        argue))
+    Recipe('base', f'{PAPER}, §3.2: one model, one answer', None, None, None, answer_alone),
+    Recipe('majority', f'{PAPER}, §3.2: a vote over N samples', None, None, None, answer_once),
+    Recipe(
+        'majority-equal',
+        'a vote over as many samples as the debate makes calls: a control the paper lacks',
+        None,
+        None,
+        None,
+        answer_often,
+    ),
+    Recipe('debate', 'arXiv 2305.14325, untrained; with summaries as in 2501.05707, Figure 2', None, None, None, argue),
+    Recipe(
+        'star',
+        f'arXiv 2203.14465; {PAPER}, §3.2; learns from gold answers',
+        answer_with_hint,
+        right_words,
+        one_for_all,
+        answer_alone,
+        by_gold,
+        gold=True,
+    ),
+    Recipe('majority-ft', f'{PAPER}, §3.2, Majority FT', answer_once, everybodys_first_words, one_for_all, answer_once),
+    Recipe(
+        'majority-ft-equal',
+        'majority-ft, answering by the vote at equal cost: a control the paper lacks',
+        answer_once,
+        everybodys_first_words,
+        one_for_all,
+        answer_often,
+    ),
+    Recipe('multiagent-ft', f'{PAPER}, Algorithm 1', argue, own_words, each, argue),
+)
 
 # %% ../nbs/13_recipes.ipynb #31397ea2
 LESS = (
-    Recipe('without-critic',        f'{PAPER}, Table 2, w/o critic: only generators learn', argue, own_words_generators, each,    argue),
-    Recipe('single-agent-ft',       f'{PAPER}, Table 2, Single-agent FT: N copies debate',  argue, everybodys_last_words, one_for_all, argue),
-    Recipe('single-agent-ft-alone', f'{PAPER}, Table 2, w/o debate; what Figure 1 calls Single-agent FT', argue, everybodys_last_words, one_for_all, answer_alone),
-    Recipe('union-ft',              'one model on the union of all rows, about as many updates, N copies debate: the control the paper lacks', argue, everybodys_words, one_for_all, argue))
+    Recipe(
+        'without-critic',
+        f'{PAPER}, Table 2, w/o critic: only generators learn',
+        argue,
+        own_words_generators,
+        each,
+        argue,
+    ),
+    Recipe(
+        'single-agent-ft',
+        f'{PAPER}, Table 2, Single-agent FT: N copies debate',
+        argue,
+        everybodys_last_words,
+        one_for_all,
+        argue,
+    ),
+    Recipe(
+        'single-agent-ft-alone',
+        f'{PAPER}, Table 2, w/o debate; what Figure 1 calls Single-agent FT',
+        argue,
+        everybodys_last_words,
+        one_for_all,
+        answer_alone,
+    ),
+    Recipe(
+        'union-ft',
+        'one model on the union of all rows, about as many updates, N copies debate: the control the paper lacks',
+        argue,
+        everybodys_words,
+        one_for_all,
+        argue,
+    ),
+)
 
 # %% ../nbs/13_recipes.ipynb #910a05b6
-def variant(of:Recipe, name:str, source:str, **settings # keys of the configuration
-           )->Recipe:
+def variant(of: Recipe, name: str, source: str, **settings) -> Recipe:  # keys of the configuration
     "`of` under another name, with some `settings` of the configuration fixed."
     return replace(of, name=name, source=source, settings=of.settings | settings)
 
+
 _r = {r.name: r for r in FIRST + LESS}
 VARIANTS = (
-    variant(_r['multiagent-ft'], 'without-summary', f'{PAPER}, Table 2, w/o summary: critics hear the others in full', summary=False),
-    *(variant(_r['multiagent-ft'], f'critic-loss-{name}', why, critic_loss=loss) for name, loss, why in (
-        ('last', 'last', 'critics learn their last turn'), ('turns', 'critic_turns', 'critics learn every critic turn (with two rounds: the last)'),
-        ('all', 'all', "as the authors' code: critics learn the first answer too, wrong or not"))),
+    variant(
+        _r['multiagent-ft'],
+        'without-summary',
+        f'{PAPER}, Table 2, w/o summary: critics hear the others in full',
+        summary=False,
+    ),
+    *(
+        variant(_r['multiagent-ft'], f'critic-loss-{name}', why, critic_loss=loss)
+        for name, loss, why in (
+            ('last', 'last', 'critics learn their last turn'),
+            ('turns', 'critic_turns', 'critics learn every critic turn (with two rounds: the last)'),
+            ('all', 'all', "as the authors' code: critics learn the first answer too, wrong or not"),
+        )
+    ),
     variant(_r['debate'], 'cooperative', f'{PAPER}, Table 3, base: agents cooperate', manner='cooperative'),
     variant(_r['multiagent-ft'], 'cooperative-ft', f'{PAPER}, Table 3, finetuned', manner='cooperative'),
-    variant(_r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', manner='unique-id'),
+    variant(
+        _r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', manner='unique-id'
+    ),
     variant(_r['union-ft'], 'unique-id-ft', 'the same, finetuned on the union of all rows', manner='unique-id'),
-    *(variant(_r[n], f'{n}-t2', f'{PAPER}, Figure 10, temperature 2', temperature=2.) for n in ('single-agent-ft', 'single-agent-ft-alone')))
+    *(
+        variant(_r[n], f'{n}-t2', f'{PAPER}, Figure 10, temperature 2', temperature=2.0)
+        for n in ('single-agent-ft', 'single-agent-ft-alone')
+    ),
+)
 
 RECIPES = {r.name: r for r in FIRST + LESS + VARIANTS}
 
 # %% ../nbs/13_recipes.ipynb #6c879d2e
-def recipe(name:str)->Recipe:
+def recipe(name: str) -> Recipe:
     "A recipe by name; raises `MaftError` listing those there are."
-    if name not in RECIPES: raise MaftError(f'unknown recipe {name!r}: use one of {", ".join(RECIPES)}.')
+    if name not in RECIPES:
+        raise MaftError(f'unknown recipe {name!r}: use one of {", ".join(RECIPES)}.')
     return RECIPES[name]
 
-def settled(cfg:Config)->Config:
+
+def settled(cfg: Config) -> Config:
     "`cfg` with what its recipe fixes; a recipe that trains nobody has no iterations."
     r = recipe(cfg.recipe)
     return validated(cfg.model_dump() | r.settings | ({} if r.trains else dict(iterations=0)))

@@ -19,78 +19,155 @@ from .tasks import GENERATED
 # %% ../nbs/14c_records.ipynb #7c299086
 DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
 
-def encoded(outcomes:list[dict])->dict[str, str]:
-    "{figure: one character per question}: a vote is 0 or 1, 'single' and 'single_final' the number of agents that were right at first and at the end."
+
+def encoded(outcomes: list[dict]) -> dict[str, str]:
+    """{figure: one character per question}: a vote is 0 or 1, 'single' and 'single_final' the number of agents that
+    were right at first and at the end."""
     votes = {m: ''.join(str(int(o[m]['right'])) for o in outcomes) for m in methods(outcomes) if m != 'single'}
-    return votes | {f: ''.join(DIGITS[sum(o[k])] for o in outcomes) for f, k in (('single', 'right_first'), ('single_final', 'right_final'))}
+    return votes | {
+        f: ''.join(DIGITS[sum(o[k])] for o in outcomes)
+        for f, k in (('single', 'right_first'), ('single_final', 'right_final'))
+    }
 
 # %% ../nbs/14c_records.ipynb #aecd3ae1
-def record(label:str, task:str, seed:int, it:dict, # an iteration of summary.json
-           outcomes:list[dict], epochs:int=1)->dict:
+def record(
+    label: str,
+    task: str,
+    seed: int,
+    it: dict,
+    outcomes: list[dict],
+    epochs: int = 1,  # an iteration of summary.json
+) -> dict:
     "One line of outcomes.jsonl.gz: who was right, what it cost, what was learned from."
     cost = (it.get('collected') or {}).get('cost', {}).get('debate', {})
-    learned = dict(collected=cost.get('generated'), trained=epochs*sum(a['seen'] for a in it.get('agents', {}).values()), rows=sum(map(sum, it['rows'].values())), roles={role: sum(n) for role, n in it['rows'].items()}) if 'agents' in it else {}
+    learned = (
+        dict(
+            collected=cost.get('generated'),
+            trained=epochs * sum(a['seen'] for a in it.get('agents', {}).values()),
+            rows=sum(map(sum, it['rows'].values())),
+            roles={role: sum(n) for role, n in it['rows'].items()},
+        )
+        if 'agents' in it
+        else {}
+    )
     asked = {} if task in GENERATED else dict(asked=[digest(o['problem'])[:8] for o in outcomes])
-    return dict(recipe=label, task=task, seed=seed, iteration=it['iteration'], exam=digest([o['problem'] for o in outcomes])[:12], questions=len(outcomes), **asked,
-                agents=len(outcomes[0]['first']), right=encoded(outcomes), cost=it['health']['cost'], learned=learned, labels=it['consensus'],
-                health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')})
+    return dict(
+        recipe=label,
+        task=task,
+        seed=seed,
+        iteration=it['iteration'],
+        exam=digest([o['problem'] for o in outcomes])[:12],
+        questions=len(outcomes),
+        **asked,
+        agents=len(outcomes[0]['first']),
+        right=encoded(outcomes),
+        cost=it['health']['cost'],
+        learned=learned,
+        labels=it['consensus'],
+        health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')},
+    )
 
-def records_of(folder:Path, label:str)->list[dict]:
+
+def records_of(folder: Path, label: str) -> list[dict]:
     "One record per iteration of a run folder."
-    cfg, summary = config_of(folder), json.loads((Path(folder)/'summary.json').read_text(encoding='utf-8'))
+    cfg, summary = config_of(folder), json.loads((Path(folder) / 'summary.json').read_text(encoding='utf-8'))
     outcomes = {}
-    for o in read_jsonl(Path(folder)/'outcomes.jsonl'): outcomes.setdefault(o['iteration'], []).append(o)
-    return [record(label, cfg.task, cfg.seed, it, outcomes[it['iteration']], cfg.epochs) for it in summary['iterations']]
+    for o in read_jsonl(Path(folder) / 'outcomes.jsonl'):
+        outcomes.setdefault(o['iteration'], []).append(o)
+    return [
+        record(label, cfg.task, cfg.seed, it, outcomes[it['iteration']], cfg.epochs) for it in summary['iterations']
+    ]
 
 # %% ../nbs/14c_records.ipynb #0e7b443f
-def save_records(path:Path, records:list[dict])->Path:
+def save_records(path: Path, records: list[dict]) -> Path:
     "JSON lines, compressed; the same records give the same bytes."
     text = ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records)
     return write_atomic(path, gzip.compress(text.encode(), mtime=0))
 
-def load_records(path:Path)->list[dict]:
+
+def load_records(path: Path) -> list[dict]:
     "The inverse of `save_records`. Raises `MaftError` when there is no such file, or a broken one."
-    try: return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).decode().splitlines()]
-    except FileNotFoundError: raise MaftError(f'{path}: no such file.') from None
-    except (OSError, EOFError, ValueError) as e: raise MaftError(f'{path}: not a file of outcomes ({e}).') from None
+    try:
+        return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).decode().splitlines()]
+    except FileNotFoundError:
+        raise MaftError(f'{path}: no such file.') from None
+    except (OSError, EOFError, ValueError) as e:
+        raise MaftError(f'{path}: not a file of outcomes ({e}).') from None
 
 # %% ../nbs/14c_records.ipynb #83302a4b
-def final(records:list[dict], iteration:int|None=None # default: the last that all seeds of a recipe have
-         )->dict[str, dict[int, dict]]:
-    "{recipe: {seed: record}} of one iteration; a recipe that trains nobody has only iteration 0 and stands for every other. Raises `MaftError` when a recipe that trains has not come so far with every seed."
+def final(
+    records: list[dict],
+    iteration: int | None = None,  # default: the last that all seeds of a recipe have
+) -> dict[str, dict[int, dict]]:
+    """{recipe: {seed: record}} of one iteration; a recipe that trains nobody has only iteration 0 and stands for every
+    other. Raises `MaftError` when a recipe that trains has not come so far with every seed."""
     out = {}
     for name in dict.fromkeys(r['recipe'] for r in records):
         mine = [r for r in records if r['recipe'] == name]
         last = min(max(r['iteration'] for r in mine if r['seed'] == s) for s in {r['seed'] for r in mine})
         k = last if iteration is None or {r['iteration'] for r in mine} == {0} else iteration
         out[name] = {r['seed']: r for r in mine if r['iteration'] == k}
-        if out[name].keys() != {r['seed'] for r in mine}: raise MaftError(f'{name}: no iteration {k} of seed {min({r["seed"] for r in mine} - out[name].keys())}. Name an earlier one, or let the study go on.')
+        if out[name].keys() != {r['seed'] for r in mine}:
+            raise MaftError(
+                f'{name}: no iteration {k} of seed {min({r["seed"] for r in mine} - out[name].keys())}. Name an'
+                ' earlier one, or let the study go on.'
+            )
     return out
 
 # %% ../nbs/14c_records.ipynb #927e89e1
-def scores(found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict[int, dict[str, float]]]:
+def scores(found: dict[str, dict[int, dict]], figure: str = 'debate') -> dict[str, dict[int, dict[str, float]]]:
     "{recipe: {seed: {question: score}}} from `final`, as tables and tests take it."
-    share = lambda r, c: DIGITS.index(c)/r['agents'] if figure.startswith('single') else int(c)
-    name = lambda r, i: r['asked'][i] if 'asked' in r else f"{r['exam']}/{i}"
-    return {n: {s: {name(r, i): share(r, c) for i, c in enumerate(r['right'][figure])} for s, r in rs.items()} for n, rs in found.items()}
+
+    def share(r, c):
+        return DIGITS.index(c) / r['agents'] if figure.startswith('single') else int(c)
+
+    def name(r, i):
+        return r['asked'][i] if 'asked' in r else f'{r["exam"]}/{i}'
+
+    return {
+        n: {s: {name(r, i): share(r, c) for i, c in enumerate(r['right'][figure])} for s, r in rs.items()}
+        for n, rs in found.items()
+    }
 
 # %% ../nbs/14c_records.ipynb #965e6217
-def costs(records:list[dict], found:dict[str, dict[int, dict]], figure:str='debate')->dict[str, dict]:
-    "{recipe: tokens generated per question, tokens generated and trained on to learn}, means over seeds; learning is added up over iterations."
+def costs(records: list[dict], found: dict[str, dict[int, dict]], figure: str = 'debate') -> dict[str, dict]:
+    """{recipe: tokens generated per question, tokens generated and trained on to learn}, means over seeds; learning is
+    added up over iterations."""
     out = {}
     for n, rs in found.items():
-        past = [[r['learned'] for r in records if r['recipe'] == n and r['seed'] == s and r['learned'] and r['iteration'] <= now['iteration']] for s, now in rs.items()]
-        mean = lambda k: None if any(x[k] is None for p in past for x in p) else float(np.mean([sum(x[k] for x in p) for p in past]))
-        out[n] = dict(method=figure, generated=float(np.mean([r['cost'][figure]['generated']/r['questions'] for r in rs.values()])), collected=mean('collected'), trained=mean('trained'))
+        past = [
+            [
+                r['learned']
+                for r in records
+                if r['recipe'] == n and r['seed'] == s and r['learned'] and r['iteration'] <= now['iteration']
+            ]
+            for s, now in rs.items()
+        ]
+
+        def mean(k):
+            return (
+                None
+                if any(x[k] is None for p in past for x in p)
+                else float(np.mean([sum(x[k] for x in p) for p in past]))
+            )
+
+        out[n] = dict(
+            method=figure,
+            generated=float(np.mean([r['cost'][figure]['generated'] / r['questions'] for r in rs.values()])),
+            collected=mean('collected'),
+            trained=mean('trained'),
+        )
     return out
 
-def lines_of(records:list[dict], baseline:str|None=None, iteration:int|None=None)->list[Line]:
-    "The table: one line per recipe, its vote at the end, differences to `baseline`. Recipes must have been asked the same questions."
+
+def lines_of(records: list[dict], baseline: str | None = None, iteration: int | None = None) -> list[Line]:
+    """The table: one line per recipe, its vote at the end, differences to `baseline`. Recipes must have been asked the
+    same questions."""
     found = final(records, iteration)
     return score_table(scores(found), baseline, costs(records, found))
 
 # %% ../nbs/14c_records.ipynb #4d9839f3
-def by_iteration(records:list[dict], figure:str='debate')->dict[str, list[tuple]]:
+def by_iteration(records: list[dict], figure: str = 'debate') -> dict[str, list[tuple]]:
     "{recipe: [(iteration, accuracy, low, high)]} over all seeds."
     out = {}
     for n in dict.fromkeys(r['recipe'] for r in records):
@@ -100,17 +177,42 @@ def by_iteration(records:list[dict], figure:str='debate')->dict[str, list[tuple]
             out.setdefault(n, []).append((k, e.mean, e.low, e.high))
     return out
 
-def iteration_csv(records:list[dict])->str:
+
+def iteration_csv(records: list[dict]) -> str:
     "Every recipe, iteration and seed: right of asked, cost, labels, as CSV."
-    out = io.StringIO(); w = csv.writer(out, lineterminator='\n')
-    w.writerow('recipe task seed iteration right questions right_single answers generated_per_question collected trained rows labels labels_asked labels_precision agreement_first agreement_final'.split())
+    out = io.StringIO()
+    w = csv.writer(out, lineterminator='\n')
+    w.writerow(
+        'recipe task seed iteration right questions right_single answers generated_per_question collected trained'
+        ' rows labels labels_asked labels_precision agreement_first agreement_final'.split()
+    )
     for r in records:
         single, l, c, h = sum(DIGITS.index(x) for x in r['right']['single']), r['learned'], r['labels'], r['health']
-        w.writerow([r['recipe'], r['task'], r['seed'], r['iteration'], r['right']['debate'].count('1'), r['questions'], single, r['agents']*r['questions'], r['cost']['debate']['generated']/r['questions'],
-                    l.get('collected', 0), l.get('trained', 0), l.get('rows', 0), c['kept'], c['asked'], c['precision'], h['agreement']['first'], h['agreement']['final']])
+        w.writerow(
+            [
+                r['recipe'],
+                r['task'],
+                r['seed'],
+                r['iteration'],
+                r['right']['debate'].count('1'),
+                r['questions'],
+                single,
+                r['agents'] * r['questions'],
+                r['cost']['debate']['generated'] / r['questions'],
+                l.get('collected', 0),
+                l.get('trained', 0),
+                l.get('rows', 0),
+                c['kept'],
+                c['asked'],
+                c['precision'],
+                h['agreement']['first'],
+                h['agreement']['final'],
+            ]
+        )
     return out.getvalue()
 
-def size_of(records:list[dict])->str:
+
+def size_of(records: list[dict]) -> str:
     "Questions and seeds behind some records, for titles."
     n, s = sorted({r['questions'] for r in records}), len({r['seed'] for r in records})
     return f'{" or ".join(f"{x:,}" for x in n)} questions × {s} seed{"s" if s > 1 else ""}'

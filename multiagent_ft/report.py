@@ -22,194 +22,418 @@ from .tracking import scrub
 @dataclass(frozen=True)
 class Results:
     "A run folder, read."
+
     folder: Path
-    summary: dict                 # summary.json
-    outcomes: dict                # {iteration: outcomes}
-    debates: dict                 # {iteration: [(transcript, vote as a dict)]}: the debates that iteration learned from
-    kind: str                     # kind of answer
-    config: str                   # config.yaml, nothing secret in it
-    provenance: dict              # provenance.json, or {}
+    summary: dict  # summary.json
+    outcomes: dict  # {iteration: outcomes}
+    debates: dict  # {iteration: [(transcript, vote as a dict)]}: the debates that iteration learned from
+    kind: str  # kind of answer
+    config: str  # config.yaml, nothing secret in it
+    provenance: dict  # provenance.json, or {}
 
 # %% ../nbs/18_report.ipynb #00b01854
-def read_results(folder:Path)->Results:
+def read_results(folder: Path) -> Results:
     "Read a run folder. Raises `MaftError` when it holds no results or a broken file."
     folder = Path(folder)
-    text = lambda name: (folder/name).read_text(encoding='utf-8') if (folder/name).is_file() else ''
-    if not text('summary.json'): raise MaftError(f'{folder} holds no results (no summary.json). Run it first: maft run --out {folder}')
-    try: summary, provenance = json.loads(text('summary.json')), json.loads(text('provenance.json') or '{}')
-    except ValueError as e: raise MaftError(f'{folder}: summary.json or provenance.json is not valid JSON ({e}). Run the same command again; it is written anew.') from None
-    if summary.get('schema') != 1: raise MaftError(f'{folder}/summary.json has schema {summary.get("schema")}; this version reads 1. Use the version that wrote it.')
+
+    def text(name):
+        return (folder / name).read_text(encoding='utf-8') if (folder / name).is_file() else ''
+
+    if not text('summary.json'):
+        raise MaftError(f'{folder} holds no results (no summary.json). Run it first: maft run --out {folder}')
+    try:
+        summary, provenance = json.loads(text('summary.json')), json.loads(text('provenance.json') or '{}')
+    except ValueError as e:
+        raise MaftError(
+            f'{folder}: summary.json or provenance.json is not valid JSON ({e}). Run the same command again; it is'
+            ' written anew.'
+        ) from None
+    if summary.get('schema') != 1:
+        raise MaftError(
+            f'{folder}/summary.json has schema {summary.get("schema")}; this version reads 1. Use the version that'
+            ' wrote it.'
+        )
     outcomes, debates, steps = {}, {}, [i['iteration'] for i in summary['iterations']]
-    for o in read_jsonl(folder/'outcomes.jsonl') if (folder/'outcomes.jsonl').is_file() else []: outcomes.setdefault(o['iteration'], []).append(o)
+    for o in read_jsonl(folder / 'outcomes.jsonl') if (folder / 'outcomes.jsonl').is_file() else []:
+        outcomes.setdefault(o['iteration'], []).append(o)
     for k in steps:
-        if (f := folder/f'iteration-{k}'/'transcripts.jsonl').is_file():
+        if (f := folder / f'iteration-{k}' / 'transcripts.jsonl').is_file():
             said = [transcript_from_dict(d) for d in read_jsonl(f)]
             votes = {v['problem']: v for v in read_jsonl(f.with_name('votes.jsonl'))}
             debates[k] = [(t, votes.get(t.problem.id, {})) for t in said]
-    protocol = load_society(folder/f'iteration-{steps[-1]}').protocol if steps and (folder/f'iteration-{steps[-1]}'/'society.json').is_file() else None
-    return Results(folder, summary, outcomes, debates, protocol.kind if protocol else 'number', scrub(text('config.yaml')), provenance)
+    protocol = (
+        load_society(folder / f'iteration-{steps[-1]}').protocol
+        if steps and (folder / f'iteration-{steps[-1]}' / 'society.json').is_file()
+        else None
+    )
+    return Results(
+        folder,
+        summary,
+        outcomes,
+        debates,
+        protocol.kind if protocol else 'number',
+        scrub(text('config.yaml')),
+        provenance,
+    )
 
 # %% ../nbs/18_report.ipynb #4650d898
-def safe(text # anything; shown as text
-        )->str:
-    "HTML that shows `text` and nothing else: markup escaped, invisible and direction-changing characters by their code."
-    shown = ''.join(c if c in '\n\t' or unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Co', 'Zl', 'Zp') else f'⟨{ord(c):04X}⟩' for c in str(text))
+def safe(text) -> str:  # anything; shown as text
+    """HTML that shows `text` and nothing else: markup escaped, invisible and direction-changing characters by their
+    code."""
+    shown = ''.join(
+        c if c in '\n\t' or unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Co', 'Zl', 'Zp') else f'⟨{ord(c):04X}⟩'
+        for c in str(text)
+    )
     return html.escape(shown, quote=True)
 
 # %% ../nbs/18_report.ipynb #08ab8c2d
-def html_table(head:list, rows:list[list], # cells are shown as text
-               caption:str='')->str:
+def html_table(head: list, rows: list[list], caption: str = '') -> str:  # cells are shown as text
     "An HTML table; numbers and all else are escaped. '' when there are no rows."
-    if not rows: return ''
-    show = lambda c: '' if c is None else f'{c:,}' if isinstance(c, int) else c
-    tr = lambda cells, t: '<tr>' + ''.join(f'<{t}>{safe(show(c))}</{t}>' for c in cells) + '</tr>'
-    return f'<div class="scroll"><table><caption>{safe(caption)}</caption><thead>{tr(head, "th")}</thead><tbody>{"".join(tr(r, "td") for r in rows)}</tbody></table></div>'
+    if not rows:
+        return ''
 
-def percent(x:float|None, digits:int=1)->str:
+    def show(c):
+        return '' if c is None else f'{c:,}' if isinstance(c, int) else c
+
+    def tr(cells, t):
+        return '<tr>' + ''.join(f'<{t}>{safe(show(c))}</{t}>' for c in cells) + '</tr>'
+
+    return (
+        '<div'
+        f' class="scroll"><table><caption>{safe(caption)}</caption><thead>{tr(head, "th")}</thead><tbody>{"".join(tr(r, "td") for r in rows)}</tbody></table></div>'
+    )
+
+
+def percent(x: float | None, digits: int = 1) -> str:
     "A share in per cent, or '' for None."
-    return '' if x is None else f'{100*x:.{digits}f} %'
+    return '' if x is None else f'{100 * x:.{digits}f} %'
 
 # %% ../nbs/18_report.ipynb #7bce5ffc
-def accuracy_points(summary:dict)->dict[str, list[tuple]]:
+def accuracy_points(summary: dict) -> dict[str, list[tuple]]:
     "{method: [(iteration, accuracy, low, high)]} from summary.json."
     found = {}
     for it in summary['iterations']:
         for m, r in it['methods'].items():
-            if m == 'single' and r['stderr']: low, high = (max(min(r['accuracy'] + s*1.96*r['stderr'], 1), 0) for s in (-1, 1))
-            else: low, high = wilson(round(r['accuracy']*r['n']), r['n'])
+            if m == 'single' and r['stderr']:
+                low, high = (max(min(r['accuracy'] + s * 1.96 * r['stderr'], 1), 0) for s in (-1, 1))
+            else:
+                low, high = wilson(round(r['accuracy'] * r['n']), r['n'])
             found.setdefault(m, []).append((it['iteration'], r['accuracy'], low, high))
     return found
 
 # %% ../nbs/18_report.ipynb #4962ee40
-def accuracy_section(r:Results)->str:
+def accuracy_section(r: Results) -> str:
     "Plot, table and the paired comparison of the last iteration with the first."
     points = accuracy_points(r.summary)
-    show = lambda p: f'{100*p[1]:.1f} [{100*p[2]:.1f}, {100*p[3]:.1f}]' if p else ''
-    at = lambda m, k: next((p for p in points[m] if p[0] == k), None)
-    rows = [[it['iteration'], *(show(at(m, it['iteration'])) for m in points), ', '.join(f'{m}: {v["unparsed"]}' for m, v in it['methods'].items() if v['unparsed'])] for it in r.summary['iterations']]
+
+    def show(p):
+        return f'{100 * p[1]:.1f} [{100 * p[2]:.1f}, {100 * p[3]:.1f}]' if p else ''
+
+    def at(m, k):
+        return next((p for p in points[m] if p[0] == k), None)
+
+    rows = [
+        [
+            it['iteration'],
+            *(show(at(m, it['iteration'])) for m in points),
+            ', '.join(f'{m}: {v["unparsed"]}' for m, v in it['methods'].items() if v['unparsed']),
+        ]
+        for it in r.summary['iterations']
+    ]
     first, last = min(r.outcomes, default=0), max(r.outcomes, default=0)
     test = ''
-    if first < last: test = f'<p>Debate, iteration {safe(last)} against {safe(first)}, on the same questions: {safe(compare(rights(r.outcomes[first], "debate"), rights(r.outcomes[last], "debate")))}.</p>'
+    if first < last:
+        test = (
+            f'<p>Debate, iteration {safe(last)} against {safe(first)}, on the same questions:'
+            f' {safe(compare(rights(r.outcomes[first], "debate"), rights(r.outcomes[last], "debate")))}.</p>'
+        )
     plot = iterations_plot(points, 'right, in % [95 %]', f'{r.summary["eval"]} questions × 1 seed')
-    return (f'<figure>{drawing(plot)}</figure>' + html_table(['iteration', *points, 'unread'], rows, f'Right answers in % with 95 % interval, {r.summary["eval"]} questions') + test
-            + '<p class="small">An answer that could not be read is wrong. The intervals cover the choice of questions in this one run; another training run, with another seed, may differ by more.</p>')
+    return (
+        f'<figure>{drawing(plot)}</figure>'
+        + html_table(
+            ['iteration', *points, 'unread'],
+            rows,
+            f'Right answers in % with 95 % interval, {r.summary["eval"]} questions',
+        )
+        + test
+        + '<p class="small">An answer that could not be read is wrong. The intervals cover the choice of questions in'
+        ' this one run; another training run, with another seed, may differ by more.</p>'
+    )
 
 # %% ../nbs/18_report.ipynb #eb5ff1aa
-def health_rows(summary:dict)->list[list]:
-    "One line per iteration and kind of debate: flips, ties, unread answers, agreement, turns that did not end by themselves."
+def health_rows(summary: dict) -> list[list]:
+    """One line per iteration and kind of debate: flips, ties, unread answers, agreement, turns that did not end by
+    themselves."""
     rows = []
     for it in summary['iterations']:
         for name, h in (('training', it.get('collected')), ('exam', it.get('health'))):
-            if not h: continue
+            if not h:
+                continue
             turns = sum(h['finish'].values())
-            flips = '; '.join(f"{f['mended']} / {f['spoiled']}" for f in h['flips'])
+            flips = '; '.join(f'{f["mended"]} / {f["spoiled"]}' for f in h['flips'])
             cut = ', '.join(f'{v} {k}' for k, v in sorted(h['finish'].items()) if k != 'stop')
-            rows.append([it['iteration'], name, h['asked'], flips, ', '.join(f'{m} {v}' for m, v in h['tied'].items()), f"{h['unread']['first']} → {h['unread']['final']}",
-                         f"{percent(h['agreement']['first'], 0)} → {percent(h['agreement']['final'], 0)}", f'{cut or 0} of {turns}', h.get('empty_summaries')])
+            rows.append(
+                [
+                    it['iteration'],
+                    name,
+                    h['asked'],
+                    flips,
+                    ', '.join(f'{m} {v}' for m, v in h['tied'].items()),
+                    f'{h["unread"]["first"]} → {h["unread"]["final"]}',
+                    f'{percent(h["agreement"]["first"], 0)} → {percent(h["agreement"]["final"], 0)}',
+                    f'{cut or 0} of {turns}',
+                    h.get('empty_summaries'),
+                ]
+            )
     return rows
 
-def row_rows(summary:dict)->list[list]:
+
+def row_rows(summary: dict) -> list[list]:
     "One line per iteration and agent: what it learned from."
-    return [[it['iteration'], name, a['rows'], a['unique'], a['tokens'], ', '.join(f'{k} {v}' for k, v in a['pools'].items()), percent(a['w_asked'], 0), percent(a['w_reached'], 0), a['cut']]
-            for it in summary['iterations'] for name, a in it.get('agents', {}).items()]
+    return [
+        [
+            it['iteration'],
+            name,
+            a['rows'],
+            a['unique'],
+            a['tokens'],
+            ', '.join(f'{k} {v}' for k, v in a['pools'].items()),
+            percent(a['w_asked'], 0),
+            percent(a['w_reached'], 0),
+            a['cut'],
+        ]
+        for it in summary['iterations']
+        for name, a in it.get('agents', {}).items()
+    ]
 
 # %% ../nbs/18_report.ipynb #381513c8
-def remarks(summary:dict)->list[str]:
+def remarks(summary: dict) -> list[str]:
     "What deserves a look, in sentences; [] when nothing does."
     from scipy.stats import binomtest
+
     said = []
     for it in summary['iterations']:
         k, c, h = it['iteration'], it['consensus'], it['health']
         idle = [n for n, a in it.get('agents', {}).items() if not a['rows']]
-        if c['asked'] and c['kept'] < .2*c['asked']: said.append(f'Iteration {k}: only {c["kept"]} of {c["asked"]} questions got a label; there was little to learn from.')
-        if c['precision'] is not None and c['precision'] < .5: said.append(f'Iteration {k}: only {percent(c["precision"], 0)} of the labels were right; the society learned mistakes.')
-        if idle: said.append(f'Iteration {k}: no rows for {", ".join(idle)}; unchanged.')
+        if c['asked'] and c['kept'] < 0.2 * c['asked']:
+            said.append(
+                f'Iteration {k}: only {c["kept"]} of {c["asked"]} questions got a label; there was little to learn'
+                ' from.'
+            )
+        if c['precision'] is not None and c['precision'] < 0.5:
+            said.append(
+                f'Iteration {k}: only {percent(c["precision"], 0)} of the labels were right; the society learned'
+                ' mistakes.'
+            )
+        if idle:
+            said.append(f'Iteration {k}: no rows for {", ".join(idle)}; unchanged.')
         spoiled, mended = (sum(f[x] for f in h['flips']) for x in ('spoiled', 'mended'))
-        if spoiled > mended and binomtest(spoiled, spoiled + mended).pvalue < .05: said.append(f'Iteration {k}: in the exam, debate spoiled {spoiled} answers and mended {mended}.')
+        if spoiled > mended and binomtest(spoiled, spoiled + mended).pvalue < 0.05:
+            said.append(f'Iteration {k}: in the exam, debate spoiled {spoiled} answers and mended {mended}.')
         turns = sum(h['finish'].values())
-        if (cut := turns - h['finish'].get('stop', 0)) > .1*turns: said.append(f'Iteration {k}: {percent(cut/turns, 0)} of the turns in the exam did not end by themselves; consider a larger max_new_tokens.')
+        if (cut := turns - h['finish'].get('stop', 0)) > 0.1 * turns:
+            said.append(
+                f'Iteration {k}: {percent(cut / turns, 0)} of the turns in the exam did not end by themselves; consider'
+                ' a larger max_new_tokens.'
+            )
     first, last = summary['iterations'][0], summary['iterations'][-1]
-    if last['health']['agreement']['final'] > first['health']['agreement']['final'] + .02 and last['methods']['debate']['accuracy'] < first['methods']['debate']['accuracy'] - (first['methods']['debate']['stderr'] or 0):
+    if last['health']['agreement']['final'] > first['health']['agreement']['final'] + 0.02 and last['methods'][
+        'debate'
+    ]['accuracy'] < first['methods']['debate']['accuracy'] - (first['methods']['debate']['stderr'] or 0):
         said.append('Agents agree more than at the start and are right less often: false consensus.')
     return said
 
 # %% ../nbs/18_report.ipynb #69666f18
-def agreed(r:Results, when:str, method:str)->list[tuple]:
+def agreed(r: Results, when: str, method: str) -> list[tuple]:
     "[(iteration, share of agents behind the winning answer, low, high)] of the exam, 95 % over its questions."
+
     def point(k, outcomes):
-        m, s = mean_and_stderr([o[method]['support']/max(len(o[when]), 1) for o in outcomes])
-        return (k, m, max(m - 1.96*s, 0), min(m + 1.96*s, 1)) if s is not None else (k, m, 0., 1.)
+        m, s = mean_and_stderr([o[method]['support'] / max(len(o[when]), 1) for o in outcomes])
+        return (k, m, max(m - 1.96 * s, 0), min(m + 1.96 * s, 1)) if s is not None else (k, m, 0.0, 1.0)
+
     return [point(k, os) for k, os in sorted(r.outcomes.items()) if os]
 
-def health_section(r:Results)->str:
+
+def health_section(r: Results) -> str:
     "Labels, agreement and precision as a plot; labels, rows and debates as tables."
     its = r.summary['iterations']
-    lines = {'labels that are right': [(i['iteration'], c['precision'], *wilson(round(c['precision']*c['kept']), c['kept'])) for i in its if (c := i['consensus'])['precision'] is not None],
-             'questions with a label': [(i['iteration'], c['kept']/c['asked'], *wilson(c['kept'], c['asked'])) for i in its if (c := i['consensus'])['asked']],
-             'agreement at first': agreed(r, 'first', 'majority'), 'agreement at the end': agreed(r, 'final', 'debate')}
-    asked = f"{its[-1]['consensus']['asked'] or 0} questions to learn from, {r.summary['eval']} in the exam, 1 seed"
-    labels = [[i['iteration'], f"{c['kept']} of {c['asked']} ({percent(c['kept']/c['asked'], 0)})", percent(c['precision']), c.get('tied'), c.get('abstained'), ' '.join(map(str, i['rows']['generator'])), ' '.join(map(str, i['rows']['critic']))] for i in its if (c := i['consensus'])['asked']]
-    return (f'<figure>{drawing(iterations_plot({k: v for k, v in lines.items() if v}, "share, in % [95 %]", asked))}</figure>'
-            + html_table(['iteration', 'labels', 'of these right', 'votes tied', 'agents who abstained', 'rows of generators', 'rows of critics'], labels, 'What was learned from')
-            + html_table(['iteration', 'debates', 'questions', 'mended / spoiled per round', 'ties', 'unread, first → last', 'agreement, first → last', 'turns cut', 'empty summaries'], health_rows(r.summary), 'What happened in the debates')
-            + html_table(['iteration', 'agent', 'rows', 'different', 'tokens', 'of which', 'w asked', 'w reached', 'right but cut'], row_rows(r.summary), 'Rows of every agent'))
+    lines = {
+        'labels that are right': [
+            (i['iteration'], c['precision'], *wilson(round(c['precision'] * c['kept']), c['kept']))
+            for i in its
+            if (c := i['consensus'])['precision'] is not None
+        ],
+        'questions with a label': [
+            (i['iteration'], c['kept'] / c['asked'], *wilson(c['kept'], c['asked']))
+            for i in its
+            if (c := i['consensus'])['asked']
+        ],
+        'agreement at first': agreed(r, 'first', 'majority'),
+        'agreement at the end': agreed(r, 'final', 'debate'),
+    }
+    asked = f'{its[-1]["consensus"]["asked"] or 0} questions to learn from, {r.summary["eval"]} in the exam, 1 seed'
+    labels = [
+        [
+            i['iteration'],
+            f'{c["kept"]} of {c["asked"]} ({percent(c["kept"] / c["asked"], 0)})',
+            percent(c['precision']),
+            c.get('tied'),
+            c.get('abstained'),
+            ' '.join(map(str, i['rows']['generator'])),
+            ' '.join(map(str, i['rows']['critic'])),
+        ]
+        for i in its
+        if (c := i['consensus'])['asked']
+    ]
+    return (
+        f'<figure>{drawing(iterations_plot({k: v for k, v in lines.items() if v}, "share, in % [95 %]", asked))}</figure>'
+        + html_table(
+            [
+                'iteration',
+                'labels',
+                'of these right',
+                'votes tied',
+                'agents who abstained',
+                'rows of generators',
+                'rows of critics',
+            ],
+            labels,
+            'What was learned from',
+        )
+        + html_table(
+            [
+                'iteration',
+                'debates',
+                'questions',
+                'mended / spoiled per round',
+                'ties',
+                'unread, first → last',
+                'agreement, first → last',
+                'turns cut',
+                'empty summaries',
+            ],
+            health_rows(r.summary),
+            'What happened in the debates',
+        )
+        + html_table(
+            [
+                'iteration',
+                'agent',
+                'rows',
+                'different',
+                'tokens',
+                'of which',
+                'w asked',
+                'w reached',
+                'right but cut',
+            ],
+            row_rows(r.summary),
+            'Rows of every agent',
+        )
+    )
 
 # %% ../nbs/18_report.ipynb #044c224a
-def cost_section(r:Results)->str:
+def cost_section(r: Results) -> str:
     "Calls and tokens per iteration: training debates, exam, finetuning."
     rows = []
     for it in r.summary['iterations']:
         for name, h in (('training debates', it.get('collected')), ('exam', it.get('health'))):
-            rows += [[it['iteration'], name + ('' if m == 'debate' else f', {m}'), c['calls'], c['prompt'], c['generated']] for m, c in (h or {}).get('cost', {}).items() if m != 'majority']
-        if trained := sum(a['tokens'] for a in it.get('agents', {}).values()): rows.append([it['iteration'], 'finetuning, tokens per epoch', None, None, trained])
-    return html_table(['iteration', 'what for', 'calls', 'tokens read', 'tokens written or learned'], rows, 'Calls and tokens') + '<p class="small">Answers that another run had made already are counted too: this is what the run takes, not what it took today.</p>'
+            rows += [
+                [it['iteration'], name + ('' if m == 'debate' else f', {m}'), c['calls'], c['prompt'], c['generated']]
+                for m, c in (h or {}).get('cost', {}).items()
+                if m != 'majority'
+            ]
+        if trained := sum(a['tokens'] for a in it.get('agents', {}).values()):
+            rows.append([it['iteration'], 'finetuning, tokens per epoch', None, None, trained])
+    return (
+        html_table(
+            ['iteration', 'what for', 'calls', 'tokens read', 'tokens written or learned'], rows, 'Calls and tokens'
+        )
+        + '<p class="small">Answers that another run had made already are counted too: this is what the run takes,'
+        ' not what it took today.</p>'
+    )
 
 # %% ../nbs/18_report.ipynb #1d66f344
-MARKS = {'mended': 'wrong → right', 'spoiled': 'right → wrong', 'false': 'false consensus', 'right': 'right label', 'none': 'no label', 'cut': 'cut'}
+MARKS = {
+    'mended': 'wrong → right',
+    'spoiled': 'right → wrong',
+    'false': 'false consensus',
+    'right': 'right label',
+    'none': 'no label',
+    'cut': 'cut',
+}
 
-def marks(t:Transcript, vote:dict, # a line of votes.jsonl
-          kind:str)->list[str]:
+
+def marks(t: Transcript, vote: dict, kind: str) -> list[str]:  # a line of votes.jsonl
     "Which of `MARKS` a debate deserves."
     gold, label = t.problem.gold, vote.get('answer')
-    right = lambda turns: {u.agent: same(extract(u.text, kind), gold) for u in turns}
+
+    def right(turns):
+        return {u.agent: same(extract(u.text, kind), gold) for u in turns}
+
     first, last = right(t.at(1)), right(t.final())
-    found = dict(mended=gold is not None and any(last.get(n) and not was for n, was in first.items()), spoiled=gold is not None and any(was and not last.get(n) for n, was in first.items()),
-                 false=gold is not None and label is not None and not same(label, gold), right=gold is not None and label is not None and same(label, gold),
-                 none=label is None, cut=any(u.completion.finish != 'stop' for u in t.turns))
+    found = dict(
+        mended=gold is not None and any(last.get(n) and not was for n, was in first.items()),
+        spoiled=gold is not None and any(was and not last.get(n) for n, was in first.items()),
+        false=gold is not None and label is not None and not same(label, gold),
+        right=gold is not None and label is not None and same(label, gold),
+        none=label is None,
+        cut=any(u.completion.finish != 'stop' for u in t.turns),
+    )
     return [k for k, v in found.items() if v]
 
 # %% ../nbs/18_report.ipynb #3e8aa9e3
-def choose(debates:list[tuple], # (transcript, vote, marks)
-           n:int, seed=0)->list[tuple]:
+def choose(debates: list[tuple], n: int, seed=0) -> list[tuple]:  # (transcript, vote, marks)
     "At most `n` of them in their order: an equal number for every mark as far as there are any, the rest by chance."
-    if len(debates) <= n: return debates
+    if len(debates) <= n:
+        return debates
     order = rng_for('report', seed).sample(range(len(debates)), len(debates))
-    chosen = {i for m in MARKS for i in [i for i in order if m in debates[i][2]][:n//(len(MARKS)+1)]}
-    chosen |= set([i for i in order if i not in chosen][:n - len(chosen)])
+    chosen = {i for m in MARKS for i in [i for i in order if m in debates[i][2]][: n // (len(MARKS) + 1)]}
+    chosen |= set([i for i in order if i not in chosen][: n - len(chosen)])
     return [d for i, d in enumerate(debates) if i in chosen]
 
 # %% ../nbs/18_report.ipynb #62aa1301
-def turn_html(u:Turn, gold:str|None, kind:str)->str:
+def turn_html(u: Turn, gold: str | None, kind: str) -> str:
     "One turn: who, what was read from it, whether that is right, and every word."
-    if u.role == 'summarizer': return f'<details class="turn"><summary>summary for agent {safe(u.agent)}</summary><pre>{safe(u.text)}</pre></details>'
+    if u.role == 'summarizer':
+        return (
+            '<details class="turn"><summary>summary for agent'
+            f' {safe(u.agent)}</summary><pre>{safe(u.text)}</pre></details>'
+        )
     answer = extract(u.text, kind)
     state = 'unread' if answer is None else 'unknown' if gold is None else 'right' if same(answer, gold) else 'wrong'
     sign = dict(unread='– nothing read', unknown=f'says {answer}', right=f'✓ {answer}', wrong=f'✗ {answer}')[state]
     cut = '' if u.completion.finish == 'stop' else f' · {u.completion.finish}'
-    return f'<div class="turn {state}"><b>{safe(u.role)} {safe(u.agent)}</b> {safe(sign)}{cut}<pre>{safe(u.text)}</pre></div>'
+    return (
+        f'<div class="turn {state}"><b>{safe(u.role)} {safe(u.agent)}</b>'
+        f' {safe(sign)}{cut}<pre>{safe(u.text)}</pre></div>'
+    )
 
-def debate_html(t:Transcript, vote:dict, found:list[str], iteration:int, kind:str)->str:
+
+def debate_html(t: Transcript, vote: dict, found: list[str], iteration: int, kind: str) -> str:
     "One debate, folded: its answers on the closed lid, all turns inside, round by round."
-    read = lambda turns: ', '.join(extract(u.text, kind) or '–' for u in turns)
+
+    def read(turns):
+        return ', '.join(extract(u.text, kind) or '–' for u in turns)
+
     label, gold = vote.get('answer'), t.problem.gold
-    lid = f'{safe(t.problem.id)}: <code>{safe(read(t.at(1)))} → {safe(read(t.final()))}</code> · {f"label <b>{safe(label)}</b>" if label is not None else "no label"}{"" if gold is None else f" · gold <b>{safe(gold)}</b>"}'
+    lid = (
+        f'{safe(t.problem.id)}: <code>{safe(read(t.at(1)))} → {safe(read(t.final()))}</code> ·'
+        f' {f"label <b>{safe(label)}</b>" if label is not None else "no label"}{"" if gold is None else f" · gold <b>{safe(gold)}</b>"}'
+    )
     badges = ''.join(f'<span class="badge {m}">{MARKS[m]}</span>' for m in found)
-    row = lambda turns: f'<div class="round">{"".join(turn_html(u, gold, kind) for u in turns)}</div>' if turns else ''
-    rounds = ''.join(f'<h4>Round {m}</h4>{row(t.at(m, "summarizer"))}{row(t.at(m))}' for m in range(1, t.rounds+1))
-    return f'<details class="debate" data-marks="{" ".join(found)}" data-iteration="{safe(iteration)}"><summary>{lid} {badges}</summary><p class="question">{safe(t.problem.text)}</p>{rounds}</details>'
+
+    def row(turns):
+        return f'<div class="round">{"".join(turn_html(u, gold, kind) for u in turns)}</div>' if turns else ''
+
+    rounds = ''.join(f'<h4>Round {m}</h4>{row(t.at(m, "summarizer"))}{row(t.at(m))}' for m in range(1, t.rounds + 1))
+    return (
+        f'<details class="debate" data-marks="{" ".join(found)}" data-iteration="{safe(iteration)}"><summary>{lid}'
+        f' {badges}</summary><p class="question">{safe(t.problem.text)}</p>{rounds}</details>'
+    )
 
 # %% ../nbs/18_report.ipynb #c4accca9
-SCRIPT = '''
+SCRIPT = """
 const all = [...document.querySelectorAll('.debate')], shown = document.getElementById('shown'), find = document.getElementById('find'), which = document.getElementById('which');
 let mark = '';
 function show() {
@@ -223,8 +447,8 @@ function show() {
 for (const b of document.querySelectorAll('button[data-mark]')) b.addEventListener('click', () => {
   mark = b.dataset.mark; for (const o of document.querySelectorAll('button[data-mark]')) o.setAttribute('aria-pressed', o === b); show(); });
 find.addEventListener('input', show); which.addEventListener('change', show); document.getElementById('filters').hidden = false; show();
-'''
-STYLE = '''
+"""
+STYLE = """
 :root { color-scheme: light dark; } body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; } h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { margin-top: 2.2rem; }
 figure { background: #fff; margin: 1rem 0; max-width: 44rem; border-radius: 6px; } figure svg { width: 100%; height: auto; display: block; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; } caption { text-align: left; font-weight: 600; padding-bottom: .3rem; } th, td { padding: .2rem .7rem; border-bottom: 1px solid #8884; text-align: right; vertical-align: top; } th { font-weight: 500; }
@@ -233,47 +457,78 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 .round { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .6rem; } h4 { margin: .6rem 0 .3rem; } .turn { border-left: 4px solid #888; padding: .1rem .6rem; min-width: 0; } .turn.right { border-color: #009E73; } .turn.wrong { border-color: #D55E00; }
 .badge { font-size: .8em; border: 1px solid #8886; border-radius: 1em; padding: 0 .6em; margin-left: .3em; white-space: nowrap; } .badge.false, .badge.spoiled { border-color: #D55E00; } .badge.mended, .badge.right { border-color: #009E73; }
 button, select, input { font: inherit; margin: .15rem .3rem .15rem 0; padding: .15rem .7rem; } button[aria-pressed=true] { font-weight: 700; outline: 2px solid #0072B2; }
-'''
+"""
 
 # %% ../nbs/18_report.ipynb #2ddc51ac
-def debate_section(r:Results, n:int=300 # debates to show
-                  )->str:
+def debate_section(r: Results, n: int = 300) -> str:  # debates to show
     "The debate browser: buttons with counts, and the debates."
     marked = {k: [(t, v, marks(t, v, r.kind)) for t, v in ds] for k, ds in r.debates.items()}
-    if not any(marked.values()): return '<p>This run has no debates to show: iteration 1 is not finished yet.</p>'
-    chosen = {k: choose(ds, max(n//len(marked), 1), r.summary['seed']) for k, ds in marked.items()}
-    count = lambda of, m: sum(not m or m in d[2] for ds in of.values() for d in ds)
-    buttons = ''.join(f'<button data-mark="{m}" aria-pressed="{"false" if m else "true"}">{name} ({count(chosen, m)})</button>' for m, name in {'': 'all', **MARKS}.items() if count(chosen, m))
-    options = '<option value="">every iteration</option>' + ''.join(f'<option value="{safe(k)}">iteration {safe(k)}</option>' for k in chosen)
+    if not any(marked.values()):
+        return '<p>This run has no debates to show: iteration 1 is not finished yet.</p>'
+    chosen = {k: choose(ds, max(n // len(marked), 1), r.summary['seed']) for k, ds in marked.items()}
+
+    def count(of, m):
+        return sum(not m or m in d[2] for ds in of.values() for d in ds)
+
+    buttons = ''.join(
+        f'<button data-mark="{m}" aria-pressed="{"false" if m else "true"}">{name} ({count(chosen, m)})</button>'
+        for m, name in {'': 'all', **MARKS}.items()
+        if count(chosen, m)
+    )
+    options = '<option value="">every iteration</option>' + ''.join(
+        f'<option value="{safe(k)}">iteration {safe(k)}</option>' for k in chosen
+    )
     whole = ', '.join(f'{count(marked, m)} {name}' for m, name in MARKS.items())
-    return (f'<p>The debates that each iteration learned from: {count(chosen, "")} of {count(marked, "")}, drawn so that every kind is there. Of all {count(marked, "")}: {whole}.</p>'
-            f'<div id="filters" hidden>{buttons}<br><select id="which" aria-label="iteration">{options}</select><input id="find" type="search" placeholder="find words" aria-label="find words"><span id="shown"></span></div>'
-            + ''.join(debate_html(t, v, m, k, r.kind) for k, ds in chosen.items() for t, v, m in ds))
+    return (
+        f'<p>The debates that each iteration learned from: {count(chosen, "")} of {count(marked, "")}, drawn so that'
+        f' every kind is there. Of all {count(marked, "")}: {whole}.</p><div id="filters" hidden>{buttons}<br><select'
+        f' id="which" aria-label="iteration">{options}</select><input id="find" type="search" placeholder="find'
+        ' words" aria-label="find words"><span id="shown"></span></div>'
+        + ''.join(debate_html(t, v, m, k, r.kind) for k, ds in chosen.items() for t, v, m in ds)
+    )
 
 # %% ../nbs/18_report.ipynb #74afda3a
-def origin_section(r:Results)->str:
+def origin_section(r: Results) -> str:
     "The configuration, and what the run was made with."
     versions = ', '.join(f'{k} {v}' for k, v in r.provenance.get('versions', {}).items())
-    return f'<p>Commit: {safe(r.provenance.get("commit") or "not recorded")}. {safe(versions)}</p><details><summary>config.yaml</summary><pre>{safe(r.config)}</pre></details>'
+    return (
+        f'<p>Commit: {safe(r.provenance.get("commit") or "not recorded")}.'
+        f' {safe(versions)}</p><details><summary>config.yaml</summary><pre>{safe(r.config)}</pre></details>'
+    )
 
-def page(r:Results, debates:int=300)->str:
+
+def page(r: Results, debates: int = 300) -> str:
     "The whole report as one HTML document that loads nothing from anywhere."
     s = r.summary
     script = SCRIPT if any(r.debates.values()) else ''
     allow = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = f'{s["recipe"]} · {s["model"]} · {s["task"]}'
-    about = f'{s["agents"]} agents, {s["rounds"]} rounds, {s["train"]} training questions per iteration, {s["eval"]} exam questions, seed {s["seed"]}; iteration 0 is the untrained society'
+    about = (
+        f'{s["agents"]} agents, {s["rounds"]} rounds, {s["train"]} training questions per iteration, {s["eval"]} exam'
+        f' questions, seed {s["seed"]}; iteration 0 is the untrained society'
+    )
     said = ''.join(f'<li>{safe(x)}</li>' for x in remarks(s))
-    parts = dict(Accuracy=accuracy_section(r), Health=health_section(r), Cost=cost_section(r), Debates=debate_section(r, debates), Origin=origin_section(r))
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; script-src \'sha256-{allow}\'; base-uri \'none\'; form-action \'none\'">'
-            f'<title>{safe(title)}</title><style>{STYLE}</style></head><body><h1>{safe(title)}</h1>'
-            f'<p class="small">{safe(about)}</p>'
-            + (f'<div class="remarks"><b>Worth a look</b><ul>{said}</ul></div>' if said else '')
-            + ''.join(f'<h2>{name}</h2>{part}' for name, part in parts.items()) + (f'<script>{script}</script>' if script else '') + '</body></html>\n')
+    parts = dict(
+        Accuracy=accuracy_section(r),
+        Health=health_section(r),
+        Cost=cost_section(r),
+        Debates=debate_section(r, debates),
+        Origin=origin_section(r),
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        ' content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy"'
+        f" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allow}'; base-uri"
+        " 'none'; form-action"
+        f" 'none'\"><title>{safe(title)}</title><style>{STYLE}</style></head><body><h1>{safe(title)}</h1><p"
+        f' class="small">{safe(about)}</p>'
+        + (f'<div class="remarks"><b>Worth a look</b><ul>{said}</ul></div>' if said else '')
+        + ''.join(f'<h2>{name}</h2>{part}' for name, part in parts.items())
+        + (f'<script>{script}</script>' if script else '')
+        + '</body></html>\n'
+    )
 
-def report(folder:Path,      # a run folder
-           debates:int=300   # how many debates to show, over all iterations
-          )->Path:
+
+def report(folder: Path, debates: int = 300) -> Path:  # a run folder  # how many debates to show, over all iterations
     "Write `folder`/report.html and return its path. Raises `MaftError` when the folder holds no results."
-    return write_atomic(Path(folder)/'report.html', page(read_results(folder), debates))
+    return write_atomic(Path(folder) / 'report.html', page(read_results(folder), debates))

@@ -25,176 +25,337 @@ from .store import Store
 from .tasks import GENERATED
 
 # %% ../nbs/19d_reproduce.ipynb #750d7b36
-def tasks_for(x:Experiment, model:str, asked:list[str]=() # tasks that were asked for by name
-             )->list[str]:
+def tasks_for(x: Experiment, model: str, asked: list[str] = ()) -> list[str]:  # tasks that were asked for by name
     "The tasks an experiment is done on: those asked for, on nano what nano knows, else the paper's."
-    if asked: return list(asked)
+    if asked:
+        return list(asked)
     elsewhere = any(e.exam for e in x.entries)
     return list(x.tasks) if model != 'nano' else ['words' if elsewhere else 'arithmetic']
 
-def base_for(x:Experiment, cfg:Config, task:str)->Config:
-    "The settings that all rows share."
-    return validated(cfg.model_dump() | x.settings | dict(task=task, iterations=x.iterations, data=None if task in GENERATED else cfg.data))
 
-def entries_for(x:Experiment, cfg:Config, task:str)->list[Entry]:
-    "The rows; one that learns elsewhere learns the paper's task, or on nano arithmetic. Raises `MaftError` if that is the task of the exam."
+def base_for(x: Experiment, cfg: Config, task: str) -> Config:
+    "The settings that all rows share."
+    return validated(
+        cfg.model_dump()
+        | x.settings
+        | dict(task=task, iterations=x.iterations, data=None if task in GENERATED else cfg.data)
+    )
+
+
+def entries_for(x: Experiment, cfg: Config, task: str) -> list[Entry]:
+    """The rows; one that learns elsewhere learns the paper's task, or on nano arithmetic. Raises `MaftError` if that is
+    the task of the exam."""
+
     def row(e):
-        if not e.exam: return e
+        if not e.exam:
+            return e
         home = 'arithmetic' if cfg.model == 'nano' else e.settings['task']
-        if home == task: raise MaftError(f'{x.name}: {e.label!r} learns {home}, so it must be examined on something else: leave out --task {task}, or name another.')
-        return replace(e, exam=task, settings=e.settings | dict(task=home, data=None if home in GENERATED else cfg.data))
+        if home == task:
+            raise MaftError(
+                f'{x.name}: {e.label!r} learns {home}, so it must be examined on something else: leave out --task'
+                f' {task}, or name another.'
+            )
+        return replace(
+            e, exam=task, settings=e.settings | dict(task=home, data=None if home in GENERATED else cfg.data)
+        )
+
     return [row(e) for e in x.entries]
 
 # %% ../nbs/19d_reproduce.ipynb #8c947348
-def paper_columns(x:Experiment, task:str)->list[tuple[str, str]]:
+def paper_columns(x: Experiment, task: str) -> list[tuple[str, str]]:
     "(model, column) of the paper's numbers that belong beside ours: those on this task, or all if it has none."
     all_ = list(dict.fromkeys((m, c) for _, m, c in x.numbers))
     return [mc for mc in all_ if mc[1] == task] or all_
 
-def beside(x:Experiment, model:str, task:str, lines:list[Line])->str:
+
+def beside(x: Experiment, model: str, task: str, lines: list[Line]) -> str:
     "Markdown: our rows, a wall, the paper's numbers for the same rows; rows that are ours alone are marked."
     theirs, ours = paper_columns(x, task) if x.iterations == 1 else [], {e.label for e in x.controls}
-    show = lambda v: '' if v is None else f'{v[0]:g}' if v[1] is None else f'{v[0]:.2f} ± {v[1]:.2f}'   # as printed there
-    head = ['row', f'ours, {model} on {task}: right', 'in % ± standard error [95 %]'] + ['‖']*bool(theirs) + [f'paper, {m} on {c}' for m, c in theirs]
-    rows = [[l.recipe + (' (ours)' if l.recipe in ours else ''), f'{l.right}/{l.accuracy.questions}', points(l.accuracy)] + ['‖']*bool(theirs) + [show(x.numbers.get((l.recipe, m, c))) for m, c in theirs] for l in lines]
+
+    # as printed there
+    def show(v):
+        return '' if v is None else f'{v[0]:g}' if v[1] is None else f'{v[0]:.2f} ± {v[1]:.2f}'
+
+    head = (
+        ['row', f'ours, {model} on {task}: right', 'in % ± standard error [95 %]']
+        + ['‖'] * bool(theirs)
+        + [f'paper, {m} on {c}' for m, c in theirs]
+    )
+    rows = [
+        [l.recipe + (' (ours)' if l.recipe in ours else ''), f'{l.right}/{l.accuracy.questions}', points(l.accuracy)]
+        + ['‖'] * bool(theirs)
+        + [show(x.numbers.get((l.recipe, m, c))) for m, c in theirs]
+        for l in lines
+    ]
     return pipes([head, *rows])
 
 # %% ../nbs/19d_reproduce.ipynb #bedbb782
-def over_iterations(series:dict[str, list[tuple]], share:bool=True)->str:
+def over_iterations(series: dict[str, list[tuple]], share: bool = True) -> str:
     "Markdown: {row: [(iteration, value, low, high)]}, one column per iteration; shares in per cent."
     ks = sorted({p[0] for ps in series.values() for p in ps})
     f, form = (100, '.1f') if share else (1, '.3f')
-    show = lambda p: '' if p is None else f'{f*p[1]:{form}}' + (f' [{f*p[2]:{form}}, {f*p[3]:{form}}]' if p[2] is not None else '')
-    return pipes([['row', *map(str, ks)], *([n, *(show({p[0]: p for p in ps}.get(k)) for k in ks)] for n, ps in series.items())])
 
-def paper_series(x:Experiment, measure:str='')->dict[str, list[tuple]]:
+    def show(p):
+        return (
+            ''
+            if p is None
+            else f'{f * p[1]:{form}}' + (f' [{f * p[2]:{form}}, {f * p[3]:{form}}]' if p[2] is not None else '')
+        )
+
+    return pipes(
+        [
+            ['row', *map(str, ks)],
+            *([n, *(show({p[0]: p for p in ps}.get(k)) for k in ks)] for n, ps in series.items()),
+        ]
+    )
+
+
+def paper_series(x: Experiment, measure: str = '') -> dict[str, list[tuple]]:
     "The paper's curves as {model row: [(iteration, value, None, None)]}; accuracies as shares."
     out = {}
     for (row, m, c), (v, _) in x.numbers.items():
         name, _, what = row.partition(' ')
-        if what == measure: out.setdefault(f'{m} {name}', []).append((int(c), v if measure else v/100, None, None))
+        if what == measure:
+            out.setdefault(f'{m} {name}', []).append((int(c), v if measure else v / 100, None, None))
     return out
 
 # %% ../nbs/19d_reproduce.ipynb #ca543a1b
-def diversity_records(entries:list[Entry], base:Config, seeds:list[int], root:Path, questions:int, embed:str)->list[dict]:
+def diversity_records(
+    entries: list[Entry], base: Config, seeds: list[int], root: Path, questions: int, embed: str
+) -> list[dict]:
     "One record per row, seed and iteration: every measure with its interval over questions."
     out = []
     for s in seeds:
         for e in entries:
-            with stage(f'diversity of {e.label}, seed {s}'): pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
-            out += [dict(recipe=e.label, seed=s, **{k: p[k] for k in ('iteration', 'embedder', 'questions', 'unread', 'measures')}) for p in pages]
+            with stage(f'diversity of {e.label}, seed {s}'):
+                pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
+            out += [
+                dict(
+                    recipe=e.label,
+                    seed=s,
+                    **{k: p[k] for k in ('iteration', 'embedder', 'questions', 'unread', 'measures')},
+                )
+                for p in pages
+            ]
     return out
 
 # %% ../nbs/19d_reproduce.ipynb #ba67cb2f
-def diversity_series(records:list[dict], measure:str)->dict[str, list[tuple]]:
+def diversity_series(records: list[dict], measure: str) -> dict[str, list[tuple]]:
     "{row: [(iteration, value, low, high)]} of one measure."
     out = {}
     for n, k in dict.fromkeys((r['recipe'], r['iteration']) for r in records):
         mine = {r['seed']: r['measures'][measure] for r in records if (r['recipe'], r['iteration']) == (n, k)}
         known = {s: {str(s): m['value']} for s, m in mine.items() if m['value'] is not None}
-        if not known: continue
+        if not known:
+            continue
         e, one = estimate(known), next(m for m in mine.values() if m['value'] is not None)
-        out.setdefault(n, []).append((k, e.mean, *((e.mean - e.half(), e.mean + e.half()) if len(known) > 1 else (one['low'], one['high']))))
+        out.setdefault(n, []).append(
+            (k, e.mean, *((e.mean - e.half(), e.mean + e.half()) if len(known) > 1 else (one['low'], one['high'])))
+        )
     return out
 
 # %% ../nbs/19d_reproduce.ipynb #7a81aa60
-MEASURES = dict(nll_of_others="others' words under an agent, nats per token", embedding_agreeing='1 - cosine of those who agree', embedding='1 - cosine of all', consensus='1 - share behind the answer',
-                kl_between='KL between agents', kl_to_base='KL to base')
+MEASURES = dict(
+    nll_of_others="others' words under an agent, nats per token",
+    embedding_agreeing='1 - cosine of those who agree',
+    embedding='1 - cosine of all',
+    consensus='1 - share behind the answer',
+    kl_between='KL between agents',
+    kl_to_base='KL to base',
+)
 
-def diversity_csv(x:Experiment, records:list[dict])->str:
+
+def diversity_csv(x: Experiment, records: list[dict]) -> str:
     "Every measure by row and iteration, ours and the paper's, in their own units."
     out, first = io.StringIO(), records[0]
-    w = csv.writer(out, lineterminator='\n'); w.writerow('who model row iteration measure embedder seeds questions value low high'.split())
+    w = csv.writer(out, lineterminator='\n')
+    w.writerow('who model row iteration measure embedder seeds questions value low high'.split())
     for m in MEASURES:
-        size = (first['embedder'] if m.startswith('embedding') else '', len({r['seed'] for r in records}), first['questions'])
+        size = (
+            first['embedder'] if m.startswith('embedding') else '',
+            len({r['seed'] for r in records}),
+            first['questions'],
+        )
         for n, ps in diversity_series([r for r in records if m in r['measures']], m).items():
-            for k, *v in ps: w.writerow(['ours', '', n, k, m, *size, *v])
+            for k, *v in ps:
+                w.writerow(['ours', '', n, k, m, *size, *v])
         for n, ps in paper_series(x, m).items():
             model, row = n.split(' ', 1)
-            for k, v, *_ in ps: w.writerow(['paper', model, row, k, m, '', '', '', v, '', ''])
+            for k, v, *_ in ps:
+                w.writerow(['paper', model, row, k, m, '', '', '', v, '', ''])
     return out.getvalue()
 
 # %% ../nbs/19d_reproduce.ipynb #624c483d
-def about_diversity(records:list[dict])->str:
+def about_diversity(records: list[dict]) -> str:
     "What stands behind the measures: embedder, size, and what the brackets are."
     first, seeds = records[0], len({r['seed'] for r in records})
-    return (f"Embedder: {first['embedder']}" + (' (spelling only; not comparable with the paper)' if first['embedder'] == SPELLING else '') + f"; {first['questions']} questions × {seeds} seed{'s' if seeds > 1 else ''}; "
-            + ("[95 %, Student's over seeds]" if seeds > 1 else '[95 %, bootstrap over questions]') + '.')
+    return (
+        f'Embedder: {first["embedder"]}'
+        + (' (spelling only; not comparable with the paper)' if first['embedder'] == SPELLING else '')
+        + f'; {first["questions"]} questions × {seeds} seed{"s" if seeds > 1 else ""}; '
+        + ("[95 %, Student's over seeds]" if seeds > 1 else '[95 %, bootstrap over questions]')
+        + '.'
+    )
 
-def write_diversity(folder:Path, x:Experiment, records:list[dict])->str:
-    "Write diversity.jsonl.gz, diversity.csv and diversity.png/svg; Markdown tables of every measure, ours and the paper's."
-    save_records(folder/'diversity.jsonl.gz', records)
+
+def write_diversity(folder: Path, x: Experiment, records: list[dict]) -> str:
+    """Write diversity.jsonl.gz, diversity.csv and diversity.png/svg; Markdown tables of every measure, ours and the
+    paper's."""
+    save_records(folder / 'diversity.jsonl.gz', records)
     ours = {m: diversity_series(records, m) for m in MEASURES if any(m in r['measures'] for r in records)}
-    panels = [p for m, s in ours.items() for p in ([(f'ours, {size_of(records)}: {MEASURES[m]}', m, s, False)] + [(f'paper: {m}', m, t, False) for t in [paper_series(x, m)] if t])]
-    save_figure(panels_plot(panels), folder/'diversity')
-    write_atomic(folder/'diversity.csv', diversity_csv(x, records))
-    return ''.join(f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}' + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '') for m, s in ours.items()) + f'\n{about_diversity(records)}\n'
+    panels = [
+        p
+        for m, s in ours.items()
+        for p in [(f'ours, {size_of(records)}: {MEASURES[m]}', m, s, False)]
+        + [(f'paper: {m}', m, t, False) for t in [paper_series(x, m)] if t]
+    ]
+    save_figure(panels_plot(panels), folder / 'diversity')
+    write_atomic(folder / 'diversity.csv', diversity_csv(x, records))
+    return (
+        ''.join(
+            f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}'
+            + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '')
+            for m, s in ours.items()
+        )
+        + f'\n{about_diversity(records)}\n'
+    )
 
 # %% ../nbs/19d_reproduce.ipynb #195173ff
-def prospect(x:Experiment, cfg:Config, seeds:list[int], out:Path, asked:list[str]=(), measure:bool=True)->list[str]:
+def prospect(
+    x: Experiment, cfg: Config, seeds: list[int], out: Path, asked: list[str] = (), measure: bool = True
+) -> list[str]:
     "The plan of an experiment, in lines."
     lines = [f'{x.name} ({x.source} of arXiv 2501.05707): {x.title}']
     for t in tasks_for(x, cfg.model, asked):
         entries = entries_for(x, cfg, t)
-        lines += [f'{cfg.model} on {t}: ' + ', '.join(e.label for e in entries), *forecast(entries, base_for(x, cfg, t), seeds, out, measure)]
+        lines += [
+            f'{cfg.model} on {t}: ' + ', '.join(e.label for e in entries),
+            *forecast(entries, base_for(x, cfg, t), seeds, out, measure),
+        ]
     return lines
 
 # %% ../nbs/19d_reproduce.ipynb #f52b36ed
-def reproduce(x:Experiment, cfg:Config, seeds:list[int], out:Path=Path('runs/paper'), asked:list[str]=(), # tasks; default: see `tasks_for`
-              questions:int=200, embed:str=SPELLING  # for measures of diversity
-             )->dict:
+# tasks; default: see `tasks_for`
+def reproduce(
+    x: Experiment,
+    cfg: Config,
+    seeds: list[int],
+    out: Path = Path('runs/paper'),
+    asked: list[str] = (),
+    questions: int = 200,
+    embed: str = SPELLING,  # for measures of diversity
+) -> dict:
     "Run an experiment and write its tables and figures. Returns {task: lines}, jobs made, and the folder."
     todo = [(t, base_for(x, cfg, t), entries_for(x, cfg, t)) for t in tasks_for(x, cfg.model, asked)]
     claim(out, None, 'reproduction')
-    for t, base, _ in todo: claim(Path(out)/x.name/t, base, 'reproduction')
+    for t, base, _ in todo:
+        claim(Path(out) / x.name / t, base, 'reproduction')
     tables, made, page, rows = {}, Counter(), [], []
     for t, base, entries in todo:
-        records, new, folders = run_all(entries, base, seeds, out); made.update(new)
-        records, here = [r for r in records if r['task'] == t], Path(out)/x.name/t
-        note = saved(shared_tokens(folders, Store(base.store or Path(out)/'store'), Path(out)/'runs'/'tokens.json'))
+        records, new, folders = run_all(entries, base, seeds, out)
+        made.update(new)
+        records, here = [r for r in records if r['task'] == t], Path(out) / x.name / t
+        note = saved(
+            shared_tokens(folders, Store(base.store or Path(out) / 'store'), Path(out) / 'runs' / 'tokens.json')
+        )
         tables[t] = write_study(here, f'{x.name}: {cfg.model} on {t}', records, x.baseline or entries[0].label, [note])
-        page.append(f'## {cfg.model} on {t}, {size_of(records)}\n\n' + beside(x, cfg.model, t, tables[t]) + iteration_part(x, cfg, t, records, here)
-                    + (write_diversity(here, x, diversity_records(entries, base, seeds, out, questions, embed)) if x.diversity else '') + f'\n{note}\n')
+        page.append(
+            f'## {cfg.model} on {t}, {size_of(records)}\n\n'
+            + beside(x, cfg.model, t, tables[t])
+            + iteration_part(x, cfg, t, records, here)
+            + (
+                write_diversity(here, x, diversity_records(entries, base, seeds, out, questions, embed))
+                if x.diversity
+                else ''
+            )
+            + f'\n{note}\n'
+        )
         rows += csv_rows(x, cfg.model, t, records)
-    write_atomic(Path(out)/x.name/'table.md', heading(x, seeds) + '\n'.join(page))
-    write_atomic(Path(out)/x.name/'table.csv', as_csv(rows + paper_rows(x)))
-    return dict(tables=tables, made=dict(made), folder=Path(out)/x.name)
+    write_atomic(Path(out) / x.name / 'table.md', heading(x, seeds) + '\n'.join(page))
+    write_atomic(Path(out) / x.name / 'table.csv', as_csv(rows + paper_rows(x)))
+    return dict(tables=tables, made=dict(made), folder=Path(out) / x.name)
 
 # %% ../nbs/19d_reproduce.ipynb #2f2bb7aa
-def heading(x:Experiment, seeds:list[int])->str:
+def heading(x: Experiment, seeds: list[int]) -> str:
     "Title and remarks of an experiment's page."
-    return (f'# {x.title}\n\n{x.source} of arXiv 2501.05707, reproduced with seed{f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"}. Columns that begin with "paper" are its own numbers, for other models and other questions: '
-            f'their order can be compared with ours, their level cannot. Rows marked "(ours)" are ours: this table of the paper does not have them.' + (f' {x.remark}' if x.remark else '') + '\n\n')
+    return (
+        f'# {x.title}\n\n{x.source} of arXiv 2501.05707, reproduced with'
+        f' seed{f"s {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f" {seeds[0]}"}. Columns that begin with'
+        ' "paper" are its own numbers, for other models and other questions: their order can be compared with ours,'
+        ' their level cannot. Rows marked "(ours)" are ours: this table of the paper does not have them.'
+        + (f' {x.remark}' if x.remark else '')
+        + '\n\n'
+    )
 
 # %% ../nbs/19d_reproduce.ipynb #e2109699
-def iteration_part(x:Experiment, cfg:Config, task:str, records:list[dict], folder:Path)->str:
-    "Accuracy by iteration, ours and the paper's, as Markdown; writes iterations.png/svg with both. '' for a single iteration."
-    if x.iterations == 1: return ''
+def iteration_part(x: Experiment, cfg: Config, task: str, records: list[dict], folder: Path) -> str:
+    """Accuracy by iteration, ours and the paper's, as Markdown; writes iterations.png/svg with both. '' for a single
+    iteration."""
+    if x.iterations == 1:
+        return ''
     ours, theirs = by_iteration(records), {} if x.diversity else paper_series(x)
-    panels = [(f'ours: {cfg.model} on {task}, {size_of(records)}', 'right, in % [95 %]', ours, True)] + [('the paper, read off its plot', 'right, in %', theirs, True)]*bool(theirs)
-    save_figure(panels_plot(panels), folder/'iterations')
-    return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{over_iterations(ours)}' + (f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else '')
+    panels = [(f'ours: {cfg.model} on {task}, {size_of(records)}', 'right, in % [95 %]', ours, True)] + [
+        ('the paper, read off its plot', 'right, in %', theirs, True)
+    ] * bool(theirs)
+    save_figure(panels_plot(panels), folder / 'iterations')
+    return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{over_iterations(ours)}' + (
+        f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else ''
+    )
 
 # %% ../nbs/19d_reproduce.ipynb #4edb015b
 HEAD = 'who model task row iteration seeds questions right value_percent stderr low high'.split()
 
-def csv_rows(x:Experiment, model:str, task:str, records:list[dict])->list[list]:
+
+def csv_rows(x: Experiment, model: str, task: str, records: list[dict]) -> list[list]:
     "Our numbers, one row and iteration per line."
     out = []
     for n in dict.fromkeys(r['recipe'] for r in records):
         for k in sorted({r['iteration'] for r in records if r['recipe'] == n}):
             found = {r['seed']: r for r in records if (r['recipe'], r['iteration']) == (n, k)}
             e = estimate(scores({n: found})[n])
-            out.append(['ours', model, task, n, k, e.seeds, e.questions, sum(r['right']['debate'].count('1') for r in found.values()), *(100*v for v in (e.mean, e.stderr, e.low, e.high))])
+            out.append(
+                [
+                    'ours',
+                    model,
+                    task,
+                    n,
+                    k,
+                    e.seeds,
+                    e.questions,
+                    sum(r['right']['debate'].count('1') for r in found.values()),
+                    *(100 * v for v in (e.mean, e.stderr, e.low, e.high)),
+                ]
+            )
     return out
 
-def paper_rows(x:Experiment)->list[list]:
+
+def paper_rows(x: Experiment) -> list[list]:
     "The paper's numbers in the same columns; it gives neither counts nor intervals."
     over = x.iterations > 1
-    if x.diversity: return []   # nats and cosines, not per cent: they stand in diversity.csv
-    return [['paper', m, x.tasks[0] if over else c, row, c if over else '', '', '', '', v, '' if se is None else se, '', ''] for (row, m, c), (v, se) in x.numbers.items()]
+    if x.diversity:
+        return []  # nats and cosines, not per cent: they stand in diversity.csv
+    return [
+        [
+            'paper',
+            m,
+            x.tasks[0] if over else c,
+            row,
+            c if over else '',
+            '',
+            '',
+            '',
+            v,
+            '' if se is None else se,
+            '',
+            '',
+        ]
+        for (row, m, c), (v, se) in x.numbers.items()
+    ]
 
-def as_csv(rows:list[list])->str:
+
+def as_csv(rows: list[list]) -> str:
     "`HEAD` and rows as CSV."
-    out = io.StringIO(); w = csv.writer(out, lineterminator='\n'); w.writerows([HEAD, *rows])
+    out = io.StringIO()
+    w = csv.writer(out, lineterminator='\n')
+    w.writerows([HEAD, *rows])
     return out.getvalue()

@@ -17,49 +17,62 @@ from .consensus import Vote, vote
 @dataclass(frozen=True)
 class Row:
     "One training example of one agent."
-    prompt_ids: tuple[int, ...]   # exactly as sent to the engine
-    token_ids: tuple[int, ...]    # exactly as sampled, with the stop token
-    problem: str = ''             # the problem's id
-    round: int = 1                # the round it was said in
-    pool: str = 'agreed'          # 'agreed' (generator), 'correction', 'reinforcement' or 'first' (critic), 'hinted' (STaR)
+
+    prompt_ids: tuple[int, ...]  # exactly as sent to the engine
+    token_ids: tuple[int, ...]  # exactly as sampled, with the stop token
+    problem: str = ''  # the problem's id
+    round: int = 1  # the round it was said in
+    # 'agreed' (generator), 'correction', 'reinforcement' or 'first' (critic), 'hinted' (STaR)
+    pool: str = 'agreed'
 
     @property
-    def input_ids(self): return list(self.prompt_ids) + list(self.token_ids)
+    def input_ids(self):
+        return list(self.prompt_ids) + list(self.token_ids)
+
     @property
-    def labels(self): return [-100]*len(self.prompt_ids) + list(self.token_ids)
+    def labels(self):
+        return [-100] * len(self.prompt_ids) + list(self.token_ids)
 
 # %% ../nbs/11a_rows.ipynb #72e929e4
-def save_rows(path:Path, rows:list[Row])->Path:
+def save_rows(path: Path, rows: list[Row]) -> Path:
     "One JSON object per row."
     return write_jsonl(path, map(asdict, rows))
 
-def load_rows(path:Path)->list[Row]:
+
+def load_rows(path: Path) -> list[Row]:
     "The inverse of `save_rows`; raises `MaftError` naming a broken line."
-    return [Row(**{**d, 'prompt_ids': tuple(d['prompt_ids']), 'token_ids': tuple(d['token_ids'])}) for d in read_jsonl(path)]
+    return [
+        Row(**{**d, 'prompt_ids': tuple(d['prompt_ids']), 'token_ids': tuple(d['token_ids'])}) for d in read_jsonl(path)
+    ]
 
 # %% ../nbs/11a_rows.ipynb #a9cf8d3d
-def read(turn:Turn, kind:str)->str|None:
-    "The answer in a turn, or None. A turn that did not end by itself is read too: it may hold an answer, it is only never learned."
+def read(turn: Turn, kind: str) -> str | None:
+    """The answer in a turn, or None. A turn that did not end by itself is read too: it may hold an answer, it is only
+    never learned."""
     return extract(turn.text, kind)
 
-def consensus(transcripts:list[Transcript], # finished debates
-              kind:str,                     # kind of answer, see [Answers](01_answers.ipynb)
-              min_support:int=2             # votes a label needs
-             )->list[Vote]:
+
+def consensus(
+    transcripts: list[Transcript],  # finished debates
+    kind: str,  # kind of answer, see [Answers](01_answers.ipynb)
+    min_support: int = 2,  # votes a label needs
+) -> list[Vote]:
     "One vote per transcript over the agents' final answers; `.answer` is None where nothing may be learned."
     return [vote([read(t, kind) for t in tr.final()], tie='none', min_support=min_support) for tr in transcripts]
 
 # %% ../nbs/11a_rows.ipynb #c35a5fac
-def agrees(turn:Turn, label:str|None, kind:str)->bool:
+def agrees(turn: Turn, label: str | None, kind: str) -> bool:
     "Does this turn give the label's answer?"
     a = read(turn, kind)
     return a is not None and label is not None and same(a, label)
 
-def generator_rows(transcripts:list[Transcript], # finished debates
-                   labels:list[str|None],        # one per transcript, None = no label
-                   agent:int,                    # 0-based
-                   kind:str='number'             # kind of answer
-                  )->list[Row]:
+
+def generator_rows(
+    transcripts: list[Transcript],  # finished debates
+    labels: list[str | None],  # one per transcript, None = no label
+    agent: int,  # 0-based
+    kind: str = 'number',  # kind of answer
+) -> list[Row]:
     "First answers of generator `agent` that agree with the label (paper §2.2). Turns cut by length are left out."
     rows = []
     for tr, label in zip(transcripts, labels, strict=True):
@@ -69,69 +82,111 @@ def generator_rows(transcripts:list[Transcript], # finished debates
     return rows
 
 # %% ../nbs/11a_rows.ipynb #6448dec5
-def critic_pools(transcripts:list[Transcript], labels:list[str|None], agent:int, kind:str='number'
-                )->tuple[list[Transcript], list[Transcript]]:
+def critic_pools(
+    transcripts: list[Transcript], labels: list[str | None], agent: int, kind: str = 'number'
+) -> tuple[list[Transcript], list[Transcript]]:
     "(corrections, reinforcements) of critic `agent`: debates whose last answer is the label (paper §2.3)."
     wrong, right = [], []
     for tr, label in zip(transcripts, labels, strict=True):
         first, last = ([t for t in ts if t.agent == agent] for ts in (tr.at(1), tr.final()))
-        if tr.rounds < 2 or not first or not last or last[0].completion.finish != 'stop': continue
-        if not agrees(last[0], label, kind): continue
-        if read(first[0], kind) is not None: (right if agrees(first[0], label, kind) else wrong).append(tr)
+        if tr.rounds < 2 or not first or not last or last[0].completion.finish != 'stop':
+            continue
+        if not agrees(last[0], label, kind):
+            continue
+        if read(first[0], kind) is not None:
+            (right if agrees(first[0], label, kind) else wrong).append(tr)
     return wrong, right
 
 # %% ../nbs/11a_rows.ipynb #d13bd0b9
 REPEAT = 4  # nothing is learned from more often than this within one epoch
 
 # %% ../nbs/11a_rows.ipynb #6701d1fc
-def fill(pool:list, k:int, rng)->list:
+def fill(pool: list, k: int, rng) -> list:
     "`k` items of `pool`: whole copies first, then a random part; at most `REPEAT` copies of anything."
-    k = min(k, REPEAT*len(pool))
-    if not pool: return []
-    return pool*(k//len(pool)) + rng.sample(pool, k % len(pool))
+    k = min(k, REPEAT * len(pool))
+    if not pool:
+        return []
+    return pool * (k // len(pool)) + rng.sample(pool, k % len(pool))
 
-def mix(wrong:list, right:list, w:float|None, rng)->tuple[list, list]:
+
+def mix(wrong: list, right: list, w: float | None, rng) -> tuple[list, list]:
     "Corrections and reinforcements with share `w` of corrections (None = as they come)."
-    if w is None or not wrong or not right: return list(wrong), list(right)
-    n = len(wrong) + len(right); k = round(w*n)
-    return fill(wrong, k, rng), fill(right, n-k, rng)
+    if w is None or not wrong or not right:
+        return list(wrong), list(right)
+    n = len(wrong) + len(right)
+    k = round(w * n)
+    return fill(wrong, k, rng), fill(right, n - k, rng)
 
 # %% ../nbs/11a_rows.ipynb #4132703b
 CRITIC_LOSS = ('last', 'critic_turns', 'all')
 
-def turns_to_learn(tr:Transcript, agent:int, critic_loss:str='last')->list[Turn]:
+
+def turns_to_learn(tr: Transcript, agent: int, critic_loss: str = 'last') -> list[Turn]:
     "The turns of `agent` that a critic row is made of; turns cut by length are left out."
-    if critic_loss not in CRITIC_LOSS: raise ValueError(f'critic_loss is {critic_loss!r}, not one of {CRITIC_LOSS}')
-    rounds = {'last': [tr.rounds], 'critic_turns': range(2, tr.rounds+1), 'all': range(1, tr.rounds+1)}[critic_loss]
+    if critic_loss not in CRITIC_LOSS:
+        raise ValueError(f'critic_loss is {critic_loss!r}, not one of {CRITIC_LOSS}')
+    rounds = {'last': [tr.rounds], 'critic_turns': range(2, tr.rounds + 1), 'all': range(1, tr.rounds + 1)}[critic_loss]
     return [t for m in rounds for t in tr.at(m) if t.agent == agent and t.completion.finish == 'stop']
 
 # %% ../nbs/11a_rows.ipynb #8f2d990a
-def critic_rows(transcripts:list[Transcript], # finished debates
-                labels:list[str|None],        # one per transcript
-                agent:int,                    # 0-based
-                kind:str='number',            # kind of answer
-                w:float|None=.5,              # share of corrections; None = as they come
-                critic_loss:str='last',       # 'last', 'critic_turns' or 'all'
-                seed:int=0                    # chooses which rows repeat
-               )->list[Row]:
-    "What critic `agent` learns: its own turns in debates that ended at the label, mixed with share `w` of corrections (paper §2.3)."
+def critic_rows(
+    transcripts: list[Transcript],  # finished debates
+    labels: list[str | None],  # one per transcript
+    agent: int,  # 0-based
+    kind: str = 'number',  # kind of answer
+    w: float | None = 0.5,  # share of corrections; None = as they come
+    critic_loss: str = 'last',  # 'last', 'critic_turns' or 'all'
+    seed: int = 0,  # chooses which rows repeat
+) -> list[Row]:
+    """What critic `agent` learns: its own turns in debates that ended at the label, mixed with share `w` of corrections
+    (paper §2.3)."""
     wrong, right = mix(*critic_pools(transcripts, labels, agent, kind), w, rng_for(seed, 'critic rows', agent))
     rows = []
     for pool, trs in (('correction', wrong), ('reinforcement', right)):
         for tr in trs:
             for t in turns_to_learn(tr, agent, critic_loss):
-                rows.append(Row(t.completion.prompt_ids, t.completion.token_ids, tr.problem.id, t.round, 'first' if t.round == 1 else pool))
+                rows.append(
+                    Row(
+                        t.completion.prompt_ids,
+                        t.completion.token_ids,
+                        tr.problem.id,
+                        t.round,
+                        'first' if t.round == 1 else pool,
+                    )
+                )
     return rows
 
 # %% ../nbs/11a_rows.ipynb #5d5802ef
-def rows_report(rows:list[Row], w:float|None=None)->dict:
-    "Counts of one agent's rows: rows, unique ones, tokens learned (and, as `seen`, with their prompts), pools, and the share of corrections asked for and reached."
+def rows_report(rows: list[Row], w: float | None = None) -> dict:
+    """Counts of one agent's rows: rows, unique ones, tokens learned (and, as `seen`, with their prompts), pools, and
+    the share of corrections asked for and reached."""
     pools = {p: sum(r.pool == p for r in rows) for p in ('agreed', 'correction', 'reinforcement', 'first', 'hinted')}
     critic = pools['correction'] + pools['reinforcement']
-    return dict(rows=len(rows), unique=len({(r.prompt_ids, r.token_ids) for r in rows}), tokens=sum(len(r.token_ids) for r in rows), seen=sum(len(r.input_ids) for r in rows),
-                pools={k: v for k, v in pools.items() if v}, w_asked=w, w_reached=round(pools['correction']/critic, 4) if critic else None)
+    return dict(
+        rows=len(rows),
+        unique=len({(r.prompt_ids, r.token_ids) for r in rows}),
+        tokens=sum(len(r.token_ids) for r in rows),
+        seen=sum(len(r.input_ids) for r in rows),
+        pools={k: v for k, v in pools.items() if v},
+        w_asked=w,
+        w_reached=round(pools['correction'] / critic, 4) if critic else None,
+    )
 
-def cut_by_length(transcripts:list[Transcript], labels:list[str|None], agent:int|None=None, kind:str='number', role:str|None=None)->int:
-    "Turns of `agent` in `role` (None: of anybody but the summarizer) that gave the label's answer but did not stop by themselves, and so were not learned from."
-    return sum(agent in (None, t.agent) and t.role == (role or t.role) != 'summarizer' and t.completion.finish != 'stop' and agrees(t, label, kind)
-               for tr, label in zip(transcripts, labels, strict=True) for t in tr.turns)
+
+def cut_by_length(
+    transcripts: list[Transcript],
+    labels: list[str | None],
+    agent: int | None = None,
+    kind: str = 'number',
+    role: str | None = None,
+) -> int:
+    """Turns of `agent` in `role` (None: of anybody but the summarizer) that gave the label's answer but did not stop by
+    themselves, and so were not learned from."""
+    return sum(
+        agent in (None, t.agent)
+        and t.role == (role or t.role) != 'summarizer'
+        and t.completion.finish != 'stop'
+        and agrees(t, label, kind)
+        for tr, label in zip(transcripts, labels, strict=True)
+        for t in tr.turns
+    )

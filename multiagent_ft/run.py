@@ -13,7 +13,19 @@ import contextlib, json, os, subprocess, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from .config import Config, check_same, config_of, save_config, semantic, validated
-from .core import MaftError, Problem, Transcript, digest, file_digest, read_jsonl, seed_for, sweep_parts, transcript_to_dict, write_atomic, write_jsonl
+from multiagent_ft.core import (
+    MaftError,
+    Problem,
+    Transcript,
+    digest,
+    file_digest,
+    read_jsonl,
+    seed_for,
+    sweep_parts,
+    transcript_to_dict,
+    write_atomic,
+    write_jsonl,
+)
 from .debate import Agent, Luck, Protocol, Society, iterations_of, save_society, untrained
 from .engine import Sampling
 from .evaluate import health, outcome, summarize_outcomes
@@ -28,301 +40,585 @@ from .tracking import Tracker
 from .trainer import FinetuneSettings
 
 # %% ../nbs/17_run.ipynb #6c44e0e3
-SMALL = 256 << 20   # bytes of weights up to which every core may have a copy
+SMALL = 256 << 20  # bytes of weights up to which every core may have a copy
 
-def worker_count(cfg:Config)->int:
-    "How many worker processes: a number as it is; 'auto' is one per core for a small model in a folder, on a CPU, and else 0, this process alone."
-    if cfg.workers != 'auto': return int(cfg.workers)
+
+def worker_count(cfg: Config) -> int:
+    """How many worker processes: a number as it is; 'auto' is one per core for a small model in a folder, on a CPU, and
+    else 0, this process alone."""
+    if cfg.workers != 'auto':
+        return int(cfg.workers)
     import torch
     from multiagent_ft.hf import find_model
-    gpu = cfg.device not in ('auto', 'cpu') or (cfg.device == 'auto' and (torch.cuda.is_available() or torch.backends.mps.is_available()))
+
+    gpu = cfg.device not in ('auto', 'cpu') or (
+        cfg.device == 'auto' and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     weights = sum(f.stat().st_size for f in Path(find_model(cfg.model)).glob('*.safetensors'))
     return 0 if gpu or cores == 1 or not 0 < weights <= SMALL else cores
 
-def protocol_of(cfg:Config, task)->Protocol:
+
+def protocol_of(cfg: Config, task) -> Protocol:
     "How agents argue, from the configuration."
     words = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
-    return Protocol(cfg.rounds, cfg.summary, task.kind, task.instruction, words, replace(words, max_new_tokens=cfg.summary_max_new_tokens), cfg.manner)
+    return Protocol(
+        cfg.rounds,
+        cfg.summary,
+        task.kind,
+        task.instruction,
+        words,
+        replace(words, max_new_tokens=cfg.summary_max_new_tokens),
+        cfg.manner,
+    )
 
-def settings_of(cfg:Config)->FinetuneSettings:
+
+def settings_of(cfg: Config) -> FinetuneSettings:
     "How agents are trained, from the configuration."
-    return FinetuneSettings(method=cfg.method, learning_rate=cfg.learning_rate, epochs=cfg.epochs, batch_size=cfg.train_batch, rank=cfg.rank,
-                            alpha=cfg.alpha, dropout=cfg.dropout, weight_decay=cfg.weight_decay, warmup=cfg.warmup, schedule=cfg.schedule)
+    return FinetuneSettings(
+        method=cfg.method,
+        learning_rate=cfg.learning_rate,
+        epochs=cfg.epochs,
+        batch_size=cfg.train_batch,
+        rank=cfg.rank,
+        alpha=cfg.alpha,
+        dropout=cfg.dropout,
+        weight_decay=cfg.weight_decay,
+        warmup=cfg.warmup,
+        schedule=cfg.schedule,
+    )
 
 # %% ../nbs/17_run.ipynb #9a9e399d
-def executor_for(cfg:Config, store:Store, spec:EngineSpec):
+def executor_for(cfg: Config, store: Store, spec: EngineSpec):
     "Worker processes, or this process alone, as `cfg.workers` says."
     n = worker_count(cfg)
     return Workers(store, spec, n) if n else Here(store, engine_for(spec))
 
+
 class Workshop:
     "What a run works with: store, engine, executor, task, tracker. A context manager; Ctrl-C ends the workers too."
-    def __init__(self, cfg:Config, executor=None): # one that several runs of a model and a store share; it is left open
+
+    def __init__(
+        self, cfg: Config, executor=None
+    ):  # one that several runs of a model and a store share; it is left open
         self.cfg = cfg = settled(cfg)
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
-        self.spec = EngineSpec(cfg.model, cfg.device, '4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype, cfg.batch_size, cfg.revision, cfg.chat_template, cfg.trust_remote_code)
+        self.spec = EngineSpec(
+            cfg.model,
+            cfg.device,
+            '4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype,
+            cfg.batch_size,
+            cfg.revision,
+            cfg.chat_template,
+            cfg.trust_remote_code,
+        )
         self.store = executor.store if executor else Store(cfg.store_folder)
         self.protocol, self.settings, self.recipe = protocol_of(cfg, self.task), settings_of(cfg), recipe(cfg.recipe)
+
     def __enter__(self):
         self.engine, self.before = engine_for(self.spec), os.environ.get('MAFT_TOO_SLOW')
-        os.environ['MAFT_TOO_SLOW'] = str(self.store.path/'too-slow.txt')   # an answer that could not be read in time stays unread, in every process and after a resume
+        # an answer that could not be read in time stays unread, in every process and after a resume
+        os.environ['MAFT_TOO_SLOW'] = str(self.store.path / 'too-slow.txt')
         self.executor = self.shared or executor_for(self.cfg, self.store, self.spec)
         self.speak, self.trace = Spoken(self.engine, self.executor, self.cfg.batch_size), {}
         return self
+
     def __exit__(self, *e):
-        if self.before is None: os.environ.pop('MAFT_TOO_SLOW', None)
-        else: os.environ['MAFT_TOO_SLOW'] = self.before
-        if not self.shared: self.executor.close()
+        if self.before is None:
+            os.environ.pop('MAFT_TOO_SLOW', None)
+        else:
+            os.environ['MAFT_TOO_SLOW'] = self.before
+        if not self.shared:
+            self.executor.close()
+
     @contextlib.contextmanager
-    def step(self, k:int, name:str):
+    def step(self, k: int, name: str):
         "One step of iteration `k`; remembers which entries of the store it stood on."
         self.executor.used.clear()
-        with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name): yield
+        with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name):
+            yield
         self.trace[f'iteration-{k}/{name}'] = sorted(self.executor.used)
 
 # %% ../nbs/17_run.ipynb #a885d30a
-def check_disjoint(train:list[Problem], evaluation:list[Problem]):
+def check_disjoint(train: list[Problem], evaluation: list[Problem]):
     "Guard: no question is in both lists, by normalised text. Raises `MaftError` naming one that is."
     seen = {normalized(p.text): p for p in evaluation}
     for p in train:
-        if (q := seen.get(normalized(p.text))): raise MaftError(f'question {p.id} is also in the exam, as {q.id}: {p.text[:80]!r}. Training on the exam proves nothing; remove it from one of the two.')
+        if q := seen.get(normalized(p.text)):
+            raise MaftError(
+                f'question {p.id} is also in the exam, as {q.id}: {p.text[:80]!r}. Training on the exam proves'
+                ' nothing; remove it from one of the two.'
+            )
 
 # %% ../nbs/17_run.ipynb #ff0be60f
-def questions(ws:Workshop)->tuple[list[list[Problem]], list[Problem]]:
-    "(training problems per iteration, evaluation problems), disjoint; says what was left out as repeated; raises `MaftError` before anything is generated."
+def questions(ws: Workshop) -> tuple[list[list[Problem]], list[Problem]]:
+    """(training problems per iteration, evaluation problems), disjoint; says what was left out as repeated; raises
+    `MaftError` before anything is generated."""
     cfg = ws.cfg
-    splits = [split(ws.task, cfg.train, cfg.eval, cfg.seed, k, cfg.fresh) for k in range(1, max(cfg.iterations, 1)+1)]
-    for s in splits: check_disjoint(s.train, splits[0].evaluation)
+    splits = [split(ws.task, cfg.train, cfg.eval, cfg.seed, k, cfg.fresh) for k in range(1, max(cfg.iterations, 1) + 1)]
+    for s in splits:
+        check_disjoint(s.train, splits[0].evaluation)
     ws.split = splits[0].report
-    if ws.split and not quiet(): print(splits[0], file=sys.stderr)
+    if ws.split and not quiet():
+        print(splits[0], file=sys.stderr)
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../nbs/17_run.ipynb #85bae7dd
-def means_for(ws:Workshop, k:int, exam:bool=False)->Means:
+def means_for(ws: Workshop, k: int, exam: bool = False) -> Means:
     "The means of iteration `k`, to learn or to be examined: generation and training as jobs, with progress."
     cfg, step = ws.cfg, ['answers']
+
     def generate(requests):
         with Progress(len(requests), step[0]) as p:
             return ws.speak.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
-    return Means(generate, lambda rows: finetune_all(ws, k, rows), ws.protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support,
-                 cfg.early_stop in (('eval', 'all') if exam else ('all',)), lambda name, n: step.__setitem__(0, name), cfg.votes)
 
-def finetune_all(ws:Workshop, k:int, rows:dict[Agent, list[Row]])->dict[str, str]:
+    return Means(
+        generate,
+        lambda rows: finetune_all(ws, k, rows),
+        ws.protocol,
+        cfg.seed,
+        cfg.w,
+        cfg.critic_loss,
+        cfg.min_support,
+        cfg.early_stop in (('eval', 'all') if exam else ('all',)),
+        lambda name, n: step.__setitem__(0, name),
+        cfg.votes,
+    )
+
+
+def finetune_all(ws: Workshop, k: int, rows: dict[Agent, list[Row]]) -> dict[str, str]:
     "Train every agent that has rows, as jobs; the folder of each new adapter by agent name."
     cfg, jobs = ws.cfg, []
-    rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))   # the longest first: no worker is left alone with it at the end
+    # the longest first: no worker is left alone with it at the end
+    rows = dict(sorted(rows.items(), key=lambda x: -sum(len(r.input_ids) for r in x[1])))
     for a, rs in rows.items():
         seed = seed_for(cfg.seed, 'finetune', k, a.name)
-        file = save_rows(ws.folder/f'iteration-{k}'/'rows'/f'{a.name}.jsonl', rs)
-        jobs.append(Job('finetune', finetune_key(ws.engine, a.adapter, rs, ws.settings, seed), 'multiagent_ft.finetune:finetune_job',
-                        dict(parent=a.adapter, rows_file=str(file.absolute()), settings=asdict(ws.settings), seed=seed, scratch=True), len(rs)))
-    if not jobs: return {}
+        file = save_rows(ws.folder / f'iteration-{k}' / 'rows' / f'{a.name}.jsonl', rs)
+        jobs.append(
+            Job(
+                'finetune',
+                finetune_key(ws.engine, a.adapter, rs, ws.settings, seed),
+                'multiagent_ft.finetune:finetune_job',
+                dict(
+                    parent=a.adapter,
+                    rows_file=str(file.absolute()),
+                    settings=asdict(ws.settings),
+                    seed=seed,
+                    scratch=True,
+                ),
+                len(rs),
+            )
+        )
+    if not jobs:
+        return {}
     with Progress(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as p:
         paths = ws.executor.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
     return {a.name: str(path) for a, path in zip(rows, paths)}
 
 # %% ../nbs/17_run.ipynb #bd9a3683
-def learn(ws:Workshop, k:int, society:Society, problems:list[Problem])->tuple[Society, dict]:
+def learn(ws: Workshop, k: int, society: Society, problems: list[Problem]) -> tuple[Society, dict]:
     "Society k from society k-1, and what there is to say about it."
-    folder, m, r, kind = ws.folder/f'iteration-{k}', means_for(ws, k), ws.recipe, ws.task.kind
-    with ws.step(k, 'collect'): said = r.collect(m, society, problems, Luck(ws.cfg.seed, 'train', k))
+    folder, m, r, kind = ws.folder / f'iteration-{k}', means_for(ws, k), ws.recipe, ws.task.kind
+    with ws.step(k, 'collect'):
+        said = r.collect(m, society, problems, Luck(ws.cfg.seed, 'train', k))
     votes = r.label(m, said)
     rows = r.select(m, society, said, votes)
     tell_idle(rows)
-    with ws.step(k, 'finetune'): new = r.train(m, society, rows)
-    write_jsonl(folder/'transcripts.jsonl', map(transcript_to_dict, said))
-    write_jsonl(folder/'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
-    return new, dict(consensus=precision(ws.task, said, votes), rows=rows_by_role(rows, society), **more_about(ws, said, votes, rows))
+    with ws.step(k, 'finetune'):
+        new = r.train(m, society, rows)
+    write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, said))
+    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
+    return new, dict(
+        consensus=precision(ws.task, said, votes),
+        rows=rows_by_role(rows, society),
+        **more_about(ws, said, votes, rows),
+    )
 
 # %% ../nbs/17_run.ipynb #c52af5eb
-def tell_idle(rows:dict[Agent, list[Row]]):
+def tell_idle(rows: dict[Agent, list[Row]]):
     "Say which agents have nothing to learn in this iteration and stay their parent."
     idle = [a.name for a, r in rows.items() if not r]
-    if idle and not quiet(): print(f'no rows for {", ".join(idle)}: no turn of theirs both ended by itself and agreed with a label (a cut turn is not learned: see max_new_tokens), so they stay as they were', file=sys.stderr)
+    if idle and not quiet():
+        print(
+            f'no rows for {", ".join(idle)}: no turn of theirs both ended by itself and agreed with a label (a cut'
+            ' turn is not learned: see max_new_tokens), so they stay as they were',
+            file=sys.stderr,
+        )
 
 # %% ../nbs/17_run.ipynb #7756db91
-def precision(task, said:list[Transcript], votes:list)->dict:
-    "How many questions got a label, how many votes were tied, how many agents abstained, and how many of the labels are right. Reported, never used."
+def precision(task, said: list[Transcript], votes: list) -> dict:
+    """How many questions got a label, how many votes were tied, how many agents abstained, and how many of the labels
+    are right. Reported, never used."""
     from multiagent_ft.tasks import score
+
     kept = [(t, v) for t, v in zip(said, votes) if v.answer is not None]
     known = [score(task, v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
-    return dict(kept=len(kept), asked=len(said), precision=round(sum(known)/len(known), 4) if known else None,
-                tied=sum(v.tied for v in votes), abstained=sum(v.abstained for v in votes))
+    return dict(
+        kept=len(kept),
+        asked=len(said),
+        precision=round(sum(known) / len(known), 4) if known else None,
+        tied=sum(v.tied for v in votes),
+        abstained=sum(v.abstained for v in votes),
+    )
 
-def rows_by_role(rows:dict[Agent, list[Row]], society:Society)->dict:
+
+def rows_by_role(rows: dict[Agent, list[Row]], society: Society) -> dict:
     "Number of rows per agent, generators and critics apart; 0 where an agent has none and stays its parent."
     count = {a.name: len(r) for a, r in rows.items()}
-    return dict(generator=[count.get(a.name, 0) for a in society.generators], critic=[count.get(a.name, 0) for a in society.critics])
+    return dict(
+        generator=[count.get(a.name, 0) for a in society.generators],
+        critic=[count.get(a.name, 0) for a in society.critics],
+    )
 
-def cut_turns(ws:Workshop, a:Agent, said:list[Transcript], labels:list)->int:
-    "Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all, everybody's."
-    if ws.recipe.train is not one_for_all: return cut_by_length(said, labels, a.index, ws.task.kind, a.role)
-    if ws.recipe.select is everybodys_last_words: said = [replace(t, turns=tuple(t.final())) for t in said]
+
+def cut_turns(ws: Workshop, a: Agent, said: list[Transcript], labels: list) -> int:
+    """Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all,
+    everybody's."""
+    if ws.recipe.train is not one_for_all:
+        return cut_by_length(said, labels, a.index, ws.task.kind, a.role)
+    if ws.recipe.select is everybodys_last_words:
+        said = [replace(t, turns=tuple(t.final())) for t in said]
     return cut_by_length(said, labels, None, ws.task.kind)
 
-def more_about(ws:Workshop, said:list[Transcript], votes:list, rows:dict[Agent, list[Row]])->dict:
-    "Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut; debates that ended early and the critic rows that cost; and the health of the debates where gold is known."
+
+def more_about(ws: Workshop, said: list[Transcript], votes: list, rows: dict[Agent, list[Row]]) -> dict:
+    """Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut;
+    debates that ended early and the critic rows that cost; and the health of the debates where gold is known."""
     labels = [v.answer for v in votes]
-    agents = {a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_turns(ws, a, said, labels)) for a, r in rows.items()}
+    agents = {
+        a.name: rows_report(r, ws.cfg.w if a.role == 'critic' else None) | dict(cut=cut_turns(ws, a, said, labels))
+        for a, r in rows.items()
+    }
     known = all(t.problem.gold is not None for t in said)
     ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.collect is argue else []
-    lost = sum(len(t.at(1)) for t in ended if t.rounds < 2)   # no critic spoke; each might have been a reinforcement for every critic
-    return dict(agents=agents, early=dict(debates=len(ended), critic_rows_lost=lost), collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None)
+    # no critic spoke; each might have been a reinforcement for every critic
+    lost = sum(len(t.at(1)) for t in ended if t.rounds < 2)
+    return dict(
+        agents=agents,
+        early=dict(debates=len(ended), critic_rows_lost=lost),
+        collected=health([outcome(t, ws.task, ws.cfg.seed) for t in said]) if known else None,
+    )
 
 # %% ../nbs/17_run.ipynb #50935ff6
-def examine(ws:Workshop, k:int, society:Society, problems:list[Problem], keep:bool=False)->tuple[list[dict], dict]:
+def examine(
+    ws: Workshop, k: int, society: Society, problems: list[Problem], keep: bool = False
+) -> tuple[list[dict], dict]:
     "(outcomes, one per question; methods and health) of society k; `keep` writes the debates into the run folder."
     m, luck, cfg = means_for(ws, k, exam=True), Luck(ws.cfg.seed, 'eval'), ws.cfg
-    with ws.step(k, 'evaluate'): said = ws.recipe.answer(m, society, problems, luck)
-    if keep: write_jsonl(ws.folder/f'iteration-{k}'/'exam.jsonl', map(transcript_to_dict, said))
+    with ws.step(k, 'evaluate'):
+        said = ws.recipe.answer(m, society, problems, luck)
+    if keep:
+        write_jsonl(ws.folder / f'iteration-{k}' / 'exam.jsonl', map(transcript_to_dict, said))
     outcomes = [outcome(t, ws.task, cfg.seed, k) for t in said]
     if k == 0 and cfg.votes > cfg.agents and ws.recipe.trains:
-        with ws.step(k, 'plain vote'): plain = answer_once(m, untrained(cfg.votes), problems, luck)
+        with ws.step(k, 'plain vote'):
+            plain = answer_once(m, untrained(cfg.votes), problems, luck)
         for o, t in zip(outcomes, plain, strict=True):
             x = outcome(t, ws.task, cfg.seed, k)
-            o[f'majority_{cfg.votes}'] = x['majority']; o['cost'][f'majority_{cfg.votes}'] = x['cost']['majority']
+            o[f'majority_{cfg.votes}'] = x['majority']
+            o['cost'][f'majority_{cfg.votes}'] = x['cost']['majority']
     return outcomes, dict(methods=summarize_outcomes(outcomes), health=health(outcomes))
 
 # %% ../nbs/17_run.ipynb #f88319f3
-def run(cfg:Config,
-        executor=None,  # to share among several runs, see `executor_for`; default: one of its own
-        again:bool=True # False: a finished run is read, see `finished`, instead of looking up its every step
-       )->dict:
-    "Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped. Returns the summary."
-    ws = Workshop(cfg, executor); train, evaluation = questions(ws)
+def run(
+    cfg: Config,
+    executor=None,  # to share among several runs, see `executor_for`; default: one of its own
+    again: bool = True,  # False: a finished run is read, see `finished`, instead of looking up its every step
+) -> dict:
+    """Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped.
+    Returns the summary."""
+    ws = Workshop(cfg, executor)
+    train, evaluation = questions(ws)
     cfg, before = ws.cfg, ws.store.misses.copy()
     claim_folder(cfg)
     with held(cfg.folder), ws:
         ws.stands_on = stands_on(ws, train, evaluation)
-        if not again and (done := finished(ws)): return dict(done, made={})
+        if not again and (done := finished(ws)):
+            return dict(done, made={})
         save_config(cfg, cfg.folder)
         society, iterations, outcomes = untrained(cfg.agents), [], []
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
-            for k in range(cfg.iterations+1):
-                about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0]*cfg.agents, critic=[0]*cfg.agents))
-                if k: society, about = learn(ws, k, society, train[k-1])
+            for k in range(cfg.iterations + 1):
+                about = dict(
+                    consensus=dict(kept=0, asked=0, precision=None),
+                    rows=dict(generator=[0] * cfg.agents, critic=[0] * cfg.agents),
+                )
+                if k:
+                    society, about = learn(ws, k, society, train[k - 1])
                 said, exam = examine(ws, k, society, evaluation, keep=True)
-                save_society(replace(society, spec=ws.spec, protocol=ws.protocol), cfg.folder/f'iteration-{k}')
-                outcomes += said; iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
+                save_society(replace(society, spec=ws.spec, protocol=ws.protocol), cfg.folder / f'iteration-{k}')
+                outcomes += said
+                iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
                 summary = write_summary(ws, iterations, outcomes)
                 track.log(dict(event='iteration', **iterations[-1]))
-            track.log(dict(event='done', made=dict(ws.store.misses), found=dict(ws.store.hits), spent={k: round(s, 3) for k, s in ws.store.spent.items()}))
+            track.log(
+                dict(
+                    event='done',
+                    made=dict(ws.store.misses),
+                    found=dict(ws.store.hits),
+                    spent={k: round(s, 3) for k, s in ws.store.spent.items()},
+                )
+            )
         return dict(summary, made=dict(ws.store.misses - before))
 
 # %% ../nbs/17_run.ipynb #75591fb6
-def claim_folder(cfg:Config):
+def claim_folder(cfg: Config):
     "Make the run folder, or check that what it holds is this run. Raises `MaftError` with a diff if it is another."
     folder = cfg.folder
-    if (folder/'config.yaml').exists(): return check_same(config_of(folder), cfg)
-    if folder.exists() and not (folder.is_dir() and all(f.name == '.DS_Store' or f.suffix == '.part' for f in folder.iterdir())):
-        raise MaftError(f'{folder} exists and is not a run folder (no config.yaml in it). Choose another --out; nothing in it was touched.')
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
+    if (folder / 'config.yaml').exists():
+        return check_same(config_of(folder), cfg)
+    if folder.exists() and not (
+        folder.is_dir() and all(f.name == '.DS_Store' or f.suffix == '.part' for f in folder.iterdir())
+    ):
+        raise MaftError(
+            f'{folder} exists and is not a run folder (no config.yaml in it). Choose another --out; nothing in it was'
+            ' touched.'
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
 
 # %% ../nbs/17_run.ipynb #0e7b1371
 @contextlib.contextmanager
-def held(folder:Path):
-    "Keep other processes out of `folder`, and sweep up what a killed one left half written. Raises `MaftError` when another is at work there. Where the system knows no such lock (Windows, some network disks) nobody is kept out."
+def held(folder: Path):
+    """Keep other processes out of `folder`, and sweep up what a killed one left half written. Raises `MaftError` when
+    another is at work there. Where the system knows no such lock (Windows, some network disks) nobody is kept out."""
     fd = None
     try:
         with contextlib.suppress(ImportError):
             import fcntl
-            fd = os.open(folder, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: os.close(fd); raise MaftError(f'another process is at work in {folder}. Let it end, or stop it: the same command goes on from there.') from None
-    except OSError: pass   # a disk without locks
-    try: sweep_parts(folder); yield
+
+            fd = os.open(folder, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise MaftError(
+            f'another process is at work in {folder}. Let it end, or stop it: the same command goes on from there.'
+        ) from None
+    except OSError:
+        pass  # a disk without locks
+    try:
+        sweep_parts(folder)
+        yield
     finally:
-        if fd is not None: os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 # %% ../nbs/17_run.ipynb #82360053
-def write_summary(ws:Workshop, iterations:list[dict], outcomes:list[dict])->dict:
-    "summary.json and, beside it, outcomes.jsonl (one line per iteration and question), keys.json (the store's entries this run stands on) and provenance.json (which step stands on which, and digests of these files). No times in either: a resumed run writes the same bytes."
+def write_summary(ws: Workshop, iterations: list[dict], outcomes: list[dict]) -> dict:
+    """summary.json and, beside it, outcomes.jsonl (one line per iteration and question), keys.json (the store's entries
+    this run stands on) and provenance.json (which step stands on which, and digests of these files). No times in
+    either: a resumed run writes the same bytes."""
     cfg = ws.cfg
-    summary = dict(schema=1, task=cfg.task, model=cfg.model, recipe=cfg.recipe, seed=cfg.seed, agents=cfg.agents, rounds=cfg.rounds,
-                   train=cfg.train, eval=cfg.eval, iterations=iterations)
-    write_jsonl(ws.folder/'outcomes.jsonl', outcomes)
-    write_atomic(ws.folder/'keys.json', json.dumps(sorted(set().union(*ws.trace.values())), indent=0) + '\n')
-    write_atomic(ws.folder/'summary.json', json.dumps(summary, indent=1) + '\n')
+    summary = dict(
+        schema=1,
+        task=cfg.task,
+        model=cfg.model,
+        recipe=cfg.recipe,
+        seed=cfg.seed,
+        agents=cfg.agents,
+        rounds=cfg.rounds,
+        train=cfg.train,
+        eval=cfg.eval,
+        iterations=iterations,
+    )
+    write_jsonl(ws.folder / 'outcomes.jsonl', outcomes)
+    write_atomic(ws.folder / 'keys.json', json.dumps(sorted(set().union(*ws.trace.values())), indent=0) + '\n')
+    write_atomic(ws.folder / 'summary.json', json.dumps(summary, indent=1) + '\n')
     about = [f'iteration-{it["iteration"]}/{f}' for it in iterations for f in ('society.json', 'exam.jsonl')]
-    results = {f: file_digest(ws.folder/f) for f in ('outcomes.jsonl', 'keys.json', 'summary.json', *about)}
-    write_atomic(ws.folder/'provenance.json', json.dumps(dict(commit=commit(), versions=versions(), stands_on=ws.stands_on, results=results, seed=cfg.seed, questions=ws.split, steps=ws.trace), indent=1) + '\n')
+    results = {f: file_digest(ws.folder / f) for f in ('outcomes.jsonl', 'keys.json', 'summary.json', *about)}
+    write_atomic(
+        ws.folder / 'provenance.json',
+        json.dumps(
+            dict(
+                commit=commit(),
+                versions=versions(),
+                stands_on=ws.stands_on,
+                results=results,
+                seed=cfg.seed,
+                questions=ws.split,
+                steps=ws.trace,
+            ),
+            indent=1,
+        )
+        + '\n',
+    )
     return summary
 
 # %% ../nbs/17_run.ipynb #22a75471
-def commit()->str|None:
+def commit() -> str | None:
     "The commit of the checkout this package runs from, with '+' if it has changes; None for an installed wheel."
     import multiagent_ft
+
     here = Path(multiagent_ft.__file__)
-    git = lambda *a: subprocess.run(['git', '-C', here.parent, *a], capture_output=True, text=True)
+
+    def git(*a):
+        return subprocess.run(['git', '-C', here.parent, *a], capture_output=True, text=True)
+
     try:
-        if git('ls-files', '--error-unmatch', here.name).returncode: return None
-        return git('rev-parse', 'HEAD').stdout.strip() + ('+' if git('status', '--porcelain', '-uno').stdout.strip() else '')
-    except OSError: return None
+        if git('ls-files', '--error-unmatch', here.name).returncode:
+            return None
+        return git('rev-parse', 'HEAD').stdout.strip() + (
+            '+' if git('status', '--porcelain', '-uno').stdout.strip() else ''
+        )
+    except OSError:
+        return None
 
 # %% ../nbs/17_run.ipynb #5d85f24b
-def code()->str:
+def code() -> str:
     "sha256 over the package's source files: one for a checkout and for the wheel that is built from it."
     import multiagent_ft
+
     return digest({f.name: file_digest(f) for f in Path(multiagent_ft.__file__).parent.glob('*.py')})
 
-def parts(ws:Workshop)->list[str]:
+
+def parts(ws: Workshop) -> list[str]:
     "The functions a run's recipe is made of, by name."
     return [f'{f.__module__}.{f.__qualname__}' for f in vars(ws.recipe).values() if callable(f)]
 
-def stands_on(ws:Workshop, train:list[list[Problem]], evaluation:list[Problem])->str:
+
+def stands_on(ws: Workshop, train: list[list[Problem]], evaluation: list[Problem]) -> str:
     "One digest of all that decides a run's result: settings, model, questions, libraries, and this package's source."
-    return digest([semantic(ws.cfg), ws.cfg.iterations, parts(ws), ws.engine.identity(None), train, evaluation, versions(), code()])
+    return digest(
+        [
+            semantic(ws.cfg),
+            ws.cfg.iterations,
+            parts(ws),
+            ws.engine.identity(None),
+            train,
+            evaluation,
+            versions(),
+            code(),
+        ]
+    )
 
 # %% ../nbs/17_run.ipynb #4e04b571
-def finished(ws:Workshop)->dict|None:
+def finished(ws: Workshop) -> dict | None:
     "The summary of a run that is complete in this folder and would come out the same if it were run again; else None."
     try:
-        about, names, summary = (json.loads((ws.folder/f'{f}.json').read_text(encoding='utf-8')) for f in ('provenance', 'keys', 'summary'))
-        same = about['stands_on'] == ws.stands_on and all(file_digest(ws.folder/f) == d for f, d in about['results'].items())
-    except (OSError, ValueError, KeyError, TypeError): return None
+        about, names, summary = (
+            json.loads((ws.folder / f'{f}.json').read_text(encoding='utf-8')) for f in ('provenance', 'keys', 'summary')
+        )
+        same = about['stands_on'] == ws.stands_on and all(
+            file_digest(ws.folder / f) == d for f, d in about['results'].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
     there = {f.name for kind in ('generate', 'finetune') for f in ws.store.path.glob(f'{kind}/*/*')}
-    ours = all(f.startswith('multiagent_ft.') for f in parts(ws))   # what a recipe of your own does may have changed under the same name
-    return summary if same and ours and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names) else None
+    # what a recipe of your own does may have changed under the same name
+    ours = all(f.startswith('multiagent_ft.') for f in parts(ws))
+    return (
+        summary
+        if same and ours and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names)
+        else None
+    )
 
 # %% ../nbs/17_run.ipynb #8f17da3c
-def table(summary:dict)->list[list[str]]:
+def table(summary: dict) -> list[list[str]]:
     "Header and one line per iteration, as strings."
     methods = list(dict.fromkeys(m for it in summary['iterations'] for m in it['methods']))
-    show = lambda m: f"{100*m['accuracy']:.1f}" + (f" ± {100*m['stderr']:.1f}" if m['stderr'] is not None else '') if m else ''
+
+    def show(m):
+        return (
+            f'{100 * m["accuracy"]:.1f}' + (f' ± {100 * m["stderr"]:.1f}' if m['stderr'] is not None else '')
+            if m
+            else ''
+        )
+
     lines = [['iteration', *methods, 'labels', 'right', 'rows per agent']]
     for it in summary['iterations']:
         c, rows = it['consensus'], it['rows']['generator'] + it['rows']['critic']
-        lines.append([str(it['iteration']), *(show(it['methods'].get(m)) for m in methods),
-                      f"{c['kept']}/{c['asked']}" if c['asked'] else '', '' if c['precision'] is None else f"{100*c['precision']:.1f} %", ' '.join(map(str, rows)) if any(rows) else ''])
+        lines.append(
+            [
+                str(it['iteration']),
+                *(show(it['methods'].get(m)) for m in methods),
+                f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
+                '' if c['precision'] is None else f'{100 * c["precision"]:.1f} %',
+                ' '.join(map(str, rows)) if any(rows) else '',
+            ]
+        )
     return lines
 
 # %% ../nbs/17_run.ipynb #85e4ed4f
-def check_unseen(folder:Path, last:int, problems:list[Problem]):
-    "Guard: no question of an exam was a training question in iterations 1 to `last` of a run folder. Raises `MaftError` that counts them and names one."
-    pages = [f for k in range(1, last+1) if (f := Path(folder)/f'iteration-{k}'/'transcripts.jsonl').is_file()]
+def check_unseen(folder: Path, last: int, problems: list[Problem]):
+    """Guard: no question of an exam was a training question in iterations 1 to `last` of a run folder. Raises
+    `MaftError` that counts them and names one."""
+    pages = [f for k in range(1, last + 1) if (f := Path(folder) / f'iteration-{k}' / 'transcripts.jsonl').is_file()]
     seen = {normalized(t['problem']['text']) for f in pages for t in read_jsonl(f)}
     if again := [p for p in problems if normalized(p.text) in seen]:
-        raise MaftError(f'{len(again)} of these {len(problems)} exam questions were training questions in {folder}, {again[0].id} first: {again[0].text[:80]!r}. An exam on them proves nothing: ask for fewer questions with --eval, or take them out of the file.')
+        raise MaftError(
+            f'{len(again)} of these {len(problems)} exam questions were training questions in {folder}, {again[0].id}'
+            f' first: {again[0].text[:80]!r}. An exam on them proves nothing: ask for fewer questions with --eval, or'
+            ' take them out of the file.'
+        )
 
-def examined(folder:Path,            # a run folder
-             task:str|None=None,     # default: the run's own
-             iteration:int|None=None,# default: the last
-             eval:int|None=None,     # how many questions; default: as in the run
-             data:str|None=None,     # local data of the other task
-             workers='auto', executor=None)->tuple[Config, dict[int, tuple]]:
-    "Examine society `iteration` of a run folder on `task`, next to the untrained one: (configuration, {iteration: (outcomes, methods and health)})."
-    old = config_of(folder); last = iterations_of(folder, iteration)
+
+def examined(
+    folder: Path,  # a run folder
+    task: str | None = None,  # default: the run's own
+    iteration: int | None = None,  # default: the last
+    eval: int | None = None,  # how many questions; default: as in the run
+    data: str | None = None,  # local data of the other task
+    workers='auto',
+    executor=None,
+) -> tuple[Config, dict[int, tuple]]:
+    """Examine society `iteration` of a run folder on `task`, next to the untrained one: (configuration, {iteration:
+    (outcomes, methods and health)})."""
+    old = config_of(folder)
+    last = iterations_of(folder, iteration)
     change = dict(task=task, data=data, levels=None) if task and task != old.task else dict(data=data or old.data)
-    cfg = validated(old.model_dump() | change | dict(out=Path(folder), workers=workers, train=1 if task and task != old.task else old.train, iterations=0, eval=old.eval if eval is None else eval))
+    cfg = validated(
+        old.model_dump()
+        | change
+        | dict(
+            out=Path(folder),
+            workers=workers,
+            train=1 if task and task != old.task else old.train,
+            iterations=0,
+            eval=old.eval if eval is None else eval,
+        )
+    )
     ws = Workshop(cfg, executor)
     _, problems = questions(ws)
     check_unseen(folder, last, problems)
-    with ws: return cfg, {k: examine(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems) for k in sorted({0, last})}
+    with ws:
+        return cfg, {
+            k: examine(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems)
+            for k in sorted({0, last})
+        }
 
-def evaluate_run(folder:Path, task:str|None=None, iteration:int|None=None, eval:int|None=None, data:str|None=None, workers='auto')->dict:
+
+def evaluate_run(
+    folder: Path,
+    task: str | None = None,
+    iteration: int | None = None,
+    eval: int | None = None,
+    data: str | None = None,
+    workers='auto',
+) -> dict:
     "`examined`, as a summary of two iterations such as `run` returns."
     cfg, found = examined(folder, task, iteration, eval, data, workers)
-    lines = [dict(iteration=k, methods=exam['methods'], consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[], critic=[]), health=exam['health']) for k, (_, exam) in found.items()]
-    return dict(schema=1, task=cfg.task, model=cfg.model, recipe=cfg.recipe, seed=cfg.seed, agents=cfg.agents, rounds=cfg.rounds, train=config_of(folder).train, eval=cfg.eval, iterations=lines)
+    lines = [
+        dict(
+            iteration=k,
+            methods=exam['methods'],
+            consensus=dict(kept=0, asked=0, precision=None),
+            rows=dict(generator=[], critic=[]),
+            health=exam['health'],
+        )
+        for k, (_, exam) in found.items()
+    ]
+    return dict(
+        schema=1,
+        task=cfg.task,
+        model=cfg.model,
+        recipe=cfg.recipe,
+        seed=cfg.seed,
+        agents=cfg.agents,
+        rounds=cfg.rounds,
+        train=config_of(folder).train,
+        eval=cfg.eval,
+        iterations=lines,
+    )

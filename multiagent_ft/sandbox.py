@@ -12,111 +12,170 @@ from time import monotonic
 import multiagent_ft
 
 # %% ../nbs/00a_sandbox.ipynb #f62e4260
-CPU_SECONDS, MEMORY = 0.9, 1 << 30 # for one question
+CPU_SECONDS, MEMORY = 0.9, 1 << 30  # for one question
 
-def _allow(memory:int):
+
+def _allow(memory: int):
     "At most `memory` bytes more than now, and no core dumps."
     import resource
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path('/proc/self/statm')
     if statm.exists():
         top = int(statm.read_text().split()[0]) * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (top, top))
 
+
 def _serve(fn, questions, answers):
     "The child: one JSON line in, one out, until there are no more. Too much time and the kernel ends it."
     _allow(MEMORY)
     for line in questions:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        try: said = json.dumps(dict(answer=fn(json.loads(line))))
-        except Exception as e: said = json.dumps(dict(failed=type(e).__name__))
+        try:
+            said = json.dumps(dict(answer=fn(json.loads(line))))
+        except Exception as e:
+            said = json.dumps(dict(failed=type(e).__name__))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(said.encode() + b'\n'); answers.flush()
+        answers.write(said.encode() + b'\n')
+        answers.flush()
 
 # %% ../nbs/00a_sandbox.ipynb #550df0b4
 class _Child:
     "One forked child and the two pipes to it."
+
     def __init__(self, fn):
         (self.r, theirs_w), (theirs_r, ours_w) = os.pipe(), os.pipe()
         self.pid = os.fork()
         if not self.pid:
             try:
-                os.close(self.r); os.close(ours_w)
+                os.close(self.r)
+                os.close(ours_w)
                 _serve(fn, os.fdopen(theirs_r, 'rb'), os.fdopen(theirs_w, 'wb'))
-            finally: os._exit(0)
-        os.close(theirs_r); os.close(theirs_w)
+            finally:
+                os._exit(0)
+        os.close(theirs_r)
+        os.close(theirs_w)
         self.w = os.fdopen(ours_w, 'wb')
 
-    def ask(self, line:bytes, clock:float)->bytes|None:
+    def ask(self, line: bytes, clock: float) -> bytes | None:
         "Its line, or None: then it is dead, or asleep for longer than `clock` seconds, and of no more use."
         said, end = b'', monotonic() + clock
-        try: self.w.write(line); self.w.flush()
-        except BrokenPipeError: return None
+        try:
+            self.w.write(line)
+            self.w.flush()
+        except BrokenPipeError:
+            return None
         while not said.endswith(b'\n'):
-            if not select.select([self.r], [], [], max(0, end - monotonic()))[0]: return None
-            if not (part := os.read(self.r, 1 << 16)): return None
+            if not select.select([self.r], [], [], max(0, end - monotonic()))[0]:
+                return None
+            if not (part := os.read(self.r, 1 << 16)):
+                return None
             said += part
         return said
 
     def kill(self):
-        os.kill(self.pid, signal.SIGKILL); os.waitpid(self.pid, 0); os.close(self.r)
-        try: self.w.close()
-        except BrokenPipeError: pass
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.r)
+        try:
+            self.w.close()
+        except BrokenPipeError:
+            pass
 
 # %% ../nbs/00a_sandbox.ipynb #49ef4cd2
-def nursery(module:str, function:str, examples:list, clock:float):
+def nursery(module: str, function: str, examples: list, clock: float):
     "Main program of the second process: answers the lines of standard input until there are no more."
     questions, answers = os.fdopen(os.dup(0), 'rb'), os.fdopen(os.dup(1), 'wb')
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2): os.dup2(nowhere, fd)
+    for fd in (0, 1, 2):
+        os.dup2(nowhere, fd)
     fn = getattr(importlib.import_module(module), function)
-    for e in examples: fn(e)
+    for e in examples:
+        fn(e)
     child = _Child(fn)
-    answers.write(b'ready\n'); answers.flush()
+    answers.write(b'ready\n')
+    answers.flush()
     try:
         for line in questions:
             if (said := child.ask(line, clock)) is None:
-                child.kill(); child = _Child(fn)
+                child.kill()
+                child = _Child(fn)
                 said = b'{"failed": "timeout"}\n'
-            answers.write(said); answers.flush()
-    finally: child.kill()
+            answers.write(said)
+            answers.flush()
+    finally:
+        child.kill()
 
 # %% ../nbs/00a_sandbox.ipynb #8a3dd2ad
 class Sandbox:
     "Calls `function` of `module` in another process. Argument and result are anything JSON can say."
-    def __init__(self, module:str, function:str,
-                 examples:tuple=(), # arguments to call it with once, to warm up
-                 clock:float=60     # seconds before a child that sleeps is given up; one that works is stopped long before
-                ):
-        self.call, self.process, self.owner, self.lock = (module, function, list(examples), clock), None, None, threading.Lock()
+
+    def __init__(
+        self,
+        module: str,
+        function: str,
+        examples: tuple = (),  # arguments to call it with once, to warm up
+        # seconds before a child that sleeps is given up; one that works is stopped long before
+        clock: float = 60,
+    ):
+        self.call, self.process, self.owner, self.lock = (
+            (module, function, list(examples), clock),
+            None,
+            None,
+            threading.Lock(),
+        )
         os.register_at_fork(after_in_child=lambda: setattr(self, 'lock', threading.Lock()))
 
-    def ask(self, question)->dict:
-        "The function's answer to `question`: `{'answer': …}`, or `{'failed': why}`, where why is 'timeout' (too slow, or crashed) or the name of an exception."
+    def ask(self, question) -> dict:
+        """The function's answer to `question`: `{'answer': …}`, or `{'failed': why}`, where why is 'timeout' (too slow,
+        or crashed) or the name of an exception."""
         with self.lock:
-            for _ in range(2): # a second time in case somebody killed the nursery
+            for _ in range(2):  # a second time in case somebody killed the nursery
                 try:
-                    if self.owner != os.getpid() or self.process.poll() is not None: self._start()
-                    self.process.stdin.write(json.dumps(question).encode() + b'\n'); self.process.stdin.flush()
-                    if line := self.process.stdout.readline(): return json.loads(line)
-                except BrokenPipeError: pass
+                    if self.owner != os.getpid() or self.process.poll() is not None:
+                        self._start()
+                    self.process.stdin.write(json.dumps(question).encode() + b'\n')
+                    self.process.stdin.flush()
+                    if line := self.process.stdout.readline():
+                        return json.loads(line)
+                except BrokenPipeError:
+                    pass
             return dict(failed='timeout')
 
     def _start(self):
         root = str(Path(multiagent_ft.__file__).resolve().parents[1])
-        main = f'import sys; sys.path.insert(0, {root!r}); from multiagent_ft.sandbox import nursery; nursery(*{self.call!r})'
-        env = {k: v for k, v in os.environ.items() if k.startswith(('PYTHON', 'LD_', 'DYLD_', 'LC_')) or k in ('PATH', 'HOME', 'LANG', 'TMPDIR', 'VIRTUAL_ENV')}
-        self.process = subprocess.Popen([sys.executable, '-P', '-c', main], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        start_new_session=True, env=env)
+        main = (
+            f'import sys; sys.path.insert(0, {root!r}); from multiagent_ft.sandbox import nursery;'
+            f' nursery(*{self.call!r})'
+        )
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if k.startswith(('PYTHON', 'LD_', 'DYLD_', 'LC_')) or k in ('PATH', 'HOME', 'LANG', 'TMPDIR', 'VIRTUAL_ENV')
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, '-P', '-c', main],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=env,
+        )
         self.owner = os.getpid()
         atexit.register(self.close)
-        if self.process.stdout.readline() != b'ready\n': raise RuntimeError(f'the helper process for {self.call[:2]} did not start')
+        if self.process.stdout.readline() != b'ready\n':
+            raise RuntimeError(f'the helper process for {self.call[:2]} did not start')
 
     def close(self):
         "End the helper process, if it is ours. Asking again starts another."
         atexit.unregister(self.close)
-        if self.owner != os.getpid(): return
+        if self.owner != os.getpid():
+            return
         self.owner = None
-        for pipe in (self.process.stdin, self.process.stdout): pipe.close()
-        try: self.process.wait(2)
-        except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

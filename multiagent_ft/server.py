@@ -16,95 +16,178 @@ from .engine import Request, room
 from .hf import adapter_identity, find_model, load_tokenizer
 
 # %% ../nbs/06_server.ipynb #c0e89f7b
-def ask(url:str,              # ends in a path such as /v1/completions
-        body:dict|None=None,  # None makes it a GET
-        key_env:str='OPENAI_API_KEY', # the environment variable that holds the key, if there is one
-        timeout:float=600, tries:int=5, wait:float=1. # seconds; before the second try, twice that before the third …
-       )->dict|str:
+def ask(
+    url: str,  # ends in a path such as /v1/completions
+    body: dict | None = None,  # None makes it a GET
+    key_env: str = 'OPENAI_API_KEY',  # the environment variable that holds the key, if there is one
+    timeout: float = 600,
+    tries: int = 5,
+    wait: float = 1.0,  # seconds; before the second try, twice that before the third …
+) -> dict | str:
     "The server's answer: an object, or plain text. Raises `MaftError` when it refuses or cannot be reached."
-    head = {'Content-Type': 'application/json'} | ({'Authorization': f'Bearer {os.environ[key_env]}'} if os.environ.get(key_env) else {})
+    head = {'Content-Type': 'application/json'} | (
+        {'Authorization': f'Bearer {os.environ[key_env]}'} if os.environ.get(key_env) else {}
+    )
     for left in reversed(range(tries)):
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body and json.dumps(body).encode(), head), timeout=timeout) as r: return readable(r.read())
-        except urllib.error.HTTPError as e: status, said = e.code, readable(rest(e))
-        except (OSError, http.client.HTTPException) as e: status, said = None, str(getattr(e, 'reason', e)) or type(e).__name__
-        if status in (401, 403): raise MaftError(f'{url} refuses the key (HTTP {status}). Put the right one into the environment variable {key_env}.')
-        if status and status not in (408, 409, 429) and status < 500: raise Refused(f'{url} says (HTTP {status}): {said}')
-        if left: time.sleep(wait); wait *= 2
-    raise MaftError(f'{url} did not answer in {tries} tries (last: {status or ""} {said}). Is the server up? Start it and run the same command again; nothing done so far is lost.')
+            with urllib.request.urlopen(
+                urllib.request.Request(url, body and json.dumps(body).encode(), head), timeout=timeout
+            ) as r:
+                return readable(r.read())
+        except urllib.error.HTTPError as e:
+            status, said = e.code, readable(rest(e))
+        except (OSError, http.client.HTTPException) as e:
+            status, said = None, str(getattr(e, 'reason', e)) or type(e).__name__
+        if status in (401, 403):
+            raise MaftError(
+                f'{url} refuses the key (HTTP {status}). Put the right one into the environment variable {key_env}.'
+            )
+        if status and status not in (408, 409, 429) and status < 500:
+            raise Refused(f'{url} says (HTTP {status}): {said}')
+        if left:
+            time.sleep(wait)
+            wait *= 2
+    raise MaftError(
+        f'{url} did not answer in {tries} tries (last: {status or ""} {said}). Is the server up? Start it and run the'
+        ' same command again; nothing done so far is lost.'
+    )
 
-def rest(e:urllib.error.HTTPError)->bytes:
+
+def rest(e: urllib.error.HTTPError) -> bytes:
     "What came with a refusal, as far as it came."
-    try: return e.read()
-    except (OSError, http.client.HTTPException): return b''
+    try:
+        return e.read()
+    except (OSError, http.client.HTTPException):
+        return b''
+
 
 class Refused(MaftError):
     "The server understood, and will not."
 
-def readable(body:bytes)->dict|str:
+
+def readable(body: bytes) -> dict | str:
     "What a server sent: the object, or in one line what it says (servers differ in how they say what went wrong)."
-    try: said = json.loads(body)
-    except ValueError: said = body.decode('utf-8', 'replace')
-    if isinstance(said, dict) and not said.keys() & {'error', 'detail'}: return said
-    while isinstance(said, dict): said = said.get('error') or said.get('message') or said.get('detail') or str(said)
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = body.decode('utf-8', 'replace')
+    if isinstance(said, dict) and not said.keys() & {'error', 'detail'}:
+        return said
+    while isinstance(said, dict):
+        said = said.get('error') or said.get('message') or said.get('detail') or str(said)
     return ' '.join(str(said).split())[:300]
 
 # %% ../nbs/06_server.ipynb #1ec7ee11
 class ServerEngine:
     "An OpenAI-compatible server that completes token ids."
-    def __init__(self,
-        url:str,                    # such as http://localhost:8000/v1
-        tokenizer:str|Path,         # folder or Hugging Face id of the model's tokenizer, or 'nano'
-        model:str|None=None,        # the server's name for the model; default: the first it lists
-        chat_template:str|Path|None=None, # a Jinja file in place of the tokenizer's template
-        template_args:dict|None=None, # handed to the template, such as dict(enable_thinking=False)
-        max_length:int|None=None,   # tokens of prompt and answer together; default: what the server says
-        key_env:str='OPENAI_API_KEY', # environment variable with the key
-        concurrency:int=64,         # calls under way at once
-        timeout:float=600, tries:int=5
+
+    def __init__(
+        self,
+        url: str,  # such as http://localhost:8000/v1
+        tokenizer: str | Path,  # folder or Hugging Face id of the model's tokenizer, or 'nano'
+        model: str | None = None,  # the server's name for the model; default: the first it lists
+        chat_template: str | Path | None = None,  # a Jinja file in place of the tokenizer's template
+        template_args: dict | None = None,  # handed to the template, such as dict(enable_thinking=False)
+        max_length: int | None = None,  # tokens of prompt and answer together; default: what the server says
+        key_env: str = 'OPENAI_API_KEY',  # environment variable with the key
+        concurrency: int = 64,  # calls under way at once
+        timeout: float = 600,
+        tries: int = 5,
     ):
-        if not url.lower().startswith(('http://', 'https://')): raise MaftError(f'{url!r} is no address of a server: it begins with http:// or https://, such as http://localhost:8000/v1.')
-        self.url, self.concurrency, self.how = url.rstrip('/'), concurrency, dict(key_env=key_env, timeout=timeout, tries=tries)
+        if not url.lower().startswith(('http://', 'https://')):
+            raise MaftError(
+                f'{url!r} is no address of a server: it begins with http:// or https://, such as'
+                ' http://localhost:8000/v1.'
+            )
+        self.url, self.concurrency, self.how = (
+            url.rstrip('/'),
+            concurrency,
+            dict(key_env=key_env, timeout=timeout, tries=tries),
+        )
         names = self.names()
-        if not names or (model and model not in names): raise MaftError(f'{self.url} serves {", ".join(names) or "no model"}, not {model or "one we could use"}.')
+        if not names or (model and model not in names):
+            raise MaftError(f'{self.url} serves {", ".join(names) or "no model"}, not {model or "one we could use"}.')
         self.model = model or next(iter(names))
         self.context = max_length or names[self.model].get('max_model_len')
-        if not self.context: raise MaftError(f'{self.url} does not say how many tokens {self.model} can take: give max_length.')
+        if not self.context:
+            raise MaftError(f'{self.url} does not say how many tokens {self.model} can take: give max_length.')
         self.tok = load_tokenizer(find_model(tokenizer))
-        if chat_template: self.tok.chat_template = read_template(chat_template)
+        if chat_template:
+            self.tok.chat_template = read_template(chat_template)
         self.renderer = Renderer(self.tok, str(tokenizer), args=template_args)
-        self.render, self.encode, self.decode, self.stop_ids = self.renderer.render, self.renderer.encode, self.renderer.decode, self.renderer.stop_ids
-    def ask(self, path:str, body:dict|None=None)->dict|str: return ask(self.url + path, body, **self.how)
-    def names(self)->dict[str, dict]:
+        self.render, self.encode, self.decode, self.stop_ids = (
+            self.renderer.render,
+            self.renderer.encode,
+            self.renderer.decode,
+            self.renderer.stop_ids,
+        )
+
+    def ask(self, path: str, body: dict | None = None) -> dict | str:
+        return ask(self.url + path, body, **self.how)
+
+    def names(self) -> dict[str, dict]:
         "What the server serves now: name -> what it says about it."
         page = self.ask('/models')
         return {m['id']: m for m in (page.get('data') or [] if isinstance(page, dict) else [])}
-    def use(self, adapter:str|None)->str:
+
+    def use(self, adapter: str | None) -> str:
         "The server's name for an adapter, which is loaded there unless it was."
-        if adapter is None: return self.model
+        if adapter is None:
+            return self.model
         name = f'maft-{adapter_identity(adapter)[:24]}'
-        if name not in self.names(): self.ask('/load_lora_adapter', dict(lora_name=name, lora_path=str(Path(adapter).resolve())))
+        if name not in self.names():
+            self.ask('/load_lora_adapter', dict(lora_name=name, lora_path=str(Path(adapter).resolve())))
         return name
-    def generate(self, requests:list[Request])->list[Completion]:
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
         "One completion per request, in order."
         names = {a: self.use(a) for a in dict.fromkeys(r.adapter for r in requests)}
-        with ThreadPoolExecutor(self.concurrency) as pool: return list(pool.map(lambda r: complete(self, r, names[r.adapter]), requests))
-    def logprobs(self, prompt_ids, token_ids, adapter=None): raise MaftError('a server is not asked for the probability of given tokens here: use HFEngine on the same model for that.')
-    def identity(self, adapter:str|None=None)->dict:
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            return list(pool.map(lambda r: complete(self, r, names[r.adapter]), requests))
+
+    def logprobs(self, prompt_ids, token_ids, adapter=None):
+        raise MaftError(
+            'a server is not asked for the probability of given tokens here: use HFEngine on the same model for that.'
+        )
+
+    def identity(self, adapter: str | None = None) -> dict:
         "What a client can know."
-        return dict(engine='server', url=self.url, model=self.model, adapter=adapter and adapter_identity(adapter), context=self.context, **self.renderer.identity())
+        return dict(
+            engine='server',
+            url=self.url,
+            model=self.model,
+            adapter=adapter and adapter_identity(adapter),
+            context=self.context,
+            **self.renderer.identity(),
+        )
 
 # %% ../nbs/06_server.ipynb #334336c8
-def complete(engine:ServerEngine, r:Request,
-             model:str # the server's name for it
-            )->Completion:
+def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the server's name for it
     "One request, one call."
     ids, s = engine.render(r.chat), r.sampling
-    if not (n := room(engine.context, len(ids), s)): return Completion('', 'did-not-fit', ids)
-    page = engine.ask('/completions', dict(model=model, prompt=list(ids), max_tokens=n, temperature=s.temperature, top_p=s.top_p, seed=r.seed % 2**31,
-                                           stop_token_ids=engine.stop_ids, return_token_ids=True))
-    try: choice = page['choices'][0]; text, finish = choice['text'], choice['finish_reason']
-    except (TypeError, KeyError, IndexError): raise MaftError(f'{engine.url}/completions answered with something that is no completion: {str(page)[:200]}') from None
+    if not (n := room(engine.context, len(ids), s)):
+        return Completion('', 'did-not-fit', ids)
+    page = engine.ask(
+        '/completions',
+        dict(
+            model=model,
+            prompt=list(ids),
+            max_tokens=n,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            seed=r.seed % 2**31,
+            stop_token_ids=engine.stop_ids,
+            return_token_ids=True,
+        ),
+    )
+    try:
+        choice = page['choices'][0]
+        text, finish = choice['text'], choice['finish_reason']
+    except (TypeError, KeyError, IndexError):
+        raise MaftError(
+            f'{engine.url}/completions answered with something that is no completion: {str(page)[:200]}'
+        ) from None
     said = tuple(choice.get('token_ids') or ())
-    if said: text = engine.decode(said[:-1] if said[-1] in engine.stop_ids else said)
+    if said:
+        text = engine.decode(said[:-1] if said[-1] in engine.stop_ids else said)
     return Completion(text, finish if finish in ('stop', 'length') else 'error', ids, said)

@@ -18,194 +18,296 @@ from .core import MaftError, canonical_json, digest, file_digest, fsync_dir
 # %% ../nbs/03_store.ipynb #c8fb9c83
 RESERVED = ('tmp', 'damaged', 'scratch')
 
+
 def _named(o, at='key'):
     if isinstance(o, dict):
         for k, v in o.items():
-            if not isinstance(k, str): raise TypeError(f'{at}: the field name {k!r} is not text')
+            if not isinstance(k, str):
+                raise TypeError(f'{at}: the field name {k!r} is not text')
             _named(v, f'{at}.{k}')
     elif isinstance(o, (list, tuple)):
-        for i, v in enumerate(o): _named(v, f'{at}[{i}]')
+        for i, v in enumerate(o):
+            _named(v, f'{at}[{i}]')
 
-def job_json(kind:str, # 'generate' or 'finetune': lower case, the name of a folder
-             key:dict  # all the result depends on, and nothing else
-            )->bytes:
+
+def job_json(
+    kind: str,  # 'generate' or 'finetune': lower case, the name of a folder
+    key: dict,  # all the result depends on, and nothing else
+) -> bytes:
     "What a job is, in the one spelling that is hashed. Raises `TypeError` or `ValueError` for what JSON cannot say."
-    if not re.fullmatch(r'[a-z][a-z0-9-]*', kind) or kind in RESERVED: raise ValueError(f'{kind!r} cannot be a kind of job')
+    if not re.fullmatch(r'[a-z][a-z0-9-]*', kind) or kind in RESERVED:
+        raise ValueError(f'{kind!r} cannot be a kind of job')
     _named(key)
     return canonical_json(dict(kind=kind, key=key)).encode()
 
-def job_digest(kind:str, key:dict)->str:
+
+def job_digest(kind: str, key: dict) -> str:
     "The name of a job: 64 hexadecimal digits."
     return digest(job_json(kind, key))
 
 # %% ../nbs/03_store.ipynb #29bd94ef
 OURS = ('key.json', 'checksums.json')
 
+
 def _files(folder):
     "All files below `folder`, as sorted relative names."
     found = list(folder.rglob('*'))
-    if odd := [p for p in found if p.is_symlink() or not (p.is_file() or p.is_dir())]: raise ValueError(f'a job writes plain files and folders, not {odd[0].name}')
+    if odd := [p for p in found if p.is_symlink() or not (p.is_file() or p.is_dir())]:
+        raise ValueError(f'a job writes plain files and folders, not {odd[0].name}')
     return sorted(p.relative_to(folder).as_posix() for p in found if p.is_file())
+
 
 def _sync(path):
     "Force a file or folder to the disk, where the file system knows how to."
-    try: fsync_dir(path)
+    try:
+        fsync_dir(path)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
-def seal(folder:Path, # what a job wrote
-         said:bytes   # its `job_json`
-        ):
+
+def seal(folder: Path, said: bytes):  # what a job wrote  # its `job_json`
     "Make `folder` an entry: key, checksums, read-only, all of it on the disk."
     names = _files(folder)
-    if taken := set(names) & set(OURS): raise ValueError(f'a job may not write {min(taken)}: the store does')
-    sums = {n: dict(size=(folder/n).stat().st_size, sha256=file_digest(folder/n)) for n in names}
-    (folder/'key.json').write_bytes(said)
-    (folder/'checksums.json').write_text(json.dumps(sums, indent=1))
-    for p in (folder/n for n in (*names, *OURS)):
-        with suppress(OSError): p.chmod(p.stat().st_mode & 0o555)
+    if taken := set(names) & set(OURS):
+        raise ValueError(f'a job may not write {min(taken)}: the store does')
+    sums = {n: dict(size=(folder / n).stat().st_size, sha256=file_digest(folder / n)) for n in names}
+    (folder / 'key.json').write_bytes(said)
+    (folder / 'checksums.json').write_text(json.dumps(sums, indent=1))
+    for p in (folder / n for n in (*names, *OURS)):
+        with suppress(OSError):
+            p.chmod(p.stat().st_mode & 0o555)
         _sync(p)
-    for p in sorted((p for p in folder.rglob('*') if p.is_dir()), reverse=True): _sync(p)
+    for p in sorted((p for p in folder.rglob('*') if p.is_dir()), reverse=True):
+        _sync(p)
     _sync(folder)
 
 # %% ../nbs/03_store.ipynb #dc2957f0
-_checked = {} # folder -> what its files looked like when they were last found right, in this process
+_checked = {}  # folder -> what its files looked like when they were last found right, in this process
+
 
 def _stamp(folder, names):
     return {n: (s.st_size, s.st_mtime_ns, s.st_ino) for n in names for s in [os.stat(f'{folder}/{n}')]}
 
+
 def _flaw(folder):
-    if file_digest(folder/'key.json') != folder.name: return 'key.json is not what the folder is named after'
-    sums = json.loads((folder/'checksums.json').read_bytes())
+    if file_digest(folder / 'key.json') != folder.name:
+        return 'key.json is not what the folder is named after'
+    sums = json.loads((folder / 'checksums.json').read_bytes())
     for n, s in sums.items():
-        if (size := (folder/n).stat().st_size) != s['size']: return f"{n} has {size} bytes instead of {s['size']}"
-        if file_digest(folder/n) != s['sha256']: return f'the checksum of {n} is wrong'
+        if (size := (folder / n).stat().st_size) != s['size']:
+            return f'{n} has {size} bytes instead of {s["size"]}'
+        if file_digest(folder / n) != s['sha256']:
+            return f'the checksum of {n} is wrong'
     _checked[str(folder)] = _stamp(folder, (*OURS, *sums))
 
-def flaw(folder:Path,      # an entry
-         again:bool=False  # read it even if it was found right before
-        )->str|None:
+
+def flaw(folder: Path, again: bool = False) -> str | None:  # an entry  # read it even if it was found right before
     "What is wrong with an entry; None if nothing is. Files that somebody added later are not looked at."
     try:
         seen = None if again else _checked.get(str(folder))
         return None if seen and _stamp(folder, seen) == seen else _flaw(folder)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: return f'{Path(e.filename).name} is missing'
-    except (ValueError, KeyError, TypeError, AttributeError): return 'checksums.json cannot be read'
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
+        return f'{Path(e.filename).name} is missing'
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 'checksums.json cannot be read'
     except OSError as e:
-        if e.errno != errno.EIO: raise
+        if e.errno != errno.EIO:
+            raise
         return f'the disk cannot read it ({e.strerror})'
 
 # %% ../nbs/03_store.ipynb #70af3ffd
 def _line(path):
-    try: return Path(path).read_text().strip()
-    except OSError: return ''
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ''
+
 
 def _started(pid):
-    "When process `pid` started, in the system's own words. '' = it does not run, '?' = it runs, but it is not ours to look at."
-    if words := _line(f'/proc/{pid}/stat').rpartition(')')[2].split(): return '' if words[0] in 'ZX' else words[19]
-    try: os.kill(int(pid), 0)
-    except PermissionError: pass
-    except (OSError, ValueError, OverflowError): return ''
-    if Path('/proc/self/stat').exists(): return '?'
-    words = subprocess.run(['ps', '-o', 'stat=,lstart=', '-p', str(pid)], capture_output=True, text=True, env={**os.environ, 'LC_ALL': 'C'}).stdout.split()
+    """When process `pid` started, in the system's own words. '' = it does not run, '?' = it runs, but it is not ours to
+    look at."""
+    if words := _line(f'/proc/{pid}/stat').rpartition(')')[2].split():
+        return '' if words[0] in 'ZX' else words[19]
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        pass
+    except (OSError, ValueError, OverflowError):
+        return ''
+    if Path('/proc/self/stat').exists():
+        return '?'
+    words = subprocess.run(
+        ['ps', '-o', 'stat=,lstart=', '-p', str(pid)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'LC_ALL': 'C'},
+    ).stdout.split()
     return '' if words and words[0][0] == 'Z' else digest(words[1:])[:12] if words else '?'
+
 
 @cache
 def _owner(pid):
     host = re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:40]
-    try: space = re.sub(r'\D', '', os.readlink('/proc/self/ns/pid'))
-    except OSError: space = ''
-    return f"{host}.{_line('/proc/sys/kernel/random/boot_id')[:8]}.{space}.{pid}.{_started(pid)}"
+    try:
+        space = re.sub(r'\D', '', os.readlink('/proc/self/ns/pid'))
+    except OSError:
+        space = ''
+    return f'{host}.{_line("/proc/sys/kernel/random/boot_id")[:8]}.{space}.{pid}.{_started(pid)}'
+
 
 _count = itertools.count()
-def mark(name:str)->str:
+
+
+def mark(name: str) -> str:
     "A name for a folder that nobody else will use, and that says who does."
     return f'{name}.{_owner(os.getpid())}.{next(_count)}'
 
 # %% ../nbs/03_store.ipynb #c4022bcc
-WEEK = 7*24*3600
-FREE = '~free' # in the place of the machine: given up by its owner
+WEEK = 7 * 24 * 3600
+FREE = '~free'  # in the place of the machine: given up by its owner
 
-def abandoned(path:Path # a folder named by `mark`
-             )->bool:
+
+def abandoned(path: Path) -> bool:  # a folder named by `mark`
     "Has the process that made `path` ended? For another machine's: has it been untouched for a week?"
     host, boot, space, pid, start, *_ = [*path.name.split('.')[1:], '', '', '', '', '']
     me = _owner(os.getpid()).split('.')
-    if host == FREE: return True
-    if host == me[0] and boot != me[1]: return True
-    if (host, space) == (me[0], me[2]): return _started(pid) not in (start, '?')
-    try: return time.time() - path.stat().st_mtime > WEEK
-    except FileNotFoundError: return False
+    if host == FREE:
+        return True
+    if host == me[0] and boot != me[1]:
+        return True
+    if (host, space) == (me[0], me[2]):
+        return _started(pid) not in (start, '?')
+    try:
+        return time.time() - path.stat().st_mtime > WEEK
+    except FileNotFoundError:
+        return False
 
 # %% ../nbs/03_store.ipynb #c45a829c
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+
 def _full(e):
     while e is not None:
-        if getattr(e, 'errno', None) in FULL or 'No space left on device' in str(e): return True
+        if getattr(e, 'errno', None) in FULL or 'No space left on device' in str(e):
+            return True
         e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
     return False
 
+
 @contextmanager
-def disk_errors(path:Path,     # the store's folder, to be named in the message
-                ours:bool=True # False: only a full disk is translated
-               ):
+def disk_errors(
+    path: Path,  # the store's folder, to be named in the message
+    ours: bool = True,  # False: only a full disk is translated
+):
     "What the disk says, as a `MaftError`."
     again = 'with the key `store`, then run the same command again; nothing done so far is lost'
-    try: yield
-    except MaftError: raise
+    try:
+        yield
+    except MaftError:
+        raise
     except Exception as e:
-        if _full(e): raise MaftError(f'no room left in the store {path}: free some (`maft store` shows what is there) or choose another folder {again}.') from e
-        if not (ours and isinstance(e, OSError)): raise
-        raise MaftError(f'cannot work in the store {path}: {e.strerror or e} ({Path(e.filename or path).name}). Mend that or choose another folder {again}.') from e
+        if _full(e):
+            raise MaftError(
+                f'no room left in the store {path}: free some (`maft store` shows what is there) or choose another'
+                f' folder {again}.'
+            ) from e
+        if not (ours and isinstance(e, OSError)):
+            raise
+        raise MaftError(
+            f'cannot work in the store {path}: {e.strerror or e} ({Path(e.filename or path).name}). Mend that or'
+            f' choose another folder {again}.'
+        ) from e
 
 # %% ../nbs/03_store.ipynb #ba11eb7f
 SCHEMA = 1
 
+
 def _check_schema(path):
-    try: schema = int(json.loads((path/'store.json').read_text())['schema'])
-    except (FileNotFoundError, NotADirectoryError): return
-    except OSError as e: raise MaftError(f'cannot read the store {path}: {e.strerror}. Mend that or choose another folder with the key `store`.') from e
-    except (ValueError, KeyError, TypeError): raise MaftError(f'{path/"store.json"} is damaged. If that folder is a store, delete this one file and run the same command again.') from None
-    if schema > SCHEMA: raise MaftError(f'the store {path} was written by a newer multiagent_ft (schema {schema}, this one knows {SCHEMA}): upgrade with `pip install -U multiagent-ft`, or choose another folder with the key `store`.')
+    try:
+        schema = int(json.loads((path / 'store.json').read_text())['schema'])
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as e:
+        raise MaftError(
+            f'cannot read the store {path}: {e.strerror}. Mend that or choose another folder with the key `store`.'
+        ) from e
+    except (ValueError, KeyError, TypeError):
+        raise MaftError(
+            f'{path / "store.json"} is damaged. If that folder is a store, delete this one file and run the same'
+            ' command again.'
+        ) from None
+    if schema > SCHEMA:
+        raise MaftError(
+            f'the store {path} was written by a newer multiagent_ft (schema {schema}, this one knows {SCHEMA}):'
+            ' upgrade with `pip install -U multiagent-ft`, or choose another folder with the key `store`.'
+        )
+
 
 def _mkdir(path):
-    if path.is_dir(): return
+    if path.is_dir():
+        return
     _mkdir(path.parent)
-    path.mkdir(exist_ok=True); _sync(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
 
 def _begin(path, tmp):
     "Make a folder for a job to work in."
-    _mkdir(tmp.parent); tmp.mkdir()
-    if not (path/'store.json').exists():
-        (tmp/'store.json').write_text(json.dumps(dict(schema=SCHEMA))); _sync(tmp/'store.json')
-        os.replace(tmp/'store.json', path/'store.json'); _sync(path)
+    _mkdir(tmp.parent)
+    tmp.mkdir()
+    if not (path / 'store.json').exists():
+        (tmp / 'store.json').write_text(json.dumps(dict(schema=SCHEMA)))
+        _sync(tmp / 'store.json')
+        os.replace(tmp / 'store.json', path / 'store.json')
+        _sync(path)
 
 # %% ../nbs/03_store.ipynb #aad97d0c
-TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) # what a rename says when something is there already
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what a rename says when something is there already
 
-def _short(folder): return f'{folder.parent.parent.name}/{folder.name[:12]}…'
+
+def _short(folder):
+    return f'{folder.parent.parent.name}/{folder.name[:12]}…'
+
 
 def _set_aside(path, folder, inode, why):
     "Move a damaged entry away; False if somebody else did."
     try:
-        if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
-        else: (path/'damaged').mkdir(exist_ok=True); os.rename(folder, path/'damaged'/f'{folder.name}-{inode}')
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        else:
+            (path / 'damaged').mkdir(exist_ok=True)
+            os.rename(folder, path / 'damaged' / f'{folder.name}-{inode}')
     except OSError as e:
-        if e.errno in (errno.ENOENT, *TAKEN): return False
+        if e.errno in (errno.ENOENT, *TAKEN):
+            return False
         raise
-    print(f'store: {_short(folder)} is damaged ({why}). It is set aside in {path/"damaged"} and will be made again.', file=sys.stderr, flush=True)
+    print(
+        f'store: {_short(folder)} is damaged ({why}). It is set aside in {path / "damaged"} and will be made again.',
+        file=sys.stderr,
+        flush=True,
+    )
     return True
 
-def _unsteady(path, folder): return MaftError(f'the store {path} changes while we work in it ({_short(folder)}): another program writes there. Stop it, or choose another folder with the key `store`.')
+
+def _unsteady(path, folder):
+    return MaftError(
+        f'the store {path} changes while we work in it ({_short(folder)}): another program writes there. Stop it, or'
+        ' choose another folder with the key `store`.'
+    )
+
 
 def _whole(path, folder):
     "Is there an entry with nothing wrong? A damaged one is set aside."
     for _ in range(100):
-        try: inode = os.lstat(folder).st_ino
-        except (FileNotFoundError, NotADirectoryError): return False
-        if (why := flaw(folder)) is None: return True
-        if _set_aside(path, folder, inode, why): return False
+        try:
+            inode = os.lstat(folder).st_ino
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if (why := flaw(folder)) is None:
+            return True
+        if _set_aside(path, folder, inode, why):
+            return False
     raise _unsteady(path, folder)
 
 # %% ../nbs/03_store.ipynb #172df53a
@@ -213,10 +315,13 @@ def _place(path, tmp, folder):
     "Give a sealed folder its name, unless somebody was first."
     for _ in range(100):
         _mkdir(folder.parent)
-        try: os.rename(tmp, folder)
+        try:
+            os.rename(tmp, folder)
         except OSError as e:
-            if e.errno not in TAKEN and not (e.errno == errno.ENOENT and tmp.exists()): raise
-            if _whole(path, folder): return
+            if e.errno not in TAKEN and not (e.errno == errno.ENOENT and tmp.exists()):
+                raise
+            if _whole(path, folder):
+                return
         else:
             _checked[str(folder)] = _stamp(folder, _files(folder))
             return _sync(folder.parent)
@@ -226,103 +331,154 @@ def _place(path, tmp, folder):
 def _claim(scratch, name):
     "A scratch folder of our own: the latest one that was left behind, or a new one."
     _mkdir(scratch)
-    mine, left = scratch/mark(name), []
+    mine, left = scratch / mark(name), []
     for p in scratch.glob(f'{name}.*'):
-        with suppress(FileNotFoundError): left += [(p.stat().st_mtime, p)] if abandoned(p) else []
+        with suppress(FileNotFoundError):
+            left += [(p.stat().st_mtime, p)] if abandoned(p) else []
     for _, p in sorted(left, reverse=True):
-        with suppress(FileNotFoundError): os.rename(p, mine); return mine
+        with suppress(FileNotFoundError):
+            os.rename(p, mine)
+            return mine
     mine.mkdir()
     return mine
+
 
 def _let_go(scratch, name, mine, done):
     "After success remove what nobody needs any more; after a failure leave our folder to whoever comes next."
     with suppress(OSError):
-        if mine and not done: os.rename(mine, scratch/mark(f'{name}.{FREE}'))
+        if mine and not done:
+            os.rename(mine, scratch / mark(f'{name}.{FREE}'))
         for p in scratch.glob(f'{name}.*') if done else ():
-            if p == mine or abandoned(p): shutil.rmtree(p, ignore_errors=True)
+            if p == mine or abandoned(p):
+                shutil.rmtree(p, ignore_errors=True)
 
-def sweep(path:Path # a store's folder
-         ):
+
+def sweep(path: Path):  # a store's folder
     "Clear away what dead processes left: unfinished jobs, and the scratch of jobs that somebody finished."
     with suppress(OSError):
-        for p in (path/'tmp').glob('*'):
-            if abandoned(p): shutil.rmtree(p, ignore_errors=True)
-        for p in (path/'scratch').glob('*'):
+        for p in (path / 'tmp').glob('*'):
+            if abandoned(p):
+                shutil.rmtree(p, ignore_errors=True)
+        for p in (path / 'scratch').glob('*'):
             name = p.name.split('.')[0]
-            if abandoned(p) and any(path.glob(f'*/{name[:2]}/{name}')): shutil.rmtree(p, ignore_errors=True)
+            if abandoned(p) and any(path.glob(f'*/{name[:2]}/{name}')):
+                shutil.rmtree(p, ignore_errors=True)
 
 # %% ../nbs/03_store.ipynb #ce6f666b
 class Store:
-    "A folder of finished jobs, made when the first one is filed. `hits` and `misses` count per kind, in this process; `spent` is for whoever does jobs to keep seconds in."
-    def __init__(self, path:Path):
-        self.path, self.hits, self.misses, self.spent, self._scratch, self._swept = Path(path).expanduser().absolute(), Counter(), Counter(), Counter(), {}, False
-        if self.path.exists() and not self.path.is_dir(): raise MaftError(f'the store {self.path} is a file: choose a folder with the key `store`.')
+    """A folder of finished jobs, made when the first one is filed. `hits` and `misses` count per kind, in this process;
+    `spent` is for whoever does jobs to keep seconds in."""
+
+    def __init__(self, path: Path):
+        self.path, self.hits, self.misses, self.spent, self._scratch, self._swept = (
+            Path(path).expanduser().absolute(),
+            Counter(),
+            Counter(),
+            Counter(),
+            {},
+            False,
+        )
+        if self.path.exists() and not self.path.is_dir():
+            raise MaftError(f'the store {self.path} is a file: choose a folder with the key `store`.')
         _check_schema(self.path)
 
-    def __repr__(self): return f'Store({str(self.path)!r}, hits={dict(self.hits)}, misses={dict(self.misses)})'
+    def __repr__(self):
+        return f'Store({str(self.path)!r}, hits={dict(self.hits)}, misses={dict(self.misses)})'
 
-    def _folder(self, kind, name): return self.path/kind/name[:2]/name
+    def _folder(self, kind, name):
+        return self.path / kind / name[:2] / name
 
-    def find(self, kind:str, key:dict)->Path|None:
+    def find(self, kind: str, key: dict) -> Path | None:
         "The entry of this job, its checksums verified, or None. A damaged one is named and set aside."
         folder = self._folder(kind, job_digest(kind, key))
-        with disk_errors(self.path): return folder if _whole(self.path, folder) else None
+        with disk_errors(self.path):
+            return folder if _whole(self.path, folder) else None
 
-    def has(self, kind:str, key:dict)->bool:
+    def has(self, kind: str, key: dict) -> bool:
         "Is this job done, and its entry whole?"
         return self.find(kind, key) is not None
 
-    def job(self, kind:str,           # 'generate' or 'finetune'
-            key:dict,                 # all the result depends on
-            fn:Callable[[Path], None] # writes its files into the folder it is handed
-           )->Path:
-        "The entry of this job (its name is the job's digest): found, or made by `fn`. Raises `MaftError` when the disk says no, else what `fn` raises; nothing is left behind then."
-        said = job_json(kind, key); name = digest(said); folder, done = self._folder(kind, name), False
-        if not self._swept: self._swept = True; sweep(self.path)
+    def job(
+        self,
+        kind: str,  # 'generate' or 'finetune'
+        key: dict,  # all the result depends on
+        fn: Callable[[Path], None],  # writes its files into the folder it is handed
+    ) -> Path:
+        """The entry of this job (its name is the job's digest): found, or made by `fn`. Raises `MaftError` when the
+        disk says no, else what `fn` raises; nothing is left behind then."""
+        said = job_json(kind, key)
+        name = digest(said)
+        folder, done = self._folder(kind, name), False
+        if not self._swept:
+            self._swept = True
+            sweep(self.path)
         with disk_errors(self.path):
-            if _whole(self.path, folder): self.hits[kind] += 1; self._let_go(name, True); return folder
+            if _whole(self.path, folder):
+                self.hits[kind] += 1
+                self._let_go(name, True)
+                return folder
             self.misses[kind] += 1
-        tmp = self.path/'tmp'/mark(name)
+        tmp = self.path / 'tmp' / mark(name)
         try:
-            with disk_errors(self.path): _begin(self.path, tmp)
-            with disk_errors(self.path, ours=False): fn(tmp)
-            with disk_errors(self.path): seal(tmp, said); _place(self.path, tmp, folder)
+            with disk_errors(self.path):
+                _begin(self.path, tmp)
+            with disk_errors(self.path, ours=False):
+                fn(tmp)
+            with disk_errors(self.path):
+                seal(tmp, said)
+                _place(self.path, tmp, folder)
             done = True
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
             self._let_go(name, done)
         return folder
 
-    def scratch(self, kind:str, key:dict)->Path:
-        "A folder for the checkpoints of this job, as the last process that was killed at it left it; removed when the job is done. Nothing in it is checked."
+    def scratch(self, kind: str, key: dict) -> Path:
+        """A folder for the checkpoints of this job, as the last process that was killed at it left it; removed when the
+        job is done. Nothing in it is checked."""
         name = job_digest(kind, key)
-        if not (me := self._me(name)) in self._scratch or not self._scratch[me].is_dir():
-            with disk_errors(self.path): self._scratch[me] = _claim(self.path/'scratch', name)
+        if (me := self._me(name)) not in self._scratch or not self._scratch[me].is_dir():
+            with disk_errors(self.path):
+                self._scratch[me] = _claim(self.path / 'scratch', name)
         return self._scratch[me]
 
-    def _me(self, name): return name, os.getpid(), threading.get_ident()
-    def _let_go(self, name, done): _let_go(self.path/'scratch', name, self._scratch.pop(self._me(name), None), done)
+    def _me(self, name):
+        return name, os.getpid(), threading.get_ident()
+
+    def _let_go(self, name, done):
+        _let_go(self.path / 'scratch', name, self._scratch.pop(self._me(name), None), done)
 
 # %% ../nbs/03_store.ipynb #566436cb
 ABSENT = object()
 
-def _spell(o): return 'absent' if o is ABSENT else canonical_json(o)
+
+def _spell(o):
+    return 'absent' if o is ABSENT else canonical_json(o)
+
 
 def _apart(a, b, at):
     "Where two values of JSON part: (path, one, other)."
-    if _spell(a) == _spell(b): return
+    if _spell(a) == _spell(b):
+        return
     if isinstance(a, dict) and isinstance(b, dict):
-        for k in dict.fromkeys((*a, *b)): yield from _apart(a.get(k, ABSENT), b.get(k, ABSENT), f'{at}.{k}')
+        for k in dict.fromkeys((*a, *b)):
+            yield from _apart(a.get(k, ABSENT), b.get(k, ABSENT), f'{at}.{k}')
     elif isinstance(a, list) and isinstance(b, list):
-        for i, (x, y) in enumerate(itertools.zip_longest(a, b, fillvalue=ABSENT)): yield from _apart(x, y, f'{at}[{i}]')
-    else: yield at.removeprefix('.'), _spell(a), _spell(b)
+        for i, (x, y) in enumerate(itertools.zip_longest(a, b, fillvalue=ABSENT)):
+            yield from _apart(x, y, f'{at}[{i}]')
+    else:
+        yield at.removeprefix('.'), _spell(a), _spell(b)
+
 
 def _cut(a, b, width=60):
-    if max(len(a), len(b)) <= width: return a, b
+    if max(len(a), len(b)) <= width:
+        return a, b
     i = max(0, len(os.path.commonprefix([a, b])) - 20)
-    return [('…' if i else '') + s[i:i+width] + ('…' if s[i+width:] else '') for s in (a, b)]
+    return [('…' if i else '') + s[i : i + width] + ('…' if s[i + width :] else '') for s in (a, b)]
 
-def diff(a:dict, b:dict)->list[str]:
-    "One line for each setting that differs, such as `train.lr: 0.1 -> 0.2`. Empty if and only if both have the same canonical JSON."
+
+def diff(a: dict, b: dict) -> list[str]:
+    """One line for each setting that differs, such as `train.lr: 0.1 -> 0.2`. Empty if and only if both have the same
+    canonical JSON."""
     a, b = (json.loads(canonical_json(o)) for o in (a, b))
     return [f'{at}: ' + ' -> '.join(_cut(x, y)) for at, x, y in _apart(a, b, '')]

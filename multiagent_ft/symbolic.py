@@ -9,227 +9,362 @@ __all__ = ['LABEL', 'NAME', 'FLIP', 'KNOWN', 'both_signs', 'labelled', 'with_lab
 
 # %% ../nbs/00e_symbolic.ipynb #dd34632b
 import re
-from .expressions import CLEAN, EXPRESSION, bare, exact, expression, is_matrix, number, shape, symbols, tree
-from .latex import COMMA, FILLER, PARTS, RELATION, UNIT, WORDS, Unread, check_size, closing, statement, tidy, top, trimmed, unaligned, words_in
+from multiagent_ft.expressions import (
+    CLEAN,
+    EXPRESSION,
+    bare,
+    exact,
+    expression,
+    is_matrix,
+    number,
+    shape,
+    symbols,
+    tree,
+)
+from multiagent_ft.latex import (
+    COMMA,
+    FILLER,
+    PARTS,
+    RELATION,
+    UNIT,
+    WORDS,
+    Unread,
+    check_size,
+    closing,
+    statement,
+    tidy,
+    top,
+    trimmed,
+    unaligned,
+    words_in,
+)
 from .numerals import settle, spell
 
 # %% ../nbs/00e_symbolic.ipynb #97c53c67
-def both_signs(p:str)->list[str]:
+def both_signs(p: str) -> list[str]:
     "The two answers that ± makes of one."
-    if not re.search(r'\\pm|\\mp', p): return [p]
+    if not re.search(r'\\pm|\\mp', p):
+        return [p]
     return [p.replace(r'\pm', a).replace(r'\mp', b) for a, b in (('+', '-'), ('-', '+'))]
 
 # %% ../nbs/00e_symbolic.ipynb #212496f0
-_the, _no_label = r'(?:\\text\s*\{\s*(?:and|the|The)\s*\}\s*)', '|'.join(sorted(FILLER | {'when', 'or', 'if', 'unless', 'where'}))
+_the, _no_label = (
+    r'(?:\\text\s*\{\s*(?:and|the|The)\s*\}\s*)',
+    '|'.join(sorted(FILLER | {'when', 'or', 'if', 'unless', 'where'})),
+)
 LABEL = r'[,;.]\s*%s*(?=\\text\s*\{\s*(?!(?:%s)\b)[A-Za-z]{2,})' % (_the, _no_label)
 
-def labelled(s:str)->list[str]:
+
+def labelled(s: str) -> list[str]:
     "The parts of a list in which each has a label in words before it; one part when `s` is no such list."
-    if re.search(r'\b(?:because|since|hence|then|if|so)\b', s): return [s]
+    if re.search(r'\b(?:because|since|hence|then|if|so)\b', s):
+        return [s]
     parts = top(s, LABEL)[::2]
     pieces = [words_in(p)[1] for p in parts]
-    return parts if all(p.startswith(r'\text') and len(q) > 1 and re.search(r'[\w)]', q[-1]) for p, q in zip(parts, pieces)) else [s]
+    return (
+        parts
+        if all(p.startswith(r'\text') and len(q) > 1 and re.search(r'[\w)]', q[-1]) for p, q in zip(parts, pieces))
+        else [s]
+    )
 
 # %% ../nbs/00e_symbolic.ipynb #17f8b852
-def with_label(p:str)->str:
+def with_label(p: str) -> str:
     "Form of a part of a labelled list: the label goes for all that follows it."
     label, rest = re.match(r'((?:\\text\s*\{[^{}]*\}[\s.:]*)+)(.*)', p, re.S).groups()
     return ' '.join(words_in(label)[0]) + ': ' + answer(rest)
 
-def answer(s:str)->str:
+
+def answer(s: str) -> str:
     "Form of a tidied answer, which may be several: a set, unless there is but one."
-    if len(parts := labelled(s)) > 1: return 'list{' + '|'.join(sorted(map(with_label, parts))) + '}'
+    if len(parts := labelled(s)) > 1:
+        return 'list{' + '|'.join(sorted(map(with_label, parts))) + '}'
     parts = [p for p in top(s, COMMA)[::2] if p.strip(' .')]
-    if not parts: raise Unread('empty')
-    if len(parts) > PARTS: raise Unread('too many parts')
+    if not parts:
+        raise Unread('empty')
+    if len(parts) > PARTS:
+        raise Unread('too many parts')
     made, name = [], None
     for p in parts:
         for q in both_signs(p):
             n, f = one(q)
             name = name if n is None else n
             made.append((name, f))
-    if len({n for n, _ in made}) > 1: made = [(n, f'{n}:={f}' if n else f) for n, f in made]
+    if len({n for n, _ in made}) > 1:
+        made = [(n, f'{n}:={f}' if n else f) for n, f in made]
     forms = sorted({f for _, f in made})
     return forms[0] if len(forms) == 1 else '{' + '|'.join(forms) + '}'
 
 # %% ../nbs/00e_symbolic.ipynb #11bc09f7
 NAME = re.compile(r'\\?[A-Za-z]+(?:\s*_\s*(?:\{[^{}]*\}|\w))?(\s*\([^()]*\))?$')
 
-def exactly(cut:list[str])->list[str]:
+
+def exactly(cut: list[str]) -> list[str]:
     "A chain without its approximations. Where only a name comes before them, the first of them is what it is equal to."
     i = cut.index(r'\approx')
     return [cut[0], '=', cut[2]] if i == 1 and NAME.match(cut[0]) else cut[:i]
 
 # %% ../nbs/00e_symbolic.ipynb #a8712ed8
-def one(p:str)->tuple[str|None, str]:
+def one(p: str) -> tuple[str | None, str]:
     "(name, form) of a single answer; name None when nothing is named, '' for a relation."
     words, pieces = words_in(p)
-    if len(pieces) > 1: return None, phrase(words, pieces)
-    if (m := re.fullmatch(r'(.*?)\\(?:in|to)(?![a-zA-Z])(.*)', p)) and NAME.match(m[1].strip()): return None, value(m[2])
+    if len(pieces) > 1:
+        return None, phrase(words, pieces)
+    if (m := re.fullmatch(r'(.*?)\\(?:in|to)(?![a-zA-Z])(.*)', p)) and NAME.match(m[1].strip()):
+        return None, value(m[2])
     before, *after = top(p, ':')
-    if after and (before.startswith(r'\{') or len(top(before, RELATION)) > 1): p = after[-1] if r'\text' in before else before # 'x<5: (-oo,5)' says it twice
+    # 'x<5: (-oo,5)' says it twice
+    if after and (before.startswith(r'\{') or len(top(before, RELATION)) > 1):
+        p = after[-1] if r'\text' in before else before
     cut = top(p, RELATION)
-    if r'\approx' in cut: cut = exactly(cut)
-    if len(cut) > 1 and not cut[-1]: raise Unread('half a relation')
+    if r'\approx' in cut:
+        cut = exactly(cut)
+    if len(cut) > 1 and not cut[-1]:
+        raise Unread('half a relation')
     sides, signs = cut[::2], cut[1::2]
-    if not signs or not sides[0]: return None, value(sides[-1])
-    if signs[0] in (r'\perp', r'\parallel'): return '', signs[0] + '{' + '|'.join(sorted(map(value, sides))) + '}'
-    if signs in ([r'\sim'], [r'\leftrightarrow']): return '', value(sides[0]) + signs[0] + value(sides[1])
+    if not signs or not sides[0]:
+        return None, value(sides[-1])
+    if signs[0] in (r'\perp', r'\parallel'):
+        return '', signs[0] + '{' + '|'.join(sorted(map(value, sides))) + '}'
+    if signs in ([r'\sim'], [r'\leftrightarrow']):
+        return '', value(sides[0]) + signs[0] + value(sides[1])
     return equation(sides) if set(signs) <= {'=', r'\equiv'} else ('', inequality(sides, signs))
 
 # %% ../nbs/00e_symbolic.ipynb #893aba48
-def small(d, *near)->bool:
+def small(d, *near) -> bool:
     "Is the difference `d` nothing, beside numbers the size of `near`?"
     return abs(d) <= max([1, *map(abs, near)]) * 10.0**-CLEAN
 
-def line(left:str, right:str, name:str):
+
+def line(left: str, right: str, name: str):
     "(root, slope) of left − right as a function of the one unknown, None when that is no line with a slope."
     import mpmath as mp
+
     at = [mp.mpf(x) / 100 for x in (37, 191, -223)]
     d = [expression(left, {name: x}) - expression(right, {name: x}) for x in at]
-    if any(hasattr(x, 'rows') or mp.im(x) or mp.isinf(x) for x in d): return None
+    if any(hasattr(x, 'rows') or mp.im(x) or mp.isinf(x) for x in d):
+        return None
     slope = (d[1] - d[0]) / (at[1] - at[0])
-    if small(slope) or not small(d[0] + slope * (at[2] - at[0]) - d[2], *d): return None
+    if small(slope) or not small(d[0] + slope * (at[2] - at[0]) - d[2], *d):
+        return None
     return at[0] - d[0] / slope, slope
 
-def ratio(d:list, keep_sign:bool=False)->str:
+
+def ratio(d: list, keep_sign: bool = False) -> str:
     "Form of values up to a constant factor (a positive one, with `keep_sign`)."
-    if is_matrix(d): raise Unread('a relation of matrices')
+    if is_matrix(d):
+        raise Unread('a relation of matrices')
     lead = next((x for x in d if not small(x)), None)
-    if lead is None: raise Unread('an empty relation')
+    if lead is None:
+        raise Unread('an empty relation')
     return 'f[' + ','.join(number(x / (abs(lead) if keep_sign else lead)) for x in d) + ']'
 
 # %% ../nbs/00e_symbolic.ipynb #74887066
-def equation(sides:list[str])->tuple[str, str]:
+def equation(sides: list[str]) -> tuple[str, str]:
     "(name, form) of left = … = right."
     left, right = sides[0], sides[-1]
-    m, listed = NAME.match(left), right[:1] in ('(', '[') and right[-1:] in (')', ']') and len(top(right[1:-1], ',')) > 1
+    m, listed = (
+        NAME.match(left),
+        right[:1] in ('(', '[') and right[-1:] in (')', ']') and len(top(right[1:-1], ',')) > 1,
+    )
     if m or listed:
         f = value(right)
-        if listed or m[1] or 'f[' not in f: return re.sub(r'\s|\(.*', '', left), f
+        if listed or m[1] or 'f[' not in f:
+            return re.sub(r'\s|\(.*', '', left), f
     try:
-        if is_matrix(b := expression(right)) or is_matrix(a := expression(left)): return None, shape(b)
-    except Unread: return re.sub(r'\s', '', left), value(right) # what cannot be computed on the left is a name
+        if is_matrix(b := expression(right)) or is_matrix(a := expression(left)):
+            return None, shape(b)
+    except Unread:
+        return re.sub(r'\s', '', left), value(right)  # what cannot be computed on the left is a name
     d = [x - y for x, y in zip(a, b)]
-    if all(small(*t) for t in zip(d, a, b)): return None, value(right) # true anyway: what was worked out is on the right
+    # true anyway: what was worked out is on the right
+    if all(small(*t) for t in zip(d, a, b)):
+        return None, value(right)
     free = symbols([left, right])
-    if len(free) == 1 and (root := line(left, right, *free)): return *free, number(root[0])
+    if len(free) == 1 and (root := line(left, right, *free)):
+        return *free, number(root[0])
     return '', 'eq' + ratio(d)
 
 # %% ../nbs/00e_symbolic.ipynb #7c604e0c
 FLIP = {'<': '>', '>': '<', r'\leq': r'\geq', r'\geq': r'\leq', r'\neq': r'\neq'}
 
-def interval(sides:list[str], signs:list[str], name:str)->str|None:
+
+def interval(sides: list[str], signs: list[str], name: str) -> str | None:
     "The interval that a chain of inequalities in one unknown describes, None when it is not that simple."
     low, high, holes = '(-oo', 'oo)', []
     for a, sign, b in zip(sides, signs, sides[1:]):
-        if not symbols([a, b]) or not (root := line(a, b, name)): return None
+        if not symbols([a, b]) or not (root := line(a, b, name)):
+            return None
         at, sign = number(root[0]), FLIP[sign] if root[1] < 0 else sign
-        if sign == r'\neq': holes.append(at)
-        elif sign in ('<', r'\leq'): high = at + (')' if sign == '<' else ']')
-        else: low = ('(' if sign == '>' else '[') + at
-    if holes: return 'not{' + '|'.join(sorted(holes)) + '}' if (low, high) == ('(-oo', 'oo)') else None
+        if sign == r'\neq':
+            holes.append(at)
+        elif sign in ('<', r'\leq'):
+            high = at + (')' if sign == '<' else ']')
+        else:
+            low = ('(' if sign == '>' else '[') + at
+    if holes:
+        return 'not{' + '|'.join(sorted(holes)) + '}' if (low, high) == ('(-oo', 'oo)') else None
     return f'{low};{high}'
 
 # %% ../nbs/00e_symbolic.ipynb #a9e59f1c
-def inequality(sides:list[str], signs:list[str])->str:
+def inequality(sides: list[str], signs: list[str]) -> str:
     "Form of a chain of <, ≤, ≠, ≥, >."
     free = symbols(sides)
-    if len(free) == 1 and set(signs) <= set(FLIP) and (i := interval(sides, signs, *free)): return i
-    if len(signs) > 1: return 'chain{' + '|'.join(f'{shape(expression(a))} {s}' for a, s in zip(sides, [*signs, ''])) + '}'
+    if len(free) == 1 and set(signs) <= set(FLIP) and (i := interval(sides, signs, *free)):
+        return i
+    if len(signs) > 1:
+        return 'chain{' + '|'.join(f'{shape(expression(a))} {s}' for a, s in zip(sides, [*signs, ''])) + '}'
     (a, b), s = map(expression, sides), signs[0]
-    if s in ('>', r'\geq'): a, b = b, a
+    if s in ('>', r'\geq'):
+        a, b = b, a
     return {'<': 'lt', '>': 'lt', r'\neq': 'ne'}.get(s, 'le') + ratio([x - y for x, y in zip(a, b)], s != r'\neq')
 
 # %% ../nbs/00e_symbolic.ipynb #765c5bed
-def encloses(s:str)->bool:
+def encloses(s: str) -> bool:
     "Does the first bracket close with the last?"
     depth = 0
     for i, c in enumerate(s):
         depth += (c in '([{') - (c in ')]}')
-        if not depth: return i == len(s) - 1
+        if not depth:
+            return i == len(s) - 1
     return False
 
 # %% ../nbs/00e_symbolic.ipynb #2b187b24
-def bracketed(s:str)->str:
+def bracketed(s: str) -> str:
     "Form of (…), […], {…}."
     if s.startswith(r'\{'):
-        m = re.match(r'(?:\\?[A-Za-z]|\([\sA-Za-z,]*\))\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?\s*)?[|:](.*)$', s[2:-2].strip())
-        return answer(m[1] if m else s[2:-2]) # {x | x<3} is what stands after the bar
+        m = re.match(
+            r'(?:\\?[A-Za-z]|\([\sA-Za-z,]*\))\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?\s*)?[|:](.*)$', s[2:-2].strip()
+        )
+        return answer(m[1] if m else s[2:-2])  # {x | x<3} is what stands after the bar
     inner = top(s[1:-1], r'[,;]')[::2]
-    if len(inner) == 1 or all(len(top(p, RELATION)) > 1 for p in inner): return answer(s[1:-1])
+    if len(inner) == 1 or all(len(top(p, RELATION)) > 1 for p in inner):
+        return answer(s[1:-1])
     a, b = (s[0], s[-1]) if len(inner) == 2 else '()'
     return a + ';'.join(answer(p) for p in inner) + b
 
 # %% ../nbs/00e_symbolic.ipynb #30d7214b
-def value(s:str)->str:
+def value(s: str) -> str:
     "Form of one thing: interval, tuple, set, union, matrix, expression."
     s = bare(s)
-    if not s: raise Unread('empty')
-    if m := re.fullmatch(r'\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*\^\s*(?:\{\s*\w\s*\}|\w))?', s): return '(-oo;oo)' if s.rstrip('} ')[-1] == 'R' else 'set ' + re.sub(r'\W|mathbb', '', s)
-    if re.fullmatch(r'\\emptyset|\\\{\s*\\\}', s): return 'none'
-    if re.match(r'\\cup\s*_', s): return family(s)
+    if not s:
+        raise Unread('empty')
+    if m := re.fullmatch(r'\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*\^\s*(?:\{\s*\w\s*\}|\w))?', s):
+        return '(-oo;oo)' if s.rstrip('} ')[-1] == 'R' else 'set ' + re.sub(r'\W|mathbb', '', s)
+    if re.fullmatch(r'\\emptyset|\\\{\s*\\\}', s):
+        return 'none'
+    if re.match(r'\\cup\s*_', s):
+        return family(s)
     parts = [p.strip(' ,') for p in top(s, r'\\cup(?![a-zA-Z])')[::2] if p.strip(' ,')]
-    if len(parts) > 1: return 'union{' + '|'.join(sorted({value(p) for p in parts})) + '}'
-    if s.startswith(r'\{') and s.endswith(r'\}') or s[0] in '([' and s[-1] in ')]' and encloses(s): return bracketed(s)
-    if len(top(s, RELATION)) > 1: return one(s)[1]
-    if s.startswith(r'\begin{cases}') and s.endswith(r'\end{cases}'): return cases(s[13:-11])
-    if len(s) <= EXPRESSION and 'matrix' not in s and (v := exact(tree(s))) is not None: return spell(settle(v))
+    if len(parts) > 1:
+        return 'union{' + '|'.join(sorted({value(p) for p in parts})) + '}'
+    if s.startswith(r'\{') and s.endswith(r'\}') or s[0] in '([' and s[-1] in ')]' and encloses(s):
+        return bracketed(s)
+    if len(top(s, RELATION)) > 1:
+        return one(s)[1]
+    if s.startswith(r'\begin{cases}') and s.endswith(r'\end{cases}'):
+        return cases(s[13:-11])
+    if len(s) <= EXPRESSION and 'matrix' not in s and (v := exact(tree(s))) is not None:
+        return spell(settle(v))
     return shape(expression(s))
 
-def cases(s:str)->str:
+
+def cases(s: str) -> str:
     "Form of a function in pieces: 'value & condition' rows."
-    rows = [[re.sub(r'\\text\s*\{\s*(?:if|for|when)\s*\}', '', cell).strip(' ,') for cell in top(row, '&')[::2]] for row in top(s, r'\\\\')[::2] if row.strip()]
+    rows = [
+        [re.sub(r'\\text\s*\{\s*(?:if|for|when)\s*\}', '', cell).strip(' ,') for cell in top(row, '&')[::2]]
+        for row in top(s, r'\\\\')[::2]
+        if row.strip()
+    ]
     return 'cases{' + '|'.join(sorted(' if '.join(answer(cell) for cell in row if cell) for row in rows)) + '}'
 
-def family(s:str)->str:
+
+def family(s: str) -> str:
     "Form of a union over an index, ⋃_{k=a}^{b} …."
-    def taken(s): i = closing(s, 0) if s[:1] == '{' else re.match(r'\\?[A-Za-z]+|.', s).end(); return s[:i], s[i:].strip()
+
+    def taken(s):
+        i = closing(s, 0) if s[:1] == '{' else re.match(r'\\?[A-Za-z]+|.', s).end()
+        return s[:i], s[i:].strip()
+
     over, rest = taken(re.sub(r'^\\cup\s*_\s*', '', s))
-    if rest.startswith('^'): upto, rest = taken(rest[1:].strip()); over += upto
+    if rest.startswith('^'):
+        upto, rest = taken(rest[1:].strip())
+        over += upto
     return 'over ' + re.sub(r'\s', '', over) + ' ' + value(rest)
 
 # %% ../nbs/00e_symbolic.ipynb #fb1b8aa3
-KNOWN = {**dict.fromkeys(('no solution', 'no solutions', 'none', 'no real solution', 'no real solutions', 'empty set', 'the empty set'), 'none'),
-         **dict.fromkeys(('all real numbers', 'all reals', 'all the real numbers', 'any real number'), '(-oo;oo)'), 'dne': 'words:does not exist'}
+KNOWN = {
+    **dict.fromkeys(
+        (
+            'no solution',
+            'no solutions',
+            'none',
+            'no real solution',
+            'no real solutions',
+            'empty set',
+            'the empty set',
+        ),
+        'none',
+    ),
+    **dict.fromkeys(('all real numbers', 'all reals', 'all the real numbers', 'any real number'), '(-oo;oo)'),
+    'dne': 'words:does not exist',
+}
 
-def plain_words(said:str)->str:
+
+def plain_words(said: str) -> str:
     "Form of an answer in words."
-    if said in KNOWN: return KNOWN[said]
+    if said in KNOWN:
+        return KNOWN[said]
     kept = [w for w in said.split() if w not in FILLER] or said.split()
-    if len(kept) > 3: raise Unread('prose')
+    if len(kept) > 3:
+        raise Unread('prose')
     return 'words:' + ' '.join(kept)
 
-def phrase(words:list[str], pieces:list[str])->str:
+
+def phrase(words: list[str], pieces: list[str]) -> str:
     "Form of words and mathematics mixed: '50 gallons', 'min at x=1'."
-    parts = [re.sub(r'^\\cdot(?![a-zA-Z])', '', trimmed(t)) for t in pieces if re.search(r'[\w}]', t.replace(r'\cdot', ''))]
-    if not parts: return plain_words(' '.join(words) or 'nothing')
+    parts = [
+        re.sub(r'^\\cdot(?![a-zA-Z])', '', trimmed(t)) for t in pieces if re.search(r'[\w}]', t.replace(r'\cdot', ''))
+    ]
+    if not parts:
+        return plain_words(' '.join(words) or 'nothing')
     forms = [answer(t) for t in parts]
     unit = len(forms) == 1 and len(words) <= 3 and pieces[0] and re.fullmatch(r'-?[\d./]+(e[+-]?\d+)?', forms[0])
-    return forms[0] if unit or not words and len(forms) == 1 else 'phrase{' + ' '.join(words) + '|' + '|'.join(forms) + '}'
+    return (
+        forms[0] if unit or not words and len(forms) == 1 else 'phrase{' + ' '.join(words) + '|' + '|'.join(forms) + '}'
+    )
 
 # %% ../nbs/00e_symbolic.ipynb #0a1964f3
-def wordy(s:str, said:str)->bool:
+def wordy(s: str, said: str) -> bool:
     "Are the words `said` in the tidied `s` too many to be compared as words?"
-    if len(lists := labelled(s)) > 1: return any(len(words_in(p)[0]) > WORDS for p in lists)
+    if len(lists := labelled(s)) > 1:
+        return any(len(words_in(p)[0]) > WORDS for p in lists)
     return sum(w not in FILLER and not UNIT.fullmatch(w) for w in re.findall(r"[a-z'-]{2,}", said)) > WORDS
 
-def form(text:str)->str:
+
+def form(text: str) -> str:
     "The canonical form of an answer in LaTeX: equal strings for equal answers. Raises `Unread`."
     check_size(text)
-    if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)): return plain_words(it.lower()) if it.isalpha() else form(it)
+    if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)):
+        return plain_words(it.lower()) if it.isalpha() else form(it)
     s = tidy(unaligned(text))
     said = ' '.join(' '.join(re.findall(r'\\text\s*\{([^{}]*)\}', s)).split()).lower()
     only_words = said and not re.search(r'[\w}]', re.sub(r'\\text\s*\{[^{}]*\}|\\emptyset|\\mathbb ?\{R\}', '', s))
-    if wordy(s, said): raise Unread('prose')
-    if only_words and len(said) == 1: s, only_words = re.sub(r'\\text\s*\{\s*(\w)\s*\}', r'\1', s), False # the letter of a choice
-    try: return plain_words(said) if only_words else answer(s)
+    if wordy(s, said):
+        raise Unread('prose')
+    # the letter of a choice
+    if only_words and len(said) == 1:
+        s, only_words = re.sub(r'\\text\s*\{\s*(\w)\s*\}', r'\1', s), False
+    try:
+        return plain_words(said) if only_words else answer(s)
     except Unread:
-        if len(said.split()) > 4: raise Unread('prose') from None
+        if len(said.split()) > 4:
+            raise Unread('prose') from None
         raise
 
 # %% ../nbs/00e_symbolic.ipynb #5d4d3290
-def read_form(text:str)->dict:
+def read_form(text: str) -> dict:
     "What the sandbox calls: `{'form': …}` or `{'why': …}`."
-    try: return dict(form=form(text))
-    except Unread as e: return dict(why=str(e))
+    try:
+        return dict(form=form(text))
+    except Unread as e:
+        return dict(why=str(e))

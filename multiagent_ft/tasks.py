@@ -21,159 +21,231 @@ from .latex import trimmed
 @dataclass(frozen=True)
 class Task:
     "Where problems come from, how they are put to a model, how an answer is read."
-    name: str                            # also the first part of every problem's id
-    kind: str                            # kind of answer, as `answers.extract` takes it
-    instruction: str = ''                # said after every question; '' = the usual sentence for this kind
-    draw: Callable|None = None           # makes one problem: `draw(rng) -> (text, gold)`; for tasks that never run out
-    load: Callable|None = None           # reads all problems: `load() -> (train, evaluation, notes)`, one and the same list when the data has no parts
-    skip_unreadable: bool = False        # a right answer that is no value: leave the question out (and report it) instead of stopping
+
+    name: str  # also the first part of every problem's id
+    kind: str  # kind of answer, as `answers.extract` takes it
+    instruction: str = ''  # said after every question; '' = the usual sentence for this kind
+    draw: Callable | None = None  # makes one problem: `draw(rng) -> (text, gold)`; for tasks that never run out
+    # reads all problems: `load() -> (train, evaluation, notes)`, one and the same list when the data has no parts
+    load: Callable | None = None
+    # a right answer that is no value: leave the question out (and report it) instead of stopping
+    skip_unreadable: bool = False
 
     @property
-    def prompt(self)->str:
+    def prompt(self) -> str:
         "What `prompts.opening` takes as its kind: the instruction, or the name of the usual one."
         return self.instruction or self.kind
-    def read(self, text:str)->str|None:
+
+    def read(self, text: str) -> str | None:
         "The answer in what a model said, or None."
         return extract(text, self.kind)
 
-def score(task:Task, answer:str|None, problem:Problem)->bool:
+
+def score(task: Task, answer: str | None, problem: Problem) -> bool:
     "Is `answer` right? An answer that could not be read is wrong."
     return same(answer, problem.gold)
 
 # %% ../nbs/02b_tasks.ipynb #c61b637b
-def arithmetic(rng)->tuple[str, str]:
+def arithmetic(rng) -> tuple[str, str]:
     "One question of the paper's arithmetic (§2) and its answer: a+b·c+d−e·f, each from 0 to 29."
     a, b, c, d, e, f = (rng.randrange(30) for _ in range(6))
-    return f'What is the result of {a}+{b}*{c}+{d}-{e}*{f}?', str(a + b*c + d - e*f)
+    return f'What is the result of {a}+{b}*{c}+{d}-{e}*{f}?', str(a + b * c + d - e * f)
 
-def words(rng)->tuple[str, str]:
+
+def words(rng) -> tuple[str, str]:
     "One short word problem and its answer."
     from multiagent_ft.words import word_problem
+
     text, answer, *_ = word_problem(rng)
     return text, str(answer)
 
 # %% ../nbs/02b_tasks.ipynb #cf1931a2
 _plain = str.maketrans(dict(zip('‘’“”−–—\u00a0', '\'\'""--- ')))
 
-def normalized(text:str)->str:
-    "Equal for questions that differ in blanks, case, quotes, dashes, final punctuation or the order of their choices only."
-    question, *choices = [trimmed(re.sub(r'\s+', ' ', t.translate(_plain)), ' .?!:').casefold() for t in re.split(r'\n\([A-Z]\) ', text)]
+
+def normalized(text: str) -> str:
+    """Equal for questions that differ in blanks, case, quotes, dashes, final punctuation or the order of their choices
+    only."""
+    question, *choices = [
+        trimmed(re.sub(r'\s+', ' ', t.translate(_plain)), ' .?!:').casefold() for t in re.split(r'\n\([A-Z]\) ', text)
+    ]
     return '\n'.join([question, *sorted(choices)])
 
 # %% ../nbs/02b_tasks.ipynb #c7b3d5ad
-def drawn(task:Task, part:str, n:int, seed=0, skip:int=0)->list[Problem]:
-    "`n` distinct new problems of `part` ('train' or 'evaluation') after the first `skip`. Raises `MaftError` when they run out."
+def drawn(task: Task, part: str, n: int, seed=0, skip: int = 0) -> list[Problem]:
+    """`n` distinct new problems of `part` ('train' or 'evaluation') after the first `skip`. Raises `MaftError` when
+    they run out."""
     rng, seen, out, misses = rng_for('draw', task.name, part, seed), set(), [], 0
     while len(out) < n + skip:
         text, gold = task.draw(rng)
         side = 'evaluation' if int(digest(['side', normalized(text)])[0], 16) % 2 else 'train'
         misses += 1
-        if misses > 10_000: raise MaftError(f'task {task.name} has only {len(out)} different {part} questions; {n + skip} were asked for.')
-        if side != part or not held_out(text) or normalized(text) in seen: continue
-        seen.add(normalized(text)); misses = 0
+        if misses > 10_000:
+            raise MaftError(
+                f'task {task.name} has only {len(out)} different {part} questions; {n + skip} were asked for.'
+            )
+        if side != part or not held_out(text) or normalized(text) in seen:
+            continue
+        seen.add(normalized(text))
+        misses = 0
         out.append(Problem(f'{task.name}/{part}-{seed}-{len(out)}', text, gold, 'generator'))
     return out[skip:]
 
 # %% ../nbs/02b_tasks.ipynb #7916e073
 GENERATED = dict(arithmetic=arithmetic, words=words)
 
-def load_task(name:str,      # a task of ours, a YAML file describing yours, or a data file with columns `question` and `answer` (a number)
-              data=None,     # local file or folder to read instead of the Hub, or instead of what the YAML says
-              levels=None    # levels of difficulty, such as [1, 2], for data that has them
-             )->Task:
+
+# a task of ours, a YAML file describing yours, or a data file with columns `question` and `answer` (a number)
+def load_task(
+    name: str,
+    data=None,  # local file or folder to read instead of the Hub, or instead of what the YAML says
+    levels=None,  # levels of difficulty, such as [1, 2], for data that has them
+) -> Task:
     "A task by name. Data is read when first needed, then kept. Raises `MaftError` when there is none of that name."
     if name in GENERATED:
-        if data or levels: raise MaftError(f'task {name} makes its own questions and takes no {"data" if data else "levels"}. For questions of your own: --task FILE.yaml, or --task FILE.jsonl.')
+        if data or levels:
+            raise MaftError(
+                f'task {name} makes its own questions and takes no {"data" if data else "levels"}. For questions of'
+                ' your own: --task FILE.yaml, or --task FILE.jsonl.'
+            )
         return Task(name, 'number', draw=GENERATED[name])
     path = Path(name).expanduser()
-    if name in BUILT_IN: d = BUILT_IN[name]
+    if name in BUILT_IN:
+        d = BUILT_IN[name]
     elif path.suffix in ('.yaml', '.yml'):
         d = read_task_file(path)
-        if d.data: d = replace(d, data=str(path.parent/Path(d.data).expanduser()))
-    elif path.suffix in READERS: d = checked(DataSet(path.stem, data=str(path)), name)
+        if d.data:
+            d = replace(d, data=str(path.parent / Path(d.data).expanduser()))
+    elif path.suffix in READERS:
+        d = checked(DataSet(path.stem, data=str(path)), name)
     else:
         near = difflib.get_close_matches(name, known := [*GENERATED, *BUILT_IN], 1)
         own = f'a YAML file describing your own, or a data file that ends in {", ".join(READERS)}.'
-        raise MaftError(f'unknown task {name!r}: ' + (f'did you mean {near[0]}?' + (f' Or give {own}' if path.suffix else '') if near else f'use one of {", ".join(known)}, {own}'))
+        raise MaftError(
+            f'unknown task {name!r}: '
+            + (
+                f'did you mean {near[0]}?' + (f' Or give {own}' if path.suffix else '')
+                if near
+                else f'use one of {", ".join(known)}, {own}'
+            )
+        )
     if data:
         d = replace(d, data=str(Path(data).expanduser()))
-        if Path(d.data).is_file(): d = replace(d, split='', train='', evaluation='')   # one file is one pool
-    if levels: d = checked(replace(d, levels=[str(n) for n in levels]), f'task {d.name}')
-    if bool(d.data) == bool(d.hub) and not (data or name in BUILT_IN): raise MaftError(f'{name}: say where the questions are: `data: FILE`, or `hub: OWNER/NAME` (one of the two).')
-    return Task(d.name, d.kind, d.instruction, load=cache(partial(problems_of, d)), skip_unreadable=d.unreadable == 'skip')
+        if Path(d.data).is_file():
+            d = replace(d, split='', train='', evaluation='')  # one file is one pool
+    if levels:
+        d = checked(replace(d, levels=[str(n) for n in levels]), f'task {d.name}')
+    if bool(d.data) == bool(d.hub) and not (data or name in BUILT_IN):
+        raise MaftError(f'{name}: say where the questions are: `data: FILE`, or `hub: OWNER/NAME` (one of the two).')
+    return Task(
+        d.name, d.kind, d.instruction, load=cache(partial(problems_of, d)), skip_unreadable=d.unreadable == 'skip'
+    )
 
 # %% ../nbs/02b_tasks.ipynb #02466f11
-def in_random_order(problems:list[Problem], seed)->list[Problem]:
+def in_random_order(problems: list[Problem], seed) -> list[Problem]:
     "A random order by `seed` that depends on the questions alone, not on the order they come in."
     return sorted(problems, key=lambda p: digest(['split', seed, normalized(p.text)]))
 
 # %% ../nbs/02b_tasks.ipynb #e0a7323e
-def _meant(p:Problem):
+def _meant(p: Problem):
     "The answer itself, where `gold` is but a letter."
     return normalized(m[1]) if p.gold and (m := re.search(rf'\n\({re.escape(p.gold)}\) (.*)', p.text)) else p.gold
 
 # %% ../nbs/02b_tasks.ipynb #d396cf6f
-def distinct(problems:list[Problem], report:dict)->dict[str, Problem]:
-    "The first of every question by normalised text; the others are noted in `report`, those with another answer once more."
+def distinct(problems: list[Problem], report: dict) -> dict[str, Problem]:
+    """The first of every question by normalised text; the others are noted in `report`, those with another answer once
+    more."""
     first = {}
     for p in problems:
         q = first.setdefault(k := normalized(p.text), p)
-        if q is p: continue
+        if q is p:
+            continue
         report['repeated'].append(f'{p.source} = {q.source}')
-        if q.gold is None: first[k] = p   # one with an answer can be examined on, too
-        elif p.gold is not None and not same(_meant(p), _meant(q)): report['contradictory'].append(f'{p.source} says {p.gold[:40]}, {q.source} says {q.gold[:40]}')
+        if q.gold is None:
+            first[k] = p  # one with an answer can be examined on, too
+        elif p.gold is not None and not same(_meant(p), _meant(q)):
+            report['contradictory'].append(f'{p.source} says {p.gold[:40]}, {q.source} says {q.gold[:40]}')
     return first
+
 
 @dataclass(frozen=True)
 class Split:
     "Problems to learn from and problems for the exam, disjoint by normalised text. Unpacks into the two lists."
+
     train: list[Problem]
     evaluation: list[Problem]
-    report: dict = field(default_factory=dict) # what was there and what was left out; JSON-able; empty for made-up questions
+    # what was there and what was left out; JSON-able; empty for made-up questions
+    report: dict = field(default_factory=dict)
 
-    def __iter__(self): return iter((self.train, self.evaluation))
-    def __str__(self)->str:
+    def __iter__(self):
+        return iter((self.train, self.evaluation))
+
+    def __str__(self) -> str:
         "The report in one line."
-        if not (r := self.report): return f'{len(self.train)} + {len(self.evaluation)} questions'
-        found = {'that occur twice': len(r['repeated']), 'of them with another answer': len(r['contradictory']), 'in both parts (kept for the exam)': len(r['in_both']),
-                 'of other levels': r['other_levels'], 'without an answer (only learned from)': r.get('unanswered', 0), 'without a readable answer': len(r['unreadable'])}
-        return f'{r["rows"]} rows; ' + ''.join(f'{n} {what}, ' for what, n in found.items() if n) + f'{r["different"]} different questions'
+        if not (r := self.report):
+            return f'{len(self.train)} + {len(self.evaluation)} questions'
+        found = {
+            'that occur twice': len(r['repeated']),
+            'of them with another answer': len(r['contradictory']),
+            'in both parts (kept for the exam)': len(r['in_both']),
+            'of other levels': r['other_levels'],
+            'without an answer (only learned from)': r.get('unanswered', 0),
+            'without a readable answer': len(r['unreadable']),
+        }
+        return (
+            f'{r["rows"]} rows; '
+            + ''.join(f'{n} {what}, ' for what, n in found.items() if n)
+            + f'{r["different"]} different questions'
+        )
 
 # %% ../nbs/02b_tasks.ipynb #1c6eb2d6
-def with_values(task:Task, problems:list[Problem], n:int, report:dict)->list[Problem]:
-    "The first `n` problems whose right answer is a value. Others are noted in `report`, or raise `MaftError` with the place and the reason."
-    if task.kind != 'math': return problems[:n]
+def with_values(task: Task, problems: list[Problem], n: int, report: dict) -> list[Problem]:
+    """The first `n` problems whose right answer is a value. Others are noted in `report`, or raise `MaftError` with the
+    place and the reason."""
+    if task.kind != 'math':
+        return problems[:n]
     kept = []
     for p in problems:
-        if len(kept) == n: break
-        if p.gold is None or (why := reading(p.gold)[1]) in ('', 'timeout'): kept.append(p)
-        elif task.skip_unreadable: report['unreadable'].append(f'{p.source}: {why}')
-        else: raise MaftError(f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows out with `unreadable: skip` in a YAML file.')
+        if len(kept) == n:
+            break
+        if p.gold is None or (why := reading(p.gold)[1]) in ('', 'timeout'):
+            kept.append(p)
+        elif task.skip_unreadable:
+            report['unreadable'].append(f'{p.source}: {why}')
+        else:
+            raise MaftError(
+                f'{p.source}: the right answer is no value but {why}: {p.gold[:60]!r}.\nMend it, or leave such rows'
+                ' out with `unreadable: skip` in a YAML file.'
+            )
     return kept
 
 # %% ../nbs/02b_tasks.ipynb #1ebd0883
 def _enough(task, found, asked, pool, what):
-    if asked <= len(found): return
+    if asked <= len(found):
+        return
     left_out = f' with a readable answer (of {len(pool)})' if len(found) < len(pool) else ''
     n = f'{len(found)} different questions' if len(found) != 1 else '1 question'
     raise MaftError(f'task {task.name} has {n}{left_out} {what}; {asked} are asked for. Ask for fewer.')
 
 # %% ../nbs/02b_tasks.ipynb #7c74d920
-def split(task:Task,
-          train:int=500,       # how many to learn from (the paper's number)
-          evaluation:int=500,  # how many for the exam
-          seed=0,
-          iteration:int=1,     # 1-based; matters with `fresh` only
-          fresh:bool=False     # new training questions in every iteration, as far as the task has them
-         )->Split:
+def split(
+    task: Task,
+    train: int = 500,  # how many to learn from (the paper's number)
+    evaluation: int = 500,  # how many for the exam
+    seed=0,
+    iteration: int = 1,  # 1-based; matters with `fresh` only
+    fresh: bool = False,  # new training questions in every iteration, as far as the task has them
+) -> Split:
     "The paper's protocol: a random choice by seed, disjoint. Raises `MaftError` when more is asked than there is."
     skip = train * max(iteration - 1, 0) if fresh else 0
-    if task.draw: return Split(drawn(task, 'train', train, seed, skip), drawn(task, 'evaluation', evaluation, seed))
+    if task.draw:
+        return Split(drawn(task, 'train', train, seed, skip), drawn(task, 'evaluation', evaluation, seed))
     a, b, notes = task.load()
     report = dict(notes, unreadable=[*notes.get('unreadable', [])], repeated=[], contradictory=[], in_both=[])
     pool = distinct(b, report)
     learn = pool if a is b else distinct(a, report)
-    if a is not b: report['in_both'] = [f'{learn[k].source} = {pool[k].source}' for k in learn if k in pool]
+    if a is not b:
+        report['in_both'] = [f'{learn[k].source} = {pool[k].source}' for k in learn if k in pool]
     report['different'] = len({*learn, *pool})
     order = in_random_order(list(pool.values()), seed)[::-1]
     exam = with_values(task, [p for p in order if p.gold is not None], evaluation, report)
@@ -181,6 +253,14 @@ def split(task:Task,
     taken = {p.id for p in exam} if a is b else {learn[k].id for k in learn if k in pool}
     order = in_random_order([p for p in learn.values() if p.id not in taken], seed)
     found = with_values(task, order, skip + train, report)
-    _enough(task, found, skip + train, order, 'to learn from' + f', beside the {evaluation} of the exam'*(a is b) + f', {iteration} iterations with fresh ones each'*bool(skip))
+    _enough(
+        task,
+        found,
+        skip + train,
+        order,
+        'to learn from'
+        + f', beside the {evaluation} of the exam' * (a is b)
+        + f', {iteration} iterations with fresh ones each' * bool(skip),
+    )
     report['unreadable'] = list(dict.fromkeys(report['unreadable']))
     return Split(found[skip:], exam, report)

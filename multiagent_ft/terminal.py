@@ -17,117 +17,204 @@ from .config import Config, describe, load_config, read_yaml
 from .core import MaftError
 
 # %% ../nbs/98_terminal.ipynb #bfc013d3
-def complain(text:str):
+def complain(text: str):
     "`error: …` on standard error, red on a terminal."
     red = sys.stderr.isatty() and not os.environ.get('NO_COLOR')
-    print(f"{chr(27)}[31merror:{chr(27)}[0m {text}" if red else f'error: {text}', file=sys.stderr, flush=True)
+    print(f'{chr(27)}[31merror:{chr(27)}[0m {text}' if red else f'error: {text}', file=sys.stderr, flush=True)
 
-def ending(e:BaseException # what a command raised
-          )->int:
+
+def ending(e: BaseException) -> int:  # what a command raised
     "Say what there is to say about `e`; the exit code."
     if isinstance(e, KeyboardInterrupt) or isinstance(e, SystemExit) and e.code == 130:
         print('stopped. Finished work is kept; the same command goes on from there.', file=sys.stderr)
         return 130
-    if isinstance(e, SystemExit): return e.code if isinstance(e.code, int) else e.code is not None
-    if isinstance(e, MaftError): complain(str(e)); return 2
+    if isinstance(e, SystemExit):
+        return e.code if isinstance(e.code, int) else e.code is not None
+    if isinstance(e, MaftError):
+        complain(str(e))
+        return 2
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-        complain(f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same command again; what is finished is kept.'); return 2
+        complain(
+            f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same'
+            ' command again; what is finished is kept.'
+        )
+        return 2
     traceback.print_exception(e)
-    print(f'\nThis is a bug of maft {__version__}. Please report the lines above, and the command, at\nhttps://github.com/multiagent-ft/multiagent_ft/issues', file=sys.stderr)
+    print(
+        f'\nThis is a bug of maft {__version__}. Please report the lines above, and the command,'
+        ' at\nhttps://github.com/multiagent-ft/multiagent_ft/issues',
+        file=sys.stderr,
+    )
     return 1
 
 # %% ../nbs/98_terminal.ipynb #6d8e9aa0
-METAVAR = dict(task='NAME', model='MODEL', recipe='NAME', data='PATH', out='DIR', store='DIR', device='NAME', wandb='MODE')
+METAVAR = dict(
+    task='NAME', model='MODEL', recipe='NAME', data='PATH', out='DIR', store='DIR', device='NAME', wandb='MODE'
+)
 
-def flag(k:str # a key of `Config`
-        )->inspect.Parameter:
+
+def flag(k: str) -> inspect.Parameter:  # a key of `Config`
     "A typer option for one setting."
     row = next(r for r in describe() if r['key'] == k)
     names, kind, metavar = [f'--{k}'], str, METAVAR.get(k, 'N')
-    if Config.model_fields[k].annotation is bool: names, kind, metavar = [f'--{k}/--no-{k}'], bool, None
+    if Config.model_fields[k].annotation is bool:
+        names, kind, metavar = [f'--{k}/--no-{k}'], bool, None
     say = row['meaning'].replace('; null =', '; default:')
-    help = f"{say[0].upper()}{say[1:]}." + (f" Default: {row['default']}." if row['default'] != 'null' else '')
+    help = f'{say[0].upper()}{say[1:]}.' + (f' Default: {row["default"]}.' if row['default'] != 'null' else '')
     panel = 'Where and how (may change within a run folder)' if row['role'] == 'operational' else 'What is run'
     option = typer.Option(*names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel)
-    return inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind|None, option])
+    return inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 # %% ../nbs/98_terminal.ipynb #f1ca81ea
 More = 'More settings'
-SHARED = dict(config=(Annotated[Path|None, typer.Option('--config', metavar='FILE', help='A YAML file of settings; flags win over it.', show_default=False, rich_help_panel=More)], None),
-              set=(Annotated[list[str]|None, typer.Option('--set', metavar='KEY=VALUE', help='Any setting; `maft config` lists them. May be repeated; wins over all else.', show_default=False, rich_help_panel=More)], None),
-              quick=(Annotated[bool, typer.Option('--quick', help='A first look in about a minute: 48 questions, 1 iteration.', rich_help_panel=More)], False))
+SHARED = dict(
+    config=(
+        Annotated[
+            Path | None,
+            typer.Option(
+                '--config',
+                metavar='FILE',
+                help='A YAML file of settings; flags win over it.',
+                show_default=False,
+                rich_help_panel=More,
+            ),
+        ],
+        None,
+    ),
+    set=(
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                '--set',
+                metavar='KEY=VALUE',
+                help='Any setting; `maft config` lists them. May be repeated; wins over all else.',
+                show_default=False,
+                rich_help_panel=More,
+            ),
+        ],
+        None,
+    ),
+    quick=(
+        Annotated[
+            bool,
+            typer.Option(
+                '--quick', help='A first look in about a minute: 48 questions, 1 iteration.', rich_help_panel=More
+            ),
+        ],
+        False,
+    ),
+)
 
-def takes_settings(*keys:str # settings that get a flag of their own
-                  )->Callable:
-    "Decorator: `f(config, given, …)` becomes a command with these flags, `--config`, `--set` and `--quick`. `given` is the set of settings that were named by any of them."
+
+def takes_settings(*keys: str) -> Callable:  # settings that get a flag of their own
+    """Decorator: `f(config, given, …)` becomes a command with these flags, `--config`, `--set` and `--quick`. `given`
+    is the set of settings that were named by any of them."""
+
     def deco(f):
         own = [p for p in inspect.signature(f).parameters.values() if p.name not in ('config', 'given')]
-        some = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for k, (a, d) in SHARED.items()]
+        some = [
+            inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a)
+            for k, (a, d) in SHARED.items()
+        ]
+
         def command(**kw):
             flags, more = {k: kw.pop(k) for k in keys}, {k: kw.pop(k) for k in SHARED}
-            config = load_config(more['config'], flags, more['set'] or [], more['quick'])   # raises what is wrong with any of them
-            given = {k for k, v in flags.items() if v is not None} | {s.partition('=')[0] for s in more['set'] or []} | set(read_yaml(more['config'])[0] if more['config'] else ()) | ({'quick'} if more['quick'] else set())
+            # raises what is wrong with any of them
+            config = load_config(more['config'], flags, more['set'] or [], more['quick'])
+            given = (
+                {k for k, v in flags.items() if v is not None}
+                | {s.partition('=')[0] for s in more['set'] or []}
+                | set(read_yaml(more['config'])[0] if more['config'] else ())
+                | ({'quick'} if more['quick'] else set())
+            )
             return f(config, given, **kw)
+
         command.__name__, command.__doc__ = f.__name__, f.__doc__
-        command.__signature__ = inspect.Signature([*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *map(flag, keys), *some])
+        command.__signature__ = inspect.Signature(
+            [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *map(flag, keys), *some]
+        )
         command.__annotations__ = {n: p.annotation for n, p in command.__signature__.parameters.items()}
         return command
+
     return deco
 
 # %% ../nbs/98_terminal.ipynb #db9b5724
-def results_only(): # a context
+def results_only():  # a context
     "Whatever is printed inside goes to standard error."
     return redirect_stdout(sys.stderr)
 
 # %% ../nbs/98_terminal.ipynb #abfb7c6c
-def print_rows(rows:list[list[str]], # head first
-               title:str='', left:tuple=() # heads of the columns that are words; the others are flush right
-              ):
+def print_rows(
+    rows: list[list[str]],  # head first
+    title: str = '',
+    left: tuple = (),  # heads of the columns that are words; the others are flush right
+):
     "A table, on standard output."
     from rich.console import Console
     from rich.table import Table
+
     t = Table(title=title, title_justify='left')
-    for h in rows[0]: t.add_column(h, justify='left' if h in left else 'right')
-    for r in rows[1:]: t.add_row(*r)
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(t)   # a name may hold brackets
+    for h in rows[0]:
+        t.add_column(h, justify='left' if h in left else 'right')
+    for r in rows[1:]:
+        t.add_row(*r)
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(t)  # a name may hold brackets
 
 # %% ../nbs/98_terminal.ipynb #e99ddbfb
 COLOURS = ('cyan', 'magenta', 'yellow', 'green', 'blue', 'red')
 FINISH = dict(length=' (cut off)', error=' (failed)') | {'did-not-fit': ' (its prompt left no room for an answer)'}
 
-def harmless(text:str)->str:
+
+def harmless(text: str) -> str:
     "`text` without control characters other than line breaks and tabs."
     return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '·', text)
 
-def spoken(t, kind:str # kind of answer
-          )->list[tuple[str, str]]:
+
+def spoken(t, kind: str) -> list[tuple[str, str]]:  # kind of answer
     "`t`, a transcript, as (style, line) pairs, as `show` prints them."
     from multiagent_ft.answers import extract
+
     lines = [('bold', harmless(t.problem.text))]
     for m in range(1, t.rounds + 1):
         lines += [('', ''), ('bold', f'round {m}')]
         heard = {u.agent: u for u in t.at(m, 'summarizer')}
         for u in t.at(m):
             colour = COLOURS[u.agent % len(COLOURS)]
-            if u.agent in heard: lines += [('dim', f'  {u.role} {u.agent} hears')] + [('dim', f'    {s}') for s in harmless(heard[u.agent].text).splitlines()]
+            if u.agent in heard:
+                lines += [('dim', f'  {u.role} {u.agent} hears')] + [
+                    ('dim', f'    {s}') for s in harmless(heard[u.agent].text).splitlines()
+                ]
             answer = extract(u.text, kind)
-            lines.append((f'bold {colour}', f'  {u.role} {u.agent}: {"no answer that could be read" if answer is None else harmless(answer)}{FINISH.get(u.completion.finish, "")}'))
+            lines.append(
+                (
+                    f'bold {colour}',
+                    (
+                        f'  {u.role} {u.agent}:'
+                        f' {"no answer that could be read" if answer is None else harmless(answer)}{FINISH.get(u.completion.finish, "")}'
+                    ),
+                )
+            )
             lines += [(colour, f'    {s}') for s in harmless(u.text).splitlines()]
     return lines + [('', ''), ('bold', verdict([extract(u.text, kind) for u in t.final()]))]
 
 # %% ../nbs/98_terminal.ipynb #72800326
-def verdict(answers:list # one per agent, None = could not be read
-           )->str:
+def verdict(answers: list) -> str:  # one per agent, None = could not be read
     "The vote in one line."
     from multiagent_ft.consensus import vote
+
     v = vote(answers)
     mute = f'; {v.abstained} could not be read' if v.abstained else ''
-    if not v.cast: return 'vote: nobody gave an answer that could be read'
-    if v.answer is None: return f'vote: tied, {v.support} each of {v.cast}{mute}'
+    if not v.cast:
+        return 'vote: nobody gave an answer that could be read'
+    if v.answer is None:
+        return f'vote: tied, {v.support} each of {v.cast}{mute}'
     return f'vote: {harmless(v.answer)}, by {v.support} of {v.cast}{mute}'
 
-def show(lines:list[tuple[str, str]]):
+
+def show(lines: list[tuple[str, str]]):
     "Print (style, line) pairs, coloured on a terminal."
     from rich.console import Console
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    for style, line in lines: console.print(line, style=style or None)
+    for style, line in lines:
+        console.print(line, style=style or None)

@@ -14,206 +14,332 @@ from typing import Any, Callable
 from .core import MaftError, read_jsonl, write_atomic
 
 # %% ../nbs/16_tracking.ipynb #e8bb54f2
-_secret = re.compile(r'(?:api_?key|secret|(?:access|private|secret|signing)_?key|passw(?:or)?d|passphrase|credentials?|authorization|cookie|token)$', re.I)
-_special_token = re.compile(r'(?:^|_)(?:bos|eos|pad|unk|sep|cls|mask|stop|image|start|end|special|first|last|next)_?token$', re.I)
+_secret = re.compile(
+    r'(?:api_?key|secret|(?:access|private|secret|signing)_?key|passw(?:or)?d|passphrase|credentials?|authorization|cookie|token)$',
+    re.I,
+)
+_special_token = re.compile(
+    r'(?:^|_)(?:bos|eos|pad|unk|sep|cls|mask|stop|image|start|end|special|first|last|next)_?token$', re.I
+)
 
-def secret_name(name:str)->bool:
+
+def secret_name(name: str) -> bool:
     "Does a field or variable of this name hold something nobody else should read?"
     return bool(_secret.search(name)) and not _special_token.search(name)
 
 # %% ../nbs/16_tracking.ipynb #7771d3ff
 HIDDEN = '[redacted]'
-_looks = re.compile(r'''
+_looks = re.compile(
+    r"""
     hf_[A-Za-z0-9]{16,} | sk-[\w-]{16,} | wandb_v1_[\w-]+ | gh[pousr]_\w{16,} | github_pat_\w{16,} | glpat-[\w-]{16,}   # Hugging Face, OpenAI and kin, W&B, GitHub, GitLab
   | AKIA[0-9A-Z]{16} | AIza[\w-]{30,} | xox[abprs]-[\w-]{10,} | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+                          # Amazon, Google, Slack, JSON web tokens
   | (?<=://)[^/\s:@]+:[^/\s@]+(?=@) | (?i:(?<=bearer\s)[\w.~+/-]{8,}=*)                                                  # user:password@host, Bearer …
-  | (?i:(?:(?<=api_key)|(?<=apikey)|(?<=token)|(?<=secret)|(?<=password))["']?\s*[=:]\s*["']?(?!\[redacted)[^\s"',;&]{8,})''', re.X)
+  | (?i:(?:(?<=api_key)|(?<=apikey)|(?<=token)|(?<=secret)|(?<=password))["']?\s*[=:]\s*["']?(?!\[redacted)[^\s"',;&]{8,})""",
+    re.X,
+)
 
-def scrub(text:str, environ=None # default: this process's environment
-         )->str:
+
+def scrub(text: str, environ=None) -> str:  # default: this process's environment
     "`text` with everything secret replaced by `HIDDEN`."
     for k, v in (os.environ if environ is None else environ).items():
-        if len(v) >= 8 and secret_name(k): text = text.replace(v, HIDDEN)
-    return _looks.sub(lambda m: re.match(r'''["']?\s*[=:]?\s*["']?''', m[0])[0] + HIDDEN, text)
+        if len(v) >= 8 and secret_name(k):
+            text = text.replace(v, HIDDEN)
+    return _looks.sub(lambda m: re.match(r"""["']?\s*[=:]?\s*["']?""", m[0])[0] + HIDDEN, text)
 
 # %% ../nbs/16_tracking.ipynb #058940da
-def redact(o:Any # anything: a config, an event, an error
-          )->Any:
+def redact(o: Any) -> Any:  # anything: a config, an event, an error
     "`o` as plain JSON values, with no secret in it: neither in a field named like one, nor anywhere in a text."
     if isinstance(o, dict):
-        return {scrub(str(k)): HIDDEN if v and secret_name(str(k)) and not isinstance(v, (bool, int, float)) else redact(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple, set, frozenset)): return [redact(x) for x in o]
-    if o is None or isinstance(o, (bool, int)): return o
-    if isinstance(o, float): return o if math.isfinite(o) else str(o)
-    if type(o).__module__ == 'numpy' and o.ndim == 0: return redact(o.item())
+        return {
+            scrub(str(k)): (
+                HIDDEN if v and secret_name(str(k)) and not isinstance(v, (bool, int, float)) else redact(v)
+            )
+            for k, v in o.items()
+        }
+    if isinstance(o, (list, tuple, set, frozenset)):
+        return [redact(x) for x in o]
+    if o is None or isinstance(o, (bool, int)):
+        return o
+    if isinstance(o, float):
+        return o if math.isfinite(o) else str(o)
+    if type(o).__module__ == 'numpy' and o.ndim == 0:
+        return redact(o.item())
     return scrub(str(o))
 
 # %% ../nbs/16_tracking.ipynb #1c3696d5
-def append_line(file,    # opened with 'ab', buffering=0
-                row:dict # plain JSON values
-               ):
-    "One line at the end of `file`, on the disk when this returns. Raises `MaftError` when there is no room, and leaves no half line behind."
+def append_line(file, row: dict):  # opened with 'ab', buffering=0  # plain JSON values
+    """One line at the end of `file`, on the disk when this returns. Raises `MaftError` when there is no room, and
+    leaves no half line behind."""
     size = os.fstat(file.fileno()).st_size
     data = (json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n').encode()
     try:
-        if file.write(data) < len(data): raise OSError(28, 'No space left on device')
+        if file.write(data) < len(data):
+            raise OSError(28, 'No space left on device')
         os.fsync(file.fileno())
     except OSError as e:
-        try: os.ftruncate(file.fileno(), size)
-        except OSError: pass   # the next start repairs it
-        raise MaftError(f'cannot write {file.name}: {e.strerror}. Free some room and run the same command again; nothing done so far is lost.') from e
+        try:
+            os.ftruncate(file.fileno(), size)
+        except OSError:
+            pass  # the next start repairs it
+        raise MaftError(
+            f'cannot write {file.name}: {e.strerror}. Free some room and run the same command again; nothing done so'
+            ' far is lost.'
+        ) from e
 
 # %% ../nbs/16_tracking.ipynb #cbb9f858
-def mend(path:Path)->str:
+def mend(path: Path) -> str:
     "Make a JSON-lines file end in a whole line. Returns what was cut off, usually ''."
-    if not path.exists(): return ''
+    if not path.exists():
+        return ''
     data = path.read_bytes()
-    if not data or data.endswith(b'\n'): return ''
+    if not data or data.endswith(b'\n'):
+        return ''
     whole, _, last = data.rpartition(b'\n')
-    try: keep = isinstance(json.loads(last), dict)
-    except ValueError: keep = False
+    try:
+        keep = isinstance(json.loads(last), dict)
+    except ValueError:
+        keep = False
     with open(path, 'r+b') as f:
-        if keep: f.seek(0, 2); f.write(b'\n')
-        else: f.truncate(len(data) - len(last))
+        if keep:
+            f.seek(0, 2)
+            f.write(b'\n')
+        else:
+            f.truncate(len(data) - len(last))
         os.fsync(f.fileno())
     return '' if keep else last.decode(errors='replace')
 
 # %% ../nbs/16_tracking.ipynb #7f7a7649
 WANDB_MODES = ('auto', 'online', 'offline', 'off')
 
-def has_key(environ=None)->bool:
+
+def has_key(environ=None) -> bool:
     "Is a W&B key configured, in the environment or in ~/.netrc? Only looks; never asks."
     env = os.environ if environ is None else environ
-    if env.get('WANDB_API_KEY') or env.get('WANDB_IDENTITY_TOKEN_FILE'): return True
+    if env.get('WANDB_API_KEY') or env.get('WANDB_IDENTITY_TOKEN_FILE'):
+        return True
     from netrc import NetrcParseError, netrc
-    host = re.sub(r'^\w+://|[/:].*$', '', env.get('WANDB_BASE_URL', 'https://api.wandb.ai'))
-    try: return bool(netrc(env.get('NETRC') or Path.home()/('_netrc' if os.name == 'nt' else '.netrc')).authenticators(host))
-    except (OSError, RuntimeError, NetrcParseError): return False
 
-def wandb_mode(wanted:str='auto', # 'auto': online with a key, else offline; or 'online', 'offline', 'off'
-               environ=None)->str:
-    "'online', 'offline' or 'off'. Under 'auto' W&B's own variables WANDB_MODE and WANDB_DISABLED are respected. Raises `MaftError` for an unknown wish."
+    host = re.sub(r'^\w+://|[/:].*$', '', env.get('WANDB_BASE_URL', 'https://api.wandb.ai'))
+    try:
+        return bool(
+            netrc(env.get('NETRC') or Path.home() / ('_netrc' if os.name == 'nt' else '.netrc')).authenticators(host)
+        )
+    except (OSError, RuntimeError, NetrcParseError):
+        return False
+
+
+def wandb_mode(
+    wanted: str = 'auto',
+    environ=None,  # 'auto': online with a key, else offline; or 'online', 'offline', 'off'
+) -> str:
+    """'online', 'offline' or 'off'. Under 'auto' W&B's own variables WANDB_MODE and WANDB_DISABLED are respected.
+    Raises `MaftError` for an unknown wish."""
     env = os.environ if environ is None else environ
-    if wanted not in WANDB_MODES: raise MaftError(f'wandb: {wanted!r} is not a mode. Use one of {", ".join(WANDB_MODES)}.')
-    if wanted in ('off', 'offline'): return wanted
+    if wanted not in WANDB_MODES:
+        raise MaftError(f'wandb: {wanted!r} is not a mode. Use one of {", ".join(WANDB_MODES)}.')
+    if wanted in ('off', 'offline'):
+        return wanted
     if wanted == 'auto':
         asked = env.get('WANDB_MODE', '').lower()
-        if asked == 'disabled' or env.get('WANDB_DISABLED', '').lower() in ('1', 'true', 'yes'): return 'off'
-        if asked in ('offline', 'dryrun'): return 'offline'
+        if asked == 'disabled' or env.get('WANDB_DISABLED', '').lower() in ('1', 'true', 'yes'):
+            return 'off'
+        if asked in ('offline', 'dryrun'):
+            return 'offline'
     return 'online' if has_key(env) else 'offline'
 
 # %% ../nbs/16_tracking.ipynb #67d316b6
 PROJECT = 'multiagent-ft'
-_open = set()   # ids of W&B runs started here and not yet stopped
+_open = set()  # ids of W&B runs started here and not yet stopped
 
 # %% ../nbs/16_tracking.ipynb #692f1514
-def start_wandb(folder:Path, mode:str, # 'online' or 'offline'
-                run_id:str,            # the same id continues the same run
-                project:str|None=None, # default: $WANDB_PROJECT or 'multiagent-ft'
-                config:dict|None=None,
-                patience:float=30      # seconds to wait for the server
-               ):
+def start_wandb(
+    folder: Path,
+    mode: str,  # 'online' or 'offline'
+    run_id: str,  # the same id continues the same run
+    project: str | None = None,  # default: $WANDB_PROJECT or 'multiagent-ft'
+    config: dict | None = None,
+    patience: float = 30,  # seconds to wait for the server
+):
     "A W&B run that keeps its files in `folder/wandb` and its mouth shut."
     import wandb
-    if not _open and wandb.run is None: wandb.teardown(); wandb.setup(wandb.Settings(silent=True))   # or it greets us before `init` can hush it
-    quiet = wandb.Settings(silent=True, console='off', disable_git=True, disable_code=True, save_code=False, x_disable_stats=True, x_disable_meta=True,
-                           x_disable_machine_info=True, x_save_requirements=False, symlink=False, host='-', program='maft', init_timeout=patience, login_timeout=1)
-    run = wandb.init(project=project or os.environ.get('WANDB_PROJECT') or PROJECT, dir=folder, mode=mode, id=run_id, name=folder.name, group=folder.name,
-                     config=redact(config or {}), resume='allow', reinit='create_new', settings=quiet)
+
+    # or it greets us before `init` can hush it
+    if not _open and wandb.run is None:
+        wandb.teardown()
+        wandb.setup(wandb.Settings(silent=True))
+    quiet = wandb.Settings(
+        silent=True,
+        console='off',
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        symlink=False,
+        host='-',
+        program='maft',
+        init_timeout=patience,
+        login_timeout=1,
+    )
+    run = wandb.init(
+        project=project or os.environ.get('WANDB_PROJECT') or PROJECT,
+        dir=folder,
+        mode=mode,
+        id=run_id,
+        name=folder.name,
+        group=folder.name,
+        config=redact(config or {}),
+        resume='allow',
+        reinit='create_new',
+        settings=quiet,
+    )
     _open.add(run.id)
     return run
 
 # %% ../nbs/16_tracking.ipynb #7cef904f
-def within(seconds:float, # how long to wait
-           fn:Callable)->bool:
+def within(seconds: float, fn: Callable) -> bool:  # how long to wait
     "Call `fn` in a thread and wait; False when it is still busy. What `fn` raises is raised here."
     failed = []
+
     def call():
-        try: fn()
-        except Exception as e: failed.append(e)
-    t = threading.Thread(target=call, daemon=True); t.start(); t.join(seconds)
-    if failed: raise failed[0]
+        try:
+            fn()
+        except Exception as e:
+            failed.append(e)
+
+    t = threading.Thread(target=call, daemon=True)
+    t.start()
+    t.join(seconds)
+    if failed:
+        raise failed[0]
     return not t.is_alive()
 
 # %% ../nbs/16_tracking.ipynb #c68f2d3b
-def stop_wandb(run,  # as `start_wandb` gave it
-               failed:bool=False, patience:float=60)->bool:
-    "Finish `run` and, if nobody needs it any more, W&B's helper process: all files are whole then. False when that takes longer than `patience` seconds."
+def stop_wandb(run, failed: bool = False, patience: float = 60) -> bool:  # as `start_wandb` gave it
+    """Finish `run` and, if nobody needs it any more, W&B's helper process: all files are whole then. False when that
+    takes longer than `patience` seconds."""
     import wandb
+
     def stop():
         run.finish(exit_code=int(failed))
         _open.discard(run.id)
-        if not _open and wandb.run is None: wandb.teardown()
+        if not _open and wandb.run is None:
+            wandb.teardown()
+
     return within(patience, stop)
 
 # %% ../nbs/16_tracking.ipynb #8dcf68ff
-def send(run,     # a W&B run
-         row:dict # as it stands in the file
-        ):
+def send(run, row: dict):  # a W&B run  # as it stands in the file
     "One line of metrics.jsonl to a W&B run."
-    if row.get('event') == 'config': run.config.update(row['config'], allow_val_change=True)
+    if row.get('event') == 'config':
+        run.config.update(row['config'], allow_val_change=True)
     run.log({k: v for k, v in row.items() if k not in ('seq', 'config')}, step=row['seq'])
 
 # %% ../nbs/16_tracking.ipynb #d9191fa7
-def one_line(e:Exception)->str:
+def one_line(e: Exception) -> str:
     "What went wrong, short, without line breaks and secrets."
     return scrub(' '.join(str(e).split()) or type(e).__name__)[:200].rstrip('.') + '.'
+
 
 STILL_HERE = 'metrics.jsonl has everything.'
 
 # %% ../nbs/16_tracking.ipynb #5db24c06
 class Mirror:
     "W&B as far as it works. None of its methods raises."
-    def __init__(self, folder:Path, project:str|None, config:dict,
-                 wanted:str,     # see `wandb_mode`
-                 say:Callable,   # takes one line
-                 patience:float  # seconds to start or to finish
-                ):
+
+    def __init__(
+        self,
+        folder: Path,
+        project: str | None,
+        config: dict,
+        wanted: str,  # see `wandb_mode`
+        say: Callable,  # takes one line
+        patience: float,  # seconds to start or to finish
+    ):
         self.folder, self.project, self.config, self.say, self.patience = folder, project, config, say, patience
         self.mode, self.run = wandb_mode(wanted), None
         self.wanted_online = wanted == 'online' and self.mode == 'offline'
 
     def start(self):
-        if self.mode == 'off': return
-        if self.wanted_online: self.say('W&B: no key found, so this run is kept offline. Set WANDB_API_KEY or run `wandb login`, then `wandb sync`.')
+        if self.mode == 'off':
+            return
+        if self.wanted_online:
+            self.say(
+                'W&B: no key found, so this run is kept offline. Set WANDB_API_KEY or run `wandb login`, then `wandb'
+                ' sync`.'
+            )
         try:
-            remembered = self.folder/'wandb'/'id.txt'
-            if not remembered.exists(): write_atomic(remembered, uuid.uuid4().hex[:12])
-            if self.mode == 'online' and not self._init(remembered): self.mode = 'offline'
-            if self.mode == 'offline' and not self._init(remembered): self.mode = 'off'
-        except Exception as e: self.mode = 'off'; self.say(f'W&B: {one_line(e)} Going on without it; {STILL_HERE}')
-        if self.mode == 'online' and getattr(self.run, 'url', None): self.say(f'W&B: {self.run.url}')
+            remembered = self.folder / 'wandb' / 'id.txt'
+            if not remembered.exists():
+                write_atomic(remembered, uuid.uuid4().hex[:12])
+            if self.mode == 'online' and not self._init(remembered):
+                self.mode = 'offline'
+            if self.mode == 'offline' and not self._init(remembered):
+                self.mode = 'off'
+        except Exception as e:
+            self.mode = 'off'
+            self.say(f'W&B: {one_line(e)} Going on without it; {STILL_HERE}')
+        if self.mode == 'online' and getattr(self.run, 'url', None):
+            self.say(f'W&B: {self.run.url}')
 
-    def _init(self, remembered)->bool:
-        try: self.run = start_wandb(self.folder, self.mode, remembered.read_text().strip(), self.project, self.config, self.patience)
-        except Exception as e: self.say(f'W&B: {one_line(e)} Going on {"offline" if self.mode == "online" else "without it"}; {STILL_HERE}')
+    def _init(self, remembered) -> bool:
+        try:
+            self.run = start_wandb(
+                self.folder, self.mode, remembered.read_text().strip(), self.project, self.config, self.patience
+            )
+        except Exception as e:
+            self.say(
+                f'W&B: {one_line(e)} Going on {"offline" if self.mode == "online" else "without it"}; {STILL_HERE}'
+            )
         return self.run is not None
 
-    def send(self, row:dict):
-        if self.run is None: return
-        try: send(self.run, row)
+    def send(self, row: dict):
+        if self.run is None:
+            return
+        try:
+            send(self.run, row)
         except Exception as e:
             self.say(f'W&B: {one_line(e)} Going on without it; {STILL_HERE}')
             broken, self.run = self.run, None
-            with suppress(Exception): stop_wandb(broken, failed=True, patience=5)
+            with suppress(Exception):
+                stop_wandb(broken, failed=True, patience=5)
 
-    def close(self, failed:bool):
+    def close(self, failed: bool):
         run, self.run = self.run, None
-        if run is None: return
-        try: done = stop_wandb(run, failed, self.patience)
-        except Exception as e: self.say(f'W&B: {one_line(e)} {STILL_HERE}'); return
-        if not done: self.say(f'W&B: still uploading after {self.patience:g} s, left alone. {STILL_HERE} `rebuild` sends it again.')
+        if run is None:
+            return
+        try:
+            done = stop_wandb(run, failed, self.patience)
+        except Exception as e:
+            self.say(f'W&B: {one_line(e)} {STILL_HERE}')
+            return
+        if not done:
+            self.say(
+                f'W&B: still uploading after {self.patience:g} s, left alone. {STILL_HERE} `rebuild` sends it again.'
+            )
 
 # %% ../nbs/16_tracking.ipynb #71270906
 class Tracker:
-    "Events go to `folder/metrics.jsonl`, on the disk when `log` returns, and from there to W&B where that works. A context manager; safe to use from several threads."
-    def __init__(self, folder:Path,          # the run's folder
-                 project:str|None=None,      # W&B project
-                 config:dict|None=None,      # the whole configuration
-                 wandb:str='auto',           # 'auto', 'online', 'offline' or 'off'
-                 say:Callable|None=None,     # where notices go, a line each; default standard error
-                 patience:float=60):         # seconds W&B may take to start or finish
-        self.folder, self.path, self.config, self.seq = Path(folder), Path(folder)/'metrics.jsonl', redact(config or {}), 0
+    """Events go to `folder/metrics.jsonl`, on the disk when `log` returns, and from there to W&B where that works. A
+    context manager; safe to use from several threads."""
+
+    def __init__(
+        self,
+        folder: Path,  # the run's folder
+        project: str | None = None,  # W&B project
+        config: dict | None = None,  # the whole configuration
+        wandb: str = 'auto',  # 'auto', 'online', 'offline' or 'off'
+        say: Callable | None = None,  # where notices go, a line each; default standard error
+        patience: float = 60,
+    ):  # seconds W&B may take to start or finish
+        self.folder, self.path, self.config, self.seq = (
+            Path(folder),
+            Path(folder) / 'metrics.jsonl',
+            redact(config or {}),
+            0,
+        )
         self.say = say or (lambda s: print(s, file=sys.stderr, flush=True))
         self.mirror = Mirror(self.folder, project, self.config, wandb, self.say, patience)
         self._lock = threading.RLock()
@@ -223,20 +349,29 @@ class Tracker:
             self.folder.mkdir(parents=True, exist_ok=True)
             cut = mend(self.path)
             self._file = open(self.path, 'ab', buffering=0)
-        except OSError as e: raise MaftError(f'cannot write {self.path}: {e.strerror}. Choose another folder.') from e
-        if cut: self.say(f'{self.path}: the last line was torn when the run was killed; {len(cut)} characters cut off')
+        except OSError as e:
+            raise MaftError(f'cannot write {self.path}: {e.strerror}. Choose another folder.') from e
+        if cut:
+            self.say(f'{self.path}: the last line was torn when the run was killed; {len(cut)} characters cut off')
         seen = read_jsonl(self.path)
         self.seq = seen[-1].get('seq', len(seen) - 1) + 1 if seen else 0
         self.mirror.start()
         known = next((r['config'] for r in reversed(seen) if r.get('event') == 'config'), None)
-        if self.config and self.config != known: self.log(dict(event='config', config=self.config))
+        if self.config and self.config != known:
+            self.log(dict(event='config', config=self.config))
         return self
 
-    def log(self, event:dict # e.g. dict(event='evaluated', iteration=1, debate=.55); 'seq' and 'time' are added
-           )->dict:
+    def log(
+        self,
+        event: dict,  # e.g. dict(event='evaluated', iteration=1, debate=.55); 'seq' and 'time' are added
+    ) -> dict:
         "Append one event. Returns the line as written. Raises `MaftError` when the disk is full."
         with self._lock:
-            row = {'seq': self.seq, 'time': round(time.time(), 3), **{k: v for k, v in redact(event).items() if k not in ('seq', 'time')}}
+            row = {
+                'seq': self.seq,
+                'time': round(time.time(), 3),
+                **{k: v for k, v in redact(event).items() if k not in ('seq', 'time')},
+            }
             append_line(self._file, row)
             self.seq += 1
             self.mirror.send(row)
@@ -247,20 +382,31 @@ class Tracker:
         self.mirror.close(failed=kind is not None)
 
 # %% ../nbs/16_tracking.ipynb #dba86698
-def rebuild(folder:Path,            # a run's folder
-            project:str|None=None,  # W&B project
-            wandb:str='auto',       # 'auto', 'online' or 'offline'
-            patience:float=600      # seconds the upload may take
-           )->str:
-    "Make a new W&B run out of `folder/metrics.jsonl`. Returns where it is: a URL, or the folder to `wandb sync`. Raises `MaftError` when W&B cannot be used."
+def rebuild(
+    folder: Path,  # a run's folder
+    project: str | None = None,  # W&B project
+    wandb: str = 'auto',  # 'auto', 'online' or 'offline'
+    patience: float = 600,  # seconds the upload may take
+) -> str:
+    """Make a new W&B run out of `folder/metrics.jsonl`. Returns where it is: a URL, or the folder to `wandb sync`.
+    Raises `MaftError` when W&B cannot be used."""
     folder, mode = Path(folder), wandb_mode(wandb)
-    rows = read_jsonl(folder/'metrics.jsonl')
-    if mode == 'off': raise MaftError('W&B is switched off here (WANDB_MODE or WANDB_DISABLED), so there is nothing to rebuild into. Unset it, or say offline.')
+    rows = read_jsonl(folder / 'metrics.jsonl')
+    if mode == 'off':
+        raise MaftError(
+            'W&B is switched off here (WANDB_MODE or WANDB_DISABLED), so there is nothing to rebuild into. Unset it,'
+            ' or say offline.'
+        )
     try:
         run = start_wandb(folder, mode, uuid.uuid4().hex[:12], project)
-        for row in rows: send(run, row)
+        for row in rows:
+            send(run, row)
         where = getattr(run, 'url', None) if mode == 'online' else str(Path(run.dir).parent)
         done = stop_wandb(run, patience=patience)
-    except Exception as e: raise MaftError(f'W&B: {one_line(e)} Nothing local was changed; try again, or use wandb=\'offline\'.') from e
-    if not done: raise MaftError(f'W&B: still uploading after {patience:g} s. Nothing local was changed; try again, or use wandb=\'offline\'.')
+    except Exception as e:
+        raise MaftError(f"W&B: {one_line(e)} Nothing local was changed; try again, or use wandb='offline'.") from e
+    if not done:
+        raise MaftError(
+            f"W&B: still uploading after {patience:g} s. Nothing local was changed; try again, or use wandb='offline'."
+        )
     return where

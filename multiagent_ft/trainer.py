@@ -19,260 +19,483 @@ from .twin import agent_tensors, hush, shapes_in, tied, twin
 from .guards import GuardError, LOWER, REPORT, check_batch
 
 # %% ../nbs/12_trainer.ipynb #0caecc76
-METHODS, SCHEDULES, DTYPES = ('lora', 'qlora', 'full'), ('cosine', 'linear', 'constant'), ('auto', 'float32', 'bfloat16')
+METHODS, SCHEDULES, DTYPES = (
+    ('lora', 'qlora', 'full'),
+    ('cosine', 'linear', 'constant'),
+    ('auto', 'float32', 'bfloat16'),
+)
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
     "How an agent is trained. All of it is part of a job's key."
-    method: str = 'lora'               # 'lora', 'qlora' (base in 4 bits) or 'full' (all weights)
-    learning_rate: float = 2e-4        # LoRA wants about ten times what full finetuning wants
-    epochs: int = 2                    # times every row is seen
-    batch_size: int = 32               # rows per step
-    rank: int = 16                     # of the LoRA matrices
-    alpha: int = 32                    # LoRA is scaled by alpha/rank
-    dropout: float = 0.                # on the input of the LoRA matrices
-    target_modules: str|tuple = 'all-linear' # which layers get LoRA; names, or every linear layer but the head
-    warmup: float = .03                # share of the steps in which the learning rate rises
-    weight_decay: float = 0.
-    schedule: str = 'cosine'           # how the learning rate falls: 'cosine', 'linear' or 'constant'
-    max_grad_norm: float = 1.          # longer gradients are cut to this; 0 leaves them
-    dtype: str = 'auto'                # what training computes in: 'float32', 'bfloat16' or, 'auto', as the base is stored
-    group_by_length: bool = True       # batches of rows of like length: less padding
-    gradient_checkpointing: bool = False # less memory, a third more time
-    micro_batch: int|None = None       # rows at once; None = the whole batch on a GPU, about `AT_ONCE` tokens on a CPU (halved by itself when memory runs out)
+
+    method: str = 'lora'  # 'lora', 'qlora' (base in 4 bits) or 'full' (all weights)
+    learning_rate: float = 2e-4  # LoRA wants about ten times what full finetuning wants
+    epochs: int = 2  # times every row is seen
+    batch_size: int = 32  # rows per step
+    rank: int = 16  # of the LoRA matrices
+    alpha: int = 32  # LoRA is scaled by alpha/rank
+    dropout: float = 0.0  # on the input of the LoRA matrices
+    target_modules: str | tuple = 'all-linear'  # which layers get LoRA; names, or every linear layer but the head
+    warmup: float = 0.03  # share of the steps in which the learning rate rises
+    weight_decay: float = 0.0
+    schedule: str = 'cosine'  # how the learning rate falls: 'cosine', 'linear' or 'constant'
+    max_grad_norm: float = 1.0  # longer gradients are cut to this; 0 leaves them
+    # what training computes in: 'float32', 'bfloat16' or, 'auto', as the base is stored
+    dtype: str = 'auto'
+    group_by_length: bool = True  # batches of rows of like length: less padding
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    # rows at once; None = the whole batch on a GPU, about `AT_ONCE` tokens on a CPU (halved by itself when memory runs
+    # out)
+    micro_batch: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.target_modules, str): object.__setattr__(self, 'target_modules', tuple(sorted(self.target_modules)))
+        if not isinstance(self.target_modules, str):
+            object.__setattr__(self, 'target_modules', tuple(sorted(self.target_modules)))
         for name, ok, want in self._rules():
-            if not ok: raise MaftError(f'finetuning: {name} is {getattr(self, name)!r}, but must be {want}.')
+            if not ok:
+                raise MaftError(f'finetuning: {name} is {getattr(self, name)!r}, but must be {want}.')
+
     def _rules(self):
-        for name, choices in (('method', METHODS), ('schedule', SCHEDULES), ('dtype', DTYPES)): yield name, getattr(self, name) in choices, 'one of ' + ', '.join(choices)
-        for name in ('epochs', 'batch_size', 'rank', 'alpha'): yield name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, 'a whole number from 1 up'
+        for name, choices in (('method', METHODS), ('schedule', SCHEDULES), ('dtype', DTYPES)):
+            yield name, getattr(self, name) in choices, 'one of ' + ', '.join(choices)
+        for name in ('epochs', 'batch_size', 'rank', 'alpha'):
+            yield name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, 'a whole number from 1 up'
         yield 'learning_rate', 0 < self.learning_rate < 1, 'above 0 and below 1'
-        for name in ('dropout', 'warmup'): yield name, 0 <= getattr(self, name) < 1, 'at least 0 and below 1'
-        for name in ('weight_decay', 'max_grad_norm'): yield name, 0 <= getattr(self, name) < float('inf'), 'at least 0'
-        yield 'micro_batch', self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0), f'empty or a divisor of batch_size ({self.batch_size})'
+        for name in ('dropout', 'warmup'):
+            yield name, 0 <= getattr(self, name) < 1, 'at least 0 and below 1'
+        for name in ('weight_decay', 'max_grad_norm'):
+            yield name, 0 <= getattr(self, name) < float('inf'), 'at least 0'
+        yield (
+            'micro_batch',
+            self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
+            f'empty or a divisor of batch_size ({self.batch_size})',
+        )
 
 # %% ../nbs/12_trainer.ipynb #f06fb111
-def beginning(engine, parent:str|None, s:FinetuneSettings, seed:int):
+def beginning(engine, parent: str | None, s: FinetuneSettings, seed: int):
     "The model to train: a twin that holds the parent's adapter, or a fresh one drawn from `seed`."
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
+
     four = getattr(engine.base, 'is_loaded_in_4bit', False)
-    if s.method == 'qlora' and not four: raise MaftError('method qlora trains beside a base in 4 bits, and this one is not: --set dtype=4bit (it needs `pip install bitsandbytes`), or method lora.')
-    if s.method == 'full' and four: raise MaftError('method full cannot train weights of 4 bits: use method qlora, or a base in another dtype.')
-    if s.dtype == 'float32' != str(engine.dtype).removeprefix('torch.') and s.method != 'full': raise MaftError(f'finetuning in float32 needs a base in float32, and this one is in {str(engine.dtype).removeprefix("torch.")}: --set dtype=float32 for both, or leave it at auto.')
+    if s.method == 'qlora' and not four:
+        raise MaftError(
+            'method qlora trains beside a base in 4 bits, and this one is not: --set dtype=4bit (it needs `pip'
+            ' install bitsandbytes`), or method lora.'
+        )
+    if s.method == 'full' and four:
+        raise MaftError('method full cannot train weights of 4 bits: use method qlora, or a base in another dtype.')
+    if s.dtype == 'float32' != str(engine.dtype).removeprefix('torch.') and s.method != 'full':
+        raise MaftError(
+            'finetuning in float32 needs a base in float32, and this one is in'
+            f' {str(engine.dtype).removeprefix("torch.")}: --set dtype=float32 for both, or leave it at auto.'
+        )
     model = twin(engine, own=s.method == 'full')
     if s.method == 'full':
-        if parent: _load_full(model, Path(parent))
+        if parent:
+            _load_full(model, Path(parent))
         return model
     if parent:
         fits(parent, s)
-        try: model = PeftModel.from_pretrained(model, parent, is_trainable=True)
-        except (RuntimeError, ValueError, KeyError) as e: raise MaftError(f'adapter {parent} {FOREIGN} ({str(e).strip().splitlines()[-1].strip()[:120]})') from None
-        if strange := shapes_in(Path(parent)/'adapter_model.safetensors').items() ^ {k: tuple(t.shape) for k, t in agent_tensors(model).items()}.items():
+        try:
+            model = PeftModel.from_pretrained(model, parent, is_trainable=True)
+        except (RuntimeError, ValueError, KeyError) as e:
+            raise MaftError(f'adapter {parent} {FOREIGN} ({str(e).strip().splitlines()[-1].strip()[:120]})') from None
+        if (
+            strange := shapes_in(Path(parent) / 'adapter_model.safetensors').items()
+            ^ {k: tuple(t.shape) for k, t in agent_tensors(model).items()}.items()
+        ):
             raise MaftError(f'adapter {parent} {FOREIGN} ({min(strange)[0]} has no counterpart)')
         return model
     torch.manual_seed(seed)
     targets = s.target_modules if isinstance(s.target_modules, str) else list(s.target_modules)
-    return get_peft_model(model, LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, target_modules=targets))
+    return get_peft_model(
+        model,
+        LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, target_modules=targets),
+    )
 
 # %% ../nbs/12_trainer.ipynb #dbaee2f1
 def lean(model):
     "Let the adapters of `model` add their share in one product; returns it."
     import torch
     from peft.tuners.lora.layer import Linear
+
     def forward(layer, x):
         base, flat = layer.get_base_layer(), x.flatten(0, -2)
         out = torch.nn.functional.linear(flat, base.weight, base.bias)
-        return torch.addmm(out, flat@layer.lora_A['default'].weight.T, layer.lora_B['default'].weight.T, alpha=layer.scaling['default']).view(*x.shape[:-1], -1)
+        return torch.addmm(
+            out,
+            flat @ layer.lora_A['default'].weight.T,
+            layer.lora_B['default'].weight.T,
+            alpha=layer.scaling['default'],
+        ).view(*x.shape[:-1], -1)
+
     for m in model.modules():
-        if type(m) is Linear and type(m.get_base_layer()) is torch.nn.Linear and not m.lora_variant and isinstance(m.lora_dropout['default'], torch.nn.Identity): m.forward = partial(forward, m)
+        if (
+            type(m) is Linear
+            and type(m.get_base_layer()) is torch.nn.Linear
+            and not m.lora_variant
+            and isinstance(m.lora_dropout['default'], torch.nn.Identity)
+        ):
+            m.forward = partial(forward, m)
     return model
 
 # %% ../nbs/12_trainer.ipynb #b658f94d
 FOREIGN = 'does not fit this base model: it was trained on another one. Use that one, or begin without an adapter.'
 
-def _load_full(model, parent:Path):
+
+def _load_full(model, parent: Path):
     from safetensors.torch import load_file
-    if not (parent/'model.safetensors').exists(): raise MaftError(f'{parent} holds no full weights (model.safetensors). It was trained with method lora: go on with that, or begin without it.')
-    missing, extra = model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(parent/'model.safetensors').items()}, strict=False)
+
+    if not (parent / 'model.safetensors').exists():
+        raise MaftError(
+            f'{parent} holds no full weights (model.safetensors). It was trained with method lora: go on with that,'
+            ' or begin without it.'
+        )
+    missing, extra = model.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in load_file(parent / 'model.safetensors').items()},
+        strict=False,
+    )
     model.tie_weights()
-    if extra or (missing := set(missing) - tied(model)): raise MaftError(f'{parent} does not fit this base model: {sorted(extra or missing)[0]} has no counterpart. Use the model it was trained from.')
+    if extra or (missing := set(missing) - tied(model)):
+        raise MaftError(
+            f'{parent} does not fit this base model: {sorted(extra or missing)[0]} has no counterpart. Use the model'
+            ' it was trained from.'
+        )
 
 # %% ../nbs/12_trainer.ipynb #5fab063a
-def fits(parent:str, s:FinetuneSettings):
+def fits(parent: str, s: FinetuneSettings):
     "Raises `MaftError` when a stored adapter is not of the kind the settings ask for."
-    path = Path(parent)/'adapter_config.json'
-    if not path.exists(): raise MaftError(f'{parent} is not an adapter: it has no adapter_config.json. Begin without it, or use method full if it holds full weights.')
+    path = Path(parent) / 'adapter_config.json'
+    if not path.exists():
+        raise MaftError(
+            f'{parent} is not an adapter: it has no adapter_config.json. Begin without it, or use method full if it'
+            ' holds full weights.'
+        )
     c = json.loads(path.read_text())
-    have, want = dict(rank=c.get('r'), alpha=c.get('lora_alpha'), dropout=c.get('lora_dropout')), dict(rank=s.rank, alpha=s.alpha, dropout=s.dropout)
-    if have != want: raise MaftError(f'adapter {parent} has {_say(have)}, the settings say {_say(want)}. An agent goes on with the shape it began with: use the same settings, or a new run folder.')
+    have, want = (
+        dict(rank=c.get('r'), alpha=c.get('lora_alpha'), dropout=c.get('lora_dropout')),
+        dict(rank=s.rank, alpha=s.alpha, dropout=s.dropout),
+    )
+    if have != want:
+        raise MaftError(
+            f'adapter {parent} has {_say(have)}, the settings say {_say(want)}. An agent goes on with the shape it'
+            ' began with: use the same settings, or a new run folder.'
+        )
 
-def _say(d): return ', '.join(f'{k} {v}' for k, v in d.items())
+
+def _say(d):
+    return ', '.join(f'{k} {v}' for k, v in d.items())
 
 # %% ../nbs/12_trainer.ipynb #f0608c3b
-def order(lengths:list[int], # tokens per row
-          batch:int,         # rows per step
-          seed:int, epoch:int,
-          group:bool=True,   # rows of like length together
-          span:int=8         # batches that are sorted together
-         )->list[int]:
-    "Indices of one epoch, a pure function of its arguments: shuffled; sorted by length within `span` batches; these batches shuffled."
+def order(
+    lengths: list[int],  # tokens per row
+    batch: int,  # rows per step
+    seed: int,
+    epoch: int,
+    group: bool = True,  # rows of like length together
+    span: int = 8,  # batches that are sorted together
+) -> list[int]:
+    """Indices of one epoch, a pure function of its arguments: shuffled; sorted by length within `span` batches; these
+    batches shuffled."""
     rng = rng_for(seed, 'order', epoch)
-    idx = list(range(len(lengths))); rng.shuffle(idx)
-    if not group: return idx
-    parts = [sorted(idx[i:i+span*batch], key=lambda i: lengths[i]) for i in range(0, len(idx), span*batch)]
-    batches = [p[i:i+batch] for p in parts for i in range(0, len(p), batch)]
+    idx = list(range(len(lengths)))
+    rng.shuffle(idx)
+    if not group:
+        return idx
+    parts = [sorted(idx[i : i + span * batch], key=lambda i: lengths[i]) for i in range(0, len(idx), span * batch)]
+    batches = [p[i : i + batch] for p in parts for i in range(0, len(p), batch)]
     last = [batches.pop()] if len(batches[-1]) < batch else []
     rng.shuffle(batches)
     return [i for b in batches + last for i in b]
 
+
 class Order:
     "A sampler: `order` of the epoch that is running."
-    def __init__(self, lengths, batch, seed, group): self.args, self.epoch = (lengths, batch, seed, group), 0
-    def set_epoch(self, epoch:int): self.epoch = epoch
-    def __len__(self): return len(self.args[0])
-    def __iter__(self): return iter(order(*self.args[:3], self.epoch, self.args[3]))
+
+    def __init__(self, lengths, batch, seed, group):
+        self.args, self.epoch = (lengths, batch, seed, group), 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.args[0])
+
+    def __iter__(self):
+        return iter(order(*self.args[:3], self.epoch, self.args[3]))
 
 # %% ../nbs/12_trainer.ipynb #800eaa19
-def tokens_by_step(lengths:list[int], s:FinetuneSettings, seed:int)->list[int]:
+def tokens_by_step(lengths: list[int], s: FinetuneSettings, seed: int) -> list[int]:
     "How many tokens training has seen after each step, padding not counted."
     seen, total = [], 0
     for epoch in range(s.epochs):
         o = order(lengths, s.batch_size, seed, epoch, s.group_by_length)
-        for i in range(0, len(o), s.batch_size): total += sum(lengths[j] for j in o[i:i+s.batch_size]); seen.append(total)
+        for i in range(0, len(o), s.batch_size):
+            total += sum(lengths[j] for j in o[i : i + s.batch_size])
+            seen.append(total)
     return seen
 
 # %% ../nbs/12_trainer.ipynb #475ce417
 class Collator:
     "Pads rows into a batch (behind, where no real token looks) and has it checked on its way into the model."
-    def __init__(self, rows:list[Row], pad:int): self.rows, self.pad, self.seen = rows, pad, 0
-    def __call__(self, items:list[dict])->dict:
+
+    def __init__(self, rows: list[Row], pad: int):
+        self.rows, self.pad, self.seen = rows, pad, 0
+
+    def __call__(self, items: list[dict]) -> dict:
         import torch
+
         width = max(len(x['input_ids']) for x in items)
-        full = lambda k, pad: torch.tensor([list(x[k]) + [pad]*(width - len(x[k])) for x in items])
-        ids, labels, mask = full('input_ids', self.pad), full('labels', -100), torch.tensor([[1]*len(x['input_ids']) + [0]*(width - len(x['input_ids'])) for x in items])
+
+        def full(k, pad):
+            return torch.tensor([list(x[k]) + [pad] * (width - len(x[k])) for x in items])
+
+        ids, labels, mask = (
+            full('input_ids', self.pad),
+            full('labels', -100),
+            torch.tensor([[1] * len(x['input_ids']) + [0] * (width - len(x['input_ids'])) for x in items]),
+        )
         rows = [self.rows[x['row']] for x in items]
         check_batch(ids, mask, labels, rows)
         self.seen += len(rows)
         return dict(input_ids=ids, attention_mask=mask, labels=labels)
 
 # %% ../nbs/12_trainer.ipynb #6706deeb
-def turn_loss(model, input_ids, # (rows, length), padded behind
-              labels            # the same shape, -100 where nothing is learned
-             ):
+def turn_loss(
+    model,
+    input_ids,
+    labels,  # (rows, length), padded behind  # the same shape, -100 where nothing is learned
+):
     "Negative log-likelihood of all labels, summed, without a mask and without logits that nobody needs."
     from torch.nn.functional import cross_entropy
+
     columns = (labels != -100).any(0).nonzero()[:, 0]
-    return cross_entropy(model(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False).logits.flatten(0, 1).float(), labels[:, columns].flatten(), ignore_index=-100, reduction='sum')
+    return cross_entropy(
+        model(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False).logits.flatten(0, 1).float(),
+        labels[:, columns].flatten(),
+        ignore_index=-100,
+        reduction='sum',
+    )
 
 # %% ../nbs/12_trainer.ipynb #6be8eb7a
 @lru_cache(maxsize=1)
 def trainer_class():
-    "TRL's `SFTTrainer` with our order of rows, a loss that skips the prompts' logits on CPU, and without the papers it leaves lying about."
+    """TRL's `SFTTrainer` with our order of rows, a loss that skips the prompts' logits on CPU, and without the papers
+    it leaves lying about."""
     from trl import SFTTrainer
+
     class AgentTrainer(SFTTrainer):
-        def _get_train_sampler(self, train_dataset=None): return self.our_order
-        def create_model_card(self, *args, **kw): pass
-        def _send_telemetry(self): pass   # TRL tells its makers about every trainer; ours tells nobody
-        def floating_point_ops(self, inputs): return 0   # counts all parameters again at every step
+        def _get_train_sampler(self, train_dataset=None):
+            return self.our_order
+
+        def create_model_card(self, *args, **kw):
+            pass
+
+        def _send_telemetry(self):
+            pass  # TRL tells its makers about every trainer; ours tells nobody
+
+        def floating_point_ops(self, inputs):
+            return 0  # counts all parameters again at every step
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            if inputs['input_ids'].device.type != 'cpu' or self.aux_loss_enabled: return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if inputs['input_ids'].device.type != 'cpu' or self.aux_loss_enabled:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             labels = inputs['labels']
             n = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-            return turn_loss(model, inputs['input_ids'], labels)/n
+            return turn_loss(model, inputs['input_ids'], labels) / n
+
     return AgentTrainer
 
 # %% ../nbs/12_trainer.ipynb #f57ab45c
-AT_ONCE = 1500   # tokens per piece of a step on a CPU
+AT_ONCE = 1500  # tokens per piece of a step on a CPU
 
-def rows_at_once(lengths:list[int], # tokens per row
-                 s:FinetuneSettings, device:str # 'cpu', 'cuda', 'mps'
-                )->int:
-    "Rows per forward and backward pass: what the settings say; else the whole batch, or on a CPU the divisor of it that comes closest to `AT_ONCE` tokens."
-    if s.micro_batch or device != 'cpu': return s.micro_batch or s.batch_size
-    mean = sum(lengths)/len(lengths)
-    return min((m for m in range(1, s.batch_size + 1) if s.batch_size % m == 0), key=lambda m: abs(math.log(m*mean/AT_ONCE)))
+
+def rows_at_once(
+    lengths: list[int],
+    s: FinetuneSettings,
+    device: str,  # tokens per row  # 'cpu', 'cuda', 'mps'
+) -> int:
+    """Rows per forward and backward pass: what the settings say; else the whole batch, or on a CPU the divisor of it
+    that comes closest to `AT_ONCE` tokens."""
+    if s.micro_batch or device != 'cpu':
+        return s.micro_batch or s.batch_size
+    mean = sum(lengths) / len(lengths)
+    return min(
+        (m for m in range(1, s.batch_size + 1) if s.batch_size % m == 0),
+        key=lambda m: abs(math.log(m * mean / AT_ONCE)),
+    )
 
 # %% ../nbs/12_trainer.ipynb #cc4a2808
 @lru_cache(maxsize=1)
 def watch_class():
     "A callback that keeps the loss curve, tells how far training is, stops on NaN and asks for checkpoints."
     from transformers import TrainerCallback
+
     class Watch(TrainerCallback):
-        def __init__(self, progress, tokens, every): self.progress, self.tokens, self.every, self.last, self.asked = progress, tokens, every, time.monotonic(), 0.
+        def __init__(self, progress, tokens, every):
+            self.progress, self.tokens, self.every, self.last, self.asked = (
+                progress,
+                tokens,
+                every,
+                time.monotonic(),
+                0.0,
+            )
+
         def on_log(self, args, state, control, logs=None, **kw):
-            if 'loss' not in logs: return
-            if not math.isfinite(logs['loss']): raise GuardError('finite', f'the loss is {logs["loss"]} at step {state.global_step}.', LOWER)
-            if self.progress: self.progress(dict(step=state.global_step, steps=state.max_steps, loss=logs['loss'], lr=logs['learning_rate'], tokens=self.tokens[state.global_step-1]))
+            if 'loss' not in logs:
+                return
+            if not math.isfinite(logs['loss']):
+                raise GuardError('finite', f'the loss is {logs["loss"]} at step {state.global_step}.', LOWER)
+            if self.progress:
+                self.progress(
+                    dict(
+                        step=state.global_step,
+                        steps=state.max_steps,
+                        loss=logs['loss'],
+                        lr=logs['learning_rate'],
+                        tokens=self.tokens[state.global_step - 1],
+                    )
+                )
+
         def on_step_end(self, args, state, control, **kw):
-            if self.every is not None and time.monotonic() - self.last >= self.every and state.global_step < state.max_steps:
+            if (
+                self.every is not None
+                and time.monotonic() - self.last >= self.every
+                and state.global_step < state.max_steps
+            ):
                 control.should_save, self.asked = True, time.monotonic()
+
         def on_save(self, args, state, control, **kw):
-            seal(Path(args.output_dir)/f'checkpoint-{state.global_step}')
+            seal(Path(args.output_dir) / f'checkpoint-{state.global_step}')
             self.last = time.monotonic()
-            self.every = self.every and max(self.every, 20*(self.last - self.asked))   # at most a twentieth of the time
+            self.every = self.every and max(
+                self.every, 20 * (self.last - self.asked)
+            )  # at most a twentieth of the time
+
     return Watch
 
 # %% ../nbs/12_trainer.ipynb #7c963565
-def arguments(engine, s:FinetuneSettings, n:int, seed:int, micro:int, out:Path):
+def arguments(engine, s: FinetuneSettings, n: int, seed: int, micro: int, out: Path):
     "TRL's settings, every one that matters spelled out."
     import torch
     from trl import SFTConfig
-    steps = s.epochs*math.ceil(n/s.batch_size)
+
+    steps = s.epochs * math.ceil(n / s.batch_size)
     half = s.dtype == 'bfloat16' or (s.dtype == 'auto' and engine.dtype == torch.bfloat16)
-    args = SFTConfig(output_dir=str(out), learning_rate=s.learning_rate, num_train_epochs=s.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=s.batch_size//micro, warmup_steps=int(s.warmup*steps),   # whole steps: a short training wastes none on a rate of 0
-        lr_scheduler_type='constant_with_warmup' if s.schedule == 'constant' else s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
-        bf16=half and (engine.dtype == torch.float32 or s.method == 'full'), fp16=engine.dtype == torch.float16 and s.method != 'full', activation_checkpointing=s.gradient_checkpointing,
-        max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True), remove_unused_columns=False,
-        seed=seed % 2**32, data_seed=seed % 2**32, use_cpu=engine.device.type == 'cpu', dataloader_num_workers=0, dataloader_pin_memory=False,
-        logging_steps=1, logging_nan_inf_filter=False, report_to='none', save_strategy='no', save_total_limit=2, disable_tqdm=True)
-    if args.n_gpu > 1: args._n_gpu = 1   # one job, one device: else transformers would spread it over all it sees
+    args = SFTConfig(
+        output_dir=str(out),
+        learning_rate=s.learning_rate,
+        num_train_epochs=s.epochs,
+        per_device_train_batch_size=micro,
+        # whole steps: a short training wastes none on a rate of 0
+        gradient_accumulation_steps=s.batch_size // micro,
+        warmup_steps=int(s.warmup * steps),
+        lr_scheduler_type='constant_with_warmup' if s.schedule == 'constant' else s.schedule,
+        weight_decay=s.weight_decay,
+        max_grad_norm=s.max_grad_norm,
+        bf16=half and (engine.dtype == torch.float32 or s.method == 'full'),
+        fp16=engine.dtype == torch.float16 and s.method != 'full',
+        activation_checkpointing=s.gradient_checkpointing,
+        max_length=None,
+        packing=False,
+        dataset_kwargs=dict(skip_prepare_dataset=True),
+        remove_unused_columns=False,
+        seed=seed % 2**32,
+        data_seed=seed % 2**32,
+        use_cpu=engine.device.type == 'cpu',
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to='none',
+        save_strategy='no',
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # one job, one device: else transformers would spread it over all it sees
     return args
 
 # %% ../nbs/12_trainer.ipynb #57194fef
-def seal(folder:Path):
+def seal(folder: Path):
     "Mark a checkpoint as whole: its files' hashes, written last."
     for f in folder.iterdir():
-        with open(f, 'rb') as h: os.fsync(h.fileno())
-    write_atomic(folder/'whole.json', canonical_json({f.name: file_digest(f) for f in folder.iterdir()}))
+        with open(f, 'rb') as h:
+            os.fsync(h.fileno())
+    write_atomic(folder / 'whole.json', canonical_json({f.name: file_digest(f) for f in folder.iterdir()}))
 
-def latest(out:Path)->Path|None:
+
+def latest(out: Path) -> Path | None:
     "The newest checkpoint that is whole; a half-written one is passed over."
+
     def whole(f):
-        try: return all(file_digest(f/n) == d for n, d in json.loads((f/'whole.json').read_text()).items())
-        except (OSError, ValueError): return False
-    return next((f for f in sorted(out.glob('checkpoint-*'), key=lambda f: -int(f.name.split('-')[1])) if whole(f)), None)
+        try:
+            return all(file_digest(f / n) == d for n, d in json.loads((f / 'whole.json').read_text()).items())
+        except (OSError, ValueError):
+            return False
+
+    return next(
+        (f for f in sorted(out.glob('checkpoint-*'), key=lambda f: -int(f.name.split('-')[1])) if whole(f)), None
+    )
 
 # %% ../nbs/12_trainer.ipynb #2c5a9351
-def train(model,                   # from `beginning`; changed in place
-          engine,                  # holds base, tokenizer and device
-          rows:list[Row], s:FinetuneSettings, seed:int,
-          micro:int,               # rows per forward and backward pass, a divisor of s.batch_size
-          out:Path,                # for checkpoints; a whole one that lies there is gone on from
-          progress:Callable|None,  # called with dict(step, steps, loss, lr, tokens)
-          every:float|None         # seconds between checkpoints; None: none
-         ):
-    "Train `model`; returns it bare of the trainer's wrapping, and the loss curve, one dict(step, loss, lr) per step. Raises `GuardError` for a loss of NaN or rows left out, `MaftError` when a checkpoint cannot be written."
+def train(
+    model,  # from `beginning`; changed in place
+    engine,  # holds base, tokenizer and device
+    rows: list[Row],
+    s: FinetuneSettings,
+    seed: int,
+    micro: int,  # rows per forward and backward pass, a divisor of s.batch_size
+    out: Path,  # for checkpoints; a whole one that lies there is gone on from
+    progress: Callable | None,  # called with dict(step, steps, loss, lr, tokens)
+    every: float | None,  # seconds between checkpoints; None: none
+):
+    """Train `model`; returns it bare of the trainer's wrapping, and the loss curve, one dict(step, loss, lr) per step.
+    Raises `GuardError` for a loss of NaN or rows left out, `MaftError` when a checkpoint cannot be written."""
     import datasets, torch
     from transformers import PrinterCallback
-    data = datasets.Dataset.from_dict(dict(input_ids=[r.input_ids for r in rows], labels=[r.labels for r in rows], row=list(range(len(rows)))))
-    model.is_loaded_in_4bit = False   # else TRL rounds the adapter to bfloat16, and it would not begin where its parent ended
+
+    data = datasets.Dataset.from_dict(
+        dict(input_ids=[r.input_ids for r in rows], labels=[r.labels for r in rows], row=list(range(len(rows))))
+    )
+    # else TRL rounds the adapter to bfloat16, and it would not begin where its parent ended
+    model.is_loaded_in_4bit = False
     lengths, collator = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
-    trainer = trainer_class()(model=model, args=arguments(engine, s, len(rows), seed, micro, out), train_dataset=data, processing_class=engine.tok,
-                              data_collator=collator, callbacks=[watch_class()(progress, tokens_by_step(lengths, s, seed), every)])
+    trainer = trainer_class()(
+        model=model,
+        args=arguments(engine, s, len(rows), seed, micro, out),
+        train_dataset=data,
+        processing_class=engine.tok,
+        data_collator=collator,
+        callbacks=[watch_class()(progress, tokens_by_step(lengths, s, seed), every)],
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.our_order = Order(lengths, s.batch_size, seed, s.group_by_length)
-    if engine.dtype == torch.float32 and s.dtype != 'bfloat16': lean(model)
+    if engine.dtype == torch.float32 and s.dtype != 'bfloat16':
+        lean(model)
     begun = latest(out)
-    try: trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     except RuntimeError as e:
-        if 'StreamWriter' not in str(e): raise
-        raise MaftError(f'a checkpoint could not be written to {out}: probably there is no room. Free some and run the same command again; nothing done so far is lost.') from e
-    log = [dict(step=x['step'], loss=x['loss'], lr=x['learning_rate']) for x in trainer.state.log_history if 'loss' in x]
-    steps, before = math.ceil(len(rows)/s.batch_size), int(begun.name.split('-')[1]) if begun else 0
-    due = s.epochs*len(rows) - before//steps*len(rows) - before % steps*s.batch_size
-    if (collator.seen, len(log)) != (due, s.epochs*steps): raise GuardError('rows', f'the trainer took {collator.seen} rows in {len(log)} steps, where {due} rows in {s.epochs*steps} steps were due.', REPORT)
+        if 'StreamWriter' not in str(e):
+            raise
+        raise MaftError(
+            f'a checkpoint could not be written to {out}: probably there is no room. Free some and run the same'
+            ' command again; nothing done so far is lost.'
+        ) from e
+    log = [
+        dict(step=x['step'], loss=x['loss'], lr=x['learning_rate']) for x in trainer.state.log_history if 'loss' in x
+    ]
+    steps, before = math.ceil(len(rows) / s.batch_size), int(begun.name.split('-')[1]) if begun else 0
+    due = s.epochs * len(rows) - before // steps * len(rows) - before % steps * s.batch_size
+    if (collator.seen, len(log)) != (due, s.epochs * steps):
+        raise GuardError(
+            'rows',
+            f'the trainer took {collator.seen} rows in {len(log)} steps, where {due} rows in {s.epochs * steps} steps'
+            ' were due.',
+            REPORT,
+        )
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), log

@@ -18,42 +18,63 @@ def hush():
     "Keep TRL, transformers and datasets off the screen; their errors still come through."
     import gc, io, logging, warnings, datasets
     from transformers.utils import logging as hf
+
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
-        from trl import SFTTrainer   # noqa: F401 - transformers prints a line here when W&B is offline
+        from trl import SFTTrainer  # noqa: F401 - transformers prints a line here when W&B is offline
     names = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch', 'bitsandbytes')
-    levels, bars, hf_level = {n: logging.getLogger(n).level for n in names}, datasets.are_progress_bars_disabled(), hf.get_verbosity()
-    gc.freeze()   # accelerate collects garbage before each training: let it look at new objects only
+    levels, bars, hf_level = (
+        {n: logging.getLogger(n).level for n in names},
+        datasets.are_progress_bars_disabled(),
+        hf.get_verbosity(),
+    )
+    gc.freeze()  # accelerate collects garbage before each training: let it look at new objects only
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); hf.set_verbosity_error(); datasets.disable_progress_bars()
-        for n in names: logging.getLogger(n).setLevel(logging.ERROR)
-        try: yield
+        warnings.simplefilter('ignore')
+        hf.set_verbosity_error()
+        datasets.disable_progress_bars()
+        for n in names:
+            logging.getLogger(n).setLevel(logging.ERROR)
+        try:
+            yield
         finally:
-            gc.unfreeze(); hf.set_verbosity(hf_level)
-            for n, l in levels.items(): logging.getLogger(n).setLevel(l)
-            if not bars: datasets.enable_progress_bars()
+            gc.unfreeze()
+            hf.set_verbosity(hf_level)
+            for n, l in levels.items():
+                logging.getLogger(n).setLevel(l)
+            if not bars:
+                datasets.enable_progress_bars()
 
 # %% ../nbs/11c_twin.ipynb #37e49156
-def plain_name(name:str)->str:
+def plain_name(name: str) -> str:
     "A tensor's name as it was before PEFT wrapped its layer."
     return name.replace('.base_layer.', '.')
 
-def base_tensors(engine)->dict:
+
+def base_tensors(engine) -> dict:
     "Name -> tensor of the engine's base model: the tensors themselves, not copies; adapters left out."
     return {plain_name(k): v for k, v in engine.base.state_dict().items() if '.lora_' not in k}
 
 # %% ../nbs/11c_twin.ipynb #1a105ece
-def twin(engine,          # holds the base
-         own:bool=False   # copies of the tensors in float32, to be trained, instead of the same tensors
-        ):
-    "A second model object over the engine's base. Nothing done to it (wrapping, hooks, modes, configs) is seen by the engine."
+def twin(
+    engine,  # holds the base
+    own: bool = False,  # copies of the tensors in float32, to be trained, instead of the same tensors
+):
+    """A second model object over the engine's base. Nothing done to it (wrapping, hooks, modes, configs) is seen by the
+    engine."""
     import torch
     from transformers.initialization import no_init_weights
+
     base = engine.base
-    if getattr(base, 'is_loaded_in_4bit', False): return _shared_copy(base)
-    with torch.device('meta'), no_init_weights(): model = type(base)(deepcopy(base.config))
+    if getattr(base, 'is_loaded_in_4bit', False):
+        return _shared_copy(base)
+    with torch.device('meta'), no_init_weights():
+        model = type(base)(deepcopy(base.config))
     state = base_tensors(engine)
-    if own: state = {k: t.detach().to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for k, t in state.items()}
+    if own:
+        state = {
+            k: t.detach().to(torch.float32 if t.is_floating_point() else t.dtype, copy=True) for k, t in state.items()
+        }
     model.load_state_dict(state, assign=True)
     _copy_unsaved(base, model)
     model.tie_weights()
@@ -64,56 +85,86 @@ def twin(engine,          # holds the base
 def _copy_unsaved(base, model):
     "What a state dict leaves out: rotary tables and other tensors that are computed when a model is built."
     import torch
+
     modules = {plain_name(f'{n}.')[:-1]: m for n, m in base.named_modules()}
     for name, m in model.named_modules():
         for k, t in [*m._buffers.items(), *((k, v) for k, v in vars(m).items() if isinstance(v, torch.Tensor))]:
             if t is not None and t.is_meta:
                 new = getattr(modules[name], k).clone()
-                if k in m._buffers: m._buffers[k] = new
-                else: setattr(m, k, new)
+                if k in m._buffers:
+                    m._buffers[k] = new
+                else:
+                    setattr(m, k, new)
 
 # %% ../nbs/11c_twin.ipynb #856db32a
 def _shared_copy(base):
-    "A twin of a base in 4 bits, whose weights carry tables that no state dict can assign: new modules around the same tensors, PEFT's layers taken out."
+    """A twin of a base in 4 bits, whose weights carry tables that no state dict can assign: new modules around the same
+    tensors, PEFT's layers taken out."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
-    shared = [*base.parameters(), *base.buffers(), *(x for m in base.modules() for k, x in vars(m).items() if k == 'quant_state' or isinstance(x, torch.Tensor))]
+
+    shared = [
+        *base.parameters(),
+        *base.buffers(),
+        *(x for m in base.modules() for k, x in vars(m).items() if k == 'quant_state' or isinstance(x, torch.Tensor)),
+    ]
     model = deepcopy(base, {id(t): t for t in shared})
     for m in list(model.modules()):
         for name, child in list(m.named_children()):
-            if isinstance(child, BaseTunerLayer): setattr(m, name, child.base_layer)
+            if isinstance(child, BaseTunerLayer):
+                setattr(m, name, child.base_layer)
     return model.requires_grad_(False).eval()
 
 # %% ../nbs/11c_twin.ipynb #80e3f826
-def agent_tensors(model)->dict:
+def agent_tensors(model) -> dict:
     "What is trained and stored, name -> tensor: the adapter's matrices, or all weights."
     from peft import get_peft_model_state_dict
+
     state = get_peft_model_state_dict(model) if hasattr(model, 'peft_config') else model.state_dict()
     return {k: state[k] for k in sorted(state.keys() - tied(model))}
 
-def tied(model)->set[str]:
+
+def tied(model) -> set[str]:
     "Names of tensors that are others under a second name (the output layer of a model whose embeddings are tied)."
     return set(getattr(model, 'all_tied_weights_keys', None) or ())
 
 # %% ../nbs/11c_twin.ipynb #bb808155
-def save_agent(engine, model, folder:Path, tensors:dict):
-    "Write `tensors` of `model` as an adapter, or as a model folder if it has none; the same bytes for the same weights."
+def save_agent(engine, model, folder: Path, tensors: dict):
+    """Write `tensors` of `model` as an adapter, or as a model folder if it has none; the same bytes for the same
+    weights."""
     from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     full = not hasattr(model, 'peft_config')
     name = 'model' if full else 'adapter_model'
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, folder/f'{name}.safetensors', metadata=dict(format='pt'))
-    if full: engine.base.config.to_json_file(folder/'config.json'); engine.tok.save_pretrained(folder)
-    else: write_atomic(folder/'adapter_config.json', json.dumps(canonical_config(model.peft_config['default'].to_dict()), indent=2, sort_keys=True) + '\n')
+    save_file(
+        {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()},
+        folder / f'{name}.safetensors',
+        metadata=dict(format='pt'),
+    )
+    if full:
+        engine.base.config.to_json_file(folder / 'config.json')
+        engine.tok.save_pretrained(folder)
+    else:
+        write_atomic(
+            folder / 'adapter_config.json',
+            json.dumps(canonical_config(model.peft_config['default'].to_dict()), indent=2, sort_keys=True) + '\n',
+        )
 
-def canonical_config(c:dict)->dict:
+
+def canonical_config(c: dict) -> dict:
     "PEFT's settings without what changes from run to run: sets become sorted lists; paths, revisions and versions go."
     drop = dict(base_model_name_or_path=None, revision=None, auto_mapping=None, inference_mode=True)
-    plain = lambda x: sorted(x) if isinstance(x, (set, frozenset)) else x
+
+    def plain(x):
+        return sorted(x) if isinstance(x, (set, frozenset)) else x
+
     return {k: plain(v) for k, v in (c | drop).items() if k != 'peft_version'}
 
 # %% ../nbs/11c_twin.ipynb #cbd827d6
-def shapes_in(file:Path)->dict[str, tuple]:
+def shapes_in(file: Path) -> dict[str, tuple]:
     "Name -> shape of the tensors in a safetensors file, read from its header."
     from safetensors import safe_open
-    with safe_open(file, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+
+    with safe_open(file, 'pt') as f:
+        return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}

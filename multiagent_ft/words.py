@@ -12,9 +12,11 @@ from dataclasses import dataclass
 # %% ../nbs/01b_words.ipynb #81588154
 OPS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.floordiv}
 
-def work(plan:list[tuple], # steps (x, op, y); x and y are numbers, or '#i' for the result of step i
-         slip=lambda x, op, y, right: right # what is written instead of the right result
-        )->tuple[list[str], int]:
+
+def work(
+    plan: list[tuple],  # steps (x, op, y); x and y are numbers, or '#i' for the result of step i
+    slip=lambda x, op, y, right: right,  # what is written instead of the right result
+) -> tuple[list[str], int]:
     "The worked lines of `plan`, one per step, and the last result. Whatever `slip` writes is carried on."
     done, lines = [], []
     for x, op, y in plan:
@@ -27,9 +29,10 @@ def work(plan:list[tuple], # steps (x, op, y); x and y are numbers, or '#i' for 
 @dataclass(frozen=True)
 class Sketch:
     "A problem with its inner working: what an author needs to solve it, rightly or wrongly."
-    text: str                       # the question
-    plan: tuple                     # the right steps, see `work`
-    tempting: tuple|None = None     # steps of a reading that is wrong but inviting, if this problem invites one
+
+    text: str  # the question
+    plan: tuple  # the right steps, see `work`
+    tempting: tuple | None = None  # steps of a reading that is wrong but inviting, if this problem invites one
 
 # %% ../nbs/01b_words.ipynb #fe2fb3e6
 NAMES = 'Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jon Kim Leo Mia Nora Otto Pia'.split()
@@ -38,57 +41,223 @@ RANGES = dict(n=(2, 19), m=(2, 20), p=(2, 20), q=(2, 19), k=(2, 29), l=(2, 29), 
 
 # %% ../nbs/01b_words.ipynb #f284dc15
 TEMPLATES = [  # text | right plan | tempting plan | the number that tempts when it is a multiple of five
-    ('{A} buys {n} bags with {m} {t} each and gives {k} {t} to {B}. How many {t} does {A} keep?', 'n*m #0-k', 'm-k', 'm'),
-    ('{A} shares {n} boxes with {m} {t} each among {d} friends. How many {t} does a friend get?', 'n*m #0/d', 'm/d', 'm'),
-    ('{A} has {m} {t} and {B} has {n} times as many. How many {t} do they have together?', 'n*m m+#0', 'n+m m+#0', 'm'),
-    ('{A} buys {n} {t} for {p} euros each and {m} {u} for {q} euros each. How many euros does {A} pay?', 'n*p m*q #0+#1', 'm*q p+#0', 'p'),
-    ('{A} has {h} euros and buys {n} {t} for {p} euros each. Then {B} gives {A} {k} euros. How many euros does {A} have now?', 'n*p h-#0 #1+k', 'h-p #0+k', 'p'),
-    ('{A} picks {n} baskets with {m} {t} each. {k} {t} are bad and {l} {t} are sold. How many {t} are left?', 'n*m #0-k #1-l', 'm-k #0-l', 'm'),
-    ('{A} makes {m} {t} each day for {n} days. {B} makes {p} {t} each day for {q} days. How many more {t} does {A} make?', 'n*m q*p #0-#1', 'q*p m-#0', 'm'),
-    ('{A} has {k} {t}. {B} has {l} fewer. {C} has {n} times as many as {B}. How many {t} does {C} have more than {A}?', 'k-l n*#0 #1-k', 'k+l n*#0 #1-k', 'l'),
-    ('{A} has {k} {t}, {B} has {l} more than {A}, and {C} has as many as both. How many {t} do the three have?', 'k+l k+#0 #1+#1', 'k+l l+#0 #1+#1', 'l'),
-    ('{A} works {n} hours for {p} euros each and spends {k} euros on {t} and {l} euros on {u}. How many euros are left?', 'n*p #0-k #1-l', 'p-k #0-l', 'p'),
-    ('A hall has {n} rows with {m} seats each. {k} guests come first and {l} guests come later. How many seats stay empty?', 'n*m #0-k #1-l', 'm-k #0-l', 'm'),
-    ('{A} packs {n} boxes with {m} {t} each and has {k} {t} left over. {B} takes {l} of all the {t}. How many {t} are there now?', 'n*m #0+k #1-l', 'm+k #0-l', 'm'),
-    ('{A} and {B} each buy {n} {t} for {p} euros each. {A} also buys {u} for {k} euros. How many euros do they pay together?', 'n*p #0+#0 #1+k', 'n*p #0+k', 'p'),
-    ('A train has {n} cars with {m} seats each and {p} cars with {q} seats each. {k} seats are taken. How many seats are free?', 'n*m p*q #0+#1 #2-k', 'p*q m+#0 #1-k', 'm'),
-    ('{A} has {h} euros. {A} buys {n} {t} for {p} euros each and {m} {u} for {q} euros each. How many euros are left?', 'n*p m*q h-#0 #2-#1', 'm*q h-p #1-#0', 'p'),
-    ('{A} sells {n} {t} for {p} euros each and {m} {u} for {q} euros each, but pays {k} euros for the stall. How many euros does {A} earn?', 'n*p m*q #0+#1 #2-k', 'm*q p+#0 #1-k', 'p'),
-    ('{A} fills {n} bags with {m} {t} each. {B} fills {q} bags with {p} {t} each. They give {k} {t} to {C}. How many {t} do they keep?', 'n*m q*p #0+#1 #2-k', 'q*p m+#0 #1-k', 'm'),
-    ('A farm sends {n} trucks with {m} crates each. {k} crates break and {q} trucks bring {p} more crates each. How many crates arrive?', 'n*m #0-k q*p #1+#2', 'm-k q*p #0+#1', 'm'),
-    ('{A} reads {n} books with {m} pages each, {B} reads {q} books with {p} pages each and {l} pages more. How many pages does {A} read more than {B}?', 'n*m q*p #1+l #0-#2', 'q*p #0+l m-#1', 'm'),
-    ('{A} buys {n} packs with {m} {t} each, uses {k} {t}, finds {l} {t} and sells {q} {t}. How many {t} are left?', 'n*m #0-k #1+l #2-q', 'm-k #0+l #1-q', 'm'),
-    ('{A} pays for {n} {t} at {p} euros each and {q} {u} at {m} euros each with {h} euros. {B} gives {A} {k} euros. How many euros does {A} have then?', 'n*p q*m h-#0 #2-#1 #3+k', 'q*m h-p #1-#0 #2+k', 'p'),
-    ('A school has {n} classes with {m} children each and {p} classes with {q} children each. {k} children are ill and {l} are on a trip. How many are there?', 'n*m p*q #0+#1 #2-k #3-l', 'p*q m+#0 #1-k #2-l', 'm'),
+    (
+        '{A} buys {n} bags with {m} {t} each and gives {k} {t} to {B}. How many {t} does {A} keep?',
+        'n*m #0-k',
+        'm-k',
+        'm',
+    ),
+    (
+        '{A} shares {n} boxes with {m} {t} each among {d} friends. How many {t} does a friend get?',
+        'n*m #0/d',
+        'm/d',
+        'm',
+    ),
+    (
+        '{A} has {m} {t} and {B} has {n} times as many. How many {t} do they have together?',
+        'n*m m+#0',
+        'n+m m+#0',
+        'm',
+    ),
+    (
+        '{A} buys {n} {t} for {p} euros each and {m} {u} for {q} euros each. How many euros does {A} pay?',
+        'n*p m*q #0+#1',
+        'm*q p+#0',
+        'p',
+    ),
+    (
+        (
+            '{A} has {h} euros and buys {n} {t} for {p} euros each. Then {B} gives {A} {k} euros. How many euros does'
+            ' {A} have now?'
+        ),
+        'n*p h-#0 #1+k',
+        'h-p #0+k',
+        'p',
+    ),
+    (
+        '{A} picks {n} baskets with {m} {t} each. {k} {t} are bad and {l} {t} are sold. How many {t} are left?',
+        'n*m #0-k #1-l',
+        'm-k #0-l',
+        'm',
+    ),
+    (
+        (
+            '{A} makes {m} {t} each day for {n} days. {B} makes {p} {t} each day for {q} days. How many more {t} does'
+            ' {A} make?'
+        ),
+        'n*m q*p #0-#1',
+        'q*p m-#0',
+        'm',
+    ),
+    (
+        (
+            '{A} has {k} {t}. {B} has {l} fewer. {C} has {n} times as many as {B}. How many {t} does {C} have more'
+            ' than {A}?'
+        ),
+        'k-l n*#0 #1-k',
+        'k+l n*#0 #1-k',
+        'l',
+    ),
+    (
+        '{A} has {k} {t}, {B} has {l} more than {A}, and {C} has as many as both. How many {t} do the three have?',
+        'k+l k+#0 #1+#1',
+        'k+l l+#0 #1+#1',
+        'l',
+    ),
+    (
+        (
+            '{A} works {n} hours for {p} euros each and spends {k} euros on {t} and {l} euros on {u}. How many euros'
+            ' are left?'
+        ),
+        'n*p #0-k #1-l',
+        'p-k #0-l',
+        'p',
+    ),
+    (
+        (
+            'A hall has {n} rows with {m} seats each. {k} guests come first and {l} guests come later. How many seats'
+            ' stay empty?'
+        ),
+        'n*m #0-k #1-l',
+        'm-k #0-l',
+        'm',
+    ),
+    (
+        (
+            '{A} packs {n} boxes with {m} {t} each and has {k} {t} left over. {B} takes {l} of all the {t}. How many'
+            ' {t} are there now?'
+        ),
+        'n*m #0+k #1-l',
+        'm+k #0-l',
+        'm',
+    ),
+    (
+        (
+            '{A} and {B} each buy {n} {t} for {p} euros each. {A} also buys {u} for {k} euros. How many euros do they'
+            ' pay together?'
+        ),
+        'n*p #0+#0 #1+k',
+        'n*p #0+k',
+        'p',
+    ),
+    (
+        (
+            'A train has {n} cars with {m} seats each and {p} cars with {q} seats each. {k} seats are taken. How many'
+            ' seats are free?'
+        ),
+        'n*m p*q #0+#1 #2-k',
+        'p*q m+#0 #1-k',
+        'm',
+    ),
+    (
+        (
+            '{A} has {h} euros. {A} buys {n} {t} for {p} euros each and {m} {u} for {q} euros each. How many euros'
+            ' are left?'
+        ),
+        'n*p m*q h-#0 #2-#1',
+        'm*q h-p #1-#0',
+        'p',
+    ),
+    (
+        (
+            '{A} sells {n} {t} for {p} euros each and {m} {u} for {q} euros each, but pays {k} euros for the stall.'
+            ' How many euros does {A} earn?'
+        ),
+        'n*p m*q #0+#1 #2-k',
+        'm*q p+#0 #1-k',
+        'p',
+    ),
+    (
+        (
+            '{A} fills {n} bags with {m} {t} each. {B} fills {q} bags with {p} {t} each. They give {k} {t} to {C}.'
+            ' How many {t} do they keep?'
+        ),
+        'n*m q*p #0+#1 #2-k',
+        'q*p m+#0 #1-k',
+        'm',
+    ),
+    (
+        (
+            'A farm sends {n} trucks with {m} crates each. {k} crates break and {q} trucks bring {p} more crates'
+            ' each. How many crates arrive?'
+        ),
+        'n*m #0-k q*p #1+#2',
+        'm-k q*p #0+#1',
+        'm',
+    ),
+    (
+        (
+            '{A} reads {n} books with {m} pages each, {B} reads {q} books with {p} pages each and {l} pages more. How'
+            ' many pages does {A} read more than {B}?'
+        ),
+        'n*m q*p #1+l #0-#2',
+        'q*p #0+l m-#1',
+        'm',
+    ),
+    (
+        '{A} buys {n} packs with {m} {t} each, uses {k} {t}, finds {l} {t} and sells {q} {t}. How many {t} are left?',
+        'n*m #0-k #1+l #2-q',
+        'm-k #0+l #1-q',
+        'm',
+    ),
+    (
+        (
+            '{A} pays for {n} {t} at {p} euros each and {q} {u} at {m} euros each with {h} euros. {B} gives {A} {k}'
+            ' euros. How many euros does {A} have then?'
+        ),
+        'n*p q*m h-#0 #2-#1 #3+k',
+        'q*m h-p #1-#0 #2+k',
+        'p',
+    ),
+    (
+        (
+            'A school has {n} classes with {m} children each and {p} classes with {q} children each. {k} children are'
+            ' ill and {l} are on a trip. How many are there?'
+        ),
+        'n*m p*q #0+#1 #2-k #3-l',
+        'p*q m+#0 #1-k #2-l',
+        'm',
+    ),
 ]
 
 # %% ../nbs/01b_words.ipynb #3ced2c63
-def _plan(steps, numbers): # 'n*m #0-k' -> ((3, '*', 4), ('#0', '-', 5))
-    def value(v): return v if v[0] == '#' else numbers[v]
+def _plan(steps, numbers):  # 'n*m #0-k' -> ((3, '*', 4), ('#0', '-', 5))
+    def value(v):
+        return v if v[0] == '#' else numbers[v]
+
     out = []
     for s in steps.split():
         i = next(i for i, c in enumerate(s) if c in OPS)
-        out.append((value(s[:i]), s[i], value(s[i+1:])))
+        out.append((value(s[:i]), s[i], value(s[i + 1 :])))
     return tuple(out)
 
-def _sound(plan): # every result a whole number, none negative
-    try: lines, _ = work(plan, slip=lambda x, op, y, right: right if right >= 0 and (op != '/' or x % y == 0) else 1/0)
-    except ZeroDivisionError: return False
+
+def _sound(plan):  # every result a whole number, none negative
+    try:
+        lines, _ = work(plan, slip=lambda x, op, y, right: right if right >= 0 and (op != '/' or x % y == 0) else 1 / 0)
+    except ZeroDivisionError:
+        return False
     return True
 
 # %% ../nbs/01b_words.ipynb #89ead41e
-def word_sketch(rng:random.Random)->Sketch:
+def word_sketch(rng: random.Random) -> Sketch:
     "A word problem drawn with `rng`; its right results are whole and never negative."
     text, plan, tempting, tempter = rng.choice(TEMPLATES)
     A, B, C = rng.sample(NAMES, 3)
     t, u = rng.sample(THINGS, 2)
     while True:
         numbers = {k: rng.randint(*r) for k, r in RANGES.items()}
-        if _sound(_plan(plan, numbers)): break
+        if _sound(_plan(plan, numbers)):
+            break
     wrong = _plan(tempting, numbers) if numbers[tempter] % 5 == 0 else None
-    return Sketch(text.format(A=A, B=B, C=C, t=t, u=u, **numbers), _plan(plan, numbers), wrong if wrong and _sound(wrong) else None)
+    return Sketch(
+        text.format(A=A, B=B, C=C, t=t, u=u, **numbers),
+        _plan(plan, numbers),
+        wrong if wrong and _sound(wrong) else None,
+    )
 
-def word_problem(rng:random.Random)->tuple[str, int, list[str]]:
+
+def word_problem(rng: random.Random) -> tuple[str, int, list[str]]:
     "A word problem: its text, the right answer and the right worked lines."
     s = word_sketch(rng)
     lines, answer = work(s.plan)

@@ -20,131 +20,212 @@ from .store import Store
 from .trainer import FinetuneSettings
 
 # %% ../nbs/19a_yardsticks.ipynb #205e6de3
-def cores()->int:
+def cores() -> int:
     "Processors this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def machine()->dict:
+
+def machine() -> dict:
     "Processor, cores, memory, GPU, versions: what a figure depends on."
     import torch
     from multiagent_ft.hf import versions
-    try: name = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): name = platform.processor() or platform.machine()
+
+    try:
+        name = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(processor=name, cores=cores(), gpu=gpu, system=platform.system(), python=platform.python_version(), versions=versions())
+    return dict(
+        processor=name,
+        cores=cores(),
+        gpu=gpu,
+        system=platform.system(),
+        python=platform.python_version(),
+        versions=versions(),
+    )
 
 # %% ../nbs/19a_yardsticks.ipynb #eeb58b4f
-def half_billion(folder:Path,  # where to put it
-                 layers:int=4  # of 24
-                )->Path:
+def half_billion(folder: Path, layers: int = 4) -> Path:  # where to put it  # of 24
     "A random model of Qwen2.5-0.5B's shape with fewer layers, as a Hugging Face folder."
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from multiagent_ft.hf import find_model, load_tokenizer, quiet
+
     tok = load_tokenizer(find_model('nano'))
     torch.manual_seed(0)
-    stop = json.loads((Path(find_model('nano'))/'generation_config.json').read_text())['eos_token_id']
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers, num_attention_heads=14, num_key_value_heads=2,
-                                         max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=stop))
-    model.model.embed_tokens.weight.data[:, 0] = torch.where(torch.arange(151_936) < len(tok), 1., -3.)
-    for layer in model.model.layers: layer.self_attn.o_proj.weight.data[0] = 0; layer.mlp.down_proj.weight.data[0] = 0   # nobody else writes there
-    model.model.norm.weight.data *= 8   # trained models are surer of their next word than random ones
-    with quiet(): model.save_pretrained(folder); tok.save_pretrained(folder)
+    stop = json.loads((Path(find_model('nano')) / 'generation_config.json').read_text())['eos_token_id']
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=151_936,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=layers,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            eos_token_id=stop,
+        )
+    )
+    model.model.embed_tokens.weight.data[:, 0] = torch.where(torch.arange(151_936) < len(tok), 1.0, -3.0)
+    # nobody else writes there
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.data[0] = 0
+        layer.mlp.down_proj.weight.data[0] = 0
+    model.model.norm.weight.data *= 8  # trained models are surer of their next word than random ones
+    with quiet():
+        model.save_pretrained(folder)
+        tok.save_pretrained(folder)
     return Path(folder)
 
-def bench_model(name:str, folder:Path, layers:int)->str:
+
+def bench_model(name: str, folder: Path, layers: int) -> str:
     "What to hand to `HFEngine`: `half-billion` is made in `folder`, anything else is as it is."
-    return str(half_billion(folder/'half-billion', layers)) if name == 'half-billion' else name
+    return str(half_billion(folder / 'half-billion', layers)) if name == 'half-billion' else name
 
 # %% ../nbs/19a_yardsticks.ipynb #2167b68f
-def adapted(engine, folder:Path, n:int=3, rank:int=16)->Society:
+def adapted(engine, folder: Path, n: int = 3, rank: int = 16) -> Society:
     "A society of `n` generators and critics, each with an adapter of its own that changes nothing yet."
     from multiagent_ft.trainer import beginning
     from multiagent_ft.twin import agent_tensors, hush, save_agent
+
     def give(a):
         with hush():
-            model = beginning(engine, None, FinetuneSettings(rank=rank, learning_rate=1e-3), a.index + 10*(a.role == 'critic'))
-            save_agent(engine, model, folder/a.name, agent_tensors(model))
-        return replace(a, adapter=str(folder/a.name))
+            model = beginning(
+                engine, None, FinetuneSettings(rank=rank, learning_rate=1e-3), a.index + 10 * (a.role == 'critic')
+            )
+            save_agent(engine, model, folder / a.name, agent_tensors(model))
+        return replace(a, adapter=str(folder / a.name))
+
     society = untrained(n)
     return replace(society, generators=tuple(map(give, society.generators)), critics=tuple(map(give, society.critics)))
 
-def hold(problems:list, society:Society, protocol:Protocol, engine, executor:Here|Workers, block:int, seed:int=0)->tuple[list, float]:
+
+def hold(
+    problems: list, society: Society, protocol: Protocol, engine, executor: Here | Workers, block: int, seed: int = 0
+) -> tuple[list, float]:
     "One debate per problem through the store, as a run does it: (transcripts, seconds)."
     t = time.perf_counter()
     said = debate(problems, society, protocol, Spoken(engine, executor, block).generate, Luck(seed, 'bench'))
     return said, time.perf_counter() - t
 
-def tokens(turns:list)->int:
+
+def tokens(turns: list) -> int:
     "Tokens said in `turns`."
     return sum(len(u.completion.token_ids) for u in turns)
 
 # %% ../nbs/19a_yardsticks.ipynb #f925d45a
-def plainly(engine, turns:list, sampling:Sampling)->tuple[int, float]:
+def plainly(engine, turns: list, sampling: Sampling) -> tuple[int, float]:
     "(tokens, seconds) of answering the prompts of `turns` one by one, each agent with a whole copy of the model."
     import torch
     from transformers import GenerationConfig
-    config = GenerationConfig(do_sample=True, temperature=1., top_k=0, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id)
+
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=engine.stop_ids,
+        pad_token_id=engine.pad_id,
+    )
     models = {(u.role, u.agent): None for u in turns}
-    for who in models: models[who] = deepcopy(engine.base)
+    for who in models:
+        models[who] = deepcopy(engine.base)
     n, t = 0, time.perf_counter()
     with torch.inference_mode():
         for u in turns:
             ids = torch.tensor([u.completion.prompt_ids], device=engine.device)
-            n += models[u.role, u.agent].generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config).shape[1] - ids.shape[1]
+            n += (
+                models[u.role, u.agent]
+                .generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+                .shape[1]
+                - ids.shape[1]
+            )
     return n, time.perf_counter() - t
 
 # %% ../nbs/19a_yardsticks.ipynb #f27780e5
-def perfect(engine, turns:list, sampling:Sampling, batch:int)->float:
+def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
     from multiagent_ft.hf import answer_batch
-    held, engine.stop_ids, total = engine.stop_ids, [-1], 0.
+
+    held, engine.stop_ids, total = engine.stop_ids, [-1], 0.0
     try:
         for role in dict.fromkeys(u.role for u in turns):
             cs = [u.completion for u in turns if u.role == role]
-            prompt, new = max(cs, key=lambda c: len(c.prompt_ids)).prompt_ids[:round(mean(len(c.prompt_ids) for c in cs))], round(mean(len(c.token_ids) for c in cs))
+            prompt, new = (
+                max(cs, key=lambda c: len(c.prompt_ids)).prompt_ids[: round(mean(len(c.prompt_ids) for c in cs))],
+                round(mean(len(c.token_ids) for c in cs)),
+            )
             rows = [(prompt, i, replace(sampling, max_new_tokens=new)) for i in range(batch)]
             with engine.adapters.speaking(None) as model:
                 times = []
                 for _ in range(2):
-                    t = time.perf_counter(); answer_batch(engine, model, rows); times.append(time.perf_counter() - t)
-            total += min(times)*len(cs)/batch
-    finally: engine.stop_ids = held
+                    t = time.perf_counter()
+                    answer_batch(engine, model, rows)
+                    times.append(time.perf_counter() - t)
+            total += min(times) * len(cs) / batch
+    finally:
+        engine.stop_ids = held
     return total
 
 # %% ../nbs/19a_yardsticks.ipynb #e21158fa
-def multiply_rate(device='cpu', n:int=1024, seconds:float=.5)->float:
+def multiply_rate(device='cpu', n: int = 1024, seconds: float = 0.5) -> float:
     "Multiply-adds per second that `torch.matmul` reaches on (n, n) matrices, float32 on a CPU and bfloat16 on a GPU."
     import torch
+
     a, done = torch.randn(n, n, device=device, dtype=torch.float32 if str(device) == 'cpu' else torch.bfloat16), 0
-    a@a
+    a @ a
     t = time.perf_counter()
     while time.perf_counter() - t < seconds:
-        a@a; done += 1
-        if str(device) != 'cpu': torch.cuda.synchronize()
-    return done*n**3/(time.perf_counter() - t)
+        a @ a
+        done += 1
+        if str(device) != 'cpu':
+            torch.cuda.synchronize()
+    return done * n**3 / (time.perf_counter() - t)
 
-def arithmetic(engine, turns:list)->float:
+
+def arithmetic(engine, turns: list) -> float:
     "Seconds the multiplications of these answers would take at that rate; attention left out."
     emb = engine.base.get_input_embeddings().weight.numel()
-    layers = sum(p.numel() for n, p in engine.base.named_parameters() if p.ndim == 2) - emb*(1 if engine.base.config.tie_word_embeddings else 2)
+    layers = sum(p.numel() for n, p in engine.base.named_parameters() if p.ndim == 2) - emb * (
+        1 if engine.base.config.tie_word_embeddings else 2
+    )
     read, new = sum(len(u.completion.prompt_ids) for u in turns), tokens(turns)
-    return (layers*(read + new) + emb*new)/multiply_rate(engine.device)
+    return (layers * (read + new) + emb * new) / multiply_rate(engine.device)
 
 # %% ../nbs/19a_yardsticks.ipynb #b728f3e4
-def plain_training(source:str, engine, rows:list, s:FinetuneSettings, as_it_comes:bool=False)->float:
-    "Seconds that TRL's `SFTTrainer` takes to train one agent, the model's loading included; in our precision and without activation checkpointing, or `as_it_comes`."
+def plain_training(source: str, engine, rows: list, s: FinetuneSettings, as_it_comes: bool = False) -> float:
+    """Seconds that TRL's `SFTTrainer` takes to train one agent, the model's loading included; in our precision and
+    without activation checkpointing, or `as_it_comes`."""
     import contextlib, io, datasets
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
     from multiagent_ft.hf import load_weights
     from multiagent_ft.twin import hush
+
     t = time.perf_counter()
     with hush(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as d:
         data = datasets.Dataset.from_list([dict(input_ids=list(r.input_ids), labels=list(r.labels)) for r in rows])
         kind = {} if as_it_comes else dict(bf16=engine.device.type != 'cpu', activation_checkpointing=False)
-        args = SFTConfig(output_dir=d, per_device_train_batch_size=s.batch_size, num_train_epochs=s.epochs, learning_rate=s.learning_rate, max_length=None, report_to='none',
-                         save_strategy='no', disable_tqdm=True, logging_strategy='no', use_cpu=engine.device.type == 'cpu', **kind)
-        SFTTrainer(model=load_weights(source, engine.device, engine.dtype), args=args, processing_class=engine.tok, train_dataset=data,
-                   peft_config=LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear')).train()
+        args = SFTConfig(
+            output_dir=d,
+            per_device_train_batch_size=s.batch_size,
+            num_train_epochs=s.epochs,
+            learning_rate=s.learning_rate,
+            max_length=None,
+            report_to='none',
+            save_strategy='no',
+            disable_tqdm=True,
+            logging_strategy='no',
+            use_cpu=engine.device.type == 'cpu',
+            **kind,
+        )
+        SFTTrainer(
+            model=load_weights(source, engine.device, engine.dtype),
+            args=args,
+            processing_class=engine.tok,
+            train_dataset=data,
+            peft_config=LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear'),
+        ).train()
     return time.perf_counter() - t

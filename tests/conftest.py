@@ -1,40 +1,68 @@
 "What every test may lean on: a quiet, offline, one-thread process; where recorded data lies; the command line as a user runs it."
+
 import os, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
-os.environ.update(OMP_NUM_THREADS='1', WANDB_MODE='offline', HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1',
-                  TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='')   # figures and bytes are those of a CPU
-for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET', 'MAFT_TOO_SLOW'): os.environ.pop(k, None)
-for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'): os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
+os.environ.update(
+    OMP_NUM_THREADS='1',
+    WANDB_MODE='offline',
+    HF_HUB_OFFLINE='1',
+    HF_DATASETS_OFFLINE='1',
+    # figures and bytes are those of a CPU
+    TOKENIZERS_PARALLELISM='false',
+    MPLBACKEND='agg',
+    CUDA_VISIBLE_DEVICES='',
+)
+for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET', 'MAFT_TOO_SLOW'):
+    os.environ.pop(k, None)
+for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'):
+    os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # in the background Ctrl-C is ignored, and would be by the programs under test
+# in the background Ctrl-C is ignored, and would be by the programs under test
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before any test file is read, since `@given` takes the settings that hold when it is met. A busy machine is not a failure, and the same cases come every time.
-settings.register_profile('unhurried', deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+# Before any test file is read, since `@given` takes the settings that hold when it is met. A busy machine is not a
+# failure, and the same cases come every time.
+settings.register_profile(
+    'unhurried', deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile('unhurried')
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent/'shared'   # recorded data kept beside the checkout; a test that needs it is skipped where it is absent
-for extra in (ROOT, ROOT/'tools'):
-    if str(extra) not in sys.path: sys.path.insert(0, str(extra))
+# recorded data kept beside the checkout; a test that needs it is skipped where it is absent
+SHARED = ROOT.parent / 'shared'
+for extra in (ROOT, ROOT / 'tools'):
+    if str(extra) not in sys.path:
+        sys.path.insert(0, str(extra))
 
-needs_shared = pytest.mark.skipif(not (SHARED/'data').is_dir(), reason=f'no recorded data at {SHARED/"data"}')
+needs_shared = pytest.mark.skipif(not (SHARED / 'data').is_dir(), reason=f'no recorded data at {SHARED / "data"}')
 
 
-def maft(*args,                   # as on the command line
-         cwd=None, env=None,      # where, and variables to add or (None) to remove
-         timeout=600              # seconds before a hung process is killed
-        )->subprocess.CompletedProcess:
+def maft(
+    *args,  # as on the command line
+    cwd=None,
+    env=None,  # where, and variables to add or (None) to remove
+    timeout=600,  # seconds before a hung process is killed
+) -> subprocess.CompletedProcess:
     "Run the command line in a process of its own; stdout, stderr and returncode come back. Nothing is asserted here."
     script = Path(sys.executable).with_name('maft')
     command = [str(script)] if script.exists() else [sys.executable, '-c', 'from multiagent_ft.cli import main; main()']
     full = {**os.environ, 'COLUMNS': '120', 'NO_COLOR': '1', **(env or {})}
-    return subprocess.run([*command, *map(str, args)], cwd=cwd, env={k: v for k, v in full.items() if v is not None}, timeout=timeout,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
+    return subprocess.run(
+        [*command, *map(str, args)],
+        cwd=cwd,
+        env={k: v for k, v in full.items() if v is not None},
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding='utf-8',
+    )
 
 
 @pytest.fixture
@@ -46,18 +74,23 @@ def run_maft(tmp_path):
 @pytest.fixture
 def shared():
     "The folder of recorded data; skips the test where there is none."
-    if not (SHARED/'data').is_dir(): pytest.skip(f'no recorded data at {SHARED/"data"}')
+    if not (SHARED / 'data').is_dir():
+        pytest.skip(f'no recorded data at {SHARED / "data"}')
     return SHARED
 
 
 def tracked(to):
     "A copy of what git tracks (or would), in `to`: what a fresh clone holds."
-    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True)
-    if listed.returncode: pytest.skip('not a git checkout')
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True
+    )
+    if listed.returncode:
+        pytest.skip('not a git checkout')
     for f in filter(None, listed.stdout.decode().split('\0')):
-        if not (ROOT/f).is_file(): continue
-        (to/f).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT/f, to/f)
+        if not (ROOT / f).is_file():
+            continue
+        (to / f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / f, to / f)
     return to
 
 
@@ -65,7 +98,22 @@ def tracked(to):
 def wheel(tmp_path_factory):
     "The wheel built from a copy of the checkout."
     src, out = tracked(tmp_path_factory.mktemp('src')), tmp_path_factory.mktemp('wheel')
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', out, src], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '--quiet',
+            '--no-deps',
+            '--no-build-isolation',
+            '--wheel-dir',
+            out,
+            src,
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return next(out.glob('*.whl'))
 
@@ -80,11 +128,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A file's tests share a process, and what they made there; each notebook, and whatever shares nothing and is long, goes by itself."
+    """A file's tests share a process, and what they made there; each notebook, and whatever shares nothing and is long,
+    goes by itself."""
     from xdist.scheduler import LoadScopeScheduling
+
     config.option.loadscopereorder = False
+
     class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid): return nodeid if 'test_notebooks.py' in nodeid or '::test_loop_' in nodeid else nodeid.partition('::')[0]
+        def _split_scope(self, nodeid):
+            return nodeid if 'test_notebooks.py' in nodeid or '::test_loop_' in nodeid else nodeid.partition('::')[0]
+
     return ByFile(config, log)
 
 
@@ -108,6 +161,8 @@ def pytest_runtest_teardown(item):
     "The environment is given back after each test; what else it left behind is its own failure."
     done = yield
     env, before = item.stash[FOUND]
-    os.environ.clear(); os.environ.update(env)
-    if (after := world()) != before: pytest.fail(f'left behind: {dict(after.items() - before.items())}', pytrace=False)
+    os.environ.clear()
+    os.environ.update(env)
+    if (after := world()) != before:
+        pytest.fail(f'left behind: {dict(after.items() - before.items())}', pytrace=False)
     return done

@@ -10,6 +10,7 @@ A change is: creating or opening a file for writing, every piece written, mkdir,
 The n-th one is not done; the process kills itself instead (SIGKILL: no clean-up). A write is done by half first.
 One line of JSON is printed for each kill. Programs are at the end of this file.
 """
+
 import builtins, errno, io, json, os, random, shutil, signal, sys, time
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from multiagent_ft.store import Store
 COUNT = dict(n=0, at=None, log=None, full=False)
 
 
-def die(): os.kill(os.getpid(), signal.SIGKILL); time.sleep(60)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
 
 
 def tick(what, half=None):
@@ -28,12 +31,16 @@ def tick(what, half=None):
     COUNT['n'] += 1
     if COUNT['full']:
         if COUNT['n'] >= COUNT['at'] and what in ('write', 'open', 'mkdir', 'fsync'):
-            if half: half()
+            if half:
+                half()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return
-    if COUNT['n'] != COUNT['at']: return
-    if COUNT['log'] is not None: REAL['write'](COUNT['log'], what.encode())
-    if half: half()
+    if COUNT['n'] != COUNT['at']:
+        return
+    if COUNT['log'] is not None:
+        REAL['write'](COUNT['log'], what.encode())
+    if half:
+        half()
     die()
 
 
@@ -42,37 +49,54 @@ REAL = {n: getattr(os, n) for n in ('write', 'open')}
 
 class Counted(io.FileIO):
     def write(self, b):
-        tick('write', lambda: super(Counted, self).write(bytes(b)[:len(b)//2]))
+        tick('write', lambda: super(Counted, self).write(bytes(b)[: len(b) // 2]))
         return super().write(b)
 
 
 def install(at, log=None, full=False):
-    "From now on this process counts, and ends before change number `at`; or, if `full`, finds no room for it or anything after."
+    """From now on this process counts, and ends before change number `at`; or, if `full`, finds no room for it or
+    anything after."""
     COUNT.update(n=0, at=at, log=log, full=full)
 
     def wrap(module, name):
         real = getattr(module, name)
-        def counted(*a, **k): tick(name); return real(*a, **k)
+
+        def counted(*a, **k):
+            tick(name)
+            return real(*a, **k)
+
         setattr(module, name, counted)
-    for name in 'mkdir rename replace link symlink unlink remove rmdir chmod fsync fdatasync truncate ftruncate utime'.split():
-        if hasattr(os, name): wrap(os, name)
+
+    for (
+        name
+    ) in 'mkdir rename replace link symlink unlink remove rmdir chmod fsync fdatasync truncate ftruncate utime'.split():
+        if hasattr(os, name):
+            wrap(os, name)
 
     def os_open(path, flags, *a, **k):
-        if flags & (os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_RDWR): tick('open')
+        if flags & (os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_RDWR):
+            tick('open')
         return REAL['open'](path, flags, *a, **k)
+
     def os_write(fd, b):
-        tick('write', lambda: REAL['write'](fd, bytes(b)[:len(b)//2]))
+        tick('write', lambda: REAL['write'](fd, bytes(b)[: len(b) // 2]))
         return REAL['write'](fd, b)
+
     os.open, os.write = os_open, os_write
 
     plain = io.open
+
     def opened(file, mode='r', buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
-        if not set(mode) & set('wax+'): return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        if not isinstance(file, int): tick('open')
+        if not set(mode) & set('wax+'):
+            return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        if not isinstance(file, int):
+            tick('open')
         raw = Counted(file, mode.replace('b', '').replace('t', ''), closefd=closefd, opener=opener)
-        if buffering == 0: return raw
+        if buffering == 0:
+            return raw
         f = io.BufferedRandom(raw) if '+' in mode else io.BufferedWriter(raw)
         return f if 'b' in mode else io.TextIOWrapper(f, encoding or 'utf-8', errors, newline)
+
     io.open = builtins.open = opened
 
 
@@ -80,18 +104,28 @@ def forked(work):
     "Do `work` in a child; (pid, how to wait for it)."
     sys.stdout.flush()
     pid = os.fork()
-    if pid: return pid
+    if pid:
+        return pid
     code = 1
-    try: work(); sys.stdout.flush(); sys.stderr.flush(); code = 0
+    try:
+        work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        code = 0
     except BaseException:
-        import traceback; traceback.print_exc(); sys.stderr.flush()
-    finally: os._exit(code)
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def ended(pid):
     "0 = came through, -9 = killed; anything else is a fault of the program."
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code not in (0, -signal.SIGKILL): sys.exit(f'the program failed with {code}')
+    if code not in (0, -signal.SIGKILL):
+        sys.exit(f'the program failed with {code}')
     return code
 
 
@@ -99,58 +133,84 @@ def kill(program, folder, fresh, every=1):
     "One line per kill: which change, what can be seen right after it, and what a second, undisturbed run left."
     work, look = PROGRAMS[program]
     for n in range(1, 100_000, every):
-        here = folder/str(n) if fresh else folder/'one'
+        here = folder / str(n) if fresh else folder / 'one'
         here.mkdir(parents=True, exist_ok=True)
         r, w = os.pipe()
         code = ended(forked(lambda: (install(n, w), work(here))))
-        os.close(w); what = os.read(r, 100).decode(); os.close(r)
-        if code == 0: break
+        os.close(w)
+        what = os.read(r, 100).decode()
+        os.close(r)
+        if code == 0:
+            break
         seen = look(here)
-        if fresh: ended(forked(lambda: work(here)))
+        if fresh:
+            ended(forked(lambda: work(here)))
         print(json.dumps(dict(n=n, what=what, seen=seen, after=tree(here))), flush=True)
-        if fresh: shutil.rmtree(here)
+        if fresh:
+            shutil.rmtree(here)
     print(json.dumps(dict(through=n, after=tree(here))), flush=True)
 
 
 def full(program, folder):
-    "One line for each place at which the room may end: what was said, what is left, what a second run with more room made of it."
+    """One line for each place at which the room may end: what was said, what is left, what a second run with more room
+    made of it."""
     work, look = PROGRAMS[program]
     for n in range(1, 100_000):
-        here = folder/str(n); here.mkdir(parents=True)
+        here = folder / str(n)
+        here.mkdir(parents=True)
         r, w = os.pipe()
+
         def child():
             install(n, full=True)
-            try: work(here)
-            except core.MaftError as e: REAL['write'](w, str(e).encode())
+            try:
+                work(here)
+            except core.MaftError as e:
+                REAL['write'](w, str(e).encode())
+
         assert ended(forked(child)) == 0
-        os.close(w); said = os.read(r, 5000).decode(); os.close(r)
-        seen, left = look(here), [p.name for p in (here/'store'/'tmp').glob('*')]
+        os.close(w)
+        said = os.read(r, 5000).decode()
+        os.close(r)
+        seen, left = look(here), [p.name for p in (here / 'store' / 'tmp').glob('*')]
         ended(forked(lambda: work(here)))
         print(json.dumps(dict(n=n, said=said, seen=seen, left=left, after=tree(here))), flush=True)
         shutil.rmtree(here)
-        if not said: break
+        if not said:
+            break
 
 
 def race(program, folder, n, rounds):
     work, look = PROGRAMS[program]
     for i in range(rounds):
-        here = folder/str(i); here.mkdir(parents=True)
-        for p in [forked(lambda k=k: work(here, k, n)) for k in range(n)]: assert ended(p) == 0
+        here = folder / str(i)
+        here.mkdir(parents=True)
+        for p in [forked(lambda k=k: work(here, k, n)) for k in range(n)]:
+            assert ended(p) == 0
         print(json.dumps(look(here)), flush=True)
         shutil.rmtree(here)
 
 
 def storm(program, folder, n, seed):
     "Processes killed at random changes while the others go on; each is started again, until all came through."
-    work, look = PROGRAMS[program]; rng = random.Random(seed); kills = 0
+    work, look = PROGRAMS[program]
+    rng = random.Random(seed)
+    kills = 0
     folder.mkdir(parents=True, exist_ok=True)
-    def start(k): at = rng.randint(1, 40); return forked(lambda: (install(at), work(folder, k)))
+
+    def start(k):
+        at = rng.randint(1, 40)
+        return forked(lambda: (install(at), work(folder, k)))
+
     running = {start(k): k for k in range(n)}
     while running:
-        pid, status = os.wait(); k = running.pop(pid)
+        pid, status = os.wait()
+        k = running.pop(pid)
         code = os.waitstatus_to_exitcode(status)
-        if code not in (0, -signal.SIGKILL): sys.exit(f'the program failed with {code}')
-        if code: kills += 1; running[start(k)] = k
+        if code not in (0, -signal.SIGKILL):
+            sys.exit(f'the program failed with {code}')
+        if code:
+            kills += 1
+            running[start(k)] = k
     print(json.dumps(dict(kills=kills, seen=look(folder))), flush=True)
     ended(forked(lambda: work(folder, 0)))
     print(json.dumps(dict(after=tree(folder))), flush=True)
@@ -158,134 +218,233 @@ def storm(program, folder, n, seed):
 
 def tree(folder):
     "Everything below a folder: name -> digest of a file's bytes, None for a folder."
-    return {p.relative_to(folder).as_posix(): core.file_digest(p) if p.is_file() else None for p in sorted(folder.rglob('*')) if p.name != 'metrics.jsonl'}   # which holds times
+    # which holds times
+    return {
+        p.relative_to(folder).as_posix(): core.file_digest(p) if p.is_file() else None
+        for p in sorted(folder.rglob('*'))
+        if p.name != 'metrics.jsonl'
+    }
 
 
 # Programs: what is run, and what is looked at right after a kill.
 
+
 def generate(folder, texts, sub=''):
-    where = folder/sub; where.mkdir(exist_ok=True)
-    with open(where/'completions.jsonl', 'w') as f:
-        for t in texts: f.write(t + '\n'); f.flush()
+    where = folder / sub
+    where.mkdir(exist_ok=True)
+    with open(where / 'completions.jsonl', 'w') as f:
+        for t in texts:
+            f.write(t + '\n')
+            f.flush()
 
 
 def few_jobs(folder, k=0):
-    "Two blocks of answers, a finetuning with checkpoints that stands on them, answers of the trained one; then everything again."
-    store = Store(folder/'store')
+    """Two blocks of answers, a finetuning with checkpoints that stands on them, answers of the trained one; then
+    everything again."""
+    store = Store(folder / 'store')
+
     def finetune(into, before):
-        at = store.scratch('finetune', dict(rows=before))/'step.json'
+        at = store.scratch('finetune', dict(rows=before)) / 'step.json'
         step, weight = json.loads(at.read_text()) if at.exists() else (0, 1)
         for step in range(step, 3):
-            weight = weight*7 % 1009
+            weight = weight * 7 % 1009
             core.write_atomic(at, json.dumps([step + 1, weight]))
-        (into/'adapter').mkdir()
-        (into/'adapter'/'weights.txt').write_text(str(weight))
+        (into / 'adapter').mkdir()
+        (into / 'adapter' / 'weights.txt').write_text(str(weight))
+
     for _ in range(2):
-        first = [store.job('generate', dict(block=i), lambda f, i=i: generate(f, [f'{i}-{j}' for j in range(2)], 'round-1' if i else '')) for i in range(2)]
+        first = [
+            store.job(
+                'generate',
+                dict(block=i),
+                lambda f, i=i: generate(f, [f'{i}-{j}' for j in range(2)], 'round-1' if i else ''),
+            )
+            for i in range(2)
+        ]
         before = [core.file_digest(p) for f in first for p in sorted(f.rglob('*.jsonl'))]
         tuned = store.job('finetune', dict(rows=before), lambda f: finetune(f, before))
-        adapter = (tuned/'adapter'/'weights.txt').read_text()
-        store.job('generate', dict(block=0, adapter=adapter), lambda f: core.write_jsonl(f/'completions.jsonl', [dict(text=adapter)]))
+        adapter = (tuned / 'adapter' / 'weights.txt').read_text()
+        store.job(
+            'generate',
+            dict(block=0, adapter=adapter),
+            lambda f: core.write_jsonl(f / 'completions.jsonl', [dict(text=adapter)]),
+        )
 
 
 def naive(folder, k=0):
     "The obvious cache: what these tests must be able to catch."
     for i in range(3):
-        path = folder/f'{i}.txt'
-        if not path.exists(): generate(folder, [f'{i}-{j}' for j in range(2)]); (folder/'completions.jsonl').rename(path) if i == 1 else path.write_text('whole ' + (folder/'completions.jsonl').read_text())
+        path = folder / f'{i}.txt'
+        if not path.exists():
+            generate(folder, [f'{i}-{j}' for j in range(2)])
+            (
+                (folder / 'completions.jsonl').rename(path)
+                if i == 1
+                else path.write_text('whole ' + (folder / 'completions.jsonl').read_text())
+            )
 
 
 def look_at_store(folder):
     "What somebody would see: entries, and what is wrong with them."
-    store = Store(folder/'store')
+    store = Store(folder / 'store')
     return dict(entries=[e.digest for e in housekeeping.ls(store)], wrong=[str(p) for p in housekeeping.verify(store)])
 
 
 def one_file(folder):
     "The same file written three times, then rows."
-    for i in range(3): core.write_atomic(folder/'deep'/'note.txt', str(i)*4000)
-    core.write_jsonl(folder/'rows.jsonl', [dict(i=i) for i in range(3)])
+    for i in range(3):
+        core.write_atomic(folder / 'deep' / 'note.txt', str(i) * 4000)
+    core.write_jsonl(folder / 'rows.jsonl', [dict(i=i) for i in range(3)])
 
 
 def look_at_file(folder):
     "Whose bytes are there, and how many."
-    note, rows = folder/'deep'/'note.txt', folder/'rows.jsonl'
-    return dict(note=[''.join(sorted(set(note.read_text()))), note.stat().st_size] if note.exists() else None,
-                rows=core.read_jsonl(rows) if rows.exists() else None)
+    note, rows = folder / 'deep' / 'note.txt', folder / 'rows.jsonl'
+    return dict(
+        note=[''.join(sorted(set(note.read_text()))), note.stat().st_size] if note.exists() else None,
+        rows=core.read_jsonl(rows) if rows.exists() else None,
+    )
 
 
 def same_job(folder, k, n):
     "All wait for each other inside the job, then finish it with bytes of their own."
-    store = Store(folder/'store')
+    store = Store(folder / 'store')
+
     def work(into):
-        (folder/f'here-{k}').touch()
+        (folder / f'here-{k}').touch()
         for _ in range(2000):
-            if len(list(folder.glob('here-*'))) == n: break
-            time.sleep(.002)
-        (into/'who.txt').write_text(str(k)*1000); (into/'too.txt').write_text(str(k))
+            if len(list(folder.glob('here-*'))) == n:
+                break
+            time.sleep(0.002)
+        (into / 'who.txt').write_text(str(k) * 1000)
+        (into / 'too.txt').write_text(str(k))
+
     got = store.job('generate', dict(race=True), work)
-    (folder/f'got-{k}').write_text((got/'who.txt').read_text()[0] + (got/'too.txt').read_text())
+    (folder / f'got-{k}').write_text((got / 'who.txt').read_text()[0] + (got / 'too.txt').read_text())
 
 
 def mend(folder, k, n):
     "All find the same damaged entry at once, and each mends it."
-    path = folder/'store'
+    path = folder / 'store'
     key = dict(mend=True)
-    def work(into): (into/'who.txt').write_text(str(k)); (into/'same.txt').write_text('same')
+
+    def work(into):
+        (into / 'who.txt').write_text(str(k))
+        (into / 'same.txt').write_text('same')
+
     if k == 0:
         made = Store(path).job('generate', key, work)
-        (made/'same.txt').chmod(0o644); (made/'same.txt').write_text('damn'); shop._checked.clear()
-        (folder/'go').touch()
-    while not (folder/'go').exists(): time.sleep(.002)
+        (made / 'same.txt').chmod(0o644)
+        (made / 'same.txt').write_text('damn')
+        shop._checked.clear()
+        (folder / 'go').touch()
+    while not (folder / 'go').exists():
+        time.sleep(0.002)
     got = Store(path).job('generate', key, work)
-    (folder/f'got-{k}').write_text((got/'who.txt').read_text())
+    (folder / f'got-{k}').write_text((got / 'who.txt').read_text())
 
 
 def look_at_race(folder):
-    store = Store(folder/'store')
-    return dict(got=[p.read_text() for p in sorted(folder.glob('got-*'))], entries=len(housekeeping.ls(store)), wrong=len(housekeeping.verify(store)),
-                left=[p.name for d in ('tmp', 'scratch') for p in (store.path/d).glob('*')], aside=len(list((store.path/'damaged').glob('*'))),
-                who=[(e.path/'who.txt').read_text()[0] for e in housekeeping.ls(store)])
+    store = Store(folder / 'store')
+    return dict(
+        got=[p.read_text() for p in sorted(folder.glob('got-*'))],
+        entries=len(housekeeping.ls(store)),
+        wrong=len(housekeeping.verify(store)),
+        left=[p.name for d in ('tmp', 'scratch') for p in (store.path / d).glob('*')],
+        aside=len(list((store.path / 'damaged').glob('*'))),
+        who=[(e.path / 'who.txt').read_text()[0] for e in housekeeping.ls(store)],
+    )
 
 
 class Scripted:
     "An engine whose words follow from the request's seed and the adapter's bytes."
+
     batch_size = 4
-    def identity(self, adapter=None): return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter)/'weights.txt'))
-    def render(self, chat): return tuple(chat[-1].content.encode())
+
+    def identity(self, adapter=None):
+        return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter) / 'weights.txt'))
+
+    def render(self, chat):
+        return tuple(chat[-1].content.encode())
+
     def generate(self, requests):
-        def say(r): return f"\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}"
+        def say(r):
+            return f'\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}'
+
         return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
 
 
 def tiny_trainer(folder, engine, parent, rows_file, settings, seed, scratch):
     "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
-    at = Path(scratch)/'step.json'
-    step, weight = json.loads(at.read_text()) if at.exists() else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(rows_file)))
+    at = Path(scratch) / 'step.json'
+    step, weight = (
+        json.loads(at.read_text())
+        if at.exists()
+        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(rows_file)))
+    )
     for step in range(step, 3):
         weight = core.seed_for(weight)
         core.write_atomic(at, json.dumps([step + 1, weight]))
-    (folder/'weights.txt').write_text(str(weight))
+    (folder / 'weights.txt').write_text(str(weight))
 
 
 def whole_loop(folder, k=0):
     "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
     from multiagent_ft import finetune, run as house
     from multiagent_ft.config import load_config
-    os.environ['MAFT_QUIET'] = '1'; os.chdir(folder)   # paths in config.yaml are the same wherever it runs
+
+    os.environ['MAFT_QUIET'] = '1'
+    os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     engine = Scripted()
     house.engine_for, house.commit = lambda spec: engine, lambda: None
-    house.finetune_key = lambda engine, parent, rows, settings, seed: dict(parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed)
+    house.finetune_key = lambda engine, parent, rows, settings, seed: dict(
+        parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed
+    )
     finetune.finetune_job = tiny_trainer
-    house.run(load_config(None, dict(out='run', store='store', model='scripted', agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off')))
+    house.run(
+        load_config(
+            None,
+            dict(
+                out='run',
+                store='store',
+                model='scripted',
+                agents=2,
+                train=5,
+                eval=3,
+                iterations=2,
+                samples=2,
+                workers=0,
+                wandb='off',
+            ),
+        )
+    )
 
 
-PROGRAMS = dict(loop=(whole_loop, look_at_store), jobs=(few_jobs, look_at_store), naive=(naive, lambda folder: None), file=(one_file, look_at_file), same=(same_job, look_at_race), mend=(mend, look_at_race))
+PROGRAMS = dict(
+    loop=(whole_loop, look_at_store),
+    jobs=(few_jobs, look_at_store),
+    naive=(naive, lambda folder: None),
+    file=(one_file, look_at_file),
+    same=(same_job, look_at_race),
+    mend=(mend, look_at_race),
+)
 
 if __name__ == '__main__':
     what, program, folder, *rest = sys.argv[1:]
-    if what == 'kill': kill(program, Path(folder), '--from-scratch' in rest, int(rest[rest.index('--every') + 1]) if '--every' in rest else 1)
-    elif what == 'clean': Path(folder).mkdir(parents=True, exist_ok=True); PROGRAMS[program][0](Path(folder)); print(json.dumps(dict(after=tree(Path(folder)))))
-    elif what == 'full': full(program, Path(folder))
-    elif what == 'race': race(program, Path(folder), int(rest[0]), int(rest[1]))
-    elif what == 'storm': storm(program, Path(folder), int(rest[0]), int(rest[1]))
+    if what == 'kill':
+        kill(
+            program,
+            Path(folder),
+            '--from-scratch' in rest,
+            int(rest[rest.index('--every') + 1]) if '--every' in rest else 1,
+        )
+    elif what == 'clean':
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        PROGRAMS[program][0](Path(folder))
+        print(json.dumps(dict(after=tree(Path(folder)))))
+    elif what == 'full':
+        full(program, Path(folder))
+    elif what == 'race':
+        race(program, Path(folder), int(rest[0]), int(rest[1]))
+    elif what == 'storm':
+        storm(program, Path(folder), int(rest[0]), int(rest[1]))

@@ -1,23 +1,38 @@
 "What several tests need: keys of every shape, a folder in memory, programs that are killed."
+
 import json, os, subprocess, sys, tempfile
 from pathlib import Path
 from hypothesis import strategies as st
 
 leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-value = st.recursive(leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12) # anything JSON can say
+# anything JSON can say
+value = st.recursive(leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12)
 keys = st.dictionaries(st.text(), value, max_size=5)
 
 
 def shuffled(o):
     "The same value, every field in another place."
-    return {k: shuffled(o[k]) for k in reversed(o)} if isinstance(o, dict) else [shuffled(v) for v in o] if isinstance(o, list) else o
+    return (
+        {k: shuffled(o[k]) for k in reversed(o)}
+        if isinstance(o, dict)
+        else [shuffled(v) for v in o]
+        if isinstance(o, list)
+        else o
+    )
 
 
-def memory(): return tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None) # where thousands of fsyncs cost nothing
+# where thousands of fsyncs cost nothing
+def memory():
+    return tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
 
 
 def killing(*args, timeout=600):
     "Run tests/killing.py; its lines."
-    done = subprocess.run([sys.executable, Path(__file__).with_name('killing.py'), *map(str, args)], capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name('killing.py'), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,4 +1,5 @@
 "Answers: what is read, what is the same, and that nothing a model can say does harm."
+
 import json, multiprocessing, os, random, re, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -13,47 +14,197 @@ from multiagent_ft.latex import LENGTH, Unread, tidy
 from multiagent_ft.numerals import NUMBER, number_value, settle, spell, undress
 from multiagent_ft.symbolic import form
 
-DATA = SHARED/'data'
+DATA = SHARED / 'data'
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('text,answer', [
-    (r'\boxed{18}', '18'), (r'so \boxed{7}, no: \boxed{8}', '8'), (r'\boxed{\frac{1}{2}}', '0.5'), (r'\boxed{\text{18 apples}}', '18'), (r'\boxed{\boxed{5}}', '5'), (r'\boxed 5', '5'),
-    (r'\fbox{12}', '12'), (r'\boxed{5} and then \fbox{6}', '6'), (r'\boxed{x = 5}', '5'), (r'\boxed{\$1{,}234.50}', '1234.5'), (r'\boxed{1\,234\,567}', '1234567'),
-    ('She has 5.\n#### 18', '18'), ('#### -1,234', '-1234'), ('A: 18', '18'), ('a: 18', '18'), ('**Answer:** 18', '18'), ('Final answer: $18', '18'), ('The answer is 18.', '18'),
-    ('the answer is therefore 18 apples.', '18'), ('The final answer to the question is: **18**', '18'), ('Answer = 18', '18'), ('The answer is 3 + 4 = 7.', '7'), ('The answer is 42, since 50 - 8 = 42', '42'),
-    ('Hence\n$$x = 18$$', '18'), (r'Hence \[ 18 \]', '18'), ('$$1$$ and $$2$$', '2'),
-    ('18', '18'), ('$18.00', '18'), ('€ 18', '18'), ('£1,000', '1000'), ('18%', '18'), (r'18\%', '18'), ('−18', '-18'), ('–3', '-3'), ('-$5', '-5'), ('$-5', '-5'), ('18 km/h', '18'), ('5 m^2', '5'), ('1/2', '0.5'), ('3 1/2', '3.5'), ('.5', '0.5'), ('1e3', '1000'), ('12 345', '12345'),
-    ('<think>\\boxed{3}</think>\\boxed{4}', '4'), ('I guess 3.</think>The answer is 4', '4'), ('x = 18', '18'),
-    ('#### Step 2: add\nThe answer is 18', '18'), ('#### 18\n\n', '18'), ('5 m²', '5')])
-def test_numbers_are_read(text, answer): assert extract(text) == answer
+
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'\boxed{18}', '18'),
+        (r'so \boxed{7}, no: \boxed{8}', '8'),
+        (r'\boxed{\frac{1}{2}}', '0.5'),
+        (r'\boxed{\text{18 apples}}', '18'),
+        (r'\boxed{\boxed{5}}', '5'),
+        (r'\boxed 5', '5'),
+        (r'\fbox{12}', '12'),
+        (r'\boxed{5} and then \fbox{6}', '6'),
+        (r'\boxed{x = 5}', '5'),
+        (r'\boxed{\$1{,}234.50}', '1234.5'),
+        (r'\boxed{1\,234\,567}', '1234567'),
+        ('She has 5.\n#### 18', '18'),
+        ('#### -1,234', '-1234'),
+        ('A: 18', '18'),
+        ('a: 18', '18'),
+        ('**Answer:** 18', '18'),
+        ('Final answer: $18', '18'),
+        ('The answer is 18.', '18'),
+        ('the answer is therefore 18 apples.', '18'),
+        ('The final answer to the question is: **18**', '18'),
+        ('Answer = 18', '18'),
+        ('The answer is 3 + 4 = 7.', '7'),
+        ('The answer is 42, since 50 - 8 = 42', '42'),
+        ('Hence\n$$x = 18$$', '18'),
+        (r'Hence \[ 18 \]', '18'),
+        ('$$1$$ and $$2$$', '2'),
+        ('18', '18'),
+        ('$18.00', '18'),
+        ('€ 18', '18'),
+        ('£1,000', '1000'),
+        ('18%', '18'),
+        (r'18\%', '18'),
+        ('−18', '-18'),
+        ('–3', '-3'),
+        ('-$5', '-5'),
+        ('$-5', '-5'),
+        ('18 km/h', '18'),
+        ('5 m^2', '5'),
+        ('1/2', '0.5'),
+        ('3 1/2', '3.5'),
+        ('.5', '0.5'),
+        ('1e3', '1000'),
+        ('12 345', '12345'),
+        ('<think>\\boxed{3}</think>\\boxed{4}', '4'),
+        ('I guess 3.</think>The answer is 4', '4'),
+        ('x = 18', '18'),
+        ('#### Step 2: add\nThe answer is 18', '18'),
+        ('#### 18\n\n', '18'),
+        ('5 m²', '5'),
+    ],
+)
+def test_numbers_are_read(text, answer):
+    assert extract(text) == answer
 
 
-@pytest.mark.parametrize('text', ['', ' ', 'I do not know.', 'eighteen', r'\boxed{}', r'\boxed{5} then \boxed{\frac{1', r'\boxed{', r'\boxed', '<think>\\boxed{3}', '<think>it is 3', r'\boxed{2\pi}', r'\boxed{3 \text{ or } 4}', r'\boxed{3, 4}',
-                                  r'\boxed{5-3}', r'\boxed{1/0}', r'\boxed{2x}', 'First 3*7=21.\nThen 21+4=25', '25-6=19, then 19+', '3*7=21', 'The answer is', 'Answer: none', '####',
-                                  r'\boxed{-(40)}', 'The answer is minus 40', 'The answer is negative 40.', 'The answer is not 40 but -40', '2π', '5²', '√16', '|-5|', '1½', '3 million', '3 and a half', '5 ± 1', '<think>a</think> hm <think> \\boxed{3}'])
-def test_what_cannot_be_read_is_none(text): assert extract(text) is None
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        ' ',
+        'I do not know.',
+        'eighteen',
+        r'\boxed{}',
+        r'\boxed{5} then \boxed{\frac{1',
+        r'\boxed{',
+        r'\boxed',
+        '<think>\\boxed{3}',
+        '<think>it is 3',
+        r'\boxed{2\pi}',
+        r'\boxed{3 \text{ or } 4}',
+        r'\boxed{3, 4}',
+        r'\boxed{5-3}',
+        r'\boxed{1/0}',
+        r'\boxed{2x}',
+        'First 3*7=21.\nThen 21+4=25',
+        '25-6=19, then 19+',
+        '3*7=21',
+        'The answer is',
+        'Answer: none',
+        '####',
+        r'\boxed{-(40)}',
+        'The answer is minus 40',
+        'The answer is negative 40.',
+        'The answer is not 40 but -40',
+        '2π',
+        '5²',
+        '√16',
+        '|-5|',
+        '1½',
+        '3 million',
+        '3 and a half',
+        '5 ± 1',
+        '<think>a</think> hm <think> \\boxed{3}',
+    ],
+)
+def test_what_cannot_be_read_is_none(text):
+    assert extract(text) is None
 
 
-@pytest.mark.parametrize('text,answer', [(r'\boxed{x^2+1}', 'x^2+1'), (r'\boxed{\left\{1,\frac{2}{3}\right\}}', r'\left\{1,\frac{2}{3}\right\}'), (r'Thus $$x=\frac{\sqrt{3}}{2}.$$', r'x=\frac{\sqrt{3}}{2}'),
-                                         ('The answer is $x^2$.', 'x^2'), ('The answer is $x^2$, because $x>0$.', 'x^2'), ('The answer is x=1 and y=2', 'x=1 and y=2'), (r'\boxed{\text{odd but not prime}}', r'\text{odd but not prime}'), ('#### (1,2]', '(1,2]'), (r'Answer: \( \pi \)', r'\pi'), (r'\boxed{\text{no solution}}', r'\text{no solution}'), (r'\boxed{\}}', r'\}')])
-def test_mathematics_is_read(text, answer): assert extract(text, 'math') == answer
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'\boxed{x^2+1}', 'x^2+1'),
+        (r'\boxed{\left\{1,\frac{2}{3}\right\}}', r'\left\{1,\frac{2}{3}\right\}'),
+        (r'Thus $$x=\frac{\sqrt{3}}{2}.$$', r'x=\frac{\sqrt{3}}{2}'),
+        ('The answer is $x^2$.', 'x^2'),
+        ('The answer is $x^2$, because $x>0$.', 'x^2'),
+        ('The answer is x=1 and y=2', 'x=1 and y=2'),
+        (r'\boxed{\text{odd but not prime}}', r'\text{odd but not prime}'),
+        ('#### (1,2]', '(1,2]'),
+        (r'Answer: \( \pi \)', r'\pi'),
+        (r'\boxed{\text{no solution}}', r'\text{no solution}'),
+        (r'\boxed{\}}', r'\}'),
+    ],
+)
+def test_mathematics_is_read(text, answer):
+    assert extract(text, 'math') == answer
 
 
-@pytest.mark.parametrize('text,answer', [(r'\boxed{B}', 'B'), ('(B)', 'B'), ('B.', 'B'), ('b', 'B'), ('option B', 'B'), ('The answer is option (C).', 'C'), ('The answer is (B) 12 metres', 'B'), ('Answer: D', 'D'), ('The correct answer is B because A is too small', 'B'),
-                                         (r'\boxed{\text{(A)}}', 'A'), (r'\boxed{\textbf{C}}', 'C'), ('**B**', 'B'), ('A', 'A'), ('A: 12 metres', 'A'), ('A: B', 'A'), ('(B), not (C)', None), ('B or C', None), ('The answer is (B) or (C)', None), ('The answer is C, C', 'C'), ('A dog', None), ('none of them', None), ('The answer is unclear', None), (r'\boxed{A} \boxed{', None),
-                                         *((re.sub(r'\bA\b', c, t), c) for c in 'AB' for t in ('The answer is A, the first', 'A because it is larger', 'A (transverse waves)', 'A is right', 'Answer: A, I think', 'The answer is A, I\'m sure', 'The answer is A, since 2>1')),
-                                         ('not (B)', None), ('The answer is not A.', None), ('B is not right', None), ('(B) it is not moving', 'B'), ('The answer is B, not C', 'B'), ('The answer is A, C', None), ('B and C', None)])
-def test_choices_are_read(text, answer): assert extract(text, 'choice') == answer
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'\boxed{B}', 'B'),
+        ('(B)', 'B'),
+        ('B.', 'B'),
+        ('b', 'B'),
+        ('option B', 'B'),
+        ('The answer is option (C).', 'C'),
+        ('The answer is (B) 12 metres', 'B'),
+        ('Answer: D', 'D'),
+        ('The correct answer is B because A is too small', 'B'),
+        (r'\boxed{\text{(A)}}', 'A'),
+        (r'\boxed{\textbf{C}}', 'C'),
+        ('**B**', 'B'),
+        ('A', 'A'),
+        ('A: 12 metres', 'A'),
+        ('A: B', 'A'),
+        ('(B), not (C)', None),
+        ('B or C', None),
+        ('The answer is (B) or (C)', None),
+        ('The answer is C, C', 'C'),
+        ('A dog', None),
+        ('none of them', None),
+        ('The answer is unclear', None),
+        (r'\boxed{A} \boxed{', None),
+        *(
+            (re.sub(r'\bA\b', c, t), c)
+            for c in 'AB'
+            for t in (
+                'The answer is A, the first',
+                'A because it is larger',
+                'A (transverse waves)',
+                'A is right',
+                'Answer: A, I think',
+                "The answer is A, I'm sure",
+                'The answer is A, since 2>1',
+            )
+        ),
+        ('not (B)', None),
+        ('The answer is not A.', None),
+        ('B is not right', None),
+        ('(B) it is not moving', 'B'),
+        ('The answer is B, not C', 'B'),
+        ('The answer is A, C', None),
+        ('B and C', None),
+    ],
+)
+def test_choices_are_read(text, answer):
+    assert extract(text, 'choice') == answer
 
 
 def test_a_pattern_of_ones_own():
-    assert extract('<b>12</b> <b>13</b>', r'regex:<b>(\d+)</b>') == '13' and extract('say 7!', r'regex:\d') == '7' and extract('nothing', r'regex:\d') is None
-    assert extract('a' * 40 + 'b', 'regex:^(a+)+$') is None   # would take longer than the universe has had
-    assert extract('a1', r'regex:\d') == '1'                  # and does no harm to the next one
+    assert (
+        extract('<b>12</b> <b>13</b>', r'regex:<b>(\d+)</b>') == '13'
+        and extract('say 7!', r'regex:\d') == '7'
+        and extract('nothing', r'regex:\d') is None
+    )
+    assert extract('a' * 40 + 'b', 'regex:^(a+)+$') is None  # would take longer than the universe has had
+    assert extract('a1', r'regex:\d') == '1'  # and does no harm to the next one
     for kind in ('regex:(', 'words', ''):
-        with pytest.raises(MaftError, match='kind of answer'): extract('x', kind)
+        with pytest.raises(MaftError, match='kind of answer'):
+            extract('x', kind)
 
 
 @given(st.text(), st.sampled_from(['number', 'math', 'choice']))
@@ -72,36 +223,132 @@ def test_numbers_survive_the_trip(v):
 
 def test_long_texts_take_time_in_proportion():
     "Not a stopwatch: each of these would take hours if it were quadratic."
-    for t in ('\n' * 10**6, '\\[' * 500_000, '$$' * 500_001, 'answer ' * 200_000, '\\boxed{' * 200_000, 'a:' * 500_000, '#### ' * 200_000, '=' * 10**6, '{' * 10**6 + '\\boxed{5}'):
-        for kind in ('number', 'math', 'choice'): extract(t, kind)
+    for t in (
+        '\n' * 10**6,
+        '\\[' * 500_000,
+        '$$' * 500_001,
+        'answer ' * 200_000,
+        '\\boxed{' * 200_000,
+        'a:' * 500_000,
+        '#### ' * 200_000,
+        '=' * 10**6,
+        '{' * 10**6 + '\\boxed{5}',
+    ):
+        for kind in ('number', 'math', 'choice'):
+            extract(t, kind)
     assert extract('{' * 10**6 + '\\boxed{5}') == '5' and last_box('x') is None and announced('\\boxed{}') == ''
 
 
 # The same -----------------------------------------------------------------------------------------------------------------
 
 CLASSES = [
-    ['0.5', '1/2', r'\frac{1}{2}', r'\dfrac12', '.5', '$0.50$', '0.5%', r'\frac{2}{4}', r'x=\frac12', r'\sin(\frac{\pi}{6})', '2x=1'],
-    ['70000', '70,000', r'70{,}000', r'\$70,000.00', '7e4', r'7\times10^4', '70000 dollars', r'70\,000'], ['10%', '10', r'10\%', '10 percent', '+10'], ['0.1', '1/10'], ['-3', '−3', r'-\frac{6}{2}'],
-    [r'\sqrt{8}', r'2\sqrt{2}', 'sqrt(8)', '2*sqrt(2)', r'2\sqrt2', '8^{1/2}'], ['1.3098', r'$x \approx 1.3098$', r'x=1.3098'], [r'x \approx 4.177, x \approx 5503.665', '4.177, 5503.665'], ['25/3', r'x=\frac{25}{3} \approx 8.33', '8.333333333333334', r'\frac{25}{3}'], ['8.33'], ['1/3'], ['0.333'],
-    ['x+1', r'\frac{x^2-1}{x-1}', '1 + x'], [r'\sqrt{x^2}', '|x|'], ['x', '(x)', '$x$'], [r'\sqrt{t^2}', '|t|'], ['t'], [r'\ln |y|'], [r'\ln y', r'\ln(y)'], ['X'], ['2x+y=3', 'y=3-2x', '4x+2y=6'], ['3-2x', 'f(x)=3-2x'],
-    ['x<5', r'(-\infty,5)', '5>x', r'\{x \mid x<5\}', r'-2x>-10'], [r'x\leq5', r'(-\infty,5]'], ['1<x<2', '(1,2)', '2>x>1'], ['[1,2)', r'1\le x<2'], ['[1,2]'], ['(2,1)'],
-    ['7,-7', '-7, 7', r'\pm 7', r'\{7,-7\}', 'x=7 or x=-7', 'x=-7,7'], ['(7,-7)'], [r'(1,2)\cup(3,4]', r'(3,4]\cup(1,2)'], ['x=1, y=2', 'y=2, x=1'], ['x=2, y=1'],
-    ['No solution', 'none', r'\emptyset', r'\varnothing', r'\text{no solution}'], ['B', '(B)', r'\text{B}'], ['b'], ['yes', 'Yes', r'\text{yes}', 'Yes, because $1+1=2$.', 'Yes. It follows from the definition.'], ['no', 'No. There are two.'], ['cat'], ['act'],
-    [r'\begin{pmatrix}1&2\\3&4\end{pmatrix}', r'\left[\begin{array}{cc}1&2\\3&4\end{array}\right]'], [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '(1,2,3)', r'\langle 1,2,3\rangle'],
-    [r'\begin{cases}x & x>0\\0 & \text{otherwise}\end{cases}', r'\left\{\begin{array}{ll}0 & \text{otherwise} \\ x & \text{if } x>0\end{array}\right.'], [r'max at $x=0$, min at $x=\pm 1$', 'min at $x=-1$ or $x=1$; max at $x=0$'], ['max at $x=0$ or $x=1$, min at $x=-1$'],
-    [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'], ['e^{i\\pi}', '-1'], ['1+2i', '2i+1'], [r'2^{200}'], [r'2^{200}+1'], [r'1-\frac{1}{2^{100}}'], ['1'], [r'\infty'], [r'-\infty'], [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'], ['1,2'], ['12'],
-    ['.5x', '0.5x', r'\frac{x}{2}'], ['5x', '5 x'], [r'.5\pi', r'\frac{\pi}{2}'], [r'5\pi'], ['y=.5x+1', r'y=\frac{x}{2}+1', '2y=x+2'], ['y=5x+1'], ['(.5,.25)', r'(\frac12, \frac14)'], ['.5 ft, .25 ft', '0.5, 0.25'],
-    [r'2 \text{ and } 3', '2, 3', 'x=2 or x=3', r'x=2 \text{ or } x=3', r'$2$ \text{ and } $3$'], [r'27 \text{ square units}', '27'], ['√16', '4', 'sqrt16', 'sqrt(16)'], ['√12', r'2\sqrt{3}', '2√3'], ['√x', r'\sqrt{x}'], [r'x \not= 3', 'x≠3', r'x \neq 3'],
-    [r'\sin(x+30^\circ)', r'\sin(x+\frac{\pi}{6})'], [r'\sin(x+30)'], [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'], [r'\sin^2 30^{\circ}', '0.25'], [r'0.1\overline{6}', '1/6', r'0.1\bar{6}'], [r'2.1\overline{6}', r'\frac{13}{6}'], [r'-0.\overline{3}', '-1/3'], ['1.38888888889', '25/18'], ['1.27777777778', '23/18'],
-    [r'\text{none of these}']]
+    [
+        '0.5',
+        '1/2',
+        r'\frac{1}{2}',
+        r'\dfrac12',
+        '.5',
+        '$0.50$',
+        '0.5%',
+        r'\frac{2}{4}',
+        r'x=\frac12',
+        r'\sin(\frac{\pi}{6})',
+        '2x=1',
+    ],
+    ['70000', '70,000', r'70{,}000', r'\$70,000.00', '7e4', r'7\times10^4', '70000 dollars', r'70\,000'],
+    ['10%', '10', r'10\%', '10 percent', '+10'],
+    ['0.1', '1/10'],
+    ['-3', '−3', r'-\frac{6}{2}'],
+    [r'\sqrt{8}', r'2\sqrt{2}', 'sqrt(8)', '2*sqrt(2)', r'2\sqrt2', '8^{1/2}'],
+    ['1.3098', r'$x \approx 1.3098$', r'x=1.3098'],
+    [r'x \approx 4.177, x \approx 5503.665', '4.177, 5503.665'],
+    ['25/3', r'x=\frac{25}{3} \approx 8.33', '8.333333333333334', r'\frac{25}{3}'],
+    ['8.33'],
+    ['1/3'],
+    ['0.333'],
+    ['x+1', r'\frac{x^2-1}{x-1}', '1 + x'],
+    [r'\sqrt{x^2}', '|x|'],
+    ['x', '(x)', '$x$'],
+    [r'\sqrt{t^2}', '|t|'],
+    ['t'],
+    [r'\ln |y|'],
+    [r'\ln y', r'\ln(y)'],
+    ['X'],
+    ['2x+y=3', 'y=3-2x', '4x+2y=6'],
+    ['3-2x', 'f(x)=3-2x'],
+    ['x<5', r'(-\infty,5)', '5>x', r'\{x \mid x<5\}', r'-2x>-10'],
+    [r'x\leq5', r'(-\infty,5]'],
+    ['1<x<2', '(1,2)', '2>x>1'],
+    ['[1,2)', r'1\le x<2'],
+    ['[1,2]'],
+    ['(2,1)'],
+    ['7,-7', '-7, 7', r'\pm 7', r'\{7,-7\}', 'x=7 or x=-7', 'x=-7,7'],
+    ['(7,-7)'],
+    [r'(1,2)\cup(3,4]', r'(3,4]\cup(1,2)'],
+    ['x=1, y=2', 'y=2, x=1'],
+    ['x=2, y=1'],
+    ['No solution', 'none', r'\emptyset', r'\varnothing', r'\text{no solution}'],
+    ['B', '(B)', r'\text{B}'],
+    ['b'],
+    ['yes', 'Yes', r'\text{yes}', 'Yes, because $1+1=2$.', 'Yes. It follows from the definition.'],
+    ['no', 'No. There are two.'],
+    ['cat'],
+    ['act'],
+    [r'\begin{pmatrix}1&2\\3&4\end{pmatrix}', r'\left[\begin{array}{cc}1&2\\3&4\end{array}\right]'],
+    [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '(1,2,3)', r'\langle 1,2,3\rangle'],
+    [
+        r'\begin{cases}x & x>0\\0 & \text{otherwise}\end{cases}',
+        r'\left\{\begin{array}{ll}0 & \text{otherwise} \\ x & \text{if } x>0\end{array}\right.',
+    ],
+    [r'max at $x=0$, min at $x=\pm 1$', 'min at $x=-1$ or $x=1$; max at $x=0$'],
+    ['max at $x=0$ or $x=1$, min at $x=-1$'],
+    [r'\mathbf{u}_1 \perp \mathbf{u}_2', r'u_2 \perp u_1'],
+    ['e^{i\\pi}', '-1'],
+    ['1+2i', '2i+1'],
+    [r'2^{200}'],
+    [r'2^{200}+1'],
+    [r'1-\frac{1}{2^{100}}'],
+    ['1'],
+    [r'\infty'],
+    [r'-\infty'],
+    [r'\mathbb{R}', 'all real numbers', r'(-\infty,\infty)'],
+    ['1,2'],
+    ['12'],
+    ['.5x', '0.5x', r'\frac{x}{2}'],
+    ['5x', '5 x'],
+    [r'.5\pi', r'\frac{\pi}{2}'],
+    [r'5\pi'],
+    ['y=.5x+1', r'y=\frac{x}{2}+1', '2y=x+2'],
+    ['y=5x+1'],
+    ['(.5,.25)', r'(\frac12, \frac14)'],
+    ['.5 ft, .25 ft', '0.5, 0.25'],
+    [r'2 \text{ and } 3', '2, 3', 'x=2 or x=3', r'x=2 \text{ or } x=3', r'$2$ \text{ and } $3$'],
+    [r'27 \text{ square units}', '27'],
+    ['√16', '4', 'sqrt16', 'sqrt(16)'],
+    ['√12', r'2\sqrt{3}', '2√3'],
+    ['√x', r'\sqrt{x}'],
+    [r'x \not= 3', 'x≠3', r'x \neq 3'],
+    [r'\sin(x+30^\circ)', r'\sin(x+\frac{\pi}{6})'],
+    [r'\sin(x+30)'],
+    [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'],
+    [r'\sin^2 30^{\circ}', '0.25'],
+    [r'0.1\overline{6}', '1/6', r'0.1\bar{6}'],
+    [r'2.1\overline{6}', r'\frac{13}{6}'],
+    [r'-0.\overline{3}', '-1/3'],
+    ['1.38888888889', '25/18'],
+    ['1.27777777778', '23/18'],
+    [r'\text{none of these}'],
+]
 POOL = [a for c in CLASSES for a in c]
 
 
 def test_classes_are_what_they_should_be():
     forms = [{canonical(a) for a in c} for c in CLASSES]
-    for c, f in zip(CLASSES, forms): assert len(f) == 1, [(a, canonical(a)) for a in c]
+    for c, f in zip(CLASSES, forms):
+        assert len(f) == 1, [(a, canonical(a)) for a in c]
     merged = {}
-    for c, f in zip(CLASSES, forms): merged.setdefault(min(f), []).append(c)
+    for c, f in zip(CLASSES, forms):
+        merged.setdefault(min(f), []).append(c)
     assert len(merged) == len(CLASSES), [v for v in merged.values() if len(v) > 1]
     assert not [a for a in POOL if reading(a)[1]], 'some are compared as text only'
 
@@ -109,7 +356,9 @@ def test_classes_are_what_they_should_be():
 @given(st.lists(st.sampled_from([*POOL, None]), max_size=9), st.randoms())
 @settings(deadline=None, max_examples=200)
 def test_groups_do_not_depend_on_order(found, rnd):
-    def as_sets(xs): return {frozenset(order[i] for i in g) for g in group(xs)}
+    def as_sets(xs):
+        return {frozenset(order[i] for i in g) for g in group(xs)}
+
     order = list(range(len(found)))
     straight = as_sets(found)
     rnd.shuffle(order)
@@ -120,15 +369,24 @@ def test_groups_do_not_depend_on_order(found, rnd):
 @given(st.sampled_from(POOL), st.sampled_from(POOL), st.sampled_from(POOL))
 def test_same_is_an_equivalence(a, b, c):
     assert same(a, a) and same(a, b) == same(b, a)
-    if same(a, b) and same(b, c): assert same(a, c)
+    if same(a, b) and same(b, c):
+        assert same(a, c)
     assert not same(a, None) and not same(None, a) and not same(None, None)
 
 
-@given(st.fractions(min_value=-10**9, max_value=10**9, max_denominator=1000), st.data())
+@given(st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=1000), st.data())
 @settings(deadline=None, max_examples=150)
 def test_spellings_of_a_number_are_the_same(v, data):
     n, d = v.numerator, v.denominator
-    ways = [spell(v), f'{n}/{d}', f'\\frac{{{n}}}{{{d}}}', f'\\dfrac{{{n}}}{{{d}}}', f'${spell(v)}$', f'x = {spell(v)}', f'{spell(v)}%'] + ([f'{n:,}', f'{n:,}.00', f'{n}.0', f'\\text{{{n}}}'] if d == 1 else [])
+    ways = [
+        spell(v),
+        f'{n}/{d}',
+        f'\\frac{{{n}}}{{{d}}}',
+        f'\\dfrac{{{n}}}{{{d}}}',
+        f'${spell(v)}$',
+        f'x = {spell(v)}',
+        f'{spell(v)}%',
+    ] + ([f'{n:,}', f'{n:,}.00', f'{n}.0', f'\\text{{{n}}}'] if d == 1 else [])
     a, b = data.draw(st.sampled_from(ways)), data.draw(st.sampled_from(ways))
     assert same(a, b), (a, b)
     assert not same(a, spell(v + Fraction(1, 1000)))
@@ -137,17 +395,31 @@ def test_spellings_of_a_number_are_the_same(v, data):
 names = st.sampled_from('xyzabt')
 polynomials = st.lists(st.tuples(st.integers(-9, 9).filter(bool), names, st.integers(1, 4)), min_size=1, max_size=4)
 
+
 @given(polynomials, st.randoms())
 @settings(deadline=None, max_examples=60)
 def test_terms_may_change_places(terms, rnd):
-    def written(ts): return ' + '.join(f'({c})\\cdot {x}^{{{n}}}' for c, x, n in ts)
-    other = terms[:]; rnd.shuffle(other)
+    def written(ts):
+        return ' + '.join(f'({c})\\cdot {x}^{{{n}}}' for c, x, n in ts)
+
+    other = terms[:]
+    rnd.shuffle(other)
     assert same(written(terms), written(other)) and not same(written(terms), written(terms) + ' + 1')
 
 
-@pytest.mark.parametrize('text', ['The last column must not be a pivot column.', 'It does not change the determinant. This was just taking the transpose.', 'The P-value 0.22 does not imply the null hypothesis is correct. It may be that the sample is too small.',
-                                  'The rank is $3$, so both systems have a unique solution. The first is $(1,0,1)$, and the second of them all is $(1,1,2)$.', 'If $k<2$ the ratio is $\\frac{1}{2}$; if $k>2$, the ratio is zero: the window should be round.', 'The second row was multiplied by 2 so the determinant is 2 times that of the first matrix.'])
-def test_prose_is_not_passed_off_as_a_value(text): assert reading(text)[1] == 'prose' and canonical(text).startswith('text:')
+@pytest.mark.parametrize(
+    'text',
+    [
+        'The last column must not be a pivot column.',
+        'It does not change the determinant. This was just taking the transpose.',
+        'The P-value 0.22 does not imply the null hypothesis is correct. It may be that the sample is too small.',
+        'The rank is $3$, so both systems have a unique solution. The first is $(1,0,1)$, and the second of them all is $(1,1,2)$.',
+        'If $k<2$ the ratio is $\\frac{1}{2}$; if $k>2$, the ratio is zero: the window should be round.',
+        'The second row was multiplied by 2 so the determinant is 2 times that of the first matrix.',
+    ],
+)
+def test_prose_is_not_passed_off_as_a_value(text):
+    assert reading(text)[1] == 'prose' and canonical(text).startswith('text:')
 
 
 def test_a_box_is_not_cut():
@@ -157,9 +429,23 @@ def test_a_box_is_not_cut():
 
 def test_a_timeout_holds_in_another_process(monkeypatch, tmp_path):
     class Slow:
-        def ask(self, q): return dict(failed='timeout')
-    def elsewhere(): return subprocess.run([sys.executable, '-c', r"from multiagent_ft.answers import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    monkeypatch.setattr(answers, '_slow', set()); monkeypatch.setenv('MAFT_TOO_SLOW', str(tmp_path/'slow.txt'))
+        def ask(self, q):
+            return dict(failed='timeout')
+
+    def elsewhere():
+        return subprocess.run(
+            [
+                sys.executable,
+                '-c',
+                r"from multiagent_ft.answers import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+
+    monkeypatch.setattr(answers, '_slow', set())
+    monkeypatch.setenv('MAFT_TOO_SLOW', str(tmp_path / 'slow.txt'))
     before = elsewhere()
     with monkeypatch.context() as m:
         m.setattr(answers, '_algebra', Slow())
@@ -172,47 +458,151 @@ def test_a_timeout_holds_in_another_process(monkeypatch, tmp_path):
 def test_a_timeout_is_remembered(monkeypatch):
     class Slow:
         asked = 0
-        def ask(self, q): self.asked += 1; return dict(failed='timeout') if self.asked == 1 else dict(answer=dict(form='7'))
+
+        def ask(self, q):
+            self.asked += 1
+            return dict(failed='timeout') if self.asked == 1 else dict(answer=dict(form='7'))
+
     slow = Slow()
-    monkeypatch.setattr(answers, '_algebra', slow); monkeypatch.setattr(answers, '_slow', set())
+    monkeypatch.setattr(answers, '_algebra', slow)
+    monkeypatch.setattr(answers, '_slow', set())
     first = reading(r'\strange{7}')
     answers._reading.cache_clear()
-    assert reading(r'\strange{7}') == first == (first[0], 'timeout') and first[0].startswith('text:') and slow.asked == 1
+    assert (
+        reading(r'\strange{7}') == first == (first[0], 'timeout') and first[0].startswith('text:') and slow.asked == 1
+    )
     answers._reading.cache_clear()
 
 
 @needs_shared
 def test_every_gold_answer_is_read():
-    def rows(name): return [json.loads(line) for line in open(DATA/name, encoding='utf-8')]
-    golds = [extract(x['answer']) for f in ('train', 'test') for x in rows(f'gsm8k/{f}.jsonl')] + [extract(str(x['Answer'])) for x in rows('svamp/test.jsonl')]
+    def rows(name):
+        return [json.loads(line) for line in open(DATA / name, encoding='utf-8')]
+
+    golds = [extract(x['answer']) for f in ('train', 'test') for x in rows(f'gsm8k/{f}.jsonl')] + [
+        extract(str(x['Answer'])) for x in rows('svamp/test.jsonl')
+    ]
     assert len(golds) == 7473 + 1319 + 1000 and not [a for a in golds if a is None or reading(a)[1]]
-    for a in golds: assert same(a, f'{a}.00') if a.isdigit() else True
-    assert not [x for x in rows('mmlu_stem/test.jsonl') if extract(f'({"ABCD"[x["answer"]]})', 'choice') != 'ABCD'[x['answer']]]
+    for a in golds:
+        assert same(a, f'{a}.00') if a.isdigit() else True
+    assert not [
+        x for x in rows('mmlu_stem/test.jsonl') if extract(f'({"ABCD"[x["answer"]]})', 'choice') != 'ABCD'[x['answer']]
+    ]
 
 
 @needs_shared
 @pytest.mark.slow
 def test_college_mathematics_is_read_and_equals_itself():
-    golds = [json.loads(line)['answer'] for line in open(DATA/'college_math/test.jsonl', encoding='utf-8')]
+    golds = [json.loads(line)['answer'] for line in open(DATA / 'college_math/test.jsonl', encoding='utf-8')]
     why = [reading(a)[1] for a in golds]
     values = [a for a, w in zip(golds, why) if not w]
-    assert len(values) >= .97 * len(golds) and 'timeout' not in why and {*why} <= {'', 'prose', 'not understood by math-verify', 'two numbers side by side'}
+    assert (
+        len(values) >= 0.97 * len(golds)
+        and 'timeout' not in why
+        and {*why} <= {'', 'prose', 'not understood by math-verify', 'two numbers side by side'}
+    )
     changed = {}
-    for rewrite in (lambda a: a.replace('\\frac', '\\dfrac'), lambda a: re.sub(r'(?<=[a-zA-Z0-9}])(?!(?<=[a-z]{3})-[a-z]{3})\s*([-+=])\s*(?=[\\a-zA-Z0-9])', r' \1 ', a),
-                    lambda a: re.sub(r'(?<![\d.,^_{(\[])\d{4,9}(?![\d.,}])', lambda m: f'{int(m[0]):,}', a), lambda a: re.sub(r'(?<!\d)(?<!\d )\\frac\{(\d)\}\{([245])\}', lambda m: f'{int(m[1])/int(m[2])} ', a)):
+    for rewrite in (
+        lambda a: a.replace('\\frac', '\\dfrac'),
+        lambda a: re.sub(r'(?<=[a-zA-Z0-9}])(?!(?<=[a-z]{3})-[a-z]{3})\s*([-+=])\s*(?=[\\a-zA-Z0-9])', r' \1 ', a),
+        lambda a: re.sub(r'(?<![\d.,^_{(\[])\d{4,9}(?![\d.,}])', lambda m: f'{int(m[0]):,}', a),
+        lambda a: re.sub(r'(?<!\d)(?<!\d )\\frac\{(\d)\}\{([245])\}', lambda m: f'{int(m[1]) / int(m[2])} ', a),
+    ):
         changed |= {a: rewrite(a) for a in values if rewrite(a) != a and not same(a, rewrite(a))}
     assert not changed, changed
 
 
 # Nothing hangs, nothing falls ---------------------------------------------------------------------------------------------
 
-BOMBS = ['9^{9^{9^9}}', '9' + '!' * 40, '10^{10^{10}}!', '7' * 1_000_000, '{' * 10_000 + '}' * 10_000, '\\boxed{' + '{' * 10_000, '\\boxed{' * 5_000 + '1' + '}' * 5_000, '(' * 10_000, '\\frac{' * 25 + 'x' + '}{2}' * 25, '\\sqrt{' * 29 + '2' + '}' * 29,
-         '|x||y||z|' * 12, '|x|' * 4, '\\binom{10000000}{5000000}', '\\binom{10^9}{10^8}', '\\gcd(9^{9^9},3)', '(2, 9^{9^{9^9}})', '\\int_0^1 e^{x^x}dx', '\\sum_{n=1}^{10^{10}} n!', 'e^{e^{e^{e^{9}}}}', '\\sin(10^{10^{10}})', '\\lim_{x \\to 0} 9^{9^{9^x}}',
-         'a\x00b', '\x1b[2J', '\ud83d', '\\boxed{\udc00}', '\\', '$', '$$', '$$$', '\\boxed', '{', '}', '', ' ', '\u202e12\u202c', '١٢', '１２', 'NaN', 'inf', '-', '--5', '1/0', '0/0', '\\frac{1}{0}', '0^{-1}', '\\log(0)', '\\tan(\\frac{\\pi}{2})', '1e999999999', '1e-999', '.' * 5000, ',' * 5000,
-         '1,' * 900, 'x=' * 900, '\\pm' * 600, '\\cup' * 400, '\\text{' * 29 + '}' * 29, '\\begin{pmatrix}' * 100, '\\begin{pmatrix}' + '1&' * 500 + '\\end{pmatrix}', '\\left(' * 200, 'x_{' * 29 + '}' * 29, 'x^' * 59 + '2', '\\operatorname{zeros}(100000,100000)', '\\operatorname{eye}(10000000)',
-         '\\begin{bmatrix}9&9\\\\9&9\\end{bmatrix}^{999999999}', '\\det\\begin{bmatrix}a&b\\\\c&d\\end{bmatrix}', 'a' * 1999, 'ab ' * 600, '\\a\\b\\c' * 300]
-INJECTIONS = ['__import__("os").system("touch {}")', 'open("{}","w")', '\\operatorname{{exec}}(open("{}","w"))', 'eval("open(\'{}\',\'w\')")', '(lambda: open("{}","w"))()', '$__class__.__mro__[1].__subclasses__()$', 'x.__class__', '{{0.__class__}}', '%s%n', 'S("open(\'{}\',\'w\')")',
-              '\\text{{__import__("os").system("touch {}")}}', 'x_{{__import__("os").system("touch {}")}}', '\\gcd(__import__("os").system("touch {}"),2)', 'sympify("open(\'{}\',\'w\')")', '\\mathrm{{open("{}","w")}}', '\\input{{{}}}', '\\write18{{touch {}}}']
+BOMBS = [
+    '9^{9^{9^9}}',
+    '9' + '!' * 40,
+    '10^{10^{10}}!',
+    '7' * 1_000_000,
+    '{' * 10_000 + '}' * 10_000,
+    '\\boxed{' + '{' * 10_000,
+    '\\boxed{' * 5_000 + '1' + '}' * 5_000,
+    '(' * 10_000,
+    '\\frac{' * 25 + 'x' + '}{2}' * 25,
+    '\\sqrt{' * 29 + '2' + '}' * 29,
+    '|x||y||z|' * 12,
+    '|x|' * 4,
+    '\\binom{10000000}{5000000}',
+    '\\binom{10^9}{10^8}',
+    '\\gcd(9^{9^9},3)',
+    '(2, 9^{9^{9^9}})',
+    '\\int_0^1 e^{x^x}dx',
+    '\\sum_{n=1}^{10^{10}} n!',
+    'e^{e^{e^{e^{9}}}}',
+    '\\sin(10^{10^{10}})',
+    '\\lim_{x \\to 0} 9^{9^{9^x}}',
+    'a\x00b',
+    '\x1b[2J',
+    '\ud83d',
+    '\\boxed{\udc00}',
+    '\\',
+    '$',
+    '$$',
+    '$$$',
+    '\\boxed',
+    '{',
+    '}',
+    '',
+    ' ',
+    '\u202e12\u202c',
+    '١٢',
+    '１２',
+    'NaN',
+    'inf',
+    '-',
+    '--5',
+    '1/0',
+    '0/0',
+    '\\frac{1}{0}',
+    '0^{-1}',
+    '\\log(0)',
+    '\\tan(\\frac{\\pi}{2})',
+    '1e999999999',
+    '1e-999',
+    '.' * 5000,
+    ',' * 5000,
+    '1,' * 900,
+    'x=' * 900,
+    '\\pm' * 600,
+    '\\cup' * 400,
+    '\\text{' * 29 + '}' * 29,
+    '\\begin{pmatrix}' * 100,
+    '\\begin{pmatrix}' + '1&' * 500 + '\\end{pmatrix}',
+    '\\left(' * 200,
+    'x_{' * 29 + '}' * 29,
+    'x^' * 59 + '2',
+    '\\operatorname{zeros}(100000,100000)',
+    '\\operatorname{eye}(10000000)',
+    '\\begin{bmatrix}9&9\\\\9&9\\end{bmatrix}^{999999999}',
+    '\\det\\begin{bmatrix}a&b\\\\c&d\\end{bmatrix}',
+    'a' * 1999,
+    'ab ' * 600,
+    '\\a\\b\\c' * 300,
+]
+INJECTIONS = [
+    '__import__("os").system("touch {}")',
+    'open("{}","w")',
+    '\\operatorname{{exec}}(open("{}","w"))',
+    "eval(\"open('{}','w')\")",
+    '(lambda: open("{}","w"))()',
+    '$__class__.__mro__[1].__subclasses__()$',
+    'x.__class__',
+    '{{0.__class__}}',
+    '%s%n',
+    "S(\"open('{}','w')\")",
+    '\\text{{__import__("os").system("touch {}")}}',
+    'x_{{__import__("os").system("touch {}")}}',
+    '\\gcd(__import__("os").system("touch {}"),2)',
+    "sympify(\"open('{}','w')\")",
+    '\\mathrm{{open("{}","w")}}',
+    '\\input{{{}}}',
+    '\\write18{{touch {}}}',
+]
 
 
 def harmless(text):
@@ -226,18 +616,79 @@ def harmless(text):
 
 
 @pytest.mark.parametrize('text', BOMBS, ids=lambda t: f'{len(t)}-{ascii(t[:16])}')
-def test_bombs(text): harmless(text); harmless(f'The answer is \\boxed{{{text}}}.')
+def test_bombs(text):
+    harmless(text)
+    harmless(f'The answer is \\boxed{{{text}}}.')
 
 
 def test_nothing_is_executed(tmp_path):
-    there = tmp_path/'was-here'
-    for t in INJECTIONS: harmless(t.format(there)); harmless(f'\\boxed{{{t.format(there)}}}')
+    there = tmp_path / 'was-here'
+    for t in INJECTIONS:
+        harmless(t.format(there))
+        harmless(f'\\boxed{{{t.format(there)}}}')
     assert not there.exists()
 
 
-SEEDS = [a for a in POOL if len(a) < 80] + [r'y=c_{1} e^{-2t} \cos(3t)', r'\left[\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right]', r'\sum_{n=0}^{\infty} \frac{x^n}{n!}', r'\frac{-1 \pm i\sqrt{3}}{2}', 'The answer is $x=5$ because $3+2=5$.',
-                                            r'$\min$ at $x=1$', r'\bigcup_{k=-\infty}^{\infty}\left(\frac{k\pi}{2}, k\pi\right)', r'\ln\left|x+\sqrt{1+x^2}\right|+C']
-TOKENS = ['\\frac', '\\sqrt', '{', '}', '(', ')', '[', ']', '^', '_', '\\left', '\\right', '|', '!', '9', '0', '.', ',', ';', '$', '=', '<', '\\pm', '\\cup', '\\text{', '\\infty', '\\pi', 'x', 'i', 'e', '-', '+', '/', '\\\\', '&', '%', '\\boxed{', '\\binom', '\\int', '\\log', '\\in', ' and ', '\n', '\x00', '\ud800', '𝟗', '½', '\\']
+SEEDS = [a for a in POOL if len(a) < 80] + [
+    r'y=c_{1} e^{-2t} \cos(3t)',
+    r'\left[\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right]',
+    r'\sum_{n=0}^{\infty} \frac{x^n}{n!}',
+    r'\frac{-1 \pm i\sqrt{3}}{2}',
+    'The answer is $x=5$ because $3+2=5$.',
+    r'$\min$ at $x=1$',
+    r'\bigcup_{k=-\infty}^{\infty}\left(\frac{k\pi}{2}, k\pi\right)',
+    r'\ln\left|x+\sqrt{1+x^2}\right|+C',
+]
+TOKENS = [
+    '\\frac',
+    '\\sqrt',
+    '{',
+    '}',
+    '(',
+    ')',
+    '[',
+    ']',
+    '^',
+    '_',
+    '\\left',
+    '\\right',
+    '|',
+    '!',
+    '9',
+    '0',
+    '.',
+    ',',
+    ';',
+    '$',
+    '=',
+    '<',
+    '\\pm',
+    '\\cup',
+    '\\text{',
+    '\\infty',
+    '\\pi',
+    'x',
+    'i',
+    'e',
+    '-',
+    '+',
+    '/',
+    '\\\\',
+    '&',
+    '%',
+    '\\boxed{',
+    '\\binom',
+    '\\int',
+    '\\log',
+    '\\in',
+    ' and ',
+    '\n',
+    '\x00',
+    '\ud800',
+    '𝟗',
+    '½',
+    '\\',
+]
 
 
 def mutants(n, seed):
@@ -247,44 +698,66 @@ def mutants(n, seed):
         s = rnd.choice(SEEDS)
         for _ in range(rnd.randrange(1, 7)):
             i, j = sorted(rnd.randrange(len(s) + 1) for _ in range(2))
-            s = rnd.choice([lambda: s[:i] + rnd.choice(TOKENS) + s[i:], lambda: s[:i] + s[j:], lambda: s[:j] + s[i:j] * rnd.randrange(1, 4) + s[j:], lambda: s[:i] + rnd.choice(SEEDS) + s[i:], lambda: s[:i] + s[i:j][::-1] + s[j:]])()[:3000]
+            s = rnd.choice(
+                [
+                    lambda: s[:i] + rnd.choice(TOKENS) + s[i:],
+                    lambda: s[:i] + s[j:],
+                    lambda: s[:j] + s[i:j] * rnd.randrange(1, 4) + s[j:],
+                    lambda: s[:i] + rnd.choice(SEEDS) + s[i:],
+                    lambda: s[:i] + s[i:j][::-1] + s[j:],
+                ]
+            )()[:3000]
         yield s
 
 
-def memory(pid): return int(re.search(r'VmRSS:\s+(\d+)', Path(f'/proc/{pid}/status').read_text())[1]) / 1024 if Path(f'/proc/{pid}/status').exists() else 0
+def memory(pid):
+    return (
+        int(re.search(r'VmRSS:\s+(\d+)', Path(f'/proc/{pid}/status').read_text())[1]) / 1024
+        if Path(f'/proc/{pid}/status').exists()
+        else 0
+    )
 
 
 def check_mutants(n, seed):
     before, found = memory(os.getpid()), {}
-    for s in mutants(n, seed): found[s] = harmless(s)
+    for s in mutants(n, seed):
+        found[s] = harmless(s)
     slow = [s for s in found if reading(s)[1] == 'timeout']
-    assert len(slow) <= n / 100, slow    # limits decide, not the clock
+    assert len(slow) <= n / 100, slow  # limits decide, not the clock
     assert memory(os.getpid()) - before < 300
     answers._reading.cache_clear()
-    for s in [*found][:n//10]: assert canonical(s) == found[s]
+    for s in [*found][: n // 10]:
+        assert canonical(s) == found[s]
 
 
-def test_a_thousand_mutants(): check_mutants(1000, 1)
+def test_a_thousand_mutants():
+    check_mutants(1000, 1)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutants(): check_mutants(10_000, 2)
+def test_ten_thousand_mutants():
+    check_mutants(10_000, 2)
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))
 @settings(deadline=None, max_examples=100)
-def test_any_text_has_a_form(text): harmless(text)
+def test_any_text_has_a_form(text):
+    harmless(text)
 
 
 # The helper process -------------------------------------------------------------------------------------------------------
 
 FRESH = iter(range(10**6))
-def news(): return f'\\sqrt{{{next(FRESH)}}}+x'
+
+
+def news():
+    return f'\\sqrt{{{next(FRESH)}}}+x'
 
 
 def test_answers_from_many_threads():
     asked = [news() for _ in range(60)]
-    with ThreadPoolExecutor(12) as pool: found = list(pool.map(canonical, asked))
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(canonical, asked))
     answers._reading.cache_clear()
     assert found == [canonical(a) for a in asked]
 
@@ -293,11 +766,14 @@ def test_math_verify_would_fail_here():
     "The reason for a process: its own alarm needs the main thread. Ours answers."
     found = []
     t = threading.Thread(target=lambda: found.append(same(news(), '7')))
-    t.start(); t.join(60)
+    t.start()
+    t.join(60)
     assert found == [False]
 
 
-def in_child(a): return canonical(a), os.getpid()
+def in_child(a):
+    return canonical(a), os.getpid()
+
 
 @pytest.mark.parametrize('how', ['fork', 'spawn'])
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
@@ -305,7 +781,8 @@ def test_answers_from_worker_processes(how):
     asked = [news() for _ in range(6)]
     ours = canonical(asked[0]), answers._algebra.process.pid
     answers._reading.cache_clear()
-    with multiprocessing.get_context(how).Pool(2) as pool: found = pool.map(in_child, asked, chunksize=1)
+    with multiprocessing.get_context(how).Pool(2) as pool:
+        found = pool.map(in_child, asked, chunksize=1)
     assert [f for f, _ in found] == [canonical(a) for a in asked] and os.getpid() not in {p for _, p in found}
     assert answers._algebra.process.pid == ours[1] and canonical(asked[0]) == ours[0]
 
@@ -317,28 +794,44 @@ def test_the_helper_may_die():
     assert canonical('\\sqrt{2}+y') == want
 
 
-SCRIPT = '''
+SCRIPT = """
 from multiagent_ft import answers
 print(answers.same(r"\\sqrt{8}", r"2\\sqrt{2}"), answers._algebra.process.pid, flush=True)
 %s
-'''
+"""
+
 
 def alive(pid):
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    return 'Z' not in Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1][:3] if Path(f'/proc/{pid}/stat').exists() else True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return (
+        'Z' not in Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1][:3]
+        if Path(f'/proc/{pid}/stat').exists()
+        else True
+    )
 
 
-@pytest.mark.parametrize('ending', ['', 'raise SystemExit(3)', '1/0', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'])
+@pytest.mark.parametrize(
+    'ending', ['', 'raise SystemExit(3)', '1/0', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)']
+)
 def test_no_process_is_left_behind(ending, tmp_path):
     "Also: a user's script needs no `if __name__ == '__main__'`, and nobody's secrets travel."
-    (tmp_path/'script.py').write_text(SCRIPT % ending)
-    done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    (tmp_path / 'script.py').write_text(SCRIPT % ending)
+    done = subprocess.run(
+        [sys.executable, 'script.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     assert done.stdout.count('True') == 1, done.stderr
     pid = int(done.stdout.split()[1])
     for _ in range(100):
-        if not alive(pid): break
-        time.sleep(.1)
+        if not alive(pid):
+            break
+        time.sleep(0.1)
     assert not alive(pid)
 
 
@@ -350,18 +843,45 @@ def test_the_helper_gets_no_secrets(monkeypatch):
 
 
 def test_importing_starts_nothing():
-    done = subprocess.run([sys.executable, '-c', 'import sys; from multiagent_ft import answers, consensus; print(answers._algebra.process, "sympy" in sys.modules, answers.same("1/2", "0.5"), answers._algebra.process)'],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import sys; from multiagent_ft import answers, consensus; print(answers._algebra.process, "sympy" in sys.modules, answers.same("1/2", "0.5"), answers._algebra.process)',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.split() == ['None', 'False', 'True', 'None'], done.stderr
 
 
 # The pieces ---------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('text,why', [('x' * (LENGTH + 1), 'too long'), ('1 2', 'two numbers side by side'), ('sqrt(2', 'brackets do not match'), ('9^{9^{9^9}}', 'too large'), ('There is no possible choice of k that makes these matrices commute', 'prose'),
-                                      ('\\frac{1}{', 'not understood'), ('', 'empty'), ('x=', 'half a relation')])
+
+@pytest.mark.parametrize(
+    'text,why',
+    [
+        ('x' * (LENGTH + 1), 'too long'),
+        ('1 2', 'two numbers side by side'),
+        ('sqrt(2', 'brackets do not match'),
+        ('9^{9^{9^9}}', 'too large'),
+        ('There is no possible choice of k that makes these matrices commute', 'prose'),
+        ('\\frac{1}{', 'not understood'),
+        ('', 'empty'),
+        ('x=', 'half a relation'),
+    ],
+)
 def test_reasons_are_given(text, why):
-    with pytest.raises(Unread, match=why): form(text)
+    with pytest.raises(Unread, match=why):
+        form(text)
 
 
 def test_thousands_are_not_lists():
-    assert tidy('12,000') == '12000' and tidy('1,2') == '1,2' and tidy('(1,200)') == '(1,200)' and tidy('1,200,300') == '1200300' and tidy('1,2000') == '1,2000'
+    assert (
+        tidy('12,000') == '12000'
+        and tidy('1,2') == '1,2'
+        and tidy('(1,200)') == '(1,200)'
+        and tidy('1,200,300') == '1200300'
+        and tidy('1,2000') == '1,2000'
+    )

@@ -1,4 +1,5 @@
 """`maft bench` measures real work; how fast it was is nobody's test."""
+
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -10,48 +11,97 @@ from multiagent_ft.hf import find_model
 MAFT = Path(sys.executable).with_name('maft')
 
 
-def maft(*args): return subprocess.run([MAFT, 'bench', *map(str, args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+def maft(*args):
+    return subprocess.run(
+        [MAFT, 'bench', *map(str, args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
+    )
 
 
 def test_speeds_on_nano():
-    s = bench.speeds('nano', layers=4, dtype='auto', questions=4, few=1, new=24, top_p=1., workers=0, threads=1)
+    s = bench.speeds('nano', layers=4, dtype='auto', questions=4, few=1, new=24, top_p=1.0, workers=0, threads=1)
     g, f = s['generation'], s['finetuning']
-    assert g['answers'] == 4*9 and g['plain_answers'] == 9 and 0 < g['tokens'] <= 24*36 and f['agents'] == 6 and f['rows'] == 24
-    assert all(x[k] > 0 for x in (g, f) for k in ('ours', 'plain', 'ceiling')) and f['as_it_comes'] > 0 and g['multiply'] > 0
+    assert (
+        g['answers'] == 4 * 9
+        and g['plain_answers'] == 9
+        and 0 < g['tokens'] <= 24 * 36
+        and f['agents'] == 6
+        and f['rows'] == 24
+    )
+    assert (
+        all(x[k] > 0 for x in (g, f) for k in ('ours', 'plain', 'ceiling'))
+        and f['as_it_comes'] > 0
+        and g['multiply'] > 0
+    )
 
 
 def test_a_run_is_generation_training_and_the_rest(tmp_path):
     r = bench.the_rest(str(tmp_path), 8)
-    assert r['generating'] > 0 and r['training'] > 0 and abs(r['generating'] + r['training'] + r['rest']*r['seconds'] - r['seconds']) < 1e-6*r['seconds'] and 0 < r['rest'] < 1
+    assert (
+        r['generating'] > 0
+        and r['training'] > 0
+        and abs(r['generating'] + r['training'] + r['rest'] * r['seconds'] - r['seconds']) < 1e-6 * r['seconds']
+        and 0 < r['rest'] < 1
+    )
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
-    a, b = (bench.in_a_process('hold_memory', case=c, model='nano', dtype='auto', questions=2, new=8) for c in ('one', 'copies'))
-    assert a['copies'] == 1 and b['copies'] == 6 and a['model'] == b['model'] == 4*1_172_960 and a['peak'] > a['model'] and b['adapters'] > 0
+    a, b = (
+        bench.in_a_process('hold_memory', case=c, model='nano', dtype='auto', questions=2, new=8)
+        for c in ('one', 'copies')
+    )
+    assert (
+        a['copies'] == 1
+        and b['copies'] == 6
+        and a['model'] == b['model'] == 4 * 1_172_960
+        and a['peak'] > a['model']
+        and b['adapters'] > 0
+    )
 
 
 def test_the_random_model_speaks_with_the_tokenizer_alone(tmp_path):
     from multiagent_ft.engine import Request, Sampling
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.prompts import opening
-    e = HFEngine(yardsticks.half_billion(tmp_path/'m', layers=1), batch_size=4)
-    said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1., 1., 12)) for i in range(4)])
-    assert e.base.config.vocab_size == 151_936 and max(t for c in said for t in c.token_ids) < len(e.tok) and any(c.text.strip() for c in said)
+
+    e = HFEngine(yardsticks.half_billion(tmp_path / 'm', layers=1), batch_size=4)
+    said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
+    assert (
+        e.base.config.vocab_size == 151_936
+        and max(t for c in said for t in c.token_ids) < len(e.tok)
+        and any(c.text.strip() for c in said)
+    )
 
 
 def test_what_cannot_be_measured_is_named(tmp_path):
-    with pytest.raises(MaftError, match='unknown part'): bench.bench(['nano'], parts=('sped',))
+    with pytest.raises(MaftError, match='unknown part'):
+        bench.bench(['nano'], parts=('sped',))
     p = maft('--part', 'sped')
     assert p.returncode == 2 and 'unknown part' in p.stderr and 'Traceback' not in p.stderr
-    p = maft('--model', tmp_path/'nowhere', '--part', 'speed', '--json', '--out', tmp_path/'page.json')
-    assert p.returncode == 2 and 'no such folder' in p.stderr and 'Traceback' not in p.stderr and not (tmp_path/'page.json').exists()   # told before anything is measured
-    shutil.copytree(Path(find_model('nano')), tmp_path/'bare', ignore=shutil.ignore_patterns('*.safetensors'))
-    p = maft('--model', tmp_path/'bare', '--part', 'speed', '--json', '--out', tmp_path/'page.json')
-    assert p.returncode == 2 and 'not everything could be measured' in p.stderr and 'Traceback' not in p.stderr and 'core.MaftError' not in p.stderr and json.loads(p.stdout) == json.loads((tmp_path/'page.json').read_text())
+    p = maft('--model', tmp_path / 'nowhere', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
+    # told before anything is measured
+    assert (
+        p.returncode == 2
+        and 'no such folder' in p.stderr
+        and 'Traceback' not in p.stderr
+        and not (tmp_path / 'page.json').exists()
+    )
+    shutil.copytree(Path(find_model('nano')), tmp_path / 'bare', ignore=shutil.ignore_patterns('*.safetensors'))
+    p = maft('--model', tmp_path / 'bare', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
+    assert (
+        p.returncode == 2
+        and 'not everything could be measured' in p.stderr
+        and 'Traceback' not in p.stderr
+        and 'core.MaftError' not in p.stderr
+        and json.loads(p.stdout) == json.loads((tmp_path / 'page.json').read_text())
+    )
 
 
 def test_tables_of_the_page_that_is_kept():
-    page = json.loads((Path(__file__).parent.parent/'nbs'/'data'/'bench.json').read_text())
+    page = json.loads((Path(__file__).parent.parent / 'nbs' / 'data' / 'bench.json').read_text())
     titles = [t for t, _ in bench.tables(page)]
-    assert not bench.failures(page) and len(titles) == 5 and all(len(line) == len(lines[0]) for _, lines in bench.tables(page) for line in lines)
+    assert (
+        not bench.failures(page)
+        and len(titles) == 5
+        and all(len(line) == len(lines[0]) for _, lines in bench.tables(page) for line in lines)
+    )
     assert bench.failures(dict(models={'x': dict(speed=dict(error='broke'))})) == ['x: speed: broke']

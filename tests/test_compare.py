@@ -1,12 +1,35 @@
 "Comparisons: counted by hand, resumed after kills, and every way to ask for nonsense."
+
 import json, os, signal, subprocess, sys, time
 from collections import Counter
 import pytest
-from multiagent_ft.compare import Entry, addresses, claim, compare, config_for, entry, requests, seeds_from, shared_tokens, write_study
+from multiagent_ft.compare import (
+    Entry,
+    addresses,
+    claim,
+    compare,
+    config_for,
+    entry,
+    requests,
+    seeds_from,
+    shared_tokens,
+    write_study,
+)
 from multiagent_ft.config import load_config, validated
 from multiagent_ft.core import MaftError, write_jsonl
 from multiagent_ft.recipes import RECIPES
-from multiagent_ft.records import by_iteration, costs, encoded, final, iteration_csv, lines_of, load_records, record, save_records, scores
+from multiagent_ft.records import (
+    by_iteration,
+    costs,
+    encoded,
+    final,
+    iteration_csv,
+    lines_of,
+    load_records,
+    record,
+    save_records,
+    scores,
+)
 from multiagent_ft.store import Store
 from conftest import maft
 
@@ -14,40 +37,84 @@ BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', 
 
 
 def outcome(i, right, first=(True, False, True), seed=0):
-    return dict(problem=f'p/{seed}-{i}', first=['1']*3, right_first=list(first), right_final=[True, True, right], debate=dict(right=right, cast=3), majority=dict(right=not right, cast=3))
+    return dict(
+        problem=f'p/{seed}-{i}',
+        first=['1'] * 3,
+        right_first=list(first),
+        right_final=[True, True, right],
+        debate=dict(right=right, cast=3),
+        majority=dict(right=not right, cast=3),
+    )
 
 
 def rec(label, seed, k, right, exam=None, **learned):
-    it = dict(iteration=k, consensus=dict(kept=1, asked=2, precision=.5), rows=dict(generator=[1], critic=[2]),
-              health=dict(asked=len(right), cost=dict(debate=dict(generated=10*len(right))), agreement=dict(first=.5, final=.6), finish=dict(stop=3)))
-    if learned: it |= dict(agents=dict(a=dict(seen=learned['seen'])), collected=dict(cost=dict(debate=dict(generated=learned['collected']))))
-    return record(label, 'play', seed, it, [outcome(i, bool(x), seed=exam or seed) for i, x in enumerate(right)], epochs=2)
+    it = dict(
+        iteration=k,
+        consensus=dict(kept=1, asked=2, precision=0.5),
+        rows=dict(generator=[1], critic=[2]),
+        health=dict(
+            asked=len(right),
+            cost=dict(debate=dict(generated=10 * len(right))),
+            agreement=dict(first=0.5, final=0.6),
+            finish=dict(stop=3),
+        ),
+    )
+    if learned:
+        it |= dict(
+            agents=dict(a=dict(seen=learned['seen'])),
+            collected=dict(cost=dict(debate=dict(generated=learned['collected']))),
+        )
+    return record(
+        label, 'play', seed, it, [outcome(i, bool(x), seed=exam or seed) for i, x in enumerate(right)], epochs=2
+    )
 
 
 def test_a_record_by_hand(tmp_path):
     r = rec('a', 3, 1, [1, 0, 1], seen=7, collected=50)
-    assert r['right'] == dict(debate='101', majority='010', single='222', single_final='323') and r['questions'] == 3 and r['agents'] == 3
-    assert r['learned'] == dict(collected=50, trained=14, rows=3, roles=dict(generator=1, critic=2)) and r['health'] == dict(agreement=dict(first=.5, final=.6), finish=dict(stop=3))
-    assert encoded([outcome(0, True, [True]*12)])['single'] == 'c'
-    a, b = save_records(tmp_path/'a.gz', [r]).read_bytes(), save_records(tmp_path/'b.gz', [r]).read_bytes()
-    assert a == b and load_records(tmp_path/'a.gz') == [r]
-    for bad in (tmp_path/'none.gz', tmp_path/'bad.gz'):
-        (tmp_path/'bad.gz').write_bytes(b'not gzip')
-        with pytest.raises(MaftError): load_records(bad)
-    (tmp_path/'cut.gz').write_bytes(a[:20])
-    with pytest.raises(MaftError): load_records(tmp_path/'cut.gz')
+    assert (
+        r['right'] == dict(debate='101', majority='010', single='222', single_final='323')
+        and r['questions'] == 3
+        and r['agents'] == 3
+    )
+    assert r['learned'] == dict(collected=50, trained=14, rows=3, roles=dict(generator=1, critic=2)) and r[
+        'health'
+    ] == dict(agreement=dict(first=0.5, final=0.6), finish=dict(stop=3))
+    assert encoded([outcome(0, True, [True] * 12)])['single'] == 'c'
+    a, b = save_records(tmp_path / 'a.gz', [r]).read_bytes(), save_records(tmp_path / 'b.gz', [r]).read_bytes()
+    assert a == b and load_records(tmp_path / 'a.gz') == [r]
+    for bad in (tmp_path / 'none.gz', tmp_path / 'bad.gz'):
+        (tmp_path / 'bad.gz').write_bytes(b'not gzip')
+        with pytest.raises(MaftError):
+            load_records(bad)
+    (tmp_path / 'cut.gz').write_bytes(a[:20])
+    with pytest.raises(MaftError):
+        load_records(tmp_path / 'cut.gz')
 
 
 def test_scores_and_costs_by_hand():
-    rs = [rec('a', s, k, [1, 1, 0, s], **(dict(seen=100*k, collected=1000) if k else {})) for s in (0, 1) for k in (0, 1, 2)] + [rec('base', s, 0, [1, 0, 0, 0]) for s in (0, 1)]
+    rs = [
+        rec('a', s, k, [1, 1, 0, s], **(dict(seen=100 * k, collected=1000) if k else {}))
+        for s in (0, 1)
+        for k in (0, 1, 2)
+    ] + [rec('base', s, 0, [1, 0, 0, 0]) for s in (0, 1)]
     found = final(rs)
-    assert {n: {s: r['iteration'] for s, r in x.items()} for n, x in found.items()} == dict(a={0: 2, 1: 2}, base={0: 0, 1: 0})
-    assert sum(scores(found)['a'][1].values()) == 3 and list(scores(found, 'single')['a'][0].values()) == [2/3]*4 and list(scores(found, 'single_final')['a'][0].values()) == [1, 1, 2/3, 2/3]
+    assert {n: {s: r['iteration'] for s, r in x.items()} for n, x in found.items()} == dict(
+        a={0: 2, 1: 2}, base={0: 0, 1: 0}
+    )
+    assert (
+        sum(scores(found)['a'][1].values()) == 3
+        and list(scores(found, 'single')['a'][0].values()) == [2 / 3] * 4
+        and list(scores(found, 'single_final')['a'][0].values()) == [1, 1, 2 / 3, 2 / 3]
+    )
     c = costs(rs, found)['a']
-    assert c == dict(method='debate', generated=10, collected=2000, trained=600)           # both iterations, two epochs
+    assert c == dict(method='debate', generated=10, collected=2000, trained=600)  # both iterations, two epochs
     assert costs(rs, final(rs, 1))['a']['collected'] == 1000 and costs(rs, found)['base']['trained'] == 0
     base, a = sorted(lines_of(rs, 'base'), key=lambda l: l.recipe != 'base')
-    assert (a.right, a.accuracy.questions, base.right) == (5, 8, 2) and a.difference.mean == pytest.approx(3/8) and set(a.within) == {0, 1}
+    assert (
+        (a.right, a.accuracy.questions, base.right) == (5, 8, 2)
+        and a.difference.mean == pytest.approx(3 / 8)
+        and set(a.within) == {0, 1}
+    )
     assert [k for k, *_ in by_iteration(rs)['a']] == [0, 1, 2] and len(iteration_csv(rs).splitlines()) == 1 + len(rs)
 
 
@@ -57,66 +124,113 @@ def test_runs_that_stopped_early_count_to_where_all_came():
 
 
 def test_other_questions_are_never_paired():
-    with pytest.raises(MaftError, match='not asked the same questions'): lines_of([rec('a', 0, 0, [1, 0]), rec('b', 0, 0, [1, 0], exam=7)], 'a')
+    with pytest.raises(MaftError, match='not asked the same questions'):
+        lines_of([rec('a', 0, 0, [1, 0]), rec('b', 0, 0, [1, 0], exam=7)], 'a')
 
 
 def test_addresses_are_shared_where_seeds_are():
-    of = lambda t, **kw: config_for(validated(BASE.model_dump() | kw), entry(t), 0, 'x')
-    both = lambda a, b: requests([of(a), of(b)])
-    assert both('base', 'debate') == dict(apart=8*(1 + 6), together=8*6)
-    assert both('multiagent-ft', 'multiagent-ft:w=0.9')['together'] < requests([of('multiagent-ft')])['together']*2
+    def of(t, **kw):
+        return config_for(validated(BASE.model_dump() | kw), entry(t), 0, 'x')
+
+    def both(a, b):
+        return requests([of(a), of(b)])
+
+    assert both('base', 'debate') == dict(apart=8 * (1 + 6), together=8 * 6)
+    assert both('multiagent-ft', 'multiagent-ft:w=0.9')['together'] < requests([of('multiagent-ft')])['together'] * 2
     assert both('single-agent-ft', 'single-agent-ft-alone')['together'] == requests([of('single-agent-ft')])['together']
-    assert both('debate', 'debate:temperature=0.5')['together'] == 2*8*6                       # nothing to share
+    assert both('debate', 'debate:temperature=0.5')['together'] == 2 * 8 * 6  # nothing to share
     one = addresses(of('multiagent-ft'))
-    assert sum(one.values()) == 10*6 + 8*6*2 + 8*4 and isinstance(one, Counter)               # collect, two exams, the rest of the plain vote
-    assert sum(addresses(of('star')).values()) == 2*10 + 2*8 + 8*5                            # at most: every first answer may be wrong
+    # collect, two exams, the rest of the plain vote
+    assert sum(one.values()) == 10 * 6 + 8 * 6 * 2 + 8 * 4 and isinstance(one, Counter)
+    # at most: every first answer may be wrong
+    assert sum(addresses(of('star')).values()) == 2 * 10 + 2 * 8 + 8 * 5
 
 
 def test_folders_never_meet():
-    outs = {config_for(validated(BASE.model_dump() | kw), entry(t), s, 'x').out for kw in ({}, dict(eval=9), dict(iterations=2)) for t in ('debate', 'multiagent-ft', 'multiagent-ft:w=0.2') for s in (0, 1)}
-    assert len(outs) == 6 + 6 + 4                                                              # debate does not care about iterations
-    assert config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts[:2] == ('x', 'runs') and len(config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts) == 4
+    outs = {
+        config_for(validated(BASE.model_dump() | kw), entry(t), s, 'x').out
+        for kw in ({}, dict(eval=9), dict(iterations=2))
+        for t in ('debate', 'multiagent-ft', 'multiagent-ft:w=0.2')
+        for s in (0, 1)
+    }
+    # debate does not care about iterations
+    assert len(outs) == 6 + 6 + 4
+    assert (
+        config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts[:2] == ('x', 'runs')
+        and len(config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts) == 4
+    )
 
 
 def test_claim(tmp_path):
-    claim(tmp_path/'new', BASE); claim(tmp_path/'new', BASE); claim(tmp_path/'new', validated(BASE.model_dump() | dict(seed=5, recipe='debate')))
-    with pytest.raises(MaftError, match='eval 8 -> 9'): claim(tmp_path/'new', validated(BASE.model_dump() | dict(eval=9)))
-    (tmp_path/'file').write_text('x'); (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('x')
+    claim(tmp_path / 'new', BASE)
+    claim(tmp_path / 'new', BASE)
+    claim(tmp_path / 'new', validated(BASE.model_dump() | dict(seed=5, recipe='debate')))
+    with pytest.raises(MaftError, match='eval 8 -> 9'):
+        claim(tmp_path / 'new', validated(BASE.model_dump() | dict(eval=9)))
+    (tmp_path / 'file').write_text('x')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('x')
     for bad in ('file', 'mine'):
-        with pytest.raises(MaftError, match='nothing in it was touched'): claim(tmp_path/bad, BASE)
-    before = (tmp_path/'new'/'study.json').read_text()
+        with pytest.raises(MaftError, match='nothing in it was touched'):
+            claim(tmp_path / bad, BASE)
+    before = (tmp_path / 'new' / 'study.json').read_text()
     for base, what in ((None, 'reproduction'), (BASE, 'reproduction'), (None, 'comparison')):
-        with pytest.raises(MaftError, match='another study .a comparison.'): claim(tmp_path/'new', base, what)
-    assert (tmp_path/'new'/'study.json').read_text() == before
-    (tmp_path/'new'/'study.json').write_text('{')
-    with pytest.raises(MaftError, match='cannot be read'): claim(tmp_path/'new', BASE)
+        with pytest.raises(MaftError, match='another study .a comparison.'):
+            claim(tmp_path / 'new', base, what)
+    assert (tmp_path / 'new' / 'study.json').read_text() == before
+    (tmp_path / 'new' / 'study.json').write_text('{')
+    with pytest.raises(MaftError, match='cannot be read'):
+        claim(tmp_path / 'new', BASE)
     assert seeds_from(3, 2) == [3, 4]
 
 
 def test_tokens_are_counted_once(tmp_path):
-    store = Store(tmp_path/'store')
-    def said(n): return lambda f: write_jsonl(f/'completions.jsonl', [dict(token_ids=[1]*n)])
+    store = Store(tmp_path / 'store')
+
+    def said(n):
+        return lambda f: write_jsonl(f / 'completions.jsonl', [dict(token_ids=[1] * n)])
+
     a, b, c = (store.job('generate', dict(i=n), said(n)).name for n in (5, 7, 11))
-    t = store.job('finetune', dict(i=0), lambda f: (f/'x').write_text('y')).name
-    for name, keys in (('r1', [a, b, t]), ('r2', [a, c])): (tmp_path/name).mkdir(); (tmp_path/name/'keys.json').write_text(json.dumps(keys))
-    for _ in range(2): assert shared_tokens([tmp_path/'r1', tmp_path/'r2'], store, tmp_path/'memo.json') == dict(apart=28, together=23)
+    t = store.job('finetune', dict(i=0), lambda f: (f / 'x').write_text('y')).name
+    for name, keys in (('r1', [a, b, t]), ('r2', [a, c])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'keys.json').write_text(json.dumps(keys))
+    for _ in range(2):
+        assert shared_tokens([tmp_path / 'r1', tmp_path / 'r2'], store, tmp_path / 'memo.json') == dict(
+            apart=28, together=23
+        )
 
 
 def test_a_study_is_written_from_its_records(tmp_path):
-    rs = [rec(n, s, k, [1, s, k, 0]*5) for n in ('a', 'b') for s in (0, 1) for k in (0, 1, 2)]
-    write_study(tmp_path/'x', 'T', rs, 'a'); write_study(tmp_path/'y', 'T', load_records(tmp_path/'x'/'outcomes.jsonl.gz'), 'a')
-    files = sorted(f.name for f in (tmp_path/'x').iterdir())
-    assert files == sorted('table.md table.csv iterations.csv outcomes.jsonl.gz accuracy.png accuracy.svg cost.png cost.svg iterations.png iterations.svg'.split())
-    assert all((tmp_path/'x'/f).read_bytes() == (tmp_path/'y'/f).read_bytes() for f in files)
-    assert (tmp_path/'x'/'outcomes.jsonl.gz').read_bytes()[4:8] == bytes(4)   # no time in it
+    rs = [rec(n, s, k, [1, s, k, 0] * 5) for n in ('a', 'b') for s in (0, 1) for k in (0, 1, 2)]
+    write_study(tmp_path / 'x', 'T', rs, 'a')
+    write_study(tmp_path / 'y', 'T', load_records(tmp_path / 'x' / 'outcomes.jsonl.gz'), 'a')
+    files = sorted(f.name for f in (tmp_path / 'x').iterdir())
+    assert files == sorted(
+        'table.md table.csv iterations.csv outcomes.jsonl.gz accuracy.png accuracy.svg cost.png cost.svg'
+        ' iterations.png iterations.svg'.split()
+    )
+    assert all((tmp_path / 'x' / f).read_bytes() == (tmp_path / 'y' / f).read_bytes() for f in files)
+    assert (tmp_path / 'x' / 'outcomes.jsonl.gz').read_bytes()[4:8] == bytes(4)  # no time in it
 
 
-@pytest.mark.parametrize('args, said', [(('magic',), "unknown recipe 'magic'"), (('base', '--seeds', 0), 'at least one seed'), (('base', 'base'), 'named twice'),
-                                        (('base:x=1',), 'cannot be set for one row'), (('base', '--baseline', 'debate'), 'not among the rows'), (('debate:rounds=0',), 'debate:rounds=0: rounds is 0'),
-                                        (('base', '--set', 'out=x'), 'the folder is --out DIR'), (('base', '--set', 'recipe=star'), 'named one after the other'),
-                                        (('base', '--out', '.'), 'not the folder of a comparison')], ids=lambda a: str(a[0]))
+@pytest.mark.parametrize(
+    'args, said',
+    [
+        (('magic',), "unknown recipe 'magic'"),
+        (('base', '--seeds', 0), 'at least one seed'),
+        (('base', 'base'), 'named twice'),
+        (('base:x=1',), 'cannot be set for one row'),
+        (('base', '--baseline', 'debate'), 'not among the rows'),
+        (('debate:rounds=0',), 'debate:rounds=0: rounds is 0'),
+        (('base', '--set', 'out=x'), 'the folder is --out DIR'),
+        (('base', '--set', 'recipe=star'), 'named one after the other'),
+        (('base', '--out', '.'), 'not the folder of a comparison'),
+    ],
+    ids=lambda a: str(a[0]),
+)
 def test_nonsense_is_one_clear_line(tmp_path, args, said):
-    (tmp_path/'note.txt').write_text('mine')
+    (tmp_path / 'note.txt').write_text('mine')
     done = maft('compare', *args, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
     assert done.returncode == 2 and len(errors) == 1 and said in errors[0] and 'Traceback' not in done.stderr
@@ -125,7 +239,24 @@ def test_nonsense_is_one_clear_line(tmp_path, args, said):
 
 def test_iterations_count_wherever_they_are_said(tmp_path):
     "`--set iterations=2` was once ignored: the command's own default of 1 won."
-    answers = lambda *said: maft('compare', 'multiagent-ft', '--train', 2, '--eval', 2, '--seeds', 1, '--workers', 0, '--plan', *said, cwd=tmp_path).stdout.splitlines()[0]
+
+    def answers(*said):
+        return maft(
+            'compare',
+            'multiagent-ft',
+            '--train',
+            2,
+            '--eval',
+            2,
+            '--seeds',
+            1,
+            '--workers',
+            0,
+            '--plan',
+            *said,
+            cwd=tmp_path,
+        ).stdout.splitlines()[0]
+
     assert answers('--set', 'iterations=2') == answers('--iterations', 2) != answers()
 
 
@@ -133,7 +264,8 @@ ROWS = ('base', 'debate', 'multiagent-ft')
 ARGS = ('compare', *ROWS, '--train', 12, '--eval', 8, '--agents', 2, '--seeds', 2, '--workers', 0)
 
 
-def results(folder): return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+def results(folder):
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
 
 
 @pytest.mark.slow
@@ -142,29 +274,59 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
     command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS), '--out', 'cut']
     kills = 0
     for wait in (6, 8, 7, 9, 8):
-        p = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-        try: p.wait(wait); break
-        except subprocess.TimeoutExpired: p.send_signal(signal.SIGKILL); p.wait(); kills += 1
-        time.sleep(.1)
+        p = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
+        )
+        try:
+            p.wait(wait)
+            break
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+            kills += 1
+        time.sleep(0.1)
     done = maft(*ARGS, '--out', 'cut', cwd=tmp_path)
-    assert kills and done.returncode == 0 and results(tmp_path/'cut') == results(tmp_path/'whole')
+    assert kills and done.returncode == 0 and results(tmp_path / 'cut') == results(tmp_path / 'whole')
     again = maft(*ARGS, '--out', 'cut', cwd=tmp_path)
-    assert 'Nothing was left to do: 0 generations' in again.stdout and results(tmp_path/'cut') == results(tmp_path/'whole')
+    assert 'Nothing was left to do: 0 generations' in again.stdout and results(tmp_path / 'cut') == results(
+        tmp_path / 'whole'
+    )
 
 
 @pytest.mark.slow
 def test_seeds_may_be_run_by_several_processes(tmp_path):
     "As on two machines: each its own seed over one folder; the whole, asked for at the end, finds everything."
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    part = [subprocess.Popen([sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS[:-3]), '1', '--workers', '0', '--seed', str(s), '--out', 'x'], cwd=tmp_path, env=env,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for s in (0, 1)]
+    part = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                '-c',
+                'from multiagent_ft.cli import main; main()',
+                *map(str, ARGS[:-3]),
+                '1',
+                '--workers',
+                '0',
+                '--seed',
+                str(s),
+                '--out',
+                'x',
+            ],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for s in (0, 1)
+    ]
     assert [p.wait() for p in part] == [0, 0]
     done = maft(*ARGS, '--out', 'x', cwd=tmp_path)
     assert 'Nothing was left to do' in done.stdout
     assert maft(*ARGS, '--out', 'y', cwd=tmp_path).returncode == 0
-    assert results(tmp_path/'x') == results(tmp_path/'y')
+    assert results(tmp_path / 'x') == results(tmp_path / 'y')
 
 
 def test_compare_needs_rows():
-    with pytest.raises(MaftError, match='nothing to compare'): compare([], BASE)
+    with pytest.raises(MaftError, match='nothing to compare'):
+        compare([], BASE)
     assert all(entry(n).recipe == n for n in RECIPES)

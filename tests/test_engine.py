@@ -1,4 +1,5 @@
 "The engines: seeded draws, adapters, names, room, memory, errors, replay."
+
 import json, random, shutil
 
 import numpy as np
@@ -21,10 +22,14 @@ from multiagent_ft.prompts import opening
 
 
 @pytest.fixture(scope='module')
-def llama(tmp_path_factory): return make('llama', tmp_path_factory.mktemp('models')/'llama')
+def llama(tmp_path_factory):
+    return make('llama', tmp_path_factory.mktemp('models') / 'llama')
+
 
 @pytest.fixture(scope='module')
-def engine(llama): return HFEngine(llama)
+def engine(llama):
+    return HFEngine(llama)
+
 
 @pytest.fixture(scope='module')
 def adapters(llama, tmp_path_factory):
@@ -33,23 +38,38 @@ def adapters(llama, tmp_path_factory):
     for seed in (1, 2, 3):
         torch.manual_seed(seed)
         with hf.quiet():
-            lora = get_peft_model(AutoModelForCausalLM.from_pretrained(llama), LoraConfig(r=4, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM'))
+            lora = get_peft_model(
+                AutoModelForCausalLM.from_pretrained(llama),
+                LoraConfig(r=4, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM'),
+            )
             for n, p in lora.named_parameters():
-                if 'lora_' in n: torch.nn.init.normal_(p, std=.3)
-            out.append(tmp_path_factory.mktemp('adapters')/str(seed)); lora.save_pretrained(out[-1])
+                if 'lora_' in n:
+                    torch.nn.init.normal_(p, std=0.3)
+            out.append(tmp_path_factory.mktemp('adapters') / str(seed))
+            lora.save_pretrained(out[-1])
     return out
 
 
 def asks(n, adapters=(None,), max_new_tokens=24, seed=0):
     "Requests of different lengths, samplings and adapters."
-    rng, hows = random.Random(seed), [(1, .9), (.7, 1), (0, 1), (1.3, .5)]
-    return [Request((Message('user', 'What is ' + '+'.join(str(rng.randint(0, 30)) for _ in range(rng.randint(2, 12))) + '?'),), seed_for('asks', i),
-                    Sampling(*hows[i % 4], max_new_tokens), adapters[i % len(adapters)] and str(adapters[i % len(adapters)])) for i in range(n)]
+    rng, hows = random.Random(seed), [(1, 0.9), (0.7, 1), (0, 1), (1.3, 0.5)]
+    return [
+        Request(
+            (Message('user', 'What is ' + '+'.join(str(rng.randint(0, 30)) for _ in range(rng.randint(2, 12))) + '?'),),
+            seed_for('asks', i),
+            Sampling(*hows[i % 4], max_new_tokens),
+            adapters[i % len(adapters)] and str(adapters[i % len(adapters)]),
+        )
+        for i in range(n)
+    ]
 
-def texts(completions): return [(c.text, c.finish, c.token_ids) for c in completions]
+
+def texts(completions):
+    return [(c.text, c.finish, c.token_ids) for c in completions]
 
 
 # Drawing
+
 
 def test_noise_is_the_definition():
     seeds, ids = [0, 1, 2**63 - 1, seed_for('x')], np.array([0, 1, 255, 151_935, 2**31])
@@ -57,31 +77,44 @@ def test_noise_is_the_definition():
         got = decoding.gumbel(torch.tensor(seeds), step, torch.tensor(ids).expand(4, -1)).numpy()
         assert np.allclose(got, [definition.gumbel(s, step, ids) for s in seeds], rtol=1e-12, atol=1e-12)
     x = torch.tensor([0, 1, -1, 2**62], dtype=torch.int64)
-    assert [v % 2**64 for v in decoding.mix64(x).tolist()] == definition.mix64(np.array([v % 2**64 for v in x.tolist()], np.uint64)).tolist()
+    assert [v % 2**64 for v in decoding.mix64(x).tolist()] == definition.mix64(
+        np.array([v % 2**64 for v in x.tolist()], np.uint64)
+    ).tolist()
+
 
 def test_draws_are_the_definition():
-    rng, hows = np.random.default_rng(1), [Sampling(t, p) for t in (0, .5, 1, 2) for p in (.1, .9, 1)]
+    rng, hows = np.random.default_rng(1), [Sampling(t, p) for t in (0, 0.5, 1, 2) for p in (0.1, 0.9, 1)]
     wrong = 0
     for width in (0, 1, 4, 20):
-        x = np.round(rng.normal(size=(len(hows) * 25, 300)) * width, 1).astype(np.float32)   # rounded: equal logits abound
+        # rounded: equal logits abound
+        x = np.round(rng.normal(size=(len(hows) * 25, 300)) * width, 1).astype(np.float32)
         seeds = [seed_for('d', width, i) for i in range(len(x))]
         got = SeededSampler(seeds, hows * 25, 0).pick(torch.tensor(x), 2).tolist()
         wrong += sum(g != definition.draw(x[i], seeds[i], 2, (hows * 25)[i]) for i, g in enumerate(got))
     assert wrong <= 2, 'the border of a nucleus may round either way, but hardly ever'
 
-@pytest.mark.parametrize('how', [Sampling(1, 1, 1), Sampling(.6, .9, 1), Sampling(1.5, .7, 1)], ids=str)
+
+@pytest.mark.parametrize('how', [Sampling(1, 1, 1), Sampling(0.6, 0.9, 1), Sampling(1.5, 0.7, 1)], ids=str)
 def test_first_tokens_follow_the_softmax(engine, how):
     "The engine's first token over many seeds, against the model's own distribution."
     chat, n = (Message('user', 'What is 3+4?'),), 2000
-    drawn = np.bincount([c.token_ids[0] for c in engine.generate([Request(chat, seed_for('chi', i), how) for i in range(n)])], minlength=len(engine.tok))
-    with engine.adapters.speaking(None) as model: logits = model(torch.tensor([engine.render(chat)])).logits[0, -1].double().numpy()
-    p = np.exp(logits / how.temperature); p /= p.sum()
-    p = np.where(definition.nucleus(p, how.top_p), p, 0); p /= p.sum()
+    drawn = np.bincount(
+        [c.token_ids[0] for c in engine.generate([Request(chat, seed_for('chi', i), how) for i in range(n)])],
+        minlength=len(engine.tok),
+    )
+    with engine.adapters.speaking(None) as model:
+        logits = model(torch.tensor([engine.render(chat)])).logits[0, -1].double().numpy()
+    p = np.exp(logits / how.temperature)
+    p /= p.sum()
+    p = np.where(definition.nucleus(p, how.top_p), p, 0)
+    p /= p.sum()
     assert not drawn[p == 0].any()
     often = p * n >= 5
     counts, want = [*drawn[often], drawn[~often].sum()], [*(p[often] * n), p[~often].sum() * n]
-    if want[-1] == 0: counts, want = counts[:-1], want[:-1]
+    if want[-1] == 0:
+        counts, want = counts[:-1], want[:-1]
     assert chisquare(counts, want).pvalue > 1e-4
+
 
 def test_order_is_irrelevant(engine, adapters):
     rs = asks(40, (None, *adapters[:2]))
@@ -90,25 +123,32 @@ def test_order_is_irrelevant(engine, adapters):
     assert [straight[i] for i in order] == shuffled
     assert engine.generate(rs) == straight
 
+
 def test_batch_size_is_irrelevant(llama):
     rs = asks(120)
     said = texts(HFEngine(llama).generate(rs))
-    for size, n in ((7, 120), (1, 12)): assert sum(a == b for a, b in zip(said, texts(HFEngine(llama, batch_size=size).generate(rs[:n])))) >= n - 1
+    for size, n in ((7, 120), (1, 12)):
+        assert sum(a == b for a, b in zip(said, texts(HFEngine(llama, batch_size=size).generate(rs[:n])))) >= n - 1
+
 
 @pytest.mark.slow
 def test_batch_size_is_irrelevant_for_nano():
     "At least 999 of 1,000 texts of the embedded model, at batches of 64 and of 500."
     rng = random.Random(3)
-    questions = ['What is the result of {}+{}*{}+{}-{}*{}?'.format(*(rng.randint(0, 29) for _ in range(6))) for _ in range(1000)]
+    questions = [
+        'What is the result of {}+{}*{}+{}-{}*{}?'.format(*(rng.randint(0, 29) for _ in range(6))) for _ in range(1000)
+    ]
     rs = [Request(opening(q), seed_for('nano', q)) for q in questions]
     a, b = (HFEngine('nano', batch_size=n).generate(rs) for n in (64, 500))
     assert sum(x == y for x, y in zip(a, b)) >= 999
+
 
 def test_the_same_request_is_asked_once(engine, monkeypatch):
     rows, batch = [], hf.answer_batch
     monkeypatch.setattr(hf, 'answer_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
+
 
 def test_rows_that_leave_say_what_they_would_have_said(engine):
     "Our decoding loop against transformers' own with the same sampler."
@@ -118,9 +158,16 @@ def test_rows_that_leave_say_what_they_would_have_said(engine):
     ids, mask = hf.pad_left([c.prompt_ids for c in ours], engine.pad_id, 'cpu')
     sampler = SeededSampler([r.seed for r in rs], [r.sampling for r in rs], ids.shape[1])
     with engine.adapters.speaking(None) as model:
-        theirs = model.generate(input_ids=ids, attention_mask=mask, logits_processor=LogitsProcessorList([sampler]),
-            generation_config=GenerationConfig(do_sample=False, max_new_tokens=120, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id))[:, ids.shape[1]:]
+        theirs = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            logits_processor=LogitsProcessorList([sampler]),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=120, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id
+            ),
+        )[:, ids.shape[1] :]
     assert [hf.completion(engine, c.prompt_ids, t.tolist()) for c, t in zip(ours, theirs)] == ours
+
 
 def test_equal_prompts_without_padding(engine):
     chat = (Message('user', '1+1?'),)
@@ -130,6 +177,7 @@ def test_equal_prompts_without_padding(engine):
 
 # What comes back
 
+
 def test_completions_end_where_they_should(engine):
     for c in engine.generate(asks(60, max_new_tokens=100)):
         stops = [t in engine.stop_ids for t in c.token_ids]
@@ -138,43 +186,76 @@ def test_completions_end_where_they_should(engine):
         assert c.text == engine.decode(c.token_ids[:-1] if stops[-1] else c.token_ids)
         assert not any(t in c.text for t in engine.tok.all_special_tokens)
 
+
 def test_stop_ids_come_from_everywhere(llama, tmp_path):
-    m = shutil.copytree(llama, tmp_path/'m')
-    g = json.loads((m/'generation_config.json').read_text())
-    (m/'generation_config.json').write_text(json.dumps(g | dict(eos_token_id=[7, 9])))
-    assert HFEngine(m).stop_ids == [1, 4, 7, 9]     # <|end_of_text|>, <|eot_id|> from the template, and the two
+    m = shutil.copytree(llama, tmp_path / 'm')
+    g = json.loads((m / 'generation_config.json').read_text())
+    (m / 'generation_config.json').write_text(json.dumps(g | dict(eos_token_id=[7, 9])))
+    assert HFEngine(m).stop_ids == [1, 4, 7, 9]  # <|end_of_text|>, <|eot_id|> from the template, and the two
     out = HFEngine(m).generate(asks(60, max_new_tokens=100))
     assert {c.token_ids[-1] for c in out if c.finish == 'stop'} & {7, 9}
 
+
 def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
-    m = shutil.copytree(llama, tmp_path/'m')
-    g = json.loads((m/'generation_config.json').read_text())
-    (m/'generation_config.json').write_text(json.dumps(g | dict(do_sample=True, repetition_penalty=5., top_k=2, temperature=.01, no_repeat_ngram_size=1, suppress_tokens=list(range(20, 200)),
-                                                                max_new_tokens=3, min_new_tokens=20, num_beams=4, forced_eos_token_id=11)))
+    m = shutil.copytree(llama, tmp_path / 'm')
+    g = json.loads((m / 'generation_config.json').read_text())
+    (m / 'generation_config.json').write_text(
+        json.dumps(
+            g
+            | dict(
+                do_sample=True,
+                repetition_penalty=5.0,
+                top_k=2,
+                temperature=0.01,
+                no_repeat_ngram_size=1,
+                suppress_tokens=list(range(20, 200)),
+                max_new_tokens=3,
+                min_new_tokens=20,
+                num_beams=4,
+                forced_eos_token_id=11,
+            )
+        )
+    )
     assert HFEngine(m).generate(asks(12)) == engine.generate(asks(12))
+
 
 def test_room(llama):
     e = HFEngine(llama, max_length=100)
     assert e.room(50, Sampling(max_new_tokens=40)) == 40 and e.room(70, Sampling(max_new_tokens=40)) == 30
-    assert e.room(90, Sampling(max_new_tokens=40)) == 10 and e.room(91, Sampling(max_new_tokens=40)) == 0 and e.room(400, Sampling()) == 0
+    assert (
+        e.room(90, Sampling(max_new_tokens=40)) == 10
+        and e.room(91, Sampling(max_new_tokens=40)) == 0
+        and e.room(400, Sampling()) == 0
+    )
     chats = [(Message('user', '1' * n),) for n in (10, 70, 78, 200)]
     out = e.generate([Request(c, 5, Sampling(1, 1, 40)) for c in chats])
-    assert [c.finish for c in out[2:]] == ['did-not-fit'] * 2 and not out[3].token_ids and out[3].prompt_ids == e.render(chats[3])
+    assert (
+        [c.finish for c in out[2:]] == ['did-not-fit'] * 2
+        and not out[3].token_ids
+        and out[3].prompt_ids == e.render(chats[3])
+    )
     assert len(out[0].prompt_ids) + 40 <= 100 and 10 <= 100 - len(out[1].prompt_ids) < 40
     assert out[1].finish == 'stop' or len(out[1].prompt_ids + out[1].token_ids) == 100
+
 
 def test_logprobs(engine, adapters):
     out = engine.generate(asks(20, max_new_tokens=30))
     got = engine.logprobs([c.prompt_ids for c in out], [c.token_ids for c in out])
     for c, lp in zip(out, got):
-        with engine.adapters.speaking(None) as model: logits = model(torch.tensor([c.prompt_ids + c.token_ids])).logits[0].float()
-        want = logits.log_softmax(-1)[len(c.prompt_ids) - 1:-1].gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0].numpy()
+        with engine.adapters.speaking(None) as model:
+            logits = model(torch.tensor([c.prompt_ids + c.token_ids])).logits[0].float()
+        want = (
+            logits.log_softmax(-1)[len(c.prompt_ids) - 1 : -1]
+            .gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
+            .numpy()
+        )
         assert lp.shape == want.shape and np.abs(lp - want).max() < 1e-4
     assert engine.logprobs([out[0].prompt_ids], [()])[0].shape == (0,) and engine.logprobs([], []) == []
-    assert np.abs(engine.logprobs([out[0].prompt_ids], [out[0].token_ids], str(adapters[0]))[0] - got[0]).max() > .01
+    assert np.abs(engine.logprobs([out[0].prompt_ids], [out[0].token_ids], str(adapters[0]))[0] - got[0]).max() > 0.01
 
 
 # Adapters
+
 
 @pytest.mark.parametrize('keep,fold', [(1, False), (2, False), (16, False), (2, True), (16, True)])
 def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
@@ -187,11 +268,23 @@ def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
     alone = {None: HFEngine(llama).logprobs(prompts, said)}
     for a in adapters:
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), a).eval()
-        with torch.inference_mode(): alone[a] = [model(input_ids=torch.tensor([p + s])).logits[0].log_softmax(-1)[len(p) - 1:-1].gather(-1, torch.tensor(s)[:, None])[:, 0].numpy() for p, s in zip(prompts, said)]
+        with torch.inference_mode():
+            alone[a] = [
+                model(input_ids=torch.tensor([p + s]))
+                .logits[0]
+                .log_softmax(-1)[len(p) - 1 : -1]
+                .gather(-1, torch.tensor(s)[:, None])[:, 0]
+                .numpy()
+                for p, s in zip(prompts, said)
+            ]
     for a in random.Random(keep).choices([None, *adapters], k=10):
-        for got, want in zip(e.logprobs(prompts, said, a and str(a)), alone[a]): assert np.abs(got - want).max() < 1e-4
+        for got, want in zip(e.logprobs(prompts, said, a and str(a)), alone[a]):
+            assert np.abs(got - want).max() < 1e-4
     assert len(e.adapters.held) <= keep
-    assert all((x == y).all() for x, y in zip(e.logprobs(prompts, said), alone[None])), 'the base is not merely close, it is the same'
+    assert all((x == y).all() for x, y in zip(e.logprobs(prompts, said), alone[None])), (
+        'the base is not merely close, it is the same'
+    )
+
 
 def test_one_base_in_memory(llama, adapters, monkeypatch):
     "Only models so small that it does not matter get copies to fold adapters into."
@@ -200,83 +293,136 @@ def test_one_base_in_memory(llama, adapters, monkeypatch):
     where = e.base.get_input_embeddings().weight.data_ptr()
     n = sum(p.numel() for p in e.base.parameters())
     e.generate(asks(9, adapters, 2))
-    lora = sum(t.numel() for t in load_file(adapters[0]/'adapter_model.safetensors').values())
-    assert e.base.get_input_embeddings().weight.data_ptr() == where and sum(p.numel() for p in e.adapters.model.parameters()) == n + 3 * lora
+    lora = sum(t.numel() for t in load_file(adapters[0] / 'adapter_model.safetensors').values())
+    assert (
+        e.base.get_input_embeddings().weight.data_ptr() == where
+        and sum(p.numel() for p in e.adapters.model.parameters()) == n + 3 * lora
+    )
+
 
 def test_a_retrained_adapter_in_the_same_folder_is_another(llama, adapters, tmp_path):
-    e, f = HFEngine(llama), shutil.copytree(adapters[0], tmp_path/'a')
+    e, f = HFEngine(llama), shutil.copytree(adapters[0], tmp_path / 'a')
     q = asks(1, (f,))
     first = e.generate(q)
-    shutil.copy(adapters[1]/'adapter_model.safetensors', f/'adapter_model.safetensors')
+    shutil.copy(adapters[1] / 'adapter_model.safetensors', f / 'adapter_model.safetensors')
     second = e.generate(q)
     assert texts(first) != texts(second) and texts(second) == texts(e.generate(asks(1, (adapters[1],))))
+
 
 def test_full_weights(llama, tmp_path, engine):
     model = AutoModelForCausalLM.from_pretrained(llama)
     torch.manual_seed(9)
     with torch.no_grad():
-        for p in model.parameters(): p.add_(torch.randn_like(p) * .05)
-    model.save_pretrained(tmp_path/'full')     # no tokenizer there
-    both = shutil.copytree(llama, tmp_path/'alone')
-    shutil.copy(tmp_path/'full'/'model.safetensors', both/'model.safetensors')
-    e, rs = HFEngine(llama), asks(8, (None, tmp_path/'full'))
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    model.save_pretrained(tmp_path / 'full')  # no tokenizer there
+    both = shutil.copytree(llama, tmp_path / 'alone')
+    shutil.copy(tmp_path / 'full' / 'model.safetensors', both / 'model.safetensors')
+    e, rs = HFEngine(llama), asks(8, (None, tmp_path / 'full'))
     out = e.generate(rs)
     alone = HFEngine(both).generate([Request(r.chat, r.seed, r.sampling) for r in rs])
     assert texts(out[1::2]) == texts(alone[1::2]) and texts(out[::2]) == texts(engine.generate(rs[::2]))
-    assert e.identity(tmp_path/'full')['adapter'] == adapter_identity(tmp_path/'full')
+    assert e.identity(tmp_path / 'full')['adapter'] == adapter_identity(tmp_path / 'full')
+
 
 @pytest.mark.parametrize('fold', [True, False])
 def test_adapters_that_do_not_fit(llama, adapters, tmp_path, fold, monkeypatch):
-    if not fold: monkeypatch.setattr(hf, 'FOLD', 0)
-    other = HFEngine(make('llama', tmp_path/'wide', hidden=96))
-    with pytest.raises(MaftError, match='does not fit'): other.generate(asks(1, adapters))
-    t = load_file(adapters[0]/'adapter_model.safetensors')
-    for name, change in dict(extra=lambda t: t | {min(t).replace('layers.0', 'layers.7'): t[min(t)].clone()}, less=lambda t: {k: v for k, v in t.items() if k != min(t)}).items():
-        f = shutil.copytree(adapters[0], tmp_path/name)
-        save_file(change(t), f/'adapter_model.safetensors')
+    if not fold:
+        monkeypatch.setattr(hf, 'FOLD', 0)
+    other = HFEngine(make('llama', tmp_path / 'wide', hidden=96))
+    with pytest.raises(MaftError, match='does not fit'):
+        other.generate(asks(1, adapters))
+    t = load_file(adapters[0] / 'adapter_model.safetensors')
+    for name, change in dict(
+        extra=lambda t: t | {min(t).replace('layers.0', 'layers.7'): t[min(t)].clone()},
+        less=lambda t: {k: v for k, v in t.items() if k != min(t)},
+    ).items():
+        f = shutil.copytree(adapters[0], tmp_path / name)
+        save_file(change(t), f / 'adapter_model.safetensors')
         e = HFEngine(llama)
-        with pytest.raises(MaftError, match='does not fit'): e.generate(asks(1, (f,)))
-        assert texts(e.generate(asks(4, adapters[:1]))) == texts(HFEngine(llama).generate(asks(4, adapters[:1]))), 'and the engine goes on'
-    (tmp_path/'pickled').mkdir(); (tmp_path/'pickled'/'adapter_model.bin').write_bytes(b'x'); (tmp_path/'pickled'/'adapter_config.json').write_text('{}')
-    with pytest.raises(MaftError, match='Pickled'): HFEngine(llama).generate(asks(1, (tmp_path/'pickled',)))
+        with pytest.raises(MaftError, match='does not fit'):
+            e.generate(asks(1, (f,)))
+        assert texts(e.generate(asks(4, adapters[:1]))) == texts(HFEngine(llama).generate(asks(4, adapters[:1]))), (
+            'and the engine goes on'
+        )
+    (tmp_path / 'pickled').mkdir()
+    (tmp_path / 'pickled' / 'adapter_model.bin').write_bytes(b'x')
+    (tmp_path / 'pickled' / 'adapter_config.json').write_text('{}')
+    with pytest.raises(MaftError, match='Pickled'):
+        HFEngine(llama).generate(asks(1, (tmp_path / 'pickled',)))
 
 
 # Names
 
+
 def test_identity_misses_nothing(llama, adapters, tmp_path):
     "One thing is changed at a time, and each time the name is another."
-    def name(folder=llama, adapter=adapters[0], **kw): return json.dumps(HFEngine(folder, **kw).identity(str(adapter) if adapter else None), sort_keys=True)
+
+    def name(folder=llama, adapter=adapters[0], **kw):
+        return json.dumps(HFEngine(folder, **kw).identity(str(adapter) if adapter else None), sort_keys=True)
+
     def changed(**files):
-        f = shutil.copytree(llama, tmp_path/str(len(list(tmp_path.iterdir()))))
+        f = shutil.copytree(llama, tmp_path / str(len(list(tmp_path.iterdir()))))
         for file, edit in files.items():
-            file = f/file.replace('__', '.'); file.write_bytes(edit(file.read_bytes()))
+            file = f / file.replace('__', '.')
+            file.write_bytes(edit(file.read_bytes()))
         return f
-    def edit(**new): return lambda b: json.dumps(json.loads(b) | new).encode()
-    def flip(b): return b[:-1] + bytes([b[-1] ^ 1])
-    touched = shutil.copytree(adapters[0], tmp_path/'touched')
-    (touched/'adapter_model.safetensors').write_bytes(flip((touched/'adapter_model.safetensors').read_bytes()))
-    scaled = shutil.copytree(adapters[0], tmp_path/'scaled')
-    (scaled/'adapter_config.json').write_text(json.dumps(json.loads((scaled/'adapter_config.json').read_text()) | dict(lora_alpha=17)))
-    (tmp_path/'t.jinja').write_text((llama/'chat_template.jinja').read_text() + ' ')
-    names = [name(), name(adapter=None), name(adapter=adapters[1]), name(adapter=touched), name(adapter=scaled), name(batch_size=32), name(dtype='bfloat16'), name(max_length=1000),
-             name(chat_template=tmp_path/'t.jinja'), name(template_args=dict(enable_thinking=False)),
-             name(changed(model__safetensors=flip)), name(changed(config__json=edit(rms_norm_eps=1e-5))), name(changed(generation_config__json=edit(eos_token_id=[1, 4, 7]))),
-             name(changed(tokenizer__json=edit(normalizer=None)))]
+
+    def edit(**new):
+        return lambda b: json.dumps(json.loads(b) | new).encode()
+
+    def flip(b):
+        return b[:-1] + bytes([b[-1] ^ 1])
+
+    touched = shutil.copytree(adapters[0], tmp_path / 'touched')
+    (touched / 'adapter_model.safetensors').write_bytes(flip((touched / 'adapter_model.safetensors').read_bytes()))
+    scaled = shutil.copytree(adapters[0], tmp_path / 'scaled')
+    (scaled / 'adapter_config.json').write_text(
+        json.dumps(json.loads((scaled / 'adapter_config.json').read_text()) | dict(lora_alpha=17))
+    )
+    (tmp_path / 't.jinja').write_text((llama / 'chat_template.jinja').read_text() + ' ')
+    names = [
+        name(),
+        name(adapter=None),
+        name(adapter=adapters[1]),
+        name(adapter=touched),
+        name(adapter=scaled),
+        name(batch_size=32),
+        name(dtype='bfloat16'),
+        name(max_length=1000),
+        name(chat_template=tmp_path / 't.jinja'),
+        name(template_args=dict(enable_thinking=False)),
+        name(changed(model__safetensors=flip)),
+        name(changed(config__json=edit(rms_norm_eps=1e-5))),
+        name(changed(generation_config__json=edit(eos_token_id=[1, 4, 7]))),
+        name(changed(tokenizer__json=edit(normalizer=None))),
+    ]
     assert len(set(names)) == len(names)
-    assert name(changed()) == name(changed(generation_config__json=edit(top_k=3))) == names[0], 'a copy elsewhere is the same model'
+    assert name(changed()) == name(changed(generation_config__json=edit(top_k=3))) == names[0], (
+        'a copy elsewhere is the same model'
+    )
+
 
 def test_identity_of_an_adapter_is_its_content(adapters, tmp_path):
-    f = shutil.copytree(adapters[0], tmp_path/'f')
-    c = json.loads((f/'adapter_config.json').read_text())
-    (f/'adapter_config.json').write_text(json.dumps({k: c[k] for k in sorted(c, reverse=True)} | dict(base_model_name_or_path='/elsewhere', target_modules=c['target_modules'][::-1], peft_version='9')))
-    t = load_file(f/'adapter_model.safetensors')
-    save_file(dict(reversed(t.items())), f/'adapter_model.safetensors', metadata=dict(written='later'))
+    f = shutil.copytree(adapters[0], tmp_path / 'f')
+    c = json.loads((f / 'adapter_config.json').read_text())
+    (f / 'adapter_config.json').write_text(
+        json.dumps(
+            {k: c[k] for k in sorted(c, reverse=True)}
+            | dict(base_model_name_or_path='/elsewhere', target_modules=c['target_modules'][::-1], peft_version='9')
+        )
+    )
+    t = load_file(f / 'adapter_model.safetensors')
+    save_file(dict(reversed(t.items())), f / 'adapter_model.safetensors', metadata=dict(written='later'))
     assert adapter_identity(f) == adapter_identity(adapters[0]) == adapter_identity(str(adapters[0]))
     t[max(t)].view(torch.uint8).view(-1)[5] ^= 1
-    save_file(t, f/'adapter_model.safetensors')
+    save_file(t, f / 'adapter_model.safetensors')
     assert adapter_identity(f) != adapter_identity(adapters[0])
-    with pytest.raises(MaftError, match='no such folder'): adapter_identity(tmp_path/'nowhere')
-    with pytest.raises(MaftError, match='no adapter here'): adapter_identity(tmp_path)
+    with pytest.raises(MaftError, match='no such folder'):
+        adapter_identity(tmp_path / 'nowhere')
+    with pytest.raises(MaftError, match='no adapter here'):
+        adapter_identity(tmp_path)
+
 
 def test_identity_is_plain_data(engine, adapters):
     assert json.loads(json.dumps(engine.identity(str(adapters[0])))) == engine.identity(str(adapters[0]))
@@ -285,33 +431,57 @@ def test_identity_is_plain_data(engine, adapters):
 
 # Memory and noise
 
+
 def test_out_of_memory_halves_the_batch(llama, engine, monkeypatch):
     e, batch, sizes = HFEngine(llama), hf.answer_batch, []
+
     def small(engine, model, rows):
         sizes.append(len(rows))
-        if len(rows) > 6: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
+        if len(rows) > 6:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
         return batch(engine, model, rows)
+
     before = engine.generate(asks(20))
     monkeypatch.setattr(hf, 'answer_batch', small)
     assert texts(e.generate(asks(20))) == texts(before) and sizes == [20, 10, 5, 5, 5, 5]
     assert len(e.notes) == 2 and 'batches of 5' in e.notes[-1] and e.identity()['batch_size'] == 64
-    monkeypatch.setattr(hf, 'answer_batch', lambda *a: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")))
-    with pytest.raises(MaftError, match='out of memory'): e.generate(asks(1))
+    monkeypatch.setattr(
+        hf,
+        'answer_batch',
+        lambda *a: (_ for _ in ()).throw(
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        ),
+    )
+    with pytest.raises(MaftError, match='out of memory'):
+        e.generate(asks(1))
     monkeypatch.setattr(hf, 'answer_batch', lambda *a: (_ for _ in ()).throw(RuntimeError('a bug')))
-    with pytest.raises(RuntimeError, match='a bug'): e.generate(asks(1))
+    with pytest.raises(RuntimeError, match='a bug'):
+        e.generate(asks(1))
+
 
 def test_not_a_sound(llama, adapters, capfd, recwarn):
     from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     HFEngine(llama).generate(asks(6, (None, *adapters)))
     assert capfd.readouterr() == ('', '') and not recwarn.list
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
 
+
 def test_threads_and_global_chance_are_left_alone(llama):
-    n = torch.get_num_threads(); torch.manual_seed(5); random.seed(5)
+    n = torch.get_num_threads()
+    torch.manual_seed(5)
+    random.seed(5)
     state = torch.get_rng_state()
-    e = HFEngine(llama); e.generate(asks(3))
-    assert torch.get_num_threads() == n and torch.equal(torch.get_rng_state(), state) and not e.base.training and torch.is_grad_enabled()
+    e = HFEngine(llama)
+    e.generate(asks(3))
+    assert (
+        torch.get_num_threads() == n
+        and torch.equal(torch.get_rng_state(), state)
+        and not e.base.training
+        and torch.is_grad_enabled()
+    )
+
 
 def test_bfloat16(llama):
     e = HFEngine(llama, dtype='bfloat16')
@@ -321,60 +491,129 @@ def test_bfloat16(llama):
 
 # What the user can mend
 
+
 def test_models_that_cannot_be_used(llama, tmp_path):
-    def broken(name, edit): f = shutil.copytree(llama, tmp_path/name); edit(f); return f
-    def no_template(f): (f/'chat_template.jinja').unlink()
-    def half(f): t = load_file(f/'model.safetensors'); t.pop('model.norm.weight'); save_file(t, f/'model.safetensors', metadata=dict(format='pt'))
-    def pickled(f): torch.save(load_file(f/'model.safetensors'), f/'pytorch_model.bin'); (f/'model.safetensors').unlink()
-    def torn(f): (f/'model.safetensors').write_bytes((f/'model.safetensors').read_bytes()[:1000])
-    def bad_template(f): (f/'chat_template.jinja').write_text("{{ raise_exception('Not today') }}")
-    (tmp_path/'empty').mkdir()
-    for model, want in [(tmp_path/'empty', 'not a model folder'), (tmp_path/'nowhere', 'no such folder'), ('no/such/model/at/all', 'no such folder'), (llama/'config.json', 'no such folder'),
-                        ('nobody/nothing-7b', 'fetch it first'), (broken('a', no_template), '--set chat_template=FILE'), (broken('b', half), 'weights are missing'),
-                        (broken('c', pickled), 'safetensors'), (broken('d', torn), 'cannot be loaded'), (broken('e', bad_template), 'Not today')]:
-        with pytest.raises(MaftError, match=want) as e: HFEngine(model)
+    def broken(name, edit):
+        f = shutil.copytree(llama, tmp_path / name)
+        edit(f)
+        return f
+
+    def no_template(f):
+        (f / 'chat_template.jinja').unlink()
+
+    def half(f):
+        t = load_file(f / 'model.safetensors')
+        t.pop('model.norm.weight')
+        save_file(t, f / 'model.safetensors', metadata=dict(format='pt'))
+
+    def pickled(f):
+        torch.save(load_file(f / 'model.safetensors'), f / 'pytorch_model.bin')
+        (f / 'model.safetensors').unlink()
+
+    def torn(f):
+        (f / 'model.safetensors').write_bytes((f / 'model.safetensors').read_bytes()[:1000])
+
+    def bad_template(f):
+        (f / 'chat_template.jinja').write_text("{{ raise_exception('Not today') }}")
+
+    (tmp_path / 'empty').mkdir()
+    for model, want in [
+        (tmp_path / 'empty', 'not a model folder'),
+        (tmp_path / 'nowhere', 'no such folder'),
+        ('no/such/model/at/all', 'no such folder'),
+        (llama / 'config.json', 'no such folder'),
+        ('nobody/nothing-7b', 'fetch it first'),
+        (broken('a', no_template), '--set chat_template=FILE'),
+        (broken('b', half), 'weights are missing'),
+        (broken('c', pickled), 'safetensors'),
+        (broken('d', torn), 'cannot be loaded'),
+        (broken('e', bad_template), 'Not today'),
+    ]:
+        with pytest.raises(MaftError, match=want) as e:
+            HFEngine(model)
         assert str(e.value).count('\n') <= 1 and len(str(e.value)) < 400, str(e.value)
-    for kw, want in [(dict(dtype='int7'), 'unknown dtype'), (dict(device='abacus'), 'unknown device'), (dict(chat_template=tmp_path/'none.jinja'), 'cannot be read')]:
-        with pytest.raises(MaftError, match=want): HFEngine(llama, **kw)
+    for kw, want in [
+        (dict(dtype='int7'), 'unknown dtype'),
+        (dict(device='abacus'), 'unknown device'),
+        (dict(chat_template=tmp_path / 'none.jinja'), 'cannot be read'),
+    ]:
+        with pytest.raises(MaftError, match=want):
+            HFEngine(llama, **kw)
+
 
 def test_words_of_the_hub_become_advice():
-    for said, want in [('You are trying to access a gated repo. 401 Client Error', 'accept its licence'), ('Please set `trust_remote_code=True`', 'trust_remote_code=true'),
-                       ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'), ('x is not a local folder and is not a valid model identifier', 'no such model')]:
+    for said, want in [
+        ('You are trying to access a gated repo. 401 Client Error', 'accept its licence'),
+        ('Please set `trust_remote_code=True`', 'trust_remote_code=true'),
+        ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'),
+        ('x is not a local folder and is not a valid model identifier', 'no such model'),
+    ]:
         assert want in hf.what_to_do('a/b', said)
-    for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'): assert 'cannot be loaded' in hf.what_to_do(path, f'cannot read {path}/config.json: torn')
+    for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'):
+        assert 'cannot be loaded' in hf.what_to_do(path, f'cannot read {path}/config.json: torn')
     assert 'trust_remote_code=true' in hf.what_to_do('m', 'Please set `trust_remote_code=True`')
 
+
 def test_a_nucleus_of_one_keeps_all():
-    assert definition.nucleus(np.array([1 - 1e-10, 1e-10]), 1).all() and list(definition.nucleus(np.array([1 - 1e-10, 1e-10]), .99)) == [True, False]
+    assert definition.nucleus(np.array([1 - 1e-10, 1e-10]), 1).all() and list(
+        definition.nucleus(np.array([1 - 1e-10, 1e-10]), 0.99)
+    ) == [True, False]
+
 
 def test_a_template_from_a_file(llama, tmp_path):
-    f = shutil.copytree(llama, tmp_path/'m'); (f/'chat_template.jinja').unlink()
-    e = HFEngine(f, chat_template=llama/'chat_template.jinja')
+    f = shutil.copytree(llama, tmp_path / 'm')
+    (f / 'chat_template.jinja').unlink()
+    e = HFEngine(f, chat_template=llama / 'chat_template.jinja')
     assert e.render(asks(1)[0].chat) == HFEngine(llama).render(asks(1)[0].chat)
 
 
 # Replay
 
+
 def test_recorded_solutions_of_real_models(shared):
-    "Four real models as four agents: the replay returns their words, and their answers are right exactly where OpenAI says so."
-    rows = read_jsonl(shared/'data'/'gsm8k'/'model_solutions.jsonl')
+    """Four real models as four agents: the replay returns their words, and their answers are right exactly where OpenAI
+    says so."""
+    rows = read_jsonl(shared / 'data' / 'gsm8k' / 'model_solutions.jsonl')
     models = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
-    engine = RecordedEngine({(f'gsm8k/{i}', 1, 'generator', n): row[m]['solution'] for i, row in enumerate(rows) for n, m in enumerate(models)})
-    out = engine.generate([Request((Message('user', row['question']),), seed_for(i, n), where=('test', f'gsm8k/{i}', 1, 'generator', n)) for i, row in enumerate(rows) for n in range(4)])
+    engine = RecordedEngine(
+        {
+            (f'gsm8k/{i}', 1, 'generator', n): row[m]['solution']
+            for i, row in enumerate(rows)
+            for n, m in enumerate(models)
+        }
+    )
+    out = engine.generate(
+        [
+            Request(
+                (Message('user', row['question']),), seed_for(i, n), where=('test', f'gsm8k/{i}', 1, 'generator', n)
+            )
+            for i, row in enumerate(rows)
+            for n in range(4)
+        ]
+    )
     assert len(out) == 5276 and all(c.finish == 'stop' for c in out)
     agree = 0
     for c, (row, m) in zip(out, ((row, m) for row in rows for m in models)):
         assert c.text == row[m]['solution'] and bytes(c.token_ids[:-1]).decode() == c.text
         answer = extract(c.text, 'number')
-        agree += (answer is not None and same(answer, row['ground_truth'].split('A:')[-1].strip())) == row[m]['is_correct']
+        agree += (answer is not None and same(answer, row['ground_truth'].split('A:')[-1].strip())) == row[m][
+            'is_correct'
+        ]
     assert agree == 5276
+
 
 def test_replay_in_the_tokens_of_a_model(engine):
     words = {('q', 1, 'generator', 0): 'It is 12.<|eot_id|>'}
     replay = RecordedEngine(words, engine.render, engine.encode)
     chat = (Message('user', '6+6?'),)
-    c, = replay.generate([Request(chat, 0, where=('train', 'q', 1, 'generator', 0))])
-    assert c.prompt_ids == engine.render(chat) and c.token_ids[-1] == engine.renderer.end_id and sum(t in engine.stop_ids for t in c.token_ids) == 1
+    (c,) = replay.generate([Request(chat, 0, where=('train', 'q', 1, 'generator', 0))])
+    assert (
+        c.prompt_ids == engine.render(chat)
+        and c.token_ids[-1] == engine.renderer.end_id
+        and sum(t in engine.stop_ids for t in c.token_ids) == 1
+    )
     assert isinstance(c, Completion) and isinstance(replay, Engine)
-    with pytest.raises(MaftError, match='nothing on record'): replay.generate([Request(chat, 0, where=('train', 'q', 2, 'critic', 0))])
-    with pytest.raises(MaftError, match='no probabilities'): replay.logprobs([(1,)], [(2,)])
+    with pytest.raises(MaftError, match='nothing on record'):
+        replay.generate([Request(chat, 0, where=('train', 'q', 2, 'critic', 0))])
+    with pytest.raises(MaftError, match='no probabilities'):
+        replay.logprobs([(1,)], [(2,)])

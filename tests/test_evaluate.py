@@ -1,10 +1,23 @@
 "Counting, checked against pencil, numpy and chance."
+
 import json, math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, canonical_json
-from multiagent_ft.evaluate import add_up, compare, flips, health, holm, mean_and_stderr, methods, outcome, rights, summarize_outcomes, wilson
+from multiagent_ft.evaluate import (
+    add_up,
+    compare,
+    flips,
+    health,
+    holm,
+    mean_and_stderr,
+    methods,
+    outcome,
+    rights,
+    summarize_outcomes,
+    wilson,
+)
 from multiagent_ft.tasks import Task
 
 TASK = Task('play', 'number')
@@ -12,8 +25,16 @@ TASK = Task('play', 'number')
 
 def debate(i, *rounds, gold='7'):
     "A debate; each round is a list of answers, None = unreadable."
-    turns = [Turn(n, 'generator' if m == 1 else 'critic', m, Completion('' if a is None else r'\boxed{%s}' % a, 'length' if a is None else 'stop', (1, 2), (3,)))
-             for m, row in enumerate(rounds, 1) for n, a in enumerate(row)]
+    turns = [
+        Turn(
+            n,
+            'generator' if m == 1 else 'critic',
+            m,
+            Completion('' if a is None else r'\boxed{%s}' % a, 'length' if a is None else 'stop', (1, 2), (3,)),
+        )
+        for m, row in enumerate(rounds, 1)
+        for n, a in enumerate(row)
+    ]
     return Transcript(Problem(f'play/{i}', 'q', gold), turns)
 
 
@@ -24,25 +45,30 @@ rows = st.lists(st.sampled_from(['7', '7.0', '8', '9', None]), min_size=3, max_s
 @given(st.lists(st.tuples(rows, rows), min_size=2, max_size=12), st.permutations(range(3)))
 def test_nothing_depends_on_seats_and_nothing_is_dropped(debates, seats):
     a = [outcome(debate(i, x, y), TASK, seed=1) for i, (x, y) in enumerate(debates)]
-    b = [outcome(debate(i, [x[s] for s in seats], [y[s] for s in seats]), TASK, seed=1) for i, (x, y) in enumerate(debates)]
+    b = [
+        outcome(debate(i, [x[s] for s in seats], [y[s] for s in seats]), TASK, seed=1)
+        for i, (x, y) in enumerate(debates)
+    ]
     ta, tb = summarize_outcomes(a), summarize_outcomes(b)
-    for m in ('single', 'majority', 'debate'): assert ta[m]['accuracy'] == pytest.approx(tb[m]['accuracy']) and ta[m]['unparsed'] == tb[m]['unparsed']
+    for m in ('single', 'majority', 'debate'):
+        assert ta[m]['accuracy'] == pytest.approx(tb[m]['accuracy']) and ta[m]['unparsed'] == tb[m]['unparsed']
     n, right = len(debates), sum(v in ('7', '7.0') for x, _ in debates for v in x)
-    assert ta['single']['accuracy'] == pytest.approx(right/(3*n)) and ta['single']['n'] == n
+    assert ta['single']['accuracy'] == pytest.approx(right / (3 * n)) and ta['single']['n'] == n
     assert ta['single']['unparsed'] == sum(v is None for x, _ in debates for v in x)
-    means = [sum(v in ('7', '7.0') for v in x)/3 for x, _ in debates]
-    assert ta['single']['stderr'] == pytest.approx(np.std(means, ddof=1)/math.sqrt(n))
-    p = ta['debate']['accuracy']; assert ta['debate']['stderr'] == pytest.approx(math.sqrt(p*(1-p)/(n-1)))
+    means = [sum(v in ('7', '7.0') for v in x) / 3 for x, _ in debates]
+    assert ta['single']['stderr'] == pytest.approx(np.std(means, ddof=1) / math.sqrt(n))
+    p = ta['debate']['accuracy']
+    assert ta['debate']['stderr'] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
     h = health(a)
     gained = sum(sum(o['right_final']) - sum(o['right_first']) for o in a)
     assert h['flips'][0]['mended'] - h['flips'][0]['spoiled'] == gained
-    assert sum(h['finish'].values()) == 6*n == h['cost']['debate']['calls']
+    assert sum(h['finish'].values()) == 6 * n == h['cost']['debate']['calls']
 
 
 def test_outcomes_survive_a_file():
     o = outcome(debate(0, ['7', None, '8'], ['7', '7', '8'], ['7', '7', '7']), TASK, iteration=2)
     assert json.loads(canonical_json(o)) == o and o['iteration'] == 2 and len(o['flips']) == 2
-    assert o['flips'] == [dict(mended=1, spoiled=0)]*2
+    assert o['flips'] == [dict(mended=1, spoiled=0)] * 2
 
 
 def test_same_answers_same_lot():
@@ -51,7 +77,7 @@ def test_same_answers_same_lot():
     t = summarize_outcomes(same)
     assert t['majority'] == t['debate'] and 0 < t['debate']['accuracy'] < 1
     again = [outcome(debate(i, ['7', '8', '9'], ['7', '8', '9']), TASK, seed=3, iteration=5) for i in range(40)]
-    assert rights(same, 'debate') == rights(again, 'debate')   # common random numbers across iterations
+    assert rights(same, 'debate') == rights(again, 'debate')  # common random numbers across iterations
 
 
 def test_nobody_answered():
@@ -61,45 +87,65 @@ def test_nobody_answered():
 
 
 def test_all_unread_is_zero_not_an_error():
-    t = summarize_outcomes([outcome(debate(i, [None]*3), TASK) for i in range(5)])
+    t = summarize_outcomes([outcome(debate(i, [None] * 3), TASK) for i in range(5)])
     assert t['single'] == dict(accuracy=0, stderr=0, n=5, unparsed=15)
 
 
-@pytest.mark.parametrize('what', [lambda: summarize_outcomes([]), lambda: health([]), lambda: mean_and_stderr([]), lambda: compare({'a': 1}, {'b': 1})])
+@pytest.mark.parametrize(
+    'what',
+    [
+        lambda: summarize_outcomes([]),
+        lambda: health([]),
+        lambda: mean_and_stderr([]),
+        lambda: compare({'a': 1}, {'b': 1}),
+    ],
+)
 def test_errors_say_what_to_do(what):
-    with pytest.raises(MaftError) as e: what()
+    with pytest.raises(MaftError) as e:
+        what()
     assert len(str(e.value).splitlines()) <= 2
 
 
 def test_flips_wants_equal_lengths():
-    with pytest.raises(ValueError): flips([True], [True, False])
+    with pytest.raises(ValueError):
+        flips([True], [True, False])
 
 
 def test_paired_test_is_calibrated():
-    "Two equally good methods: at most about one comparison in twenty is below .05 (exact tests are a little conservative)."
+    """Two equally good methods: at most about one comparison in twenty is below .05 (exact tests are a little
+    conservative)."""
     rng = np.random.default_rng(0)
-    ps = [compare({str(i): int(x) for i, x in enumerate(rng.random(60) < .5)}, {str(i): int(x) for i, x in enumerate(rng.random(60) < .5)}, resamples=99).p for _ in range(200)]
-    assert sum(p < .05 for p in ps) <= 18
+    ps = [
+        compare(
+            {str(i): int(x) for i, x in enumerate(rng.random(60) < 0.5)},
+            {str(i): int(x) for i, x in enumerate(rng.random(60) < 0.5)},
+            resamples=99,
+        ).p
+        for _ in range(200)
+    ]
+    assert sum(p < 0.05 for p in ps) <= 18
 
 
 def test_wilson_covers():
-    rng, p, n = np.random.default_rng(1), .9, 50
+    rng, p, n = np.random.default_rng(1), 0.9, 50
     hits = [low <= p <= high for low, high in (wilson(int(rng.binomial(n, p)), n) for _ in range(400))]
-    assert .91 < np.mean(hits) < .99
+    assert 0.91 < np.mean(hits) < 0.99
 
 
 def test_holm_never_lowers_a_p():
-    ps = dict(a=.2, b=.01, c=.04)
-    assert all(holm(ps)[k] >= v for k, v in ps.items()) and holm({'one': .03}) == {'one': .03}
+    ps = dict(a=0.2, b=0.01, c=0.04)
+    assert all(holm(ps)[k] >= v for k, v in ps.items()) and holm({'one': 0.03}) == {'one': 0.03}
 
 
 def test_own_methods_are_summed_too():
-    o = outcome(debate(0, ['7']*3), TASK)
+    o = outcome(debate(0, ['7'] * 3), TASK)
     assert methods([o]) == ['single', 'majority', 'debate']
-    assert methods([dict(o, nine=o['debate'])]) == ['single', 'majority', 'debate', 'nine'] and methods([]) == ['single']
+    assert methods([dict(o, nine=o['debate'])]) == ['single', 'majority', 'debate', 'nine'] and methods([]) == [
+        'single'
+    ]
     assert add_up([dict(a=1), dict(a=2, b=3)]) == dict(a=3, b=3)
 
 
 def test_equal_shares_of_a_difference_are_no_crash():
-    c = compare({'a': 0., 'b': 1/3}, {'a': 1/3, 'b': 2/3})
-    assert c.difference == pytest.approx(1/3) and c.low == c.high and .1 < c.p <= 1
+    c = compare({'a': 0.0, 'b': 1 / 3}, {'a': 1 / 3, 'b': 2 / 3})
+    assert c.difference == pytest.approx(1 / 3) and c.low == c.high and 0.1 < c.p <= 1

@@ -1,4 +1,5 @@
 "From a number back to its sources: an untouched run has no fault whatever its recipe, and a touched one has, in a sentence instead of a traceback."
+
 import shutil
 
 import pytest
@@ -14,65 +15,91 @@ WEIGHTS = 'adapter_model.safetensors'
 def made(tmp_path_factory):
     "One model for every seat, through two iterations; and a run whose seats learn each for itself."
     from multiagent_ft.run import run
+
     root = tmp_path_factory.mktemp('explain')
     for name, more in dict(one=dict(recipe='majority-ft', iterations=2), each=dict(iterations=1)).items():
-        run(load_config(None, dict(out=str(root/name), train=12, eval=4, agents=2, workers=0, wandb='off', seed=3) | more))
+        run(
+            load_config(
+                None, dict(out=str(root / name), train=12, eval=4, agents=2, workers=0, wandb='off', seed=3) | more
+            )
+        )
     return root
 
 
 @pytest.fixture
 def runs(made, tmp_path):
     "Copies to be spoiled."
-    shutil.copytree(made, tmp_path/'runs')
-    return tmp_path/'runs'
+    shutil.copytree(made, tmp_path / 'runs')
+    return tmp_path / 'runs'
 
 
-def adapter(folder, k, agent): return folder/f'iteration-{k}'/'adapters'/agent/WEIGHTS
+def adapter(folder, k, agent):
+    return folder / f'iteration-{k}' / 'adapters' / agent / WEIGHTS
 
 
 def put(file, data):
     "A new file in the place of the old one."
-    file.unlink(); file.write_bytes(data)
+    file.unlink()
+    file.write_bytes(data)
 
 
 def test_untouched_runs_have_no_faults(made):
     for name, jobs in (('one', 2), ('each', 4)):
-        lines, faults = explain(made/name)
+        lines, faults = explain(made / name)
         named = {line.split('finetune ')[1][:12] for line in lines if 'by finetune' in line}
         assert faults == [] and len(named) == jobs, name
 
 
 def test_rows_of_the_one_model_are_checked_for_every_seat(runs):
-    rows = runs/'one'/'iteration-1'/'rows'/'generator-0.jsonl'
-    rows.write_text(rows.read_text()*2)
-    assert [f.split(': ')[1] for f in explain(runs/'one')[1]] == ['rows/generator-0.jsonl is not what generator-0 learned from'] + [f'nothing in rows/ is what {a} learned from' for a in ('generator-1', 'critic-0', 'critic-1')]
+    rows = runs / 'one' / 'iteration-1' / 'rows' / 'generator-0.jsonl'
+    rows.write_text(rows.read_text() * 2)
+    assert [f.split(': ')[1] for f in explain(runs / 'one')[1]] == [
+        'rows/generator-0.jsonl is not what generator-0 learned from'
+    ] + [f'nothing in rows/ is what {a} learned from' for a in ('generator-1', 'critic-0', 'critic-1')]
     rows.write_text('{"prompt_ids": [1')
-    assert len(explain(runs/'one')[1]) == 4
+    assert len(explain(runs / 'one')[1]) == 4
     rows.unlink()
-    assert len(explain(runs/'one')[1]) == 4
+    assert len(explain(runs / 'one')[1]) == 4
 
 
 @pytest.mark.parametrize('run,k', [('one', 1), ('one', 2), ('each', 1)])
 def test_other_weights_in_a_seat(runs, run, k):
     "A good adapter, but not the one this seat was given; the seat beside it keeps its own."
-    put(adapter(runs/run, k, 'generator-0'), adapter(runs/('each' if run == 'one' else 'one'), 1, 'generator-0').read_bytes())
-    lines, faults = explain(runs/run)
+    put(
+        adapter(runs / run, k, 'generator-0'),
+        adapter(runs / ('each' if run == 'one' else 'one'), 1, 'generator-0').read_bytes(),
+    )
+    lines, faults = explain(runs / run)
     assert faults == [f'iteration {k}: no whole job of this run made the weights of generator-0']
     assert not any('generator-0' in line and 'as before' in line for line in lines)
 
 
-@pytest.mark.parametrize('spoil', [lambda f: put(f, f.read_bytes()[:1000]), lambda f: put(f, b''), lambda f: f.unlink(), lambda f: f.with_name('adapter_config.json').unlink()], ids=['cut', 'empty', 'gone', 'no-settings'])
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda f: put(f, f.read_bytes()[:1000]),
+        lambda f: put(f, b''),
+        lambda f: f.unlink(),
+        lambda f: f.with_name('adapter_config.json').unlink(),
+    ],
+    ids=['cut', 'empty', 'gone', 'no-settings'],
+)
 def test_weights_that_cannot_be_read(runs, spoil):
-    spoil(adapter(runs/'one', 2, 'critic-1'))
-    fault, = explain(runs/'one')[1]
+    spoil(adapter(runs / 'one', 2, 'critic-1'))
+    (fault,) = explain(runs / 'one')[1]
     assert fault.startswith('iteration 2: the weights of critic-1 cannot be read (') and str(runs) not in fault
 
 
 def test_a_store_that_lost_the_weights(runs):
     "Cut in the store: the entry is named, and so is every seat that nothing speaks for any more."
-    entry = next(f.parent for f in (runs/'store'/'finetune').rglob(WEIGHTS) if f.read_bytes() == adapter(runs/'one', 2, 'generator-0').read_bytes())
-    put(entry/WEIGHTS, (entry/WEIGHTS).read_bytes()[:1000])
-    faults = explain(runs/'one')[1]
+    entry = next(
+        f.parent
+        for f in (runs / 'store' / 'finetune').rglob(WEIGHTS)
+        if f.read_bytes() == adapter(runs / 'one', 2, 'generator-0').read_bytes()
+    )
+    put(entry / WEIGHTS, (entry / WEIGHTS).read_bytes()[:1000])
+    faults = explain(runs / 'one')[1]
     assert entry.name[:12] in faults[0] and len(faults) == 5 and all('no whole job' in f for f in faults[1:])
-    (runs/'one'/'iteration-1'/'society.json').unlink()
-    with pytest.raises(MaftError, match='no society'): explain(runs/'one')
+    (runs / 'one' / 'iteration-1' / 'society.json').unlink()
+    with pytest.raises(MaftError, match='no society'):
+        explain(runs / 'one')

@@ -1,4 +1,5 @@
 "Finetuning: the guards, each broken on purpose; the same bytes every time; killed and continued; many architectures."
+
 import json, os, random, signal, subprocess, sys
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def some_rows(engine, n=20, seed=0):
     rng, rows = random.Random(seed), []
     for i in range(n):
         a, b = rng.randrange(30), rng.randrange(30)
-        words = f'{a}+{b}={a+b}\n'*rng.randrange(1, 4) + f'\\boxed{{{a+b}}}'
-        rows.append(Row(engine.render((Message('user', f'What is the result of {a}+{b}?'),)), engine.encode(words), f'q{i}'))
+        words = f'{a}+{b}={a + b}\n' * rng.randrange(1, 4) + f'\\boxed{{{a + b}}}'
+        rows.append(
+            Row(engine.render((Message('user', f'What is the result of {a}+{b}?'),)), engine.encode(words), f'q{i}')
+        )
     return rows
 
 
@@ -30,49 +33,71 @@ def some_rows(engine, n=20, seed=0):
 def models(tmp_path_factory):
     "Folder of a tiny model by name, made once."
     made, at = {}, tmp_path_factory.mktemp('models')
+
     def get(name):
-        if name not in made: made[name] = tiny_models.make(name, at/name)
+        if name not in made:
+            made[name] = tiny_models.make(name, at / name)
         return made[name]
+
     return get
 
 
 @pytest.fixture(scope='session')
-def engine(models): return HFEngine(models('llama'), device='cpu')
+def engine(models):
+    return HFEngine(models('llama'), device='cpu')
 
 
 @pytest.fixture
-def rows_file(engine, tmp_path): return save_rows(tmp_path/'rows.jsonl', some_rows(engine))
+def rows_file(engine, tmp_path):
+    return save_rows(tmp_path / 'rows.jsonl', some_rows(engine))
 
 
 @pytest.fixture
 def job(engine, rows_file, tmp_path):
     "Run a job; its folder comes back."
+
     def run(name='out', parent=None, seed=0, rows=rows_file, eng=engine, **settings):
-        finetune_job(tmp_path/name, eng, parent and str(parent), str(rows), FAST | settings, seed)
-        return tmp_path/name
+        finetune_job(tmp_path / name, eng, parent and str(parent), str(rows), FAST | settings, seed)
+        return tmp_path / name
+
     return run
 
 
-def payload(folder): return {f.name: file_digest(f) for f in Path(folder).iterdir()}
-def told(folder): return json.loads((folder/'training.json').read_text())
+def payload(folder):
+    return {f.name: file_digest(f) for f in Path(folder).iterdir()}
+
+
+def told(folder):
+    return json.loads((folder / 'training.json').read_text())
 
 
 # What a job does
+
 
 def test_it_learns_and_reports(job, engine, rows_file):
     seen = []
     folder = job()
     finetune_job(folder.with_name('again'), engine, None, str(rows_file), FAST, 0, progress=seen.append)
     r, rows = told(folder), load_rows(rows_file)
-    assert r['rows'] == 20 and r['steps'] == 6 == len(r['curve']) == len(seen) and r['learned'] == sum(len(x.token_ids) for x in rows)
-    assert seen[-1]['tokens'] == 2*r['tokens'] and [x['step'] for x in seen] == [1, 2, 3, 4, 5, 6] and seen[0]['steps'] == 6
+    assert (
+        r['rows'] == 20
+        and r['steps'] == 6 == len(r['curve']) == len(seen)
+        and r['learned'] == sum(len(x.token_ids) for x in rows)
+    )
+    assert (
+        seen[-1]['tokens'] == 2 * r['tokens']
+        and [x['step'] for x in seen] == [1, 2, 3, 4, 5, 6]
+        and seen[0]['steps'] == 6
+    )
     assert r['curve'][-1]['loss'] < r['curve'][0]['loss']
     assert {f.name for f in folder.iterdir()} == {'adapter_model.safetensors', 'adapter_config.json', 'training.json'}
     gain = [sum(engine.logprobs([x.prompt_ids], [x.token_ids], a)[0]) for x in rows for a in (None, str(folder))]
     assert sum(gain[1::2]) > sum(gain[::2])
 
 
-@pytest.mark.parametrize('settings', [{}, dict(method='full', learning_rate=1e-4), dict(dropout=.1), dict(dtype='bfloat16')], ids=str)
+@pytest.mark.parametrize(
+    'settings', [{}, dict(method='full', learning_rate=1e-4), dict(dropout=0.1), dict(dtype='bfloat16')], ids=str
+)
 def test_the_same_bytes_again(job, settings):
     first, again = job('a', **settings), job('b', **settings)
     assert payload(first) == payload(again)
@@ -92,68 +117,112 @@ def test_the_order_of_agents_does_not_matter(job):
 
 
 def test_another_process_another_history_the_same_bytes(job, models, rows_file, tmp_path):
-    code = ('import sys, json; from multiagent_ft.hf import HFEngine; from multiagent_ft.finetune import finetune_job\n'
-            'model, rows, out, settings = sys.argv[1:]; finetune_job(out, HFEngine(model, device="cpu"), None, rows, json.loads(settings), 0)')
-    subprocess.run([sys.executable, '-c', code, models('llama'), rows_file, tmp_path/'there', json.dumps(FAST)], check=True)
-    assert payload(tmp_path/'there') == payload(job())
+    code = (
+        'import sys, json; from multiagent_ft.hf import HFEngine; from multiagent_ft.finetune import'
+        ' finetune_job\nmodel, rows, out, settings = sys.argv[1:]; finetune_job(out, HFEngine(model, device="cpu"),'
+        ' None, rows, json.loads(settings), 0)'
+    )
+    subprocess.run(
+        [sys.executable, '-c', code, models('llama'), rows_file, tmp_path / 'there', json.dumps(FAST)], check=True
+    )
+    assert payload(tmp_path / 'there') == payload(job())
 
 
 def test_the_key_holds_what_the_bytes_depend_on(engine, job):
     rows = some_rows(engine)
     parent = str(job())
-    def key(rows=rows, parent=None, seed=0, **s): return json.dumps(finetune_key(engine, parent, rows, FinetuneSettings(**FAST | s), seed), sort_keys=True)
-    keys = {key(), key(parent=parent), key(seed=1), key(rows=rows[1:]), key(rows=rows[::-1]), key(rank=8), key(dtype='bfloat16'), key(schedule='linear')}
+
+    def key(rows=rows, parent=None, seed=0, **s):
+        return json.dumps(finetune_key(engine, parent, rows, FinetuneSettings(**FAST | s), seed), sort_keys=True)
+
+    keys = {
+        key(),
+        key(parent=parent),
+        key(seed=1),
+        key(rows=rows[1:]),
+        key(rows=rows[::-1]),
+        key(rank=8),
+        key(dtype='bfloat16'),
+        key(schedule='linear'),
+    }
     keys.add(key(rows=[Row((*rows[0].prompt_ids, 5), rows[0].token_ids), *rows[1:]]))
     assert len(keys) == 9 and key() in keys
-    assert key(rows=[Row(r.prompt_ids, r.token_ids) for r in rows]) == key()   # where a row came from does not touch the weights
+    # where a row came from does not touch the weights
+    assert key(rows=[Row(r.prompt_ids, r.token_ids) for r in rows]) == key()
 
 
 def test_lean_adapters_are_pefts(engine):
     "Same logits, same gradients, up to rounding."
     import torch
+
     s, rows = tr.FinetuneSettings(rank=4), some_rows(engine)
+
     def grads(model):
         with torch.no_grad():
             for n, p in model.named_parameters():
-                if 'lora_B' in n: p.copy_(torch.linspace(-.1, .1, p.numel()).view_as(p))
-        b = tr.Collator(rows, engine.pad_id)([dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)])
-        loss = tr.turn_loss(model, b['input_ids'], b['labels']); loss.backward()
+                if 'lora_B' in n:
+                    p.copy_(torch.linspace(-0.1, 0.1, p.numel()).view_as(p))
+        b = tr.Collator(rows, engine.pad_id)(
+            [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
+        )
+        loss = tr.turn_loss(model, b['input_ids'], b['labels'])
+        loss.backward()
         ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
-        plain = model(input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'], use_cache=False).loss*(b['labels'] != -100).sum()
-        plain.backward()   # every position, every layer
-        assert all((ours[n] - p.grad).abs().max() < 1e-3*max(1, p.grad.abs().max()) for n, p in model.named_parameters() if p.grad is not None)
+        plain = (
+            model(
+                input_ids=b['input_ids'], attention_mask=b['attention_mask'], labels=b['labels'], use_cache=False
+            ).loss
+            * (b['labels'] != -100).sum()
+        )
+        plain.backward()  # every position, every layer
+        assert all(
+            (ours[n] - p.grad).abs().max() < 1e-3 * max(1, p.grad.abs().max())
+            for n, p in model.named_parameters()
+            if p.grad is not None
+        )
         return float(loss.detach()), float(plain.detach()), ours
-    (a, whole, ga), (b, _, gb) = grads(ft.beginning(engine, None, s, 0)), grads(tr.lean(ft.beginning(engine, None, s, 0)))
+
+    (a, whole, ga), (b, _, gb) = (
+        grads(ft.beginning(engine, None, s, 0)),
+        grads(tr.lean(ft.beginning(engine, None, s, 0))),
+    )
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
-    assert all((ga[k] - gb[k]).abs().max() < 1e-3*max(1, ga[k].abs().max()) for k in ga)
+    assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
 
 
 def test_memory_that_runs_out(job, monkeypatch):
     whole, real, sizes = job('whole'), ft.train, []
+
     def tight(model, engine, rows, s, seed, micro, *args):
         sizes.append(micro)
-        if micro > 2: raise MemoryError
+        if micro > 2:
+            raise MemoryError
         return real(model, engine, rows, s, seed, micro, *args)
+
     monkeypatch.setattr(ft, 'train', tight)
     halved = job('halved')
     assert sizes == [8, 4, 2] and told(halved)['micro_batch'] == 2 and told(whole)['micro_batch'] == 8
     from safetensors.torch import load_file
-    a, b = (load_file(f/'adapter_model.safetensors') for f in (whole, halved))
-    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-4    # the same steps, up to rounding
+
+    a, b = (load_file(f / 'adapter_model.safetensors') for f in (whole, halved))
+    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-4  # the same steps, up to rounding
     monkeypatch.setattr(ft, 'train', lambda *a: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(MaftError, match='not even one row'): job('never')
+    with pytest.raises(MaftError, match='not even one row'):
+        job('never')
 
 
 def test_micro_batches_add_up_when_they_do_not_fit(job):
     from safetensors.torch import load_file
-    a, b = (load_file(job(str(m), micro_batch=m, learning_rate=1e-4)/'adapter_model.safetensors') for m in (8, 4))   # 20 rows: the last step has 4
+
+    # 20 rows: the last step has 4
+    a, b = (load_file(job(str(m), micro_batch=m, learning_rate=1e-4) / 'adapter_model.safetensors') for m in (8, 4))
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
 
 
 # Killed and continued
 
-KILLED = '''import os, signal, sys, json
+KILLED = """import os, signal, sys, json
 from multiagent_ft import finetune as ft
 from multiagent_ft.hf import HFEngine
 model, rows, out, scratch, settings, at = sys.argv[1:]
@@ -162,205 +231,297 @@ def progress(p):
     print(p['step'], flush=True)
     if p['step'] == int(at): os.kill(os.getpid(), signal.SIGKILL)
 ft.finetune_job(out, HFEngine(model, device='cpu'), None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
-'''
+"""
 
 
 def run_killed(models, rows_file, tmp_path, settings, at, out='killed'):
-    r = subprocess.run([sys.executable, '-c', KILLED, models('llama'), rows_file, tmp_path/out, tmp_path/'scratch', json.dumps(FAST | settings), str(at)],
-                       capture_output=True, text=True)
+    r = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            KILLED,
+            models('llama'),
+            rows_file,
+            tmp_path / out,
+            tmp_path / 'scratch',
+            json.dumps(FAST | settings),
+            str(at),
+        ],
+        capture_output=True,
+        text=True,
+    )
     return r.returncode, list(map(int, r.stdout.split())), r.stderr
 
 
-@pytest.mark.parametrize('settings', [dict(dropout=.1), pytest.param(dict(method='full', learning_rate=1e-4, weight_decay=.1), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(dropout=0.1),
+        pytest.param(dict(method='full', learning_rate=1e-4, weight_decay=0.1), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_killed_training_goes_on_to_the_same_bytes(job, models, rows_file, tmp_path, settings):
     whole = job('whole', **settings)
     rc, steps, _ = run_killed(models, rows_file, tmp_path, settings, 5)
-    assert rc == -signal.SIGKILL and steps == [1, 2, 3, 4, 5] and not (tmp_path/'killed'/'training.json').exists()
+    assert rc == -signal.SIGKILL and steps == [1, 2, 3, 4, 5] and not (tmp_path / 'killed' / 'training.json').exists()
     rc, steps, err = run_killed(models, rows_file, tmp_path, settings, 99)
     assert rc == 0, err
-    assert steps[0] in (4, 5, 6) and steps[-1] == 6                       # it went on where it was, not from the start
-    assert payload(tmp_path/'killed') == payload(whole)
-    assert not any((tmp_path/'scratch').iterdir())                        # and left nothing behind
+    assert steps[0] in (4, 5, 6) and steps[-1] == 6  # it went on where it was, not from the start
+    assert payload(tmp_path / 'killed') == payload(whole)
+    assert not any((tmp_path / 'scratch').iterdir())  # and left nothing behind
 
 
 def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_path):
     whole = job('whole')
     run_killed(models, rows_file, tmp_path, {}, 5)
-    marks = sorted((tmp_path/'scratch').rglob('whole.json'))
+    marks = sorted((tmp_path / 'scratch').rglob('whole.json'))
     newest = max((m.parent for m in marks), key=lambda f: int(f.name.split('-')[1]))
-    (newest/'optimizer.pt').write_bytes(b'cut short')
+    (newest / 'optimizer.pt').write_bytes(b'cut short')
     assert tr.latest(newest.parent) != newest
     rc, steps, err = run_killed(models, rows_file, tmp_path, {}, 99)
-    assert rc == 0 and payload(tmp_path/'killed') == payload(whole), err
+    assert rc == 0 and payload(tmp_path / 'killed') == payload(whole), err
 
 
 def test_another_jobs_checkpoint_is_not_taken(job, models, rows_file, tmp_path, engine, monkeypatch):
     run_killed(models, rows_file, tmp_path, {}, 5)
     monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
-    finetune_job(tmp_path/'other', engine, None, str(rows_file), FAST, 7, scratch=str(tmp_path/'scratch'))
-    assert payload(tmp_path/'other') == payload(job(seed=7))
+    finetune_job(tmp_path / 'other', engine, None, str(rows_file), FAST, 7, scratch=str(tmp_path / 'scratch'))
+    assert payload(tmp_path / 'other') == payload(job(seed=7))
 
 
 def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     import torch
+
     monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
-    def full(*a, **kw): raise RuntimeError('[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write failed')
+
+    def full(*a, **kw):
+        raise RuntimeError(
+            '[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write'
+            ' failed'
+        )
+
     monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(MaftError, match='no room'): finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
+    with pytest.raises(MaftError, match='no room'):
+        finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
 
 
 def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(tr, 'seal', lambda folder: pytest.fail('a checkpoint was written'))
-    finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
+    finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
 
 
 # The guards, each broken on purpose
+
 
 def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
     "What modelco 1.1.2 does from its second iteration on."
     parent, real = job('parent'), ft.beginning
     monkeypatch.setattr(ft, 'beginning', lambda engine, parent, s, seed: real(engine, None, s, seed))
-    with pytest.raises(GuardError, match='did not take over the parent') as e: job('child', parent=parent)
+    with pytest.raises(GuardError, match='did not take over the parent') as e:
+        job('child', parent=parent)
     assert e.value.guard == 'start'
 
 
 def test_guard_start_another_base(job, engine, monkeypatch):
     import torch
+
     real = tr.twin
+
     def off(engine, own=False):
         model = real(engine, own)
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight*1.01, requires_grad=False)
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.01, requires_grad=False)
         return model
+
     monkeypatch.setattr(tr, 'twin', off)
-    with pytest.raises(GuardError, match='differ by up to') as e: job()
+    with pytest.raises(GuardError, match='differ by up to') as e:
+        job()
     assert e.value.guard == 'start'
 
 
 def test_guard_learned_a_frozen_adapter(job, monkeypatch):
     import torch
+
     monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self, *a, **kw: None)
-    with pytest.raises(GuardError) as e: job()
+    with pytest.raises(GuardError) as e:
+        job()
     assert e.value.guard == 'learned'
 
 
 def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
     real, w = ft.train, engine.base.model.layers[0].mlp.up_proj
     w = getattr(w, 'base_layer', w).weight
+
     def careless(*args):
         out = real(*args)
         w.data[0, 0] += 1e-3
         return out
+
     monkeypatch.setattr(ft, 'train', careless)
     try:
-        with pytest.raises(GuardError, match='layers.0.mlp.up_proj') as e: job()
-    finally: w.data[0, 0] -= 1e-3
+        with pytest.raises(GuardError, match='layers.0.mlp.up_proj') as e:
+            job()
+    finally:
+        w.data[0, 0] -= 1e-3
     assert e.value.guard == 'base'
 
 
 def test_guard_base_another_agents_adapter(job, models, monkeypatch):
-    "An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may not touch another."
+    """An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may
+    not touch another."""
     monkeypatch.setattr('multiagent_ft.hf.FOLD', 0)
     engine = HFEngine(models('llama'), device='cpu')
     other, real = job('other', eng=engine), ft.train
     engine.logprobs([(5, 6)], [(7,)], str(other))
     held = next(p for k, p in engine.base.named_parameters() if 'lora_B' in k)
+
     def careless(*args):
         out = real(*args)
         held.data += 1e-3
         return out
+
     monkeypatch.setattr(ft, 'train', careless)
     try:
-        with pytest.raises(GuardError, match='lora_B') as e: job('mine', seed=5, eng=engine)
-    finally: held.data -= 1e-3
+        with pytest.raises(GuardError, match='lora_B') as e:
+            job('mine', seed=5, eng=engine)
+    finally:
+        held.data -= 1e-3
     assert e.value.guard == 'base'
 
 
 def test_guard_parent_its_files_change(job, monkeypatch):
     parent, real = job('parent'), ft.train
+
     def careless(*args):
-        (parent/'adapter_config.json').write_text((parent/'adapter_config.json').read_text() + ' ')
+        (parent / 'adapter_config.json').write_text((parent / 'adapter_config.json').read_text() + ' ')
         return real(*args)
+
     monkeypatch.setattr(ft, 'train', careless)
-    with pytest.raises(GuardError) as e: job('child', parent=parent)
+    with pytest.raises(GuardError) as e:
+        job('child', parent=parent)
     assert e.value.guard == 'parent'
 
 
 def test_guard_labels_shifted_by_one(job, monkeypatch):
-    monkeypatch.setattr(Row, 'labels', property(lambda r: [-100]*(len(r.prompt_ids)-1) + list(r.token_ids) + [-100]))
-    with pytest.raises(GuardError) as e: job()
+    monkeypatch.setattr(
+        Row, 'labels', property(lambda r: [-100] * (len(r.prompt_ids) - 1) + list(r.token_ids) + [-100])
+    )
+    with pytest.raises(GuardError) as e:
+        job()
     assert e.value.guard == 'labels'
 
 
 def test_guard_labels_truncation(job, monkeypatch):
     real = tr.Collator.__call__
-    monkeypatch.setattr(tr.Collator, '__call__', lambda self, items: real(self, [{k: v[:20] if isinstance(v, list) else v for k, v in x.items()} for x in items]))
-    with pytest.raises(GuardError) as e: job()
+    monkeypatch.setattr(
+        tr.Collator,
+        '__call__',
+        lambda self, items: real(
+            self, [{k: v[:20] if isinstance(v, list) else v for k, v in x.items()} for x in items]
+        ),
+    )
+    with pytest.raises(GuardError) as e:
+        job()
     assert e.value.guard == 'labels'
 
 
 def test_guard_rows_some_are_dropped(job, monkeypatch):
     monkeypatch.setattr(tr.Order, '__len__', lambda self: 20)
     monkeypatch.setattr(tr.Order, '__iter__', lambda self: iter(range(18)))
-    with pytest.raises(GuardError, match='36 rows .* where 40 rows') as e: job()
+    with pytest.raises(GuardError, match='36 rows .* where 40 rows') as e:
+        job()
     assert e.value.guard == 'rows'
 
 
-@pytest.mark.parametrize('spoil,what', [(lambda r: Row(r.prompt_ids, r.token_ids[:-1]), 'cut'), (lambda r: Row(r.prompt_ids, r.token_ids*2), 'more than one turn'),
-                                        (lambda r: Row((), r.token_ids), 'empty'), (lambda r: Row(r.prompt_ids, (10**6, *r.token_ids)), 'outside the vocabulary'),
-                                        (lambda r: Row(r.prompt_ids*200, r.token_ids), 'truncated')])
+@pytest.mark.parametrize(
+    'spoil,what',
+    [
+        (lambda r: Row(r.prompt_ids, r.token_ids[:-1]), 'cut'),
+        (lambda r: Row(r.prompt_ids, r.token_ids * 2), 'more than one turn'),
+        (lambda r: Row((), r.token_ids), 'empty'),
+        (lambda r: Row(r.prompt_ids, (10**6, *r.token_ids)), 'outside the vocabulary'),
+        (lambda r: Row(r.prompt_ids * 200, r.token_ids), 'truncated'),
+    ],
+)
 def test_guard_rows(engine, job, tmp_path, spoil, what):
-    rows = some_rows(engine); rows[3] = spoil(rows[3])
-    with pytest.raises(GuardError, match=what) as e: job(rows=save_rows(tmp_path/'bad.jsonl', rows))
+    rows = some_rows(engine)
+    rows[3] = spoil(rows[3])
+    with pytest.raises(GuardError, match=what) as e:
+        job(rows=save_rows(tmp_path / 'bad.jsonl', rows))
     assert e.value.guard == 'rows' and 'row 3' in str(e.value)
 
 
 def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
-    cls = tr.trainer_class(); real = cls.compute_loss
-    monkeypatch.setattr(cls, 'compute_loss', lambda *a, **kw: real(*a, **kw)*float('nan'))
-    with pytest.raises(GuardError, match='step 1') as e: job()
+    cls = tr.trainer_class()
+    real = cls.compute_loss
+    monkeypatch.setattr(cls, 'compute_loss', lambda *a, **kw: real(*a, **kw) * float('nan'))
+    with pytest.raises(GuardError, match='step 1') as e:
+        job()
     assert e.value.guard == 'finite' and 'learning_rate' in str(e.value)
 
 
 def test_guard_finite_weights(job, monkeypatch):
     real = ft.train
+
     def spoilt(model, *args):
         model, log = real(model, *args)
         next(p for p in model.parameters() if p.requires_grad).data[0] = float('inf')
         return model, log
+
     monkeypatch.setattr(ft, 'train', spoilt)
-    with pytest.raises(GuardError) as e: job()
+    with pytest.raises(GuardError) as e:
+        job()
     assert e.value.guard == 'finite'
 
 
 def test_guard_saved_another_adapter_is_written(job, monkeypatch):
     real = ft.save_agent
-    monkeypatch.setattr(ft, 'save_agent', lambda engine, model, folder, tensors: real(engine, model, folder, {k: t*2 for k, t in tensors.items()}))
-    with pytest.raises(GuardError) as e: job()
+    monkeypatch.setattr(
+        ft,
+        'save_agent',
+        lambda engine, model, folder, tensors: real(engine, model, folder, {k: t * 2 for k, t in tensors.items()}),
+    )
+    with pytest.raises(GuardError) as e:
+        job()
     assert e.value.guard == 'saved'
 
 
-@pytest.mark.parametrize('mine,theirs', [([-1., -2.], [-1., float('nan')]), ([float('nan'), -2.], [-1., -2.]), ([-1., -2.], [float('-inf'), -2.]), ([float('-inf')], [float('-inf')])], ids=['last', 'first', 'inf', 'both-inf'])
+@pytest.mark.parametrize(
+    'mine,theirs',
+    [
+        ([-1.0, -2.0], [-1.0, float('nan')]),
+        ([float('nan'), -2.0], [-1.0, -2.0]),
+        ([-1.0, -2.0], [float('-inf'), -2.0]),
+        ([float('-inf')], [float('-inf')]),
+    ],
+    ids=['last', 'first', 'inf', 'both-inf'],
+)
 def test_guard_same_sees_what_is_no_number(mine, theirs):
     "`max` keeps NaN only where it comes first."
-    with pytest.raises(GuardError): guards.check_same([mine], [theirs], 'start', 1e-3, '')
-    with pytest.raises(GuardError): guards.check_same([[-1.], mine], [[-1.], theirs], 'start', 1e-3, '')
+    with pytest.raises(GuardError):
+        guards.check_same([mine], [theirs], 'start', 1e-3, '')
+    with pytest.raises(GuardError):
+        guards.check_same([[-1.0], mine], [[-1.0], theirs], 'start', 1e-3, '')
 
 
 def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
     monkeypatch.setattr(ft, 'check_finite', lambda t: (_ for _ in ()).throw(GuardError('finite', 'on purpose', '')))
-    with pytest.raises(GuardError): finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path/'scratch'))
-    assert not any((tmp_path/'scratch').iterdir())
+    with pytest.raises(GuardError):
+        finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
+    assert not any((tmp_path / 'scratch').iterdir())
 
 
 # The twin and the engine
+
 
 def test_the_engine_never_meets_the_trainers_object(engine, job):
     before = {id(m) for m in engine.base.modules()}
     model = tr.twin(engine)
     assert not before & {id(m) for m in model.modules()}
     mine, theirs = dict(model.named_parameters()), base_tensors(engine)
-    assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())   # one base in memory
+    # one base in memory
+    assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())
     config = json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str)
     words = engine.logprobs([(5, 6, 7)], [(8, 9)])[0]
     tok = (engine.tok.pad_token, engine.tok.padding_side, engine.tok.chat_template)
@@ -374,42 +535,52 @@ def test_the_engine_never_meets_the_trainers_object(engine, job):
 def test_nobody_is_told(job, monkeypatch):
     "TRL reports each new trainer to its makers unless told not to."
     from trl.trainer import base_trainer
+
     monkeypatch.setattr(base_trainer, 'send_telemetry', lambda *a, **kw: pytest.fail('telemetry was sent'))
-    for k in ('CI', 'HF_HUB_OFFLINE'): monkeypatch.delenv(k, raising=False)
+    for k in ('CI', 'HF_HUB_OFFLINE'):
+        monkeypatch.delenv(k, raising=False)
     job()
 
 
 def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
     "On a CPU we skip the logits of prompts; the number must not change."
     import torch
+
     rows, s = some_rows(engine, 4), FinetuneSettings(**FAST | dict(batch_size=4))
     pairs, cls = [], tr.trainer_class()
     real, trls = cls.compute_loss, cls.__mro__[1].compute_loss
+
     def both(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        with torch.no_grad(): other = trls(self, model, dict(inputs), num_items_in_batch=num_items_in_batch)
+        with torch.no_grad():
+            other = trls(self, model, dict(inputs), num_items_in_batch=num_items_in_batch)
         loss = real(self, model, inputs, return_outputs, num_items_in_batch)
-        pairs.append((float(loss), float(other))); return loss
+        pairs.append((float(loss), float(other)))
+        return loss
+
     monkeypatch.setattr(cls, 'compute_loss', both)
-    with ft.hush(): ft.train(ft.beginning(engine, None, s, 0), engine, rows, s, 0, 4, tmp_path, None, None)
+    with ft.hush():
+        ft.train(ft.beginning(engine, None, s, 0), engine, rows, s, 0, 4, tmp_path, None, None)
     assert pairs and all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
 @pytest.mark.parametrize('name', ['qwen2', 'phi3', 'gemma'])
-def test_architectures(models, name, tmp_path): one_architecture(models, name, tmp_path)
+def test_architectures(models, name, tmp_path):
+    one_architecture(models, name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', list(tiny_models.MODELS))
-def test_all_architectures(models, name, tmp_path): one_architecture(models, name, tmp_path, ('lora', 'full'))
+def test_all_architectures(models, name, tmp_path):
+    one_architecture(models, name, tmp_path, ('lora', 'full'))
 
 
 def one_architecture(models, name, tmp_path, methods=('lora',)):
     eng = HFEngine(models(name), device='cpu')
-    rows = save_rows(tmp_path/'rows.jsonl', some_rows(eng, 8))
+    rows = save_rows(tmp_path / 'rows.jsonl', some_rows(eng, 8))
     for method in methods:
         parent = None
         for k in range(2):
-            out = tmp_path/f'{method}{k}'
+            out = tmp_path / f'{method}{k}'
             finetune_job(out, eng, parent, str(rows), FAST | dict(method=method, learning_rate=1e-4), k)
             assert told(out)['guards']['saved'] < 1e-3 and told(out)['guards']['start'] < 1e-3
             parent = str(out)
@@ -419,40 +590,62 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed')
     eng = HFEngine(models('llama'), device='cpu', dtype='4bit')
     assert eng.identity()['dtype'] == 'float32, nf4' and not eng.adapters.fold and eng.base.is_loaded_in_4bit
-    rows = save_rows(tmp_path/'rows.jsonl', some_rows(eng))
+    rows = save_rows(tmp_path / 'rows.jsonl', some_rows(eng))
     first = job('q1', eng=eng, method='qlora', rows=rows)
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
-    assert told(second)['curve'][-1]['loss'] < told(first)['curve'][0]['loss'] and told(second)['guards']['start'] < 1e-3
+    assert (
+        told(second)['curve'][-1]['loss'] < told(first)['curve'][0]['loss'] and told(second)['guards']['start'] < 1e-3
+    )
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
-    mine, theirs = dict(tr.twin(eng).named_parameters()), {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k}
+    mine, theirs = (
+        dict(tr.twin(eng).named_parameters()),
+        {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k},
+    )
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())
 
 
 # Mistakes a user can mend
 
+
 def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
-    with pytest.raises(MaftError, match='4bit'): job(method='qlora')
-    for bad, said in [(dict(method='prefix'), 'lora, qlora, full'), (dict(learning_rate=0), 'learning_rate'), (dict(epochs=0), 'epochs'), (dict(micro_batch=3), 'divisor'), (dict(lr=1), 'learning_rate, epochs')]:
-        with pytest.raises(MaftError, match=said): job(**bad)
+    with pytest.raises(MaftError, match='4bit'):
+        job(method='qlora')
+    for bad, said in [
+        (dict(method='prefix'), 'lora, qlora, full'),
+        (dict(learning_rate=0), 'learning_rate'),
+        (dict(epochs=0), 'epochs'),
+        (dict(micro_batch=3), 'divisor'),
+        (dict(lr=1), 'learning_rate, epochs'),
+    ]:
+        with pytest.raises(MaftError, match=said):
+            job(**bad)
     parent = job('parent')
-    with pytest.raises(MaftError, match='rank 4.*rank 8'): job('child', parent=parent, rank=8)
-    with pytest.raises(MaftError, match='no full weights'): job('child', parent=parent, method='full')
-    with pytest.raises(MaftError, match='adapter_config.json'): job('child', parent=job('whole', method='full', learning_rate=1e-4))
+    with pytest.raises(MaftError, match='rank 4.*rank 8'):
+        job('child', parent=parent, rank=8)
+    with pytest.raises(MaftError, match='no full weights'):
+        job('child', parent=parent, method='full')
+    with pytest.raises(MaftError, match='adapter_config.json'):
+        job('child', parent=job('whole', method='full', learning_rate=1e-4))
     other = HFEngine(models('phi3'), device='cpu')
-    with pytest.raises(MaftError, match='does not fit'): job('child', parent=parent, eng=other, rows=save_rows(tmp_path/'q.jsonl', some_rows(other)))
-    (tmp_path/'broken.jsonl').write_text('{"prompt_ids": [1], "token_ids": [2]}\nnot json\n')
-    with pytest.raises(MaftError, match='line 2'): job(rows=tmp_path/'broken.jsonl')
-    (tmp_path/'strange.jsonl').write_text('{"prompt_ids": [1]}\n')
-    with pytest.raises(MaftError, match='strange.jsonl'): job(rows=tmp_path/'strange.jsonl')
-    with pytest.raises(GuardError, match='no rows'): job(rows=save_rows(tmp_path/'none.jsonl', []))
+    with pytest.raises(MaftError, match='does not fit'):
+        job('child', parent=parent, eng=other, rows=save_rows(tmp_path / 'q.jsonl', some_rows(other)))
+    (tmp_path / 'broken.jsonl').write_text('{"prompt_ids": [1], "token_ids": [2]}\nnot json\n')
+    with pytest.raises(MaftError, match='line 2'):
+        job(rows=tmp_path / 'broken.jsonl')
+    (tmp_path / 'strange.jsonl').write_text('{"prompt_ids": [1]}\n')
+    with pytest.raises(MaftError, match='strange.jsonl'):
+        job(rows=tmp_path / 'strange.jsonl')
+    with pytest.raises(GuardError, match='no rows'):
+        job(rows=save_rows(tmp_path / 'none.jsonl', []))
 
 
 def test_silence(engine, rows_file, tmp_path, capfd):
-    finetune_job(tmp_path/'out', engine, None, str(rows_file), FAST, 0)
+    finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0)
     assert capfd.readouterr() == ('', '')
 
 
 # The order of rows
+
 
 def test_order_is_a_permutation_that_saves_padding():
     rng = random.Random(0)
@@ -461,16 +654,22 @@ def test_order_is_a_permutation_that_saves_padding():
         o = tr.order(lengths, 16, 0, epoch)
         assert sorted(o) == list(range(203)) and o == tr.order(lengths, 16, 0, epoch)
     assert tr.order(lengths, 16, 0, 0) != tr.order(lengths, 16, 0, 1) != tr.order(lengths, 16, 1, 1)
-    width = lambda o: sum(max(lengths[j] for j in o[i:i+16])*len(o[i:i+16]) for i in range(0, len(o), 16))
-    assert width(tr.order(lengths, 16, 0, 0)) < .8*width(tr.order(lengths, 16, 0, 0, group=False))
+
+    def width(o):
+        return sum(max(lengths[j] for j in o[i : i + 16]) * len(o[i : i + 16]) for i in range(0, len(o), 16))
+
+    assert width(tr.order(lengths, 16, 0, 0)) < 0.8 * width(tr.order(lengths, 16, 0, 0, group=False))
 
 
 def test_fingerprints():
     import torch
+
     g = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool):
         for n in (1, 3, 8, 1001):
-            t = (torch.randn(n, generator=g)*10).to(dtype); one = guards.fingerprint(dict(t=t))
+            t = (torch.randn(n, generator=g) * 10).to(dtype)
+            one = guards.fingerprint(dict(t=t))
             assert one == guards.fingerprint(dict(t=t.clone())) == guards.fingerprint(dict(t=torch.cat([t[:1], t])[1:]))
-            u = t.clone(); u[n//2] = ~u[n//2] if dtype == torch.bool else u[n//2] + 1
+            u = t.clone()
+            u[n // 2] = ~u[n // 2] if dtype == torch.bool else u[n // 2] + 1
             assert one != guards.fingerprint(dict(t=u)), (dtype, n)

@@ -1,17 +1,33 @@
 "The house is in order: notebooks and package in step, imports go downward, the front door is light, documents are fresh."
+
 import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 import pytest
 from conftest import ROOT, tracked
 import check, lint_nbs
 
-PKG = ROOT/'multiagent_ft'
-HEAVY = {'torch', 'transformers', 'trl', 'peft', 'datasets', 'wandb', 'accelerate', 'matplotlib', 'pandas', 'scipy', 'statsmodels', 'vllm', 'openai', 'ray'}
+PKG = ROOT / 'multiagent_ft'
+HEAVY = {
+    'torch',
+    'transformers',
+    'trl',
+    'peft',
+    'datasets',
+    'wandb',
+    'accelerate',
+    'matplotlib',
+    'pandas',
+    'scipy',
+    'statsmodels',
+    'vllm',
+    'openai',
+    'ray',
+}
 
 
 def numbered():
     "{module: (number, letter)} from the names of the notebooks."
     found = {}
-    for p in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
+    for p in sorted((ROOT / 'nbs').glob('[0-9]*.ipynb')):
         m = re.fullmatch(r'(\d\d)([a-z]?)_(\w+)', p.stem)
         found[m[3]] = (int(m[1]), m[2])
     return found
@@ -22,18 +38,32 @@ MODULES = sorted(ORDER, key=ORDER.get)
 
 
 def imports(path, top_only=False):
-    "Names of modules imported in a file: ours as `.name`, others by their first part. Imports inside functions count unless `top_only`."
+    """Names of modules imported in a file: ours as `.name`, others by their first part. Imports inside functions count
+    unless `top_only`."""
     tree = ast.parse(path.read_text(encoding='utf-8'))
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) for n in ast.walk(f)} if top_only else set()
+    inside = (
+        {
+            id(n)
+            for f in ast.walk(tree)
+            if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            for n in ast.walk(f)
+        }
+        if top_only
+        else set()
+    )
     for n in ast.walk(tree):
-        if id(n) in inside: continue
+        if id(n) in inside:
+            continue
         if isinstance(n, ast.Import):
-            for a in n.names: yield '.' + a.name.split('.')[1] if a.name.startswith('multiagent_ft.') else a.name.split('.')[0]
+            for a in n.names:
+                yield '.' + a.name.split('.')[1] if a.name.startswith('multiagent_ft.') else a.name.split('.')[0]
         elif isinstance(n, ast.ImportFrom):
             base = ('.' * n.level) + (n.module or '')
             base = re.sub(r'^multiagent_ft(\.|$)', '.', base)
-            if base == '.': yield from ('.' + a.name for a in n.names)
-            else: yield base if base.startswith('.') else base.split('.')[0]
+            if base == '.':
+                yield from ('.' + a.name for a in n.names)
+            else:
+                yield base if base.startswith('.') else base.split('.')[0]
 
 
 def test_every_notebook_has_its_module_and_every_module_its_notebook():
@@ -41,33 +71,40 @@ def test_every_notebook_has_its_module_and_every_module_its_notebook():
 
 
 def test_clean_and_export_change_nothing():
-    done = subprocess.run([sys.executable, ROOT/'tools'/'check.py', '--aside'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ROOT / 'tools' / 'check.py', '--aside'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_check_notices_an_edited_module(tmp_path):
-    for part in ('nbs', 'multiagent_ft'): shutil.copytree(ROOT/part, tmp_path/part)
-    for part in ('settings.ini', 'pyproject.toml', 'README.md'): shutil.copy(ROOT/part, tmp_path)
-    (tmp_path/'multiagent_ft'/'core.py').write_text('# edited by hand\n')
+    for part in ('nbs', 'multiagent_ft'):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    for part in ('settings.ini', 'pyproject.toml', 'README.md'):
+        shutil.copy(ROOT / part, tmp_path)
+    (tmp_path / 'multiagent_ft' / 'core.py').write_text('# edited by hand\n')
     assert check.changed_by_tools(tmp_path) == ['multiagent_ft/core.py']
 
 
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_go_downward(module):
-    for name in imports(PKG/f'{module}.py'):
-        if not name.startswith('.'): continue
+    for name in imports(PKG / f'{module}.py'):
+        if not name.startswith('.'):
+            continue
         other = name[1:].split('.')[0]
-        if other in ORDER: assert ORDER[other] < ORDER[module], f'{module} imports {other}, which comes later'
-        else: assert other in ('__version__', ''), f'{module} imports {name}: not one of our modules'
+        if other in ORDER:
+            assert ORDER[other] < ORDER[module], f'{module} imports {other}, which comes later'
+        else:
+            assert other in ('__version__', ''), f'{module} imports {name}: not one of our modules'
 
 
 @pytest.mark.parametrize('module', [m for m in MODULES if ORDER[m][0] <= 4])
 def test_first_rooms_are_light(module):
-    assert not HEAVY & set(imports(PKG/f'{module}.py', top_only=True))
-    assert not {'torch', 'transformers'} & set(imports(PKG/f'{module}.py'))
+    assert not HEAVY & set(imports(PKG / f'{module}.py', top_only=True))
+    assert not {'torch', 'transformers'} & set(imports(PKG / f'{module}.py'))
 
 
-@pytest.mark.parametrize('module', ['multiagent_ft', *(f'multiagent_ft.{m}' for m in MODULES if m in ('answers', 'consensus', 'cli'))])
+@pytest.mark.parametrize(
+    'module', ['multiagent_ft', *(f'multiagent_ft.{m}' for m in MODULES if m in ('answers', 'consensus', 'cli'))]
+)
 def test_importing_does_not_import_torch(module):
     code = f'import sys, {module}; heavy = {sorted(HEAVY)!r}; print([h for h in heavy if h in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
@@ -78,127 +115,226 @@ def test_importing_does_not_import_torch(module):
 def test_version_is_settings_version():
     import multiagent_ft
     from configparser import ConfigParser
-    c = ConfigParser(delimiters=['=']); c.read(ROOT/'settings.ini')
+
+    c = ConfigParser(delimiters=['='])
+    c.read(ROOT / 'settings.ini')
     assert multiagent_ft.__version__ == c['DEFAULT']['version']
-    with pytest.raises(AttributeError, match='no_such_thing'): getattr(multiagent_ft, 'no_such_thing')
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        getattr(multiagent_ft, 'no_such_thing')
 
 
 @pytest.mark.parametrize('path', lint_nbs.notebooks(), ids=lambda p: p.name)
-def test_notebook_follows_the_house_rules(path): assert lint_nbs.lint(path) == []
+def test_notebook_follows_the_house_rules(path):
+    assert lint_nbs.lint(path) == []
 
 
 def test_lint_sees_each_fault(tmp_path):
-    def nb(*cells): return dict(cells=[dict(cell_type=k, id=str(i), source=s.splitlines(True), **(dict(outputs=o) if k == 'code' else {}))
-                                       for i, (k, s, o) in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5)
-    bad = nb(('markdown', '# Title, but no line', []), ('markdown', '### Skips', []),
-             ('code', 'import os\nx = 1', []), ('code', '#|export\ny = 2', []), ('code', 'z = 1\n#| hide', []), ('code', '#| exprot\nz = 1', []), ('code', 'if', []),
-             ('code', '#| export\n' + 'a = 1\n'*60, []), ('code', '#| export\ndef f(): pass', []), ('code', '#| exports\ndef f(): pass', []), ('code', ' ', []), ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
-             ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
-             ('code', '2', [dict(output_type='error', ename='ValueError', evalue='', traceback=[])]),
-             ('code', '3', [dict(output_type='execute_result', data={'text/plain': ['x'*200_000]}, metadata={})]))
-    (tmp_path/'bad.ipynb').write_text(json.dumps(bad))
-    said = '\n'.join(lint_nbs.lint(tmp_path/'bad.ipynb'))
-    for expected in ('one line', 'skips a level', 'cell of its own', 'directive spelled', 'move it to the top', "unknown directive 'exprot'", 'not Python',
-                     'exported lines', 'f is exported twice', 'an empty cell', 'stderr', 'this machine: /tmp/abc', 'stores an error', 'kB of stored output', 'export nothing'): assert expected in said, expected
+    def nb(*cells):
+        return dict(
+            cells=[
+                dict(cell_type=k, id=str(i), source=s.splitlines(True), **(dict(outputs=o) if k == 'code' else {}))
+                for i, (k, s, o) in enumerate(cells)
+            ],
+            metadata={},
+            nbformat=4,
+            nbformat_minor=5,
+        )
+
+    bad = nb(
+        ('markdown', '# Title, but no line', []),
+        ('markdown', '### Skips', []),
+        ('code', 'import os\nx = 1', []),
+        ('code', '#|export\ny = 2', []),
+        ('code', 'z = 1\n#| hide', []),
+        ('code', '#| exprot\nz = 1', []),
+        ('code', 'if', []),
+        ('code', '#| export\n' + 'a = 1\n' * 60, []),
+        ('code', '#| export\ndef f(): pass', []),
+        ('code', '#| exports\ndef f(): pass', []),
+        ('code', ' ', []),
+        ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
+        ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
+        ('code', '2', [dict(output_type='error', ename='ValueError', evalue='', traceback=[])]),
+        ('code', '3', [dict(output_type='execute_result', data={'text/plain': ['x' * 200_000]}, metadata={})]),
+    )
+    (tmp_path / 'bad.ipynb').write_text(json.dumps(bad))
+    said = '\n'.join(lint_nbs.lint(tmp_path / 'bad.ipynb'))
+    for expected in (
+        'one line',
+        'skips a level',
+        'cell of its own',
+        'directive spelled',
+        'move it to the top',
+        "unknown directive 'exprot'",
+        'not Python',
+        'exported lines',
+        'f is exported twice',
+        'an empty cell',
+        'stderr',
+        'this machine: /tmp/abc',
+        'stores an error',
+        'kB of stored output',
+        'export nothing',
+    ):
+        assert expected in said, expected
 
 
 def test_ruff_is_content():
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', ROOT], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', ROOT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_readme_is_fresh():
     "In a process of its own: what makes the README runs cells, and their shell would stay."
-    done = subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'readme.py', '--check'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_readme_lists_every_notebook():
-    text = (ROOT/'README.md').read_text(encoding='utf-8')
-    for p in (ROOT/'nbs').glob('[0-9]*.ipynb'):
-        title, about = re.match(r'# (.+)\n+> (.+)', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])).groups()
-        assert f'[{title}](nbs/{p.name}) | {about} |' in text, f'{p.name}: run `make notebooks NB=nbs/index.ipynb readme`'
-    for p in (ROOT/'nbs'/'results').glob('[0-9]*.ipynb'): assert f'(nbs/results/{p.name})' in text, p.name
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for p in (ROOT / 'nbs').glob('[0-9]*.ipynb'):
+        title, about = re.match(
+            r'# (.+)\n+> (.+)', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])
+        ).groups()
+        assert f'[{title}](nbs/{p.name}) | {about} |' in text, (
+            f'{p.name}: run `make notebooks NB=nbs/index.ipynb readme`'
+        )
+    for p in (ROOT / 'nbs' / 'results').glob('[0-9]*.ipynb'):
+        assert f'(nbs/results/{p.name})' in text, p.name
 
 
 def test_links_of_the_documents_lead_somewhere():
     for doc in [*ROOT.glob('*.md'), *lint_nbs.notebooks()]:
         text = doc.read_text(encoding='utf-8')
-        if doc.suffix == '.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'markdown')
+        if doc.suffix == '.ipynb':
+            text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'markdown')
         for target in re.findall(r'\]\((?!https?:)([\w./-]+\.(?:md|ipynb|py|txt|cff|ya?ml))[)#]', text):
-            assert (doc.parent/target).exists(), f'{doc.name} links to {target}, which is not there'
+            assert (doc.parent / target).exists(), f'{doc.name} links to {target}, which is not there'
 
 
 def test_files_are_of_a_size_to_live_with():
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True)
-    if listed.returncode: pytest.skip('not a git checkout')
-    sizes = {f: (ROOT/f).stat().st_size for f in listed.stdout.decode().split('\0') if f and (ROOT/f).is_file()}
+    if listed.returncode:
+        pytest.skip('not a git checkout')
+    sizes = {f: (ROOT / f).stat().st_size for f in listed.stdout.decode().split('\0') if f and (ROOT / f).is_file()}
     too_big = {f: n for f, n in sizes.items() if n > (8_000_000 if f.endswith('.safetensors') else 600_000)}
     assert not too_big
     assert sum(sizes.values()) < 20_000_000
-    for m in MODULES: assert (n := len((PKG/f'{m}.py').read_text().splitlines())) <= 350, f'{m}.py has {n} lines: too much for one notebook'
+    for m in MODULES:
+        assert (n := len((PKG / f'{m}.py').read_text().splitlines())) <= 350, (
+            f'{m}.py has {n} lines: too much for one notebook'
+        )
 
 
 def public(module):
     mod = importlib.import_module(f'multiagent_ft.{module}')
     for name in getattr(mod, '__all__', []):
         o = getattr(mod, name)
-        if getattr(o, '__module__', '') == mod.__name__ and (inspect.isfunction(o) or inspect.isclass(o)): yield name, o
+        if getattr(o, '__module__', '') == mod.__name__ and (inspect.isfunction(o) or inspect.isclass(o)):
+            yield name, o
 
 
-OBVIOUS = {'self', 'cls', 'args', 'kw', 'where', 'rng', 'seed', 'engine', 'task', 'model', 'tok', 'tokenizer'}   # these words mean the same in every notebook
+# these words mean the same in every notebook
+OBVIOUS = {'self', 'cls', 'args', 'kw', 'where', 'rng', 'seed', 'engine', 'task', 'model', 'tok', 'tokenizer'}
 
 
 @pytest.mark.parametrize('module', MODULES)
 def test_public_things_say_what_they_are(module):
     "A docstring each; every argument has a type, a default, a comment beside it, or is named in the docstring."
     from fastcore.docments import docments
+
     missing = []
     for name, o in public(module):
         doc = o.__doc__ or ''
-        if not doc or doc.startswith(f'{name}('): missing.append(f'{name}: docstring')   # a dataclass without one gets its signature
-        if not inspect.isfunction(o): continue
+        # a dataclass without one gets its signature
+        if not doc or doc.startswith(f'{name}('):
+            missing.append(f'{name}: docstring')
+        if not inspect.isfunction(o):
+            continue
         notes = docments(o)
         for p in inspect.signature(o).parameters.values():
-            if p.name not in OBVIOUS and p.annotation is p.empty and p.default is p.empty and not notes.get(p.name) and f'`{p.name}`' not in doc: missing.append(f'{name}({p.name}): neither type nor comment')
+            if (
+                p.name not in OBVIOUS
+                and p.annotation is p.empty
+                and p.default is p.empty
+                and not notes.get(p.name)
+                and f'`{p.name}`' not in doc
+            ):
+                missing.append(f'{name}({p.name}): neither type nor comment')
     assert not missing
 
 
 def test_the_source_distribution_can_be_built_from(tmp_path):
     "setup.py reads settings.ini, so that must be in it."
-    src = tracked(tmp_path/'src')
-    done = subprocess.run([sys.executable, 'setup.py', '-q', 'sdist', '--dist-dir', tmp_path/'dist'], cwd=src, capture_output=True, text=True)
+    src = tracked(tmp_path / 'src')
+    done = subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'sdist', '--dist-dir', tmp_path / 'dist'],
+        cwd=src,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    archive, = (tmp_path/'dist').glob('*.tar.gz')
-    with tarfile.open(archive) as t: t.extractall(tmp_path/'out', filter='data')
-    unpacked, = (tmp_path/'out').iterdir()
+    (archive,) = (tmp_path / 'dist').glob('*.tar.gz')
+    with tarfile.open(archive) as t:
+        t.extractall(tmp_path / 'out', filter='data')
+    (unpacked,) = (tmp_path / 'out').iterdir()
     said = subprocess.run([sys.executable, 'setup.py', '-q', '--version'], cwd=unpacked, capture_output=True, text=True)
     assert said.returncode == 0 and said.stdout.split()[-1] in archive.name, said.stderr
-    assert (unpacked/'multiagent_ft'/'nano'/'model.safetensors').is_file()
+    assert (unpacked / 'multiagent_ft' / 'nano' / 'model.safetensors').is_file()
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for m in MODULES: assert f'multiagent_ft/{m}.py' in names
+    for m in MODULES:
+        assert f'multiagent_ft/{m}.py' in names
     ours = [n for n in names if '.dist-info/' not in n]
     assert all(n.startswith('multiagent_ft/') for n in ours), [n for n in ours if not n.startswith('multiagent_ft/')]
-    data = [f.relative_to(ROOT).as_posix() for f in PKG.rglob('*') if f.is_file() and '__pycache__' not in f.parts and f.suffix != '.pyc']
-    assert not set(data) - set(names), 'these files of the package are not in the wheel: name them in settings.ini, package_data'
+    data = [
+        f.relative_to(ROOT).as_posix()
+        for f in PKG.rglob('*')
+        if f.is_file() and '__pycache__' not in f.parts and f.suffix != '.pyc'
+    ]
+    assert not set(data) - set(names), (
+        'these files of the package are not in the wheel: name them in settings.ini, package_data'
+    )
     assert wheel.stat().st_size < 10_000_000
     meta = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA'))).decode()
-    for said in ('Requires-Python: >=3.11', 'Requires-Dist: torch', 'Provides-Extra: dev', 'License-Expression: Apache-2.0'): assert said in meta, said
-    assert b'maft = multiagent_ft.cli:main' in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt')))
+    for said in (
+        'Requires-Python: >=3.11',
+        'Requires-Dist: torch',
+        'Provides-Extra: dev',
+        'License-Expression: Apache-2.0',
+    ):
+        assert said in meta, said
+    assert b'maft = multiagent_ft.cli:main' in zipfile.ZipFile(wheel).read(
+        next(n for n in names if n.endswith('entry_points.txt'))
+    )
 
 
 def test_runtime_needs_no_development_tool():
     "fastcore and nbdev are for building this package, not for using it."
-    for m in MODULES: assert not {'fastcore', 'nbdev', 'execnb', 'pytest', 'IPython'} & set(imports(PKG/f'{m}.py')), m
+    for m in MODULES:
+        assert not {'fastcore', 'nbdev', 'execnb', 'pytest', 'IPython'} & set(imports(PKG / f'{m}.py')), m
 
 
 def test_workflows_pin_their_actions():
-    for f in (ROOT/'.github'/'workflows').glob('*.y*ml'):
+    for f in (ROOT / '.github' / 'workflows').glob('*.y*ml'):
         for use in re.findall(r'uses: *(\S+)(.*)', f.read_text()):
-            assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}', use[0]) and re.search(r'# v\d', use[1]), f'{f.name}: {use[0]} is not pinned to a commit with its version beside it'
+            assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}', use[0]) and re.search(r'# v\d', use[1]), (
+                f'{f.name}: {use[0]} is not pinned to a commit with its version beside it'
+            )
 
 
-def test_ci_script_can_be_run(): assert os.access(ROOT/'.ci'/'run', os.X_OK)
+def test_ci_script_can_be_run():
+    assert os.access(ROOT / '.ci' / 'run', os.X_OK)

@@ -1,4 +1,5 @@
 "One iteration of the whole method on ordinary architectures with their own chat templates: recorded words, real rows, real training."
+
 import json
 
 import pytest
@@ -13,13 +14,19 @@ N, QUESTIONS = 3, 8
 
 
 def words():
-    "Recorded debates: agents 0 and 1 right at first, agent 2 corrected on odd questions and always silent as a generator of even ones."
+    """Recorded debates: agents 0 and 1 right at first, agent 2 corrected on odd questions and always silent as a
+    generator of even ones."""
     said = {}
     for i in range(QUESTIONS):
         for n in range(N):
-            first = f'I count step by step: {i} and 7 make {i+7}.\n\\boxed{{{i+7}}}' if n < 2 else (f'Perhaps \\boxed{{{i+1}}}' if i % 2 else 'I do not know.')
+            first = (
+                f'I count step by step: {i} and 7 make {i + 7}.\n\\boxed{{{i + 7}}}'
+                if n < 2
+                else (f'Perhaps \\boxed{{{i + 1}}}' if i % 2 else 'I do not know.')
+            )
             said[f'q{i}', 1, 'generator', n] = first
-            said[f'q{i}', 2, 'critic', n] = f'  Agent {n} now agrees: \\boxed{{{i+7}}}\n'    # blanks that some templates trim
+            # blanks that some templates trim
+            said[f'q{i}', 2, 'critic', n] = f'  Agent {n} now agrees: \\boxed{{{i + 7}}}\n'
     return said
 
 
@@ -27,23 +34,44 @@ def words():
 def test_one_iteration(name, tmp_path):
     from multiagent_ft.hf import HFEngine, adapter_identity
     from multiagent_ft.run import Workshop, means_for
-    make(name, tmp_path/name)
-    cfg = load_config(None, dict(model=str(tmp_path/name), out=str(tmp_path/'runs'/'x'), workers=0, wandb='off', epochs=2, train_batch=4, rank=4, learning_rate=1e-2))
+
+    make(name, tmp_path / name)
+    cfg = load_config(
+        None,
+        dict(
+            model=str(tmp_path / name),
+            out=str(tmp_path / 'runs' / 'x'),
+            workers=0,
+            wandb='off',
+            epochs=2,
+            train_batch=4,
+            rank=4,
+            learning_rate=1e-2,
+        ),
+    )
     with Workshop(cfg) as ws:
         engine = ws.engine
         assert isinstance(engine, HFEngine)
         recorded = RecordedEngine(words(), engine.render, engine.encode)
-        problems = [Problem(f'q{i}', f'What is {i}+7?', str(i+7)) for i in range(QUESTIONS)]
+        problems = [Problem(f'q{i}', f'What is {i}+7?', str(i + 7)) for i in range(QUESTIONS)]
         from dataclasses import replace
+
         means = replace(means_for(ws, 1), generate=recorded.generate, protocol=Protocol(summary=False))
         r, society = ws.recipe, untrained(N)
         said = r.collect(means, society, problems, Luck(0, 'train', 1))
         votes = means.labels(said)
-        assert [v.answer for v in votes] == [str(i+7) for i in range(QUESTIONS)]
+        assert [v.answer for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
         rows = r.select(means, society, said, votes)
-        assert {a.name: len(x) for a, x in rows.items()} == {'generator-0': 8, 'generator-1': 8, 'generator-2': 0, 'critic-0': 8, 'critic-1': 8, 'critic-2': 4}
+        assert {a.name: len(x) for a, x in rows.items()} == {
+            'generator-0': 8,
+            'generator-1': 8,
+            'generator-2': 0,
+            'critic-0': 8,
+            'critic-1': 8,
+            'critic-2': 4,
+        }
         for a, rs in rows.items():
-            for row in rs:    # what is learned decodes to the agent's own words, the stop token at its end
+            for row in rs:  # what is learned decodes to the agent's own words, the stop token at its end
                 assert row.token_ids[-1] in engine.stop_ids
                 assert f'Agent {a.index} now agrees' in engine.decode(row.token_ids) or a.role == 'generator'
         new = r.train(means, society, rows)
@@ -51,9 +79,15 @@ def test_one_iteration(name, tmp_path):
         assert identities.pop('generator-2') is None, 'without rows an agent stays its parent'
         assert len(set(identities.values())) == 5 and None not in identities.values()
         for a in new.agents:
-            if a.adapter is None: continue
+            if a.adapter is None:
+                continue
             guards = json.loads(open(f'{a.adapter}/training.json').read())['guards']
             assert set(guards) == {'start', 'saved'} and all(v is not None and v < 1e-2 for v in guards.values())
         # the trained society speaks through the same template
-        out = r.answer(replace(means_for(ws, 1), protocol=Protocol(summary=False, sampling=Sampling(max_new_tokens=8))), new, problems[:2], Luck())
+        out = r.answer(
+            replace(means_for(ws, 1), protocol=Protocol(summary=False, sampling=Sampling(max_new_tokens=8))),
+            new,
+            problems[:2],
+            Luck(),
+        )
         assert all(t.rounds == 2 for t in out)

@@ -1,27 +1,35 @@
 "Progress on a real (pseudo-)terminal and in a pipe; the counting itself is asserted in the notebook."
+
 import os, pty, subprocess, sys
 
-CODE = '''
+CODE = """
 import sys, time
 from multiagent_ft.progress import Progress, stage
 with stage('iteration 1/3'), Progress(4, 'collect') as p:
     for i in range(4): time.sleep(.15); p.advance(kept='50%')
     print('a result')
 print('torch' in sys.modules, 'rich' in sys.modules)
-'''
+"""
 
 
 def on_terminal(stdout=None):
     "Run CODE with standard error on a terminal; what was drawn, and what went to standard output when that is a pipe."
     leader, follower = pty.openpty()
-    p = subprocess.Popen([sys.executable, '-c', CODE], stderr=follower, stdout=stdout or follower,
-                         env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1', MAFT_QUIET=''))
+    p = subprocess.Popen(
+        [sys.executable, '-c', CODE],
+        stderr=follower,
+        stdout=stdout or follower,
+        env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1', MAFT_QUIET=''),
+    )
     os.close(follower)
     drawn = b''
     while True:
-        try: got = os.read(leader, 4096)
-        except OSError: break   # Linux says so when the other side has closed
-        if not got: break
+        try:
+            got = os.read(leader, 4096)
+        except OSError:
+            break  # Linux says so when the other side has closed
+        if not got:
+            break
         drawn += got
     out = p.stdout.read().decode() if stdout else ''
     assert p.wait() == 0
@@ -31,9 +39,9 @@ def on_terminal(stdout=None):
 def test_terminal_has_one_live_line_and_keeps_the_last_word():
     drawn, _ = on_terminal()
     assert 'iteration 1/3 · collect' in drawn and 'eta' in drawn
-    assert '\x1b[2K' in drawn                                     # redrawn in place, not scrolled
+    assert '\x1b[2K' in drawn  # redrawn in place, not scrolled
     assert 'iteration 1/3 · collect  4 answers in' in drawn
-    assert '0/4 answers\r\n' not in drawn                         # no plain lines beside the bar
+    assert '0/4 answers\r\n' not in drawn  # no plain lines beside the bar
     assert 'a result' in drawn
 
 
@@ -43,13 +51,19 @@ def test_redirected_output_receives_what_is_printed():
 
 
 def test_pipe_has_plain_lines_only():
-    r = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET=''))
+    r = subprocess.run(
+        [sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET='')
+    )
     assert r.returncode == 0 and '\x1b' not in r.stderr and '\r' not in r.stderr
     first, last = r.stderr.splitlines()
-    assert first == 'iteration 1/3 · collect  0/4 answers' and last.startswith('iteration 1/3 · collect  4 answers in 0:0')
-    assert r.stdout == 'a result\nFalse False\n'                  # rich is not even imported
+    assert first == 'iteration 1/3 · collect  0/4 answers' and last.startswith(
+        'iteration 1/3 · collect  4 answers in 0:0'
+    )
+    assert r.stdout == 'a result\nFalse False\n'  # rich is not even imported
 
 
 def test_quiet_switch():
-    r = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET='1'))
+    r = subprocess.run(
+        [sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET='1')
+    )
     assert r.stderr == '' and r.stdout.startswith('a result')

@@ -1,19 +1,33 @@
 "Every recipe, end to end on nano with a handful of questions; and by hand on a scripted engine."
+
 import json
 import pytest
 from multiagent_ft.config import load_config
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
 from multiagent_ft.debate import Agent, Luck, Protocol, Society, untrained
-from multiagent_ft.recipes import RECIPES, Means, Recipe, answer_alone, answer_often, argue, calls, each, own_words, recipe, settled, variant
+from multiagent_ft.recipes import (
+    RECIPES,
+    Means,
+    Recipe,
+    answer_alone,
+    answer_often,
+    argue,
+    calls,
+    each,
+    own_words,
+    recipe,
+    settled,
+    variant,
+)
 from conftest import maft
-
 
 
 def run_all(names, folder):
     "Run recipes one after another in one process and one store; {name: (summary, made)}."
     from multiagent_ft.run import run
-    flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', store=str(folder/'store'))
-    return {n: run(load_config(flags=flags | dict(recipe=n, out=str(folder/n)))) for n in names}
+
+    flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', store=str(folder / 'store'))
+    return {n: run(load_config(flags=flags | dict(recipe=n, out=str(folder / n)))) for n in names}
 
 
 @pytest.fixture(scope='module')
@@ -29,8 +43,8 @@ def test_every_recipe_runs_end_to_end(done):
         assert [i['iteration'] for i in s['iterations']] == ([0, 1] if r.trains else [0]), name
         last = s['iterations'][-1]['methods']
         assert last['debate']['n'] == 6 and s['recipe'] == name
-        o = [o for o in read_jsonl(folder/name/'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
-        assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o)/6          # k/n and nothing else
+        o = [o for o in read_jsonl(folder / name / 'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
+        assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o) / 6  # k/n and nothing else
         want = {answer_alone: 1, answer_often: 6}.get(r.answer, 2)
         assert all(len(x['first']) == want for x in o), name
 
@@ -38,7 +52,12 @@ def test_every_recipe_runs_end_to_end(done):
 def test_somebody_learned_wherever_somebody_should(done):
     folder, runs = done
     for name, s in runs.items():
-        adapters = {a['adapter'] for a in json.loads((folder/name/f"iteration-{len(s['iterations'])-1}"/'society.json').read_text())['agents']}
+        adapters = {
+            a['adapter']
+            for a in json.loads((folder / name / f'iteration-{len(s["iterations"]) - 1}' / 'society.json').read_text())[
+                'agents'
+            ]
+        }
         rows = sum(sum(v) for v in s['iterations'][-1]['rows'].values())
         assert bool(adapters - {None}) == bool(rows) and not (rows and not RECIPES[name].trains), name
     assert sum(runs['star']['iterations'][1]['rows']['generator']) > 0
@@ -49,35 +68,53 @@ def test_untrained_and_shared_recipes_cost_nothing_twice(done):
     "In the order of the list: whoever comes second finds what was said before."
     _, runs = done
     made = {n: s['made'] for n, s in runs.items()}
-    assert made['base']['generate'] == 1                                # one draw
-    assert made['majority'] == {'generate': 1}                          # the second
-    assert made['majority-equal'] == {'generate': 4}                    # three to six
-    assert made['debate'] == {'generate': 4}                            # two summaries, two critics
-    assert 'finetune' not in made['majority-ft-equal']                  # same rows, same adapter
-    assert made['single-agent-ft-alone'] == made['critic-loss-last'] == made['critic-loss-turns'] == {}   # M=2: last turn = every critic turn
-    assert made['unique-id'].get('generate') and made['cooperative'] == {'generate': 2}   # the words differ after the summaries
-    if sum(runs['multiagent-ft']['iterations'][1]['rows']['generator']): assert made['without-critic'].get('finetune', 0) == 0
+    assert made['base']['generate'] == 1  # one draw
+    assert made['majority'] == {'generate': 1}  # the second
+    assert made['majority-equal'] == {'generate': 4}  # three to six
+    assert made['debate'] == {'generate': 4}  # two summaries, two critics
+    assert 'finetune' not in made['majority-ft-equal']  # same rows, same adapter
+    # M=2: last turn = every critic turn
+    assert made['single-agent-ft-alone'] == made['critic-loss-last'] == made['critic-loss-turns'] == {}
+    # the words differ after the summaries
+    assert made['unique-id'].get('generate') and made['cooperative'] == {'generate': 2}
+    if sum(runs['multiagent-ft']['iterations'][1]['rows']['generator']):
+        assert made['without-critic'].get('finetune', 0) == 0
 
 
 def test_union_ft_learns_exactly_what_the_agents_would_have(done):
     folder, _ = done
-    rows = lambda n: sorted(json.dumps(r, sort_keys=True) for f in (folder/n/'iteration-1'/'rows').glob('*.jsonl') for r in read_jsonl(f))
+
+    def rows(n):
+        return sorted(
+            json.dumps(r, sort_keys=True)
+            for f in (folder / n / 'iteration-1' / 'rows').glob('*.jsonl')
+            for r in read_jsonl(f)
+        )
+
     assert rows('union-ft') == rows('multiagent-ft') != []
 
 
 def test_single_agent_ft_learns_last_words_as_answers_to_the_bare_question(done):
     folder, _ = done
-    first = {(t['problem']['id'], u['agent']): u for t in read_jsonl(folder/'single-agent-ft'/'iteration-1'/'transcripts.jsonl') for u in t['turns'] if u['role'] == 'generator'}
-    rows = read_jsonl(folder/'single-agent-ft'/'iteration-1'/'rows'/'generator-0.jsonl')
+    first = {
+        (t['problem']['id'], u['agent']): u
+        for t in read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'transcripts.jsonl')
+        for u in t['turns']
+        if u['role'] == 'generator'
+    }
+    rows = read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'rows' / 'generator-0.jsonl')
     prompts = {(p, tuple(u['completion']['prompt_ids'])) for (p, _), u in first.items()}
     assert all((r['problem'], tuple(r['prompt_ids'])) in prompts for r in rows) and all(r['round'] == 2 for r in rows)
 
 
 def test_variants_are_written_into_the_configuration(done):
     folder, _ = done
-    assert 'summary: false' in (folder/'without-summary'/'config.yaml').read_text()
-    assert 'temperature: 2.0' in (folder/'single-agent-ft-t2'/'config.yaml').read_text()
-    assert json.loads((folder/'unique-id'/'iteration-0'/'society.json').read_text())['protocol']['manner'] == 'unique-id'
+    assert 'summary: false' in (folder / 'without-summary' / 'config.yaml').read_text()
+    assert 'temperature: 2.0' in (folder / 'single-agent-ft-t2' / 'config.yaml').read_text()
+    assert (
+        json.loads((folder / 'unique-id' / 'iteration-0' / 'society.json').read_text())['protocol']['manner']
+        == 'unique-id'
+    )
 
 
 def test_second_call_makes_nothing(done):
@@ -85,27 +122,39 @@ def test_second_call_makes_nothing(done):
     assert all(not s['made'] for s in run_all(['base', 'star', 'multiagent-ft'], folder).values())
 
 
-def boxes(requests, say): return [Completion(r'\boxed{%s}' % say(r), 'stop', (len(r.chat[-1].content),), (r.where[4], 2)) for r in requests]
+def boxes(requests, say):
+    return [Completion(r'\boxed{%s}' % say(r), 'stop', (len(r.chat[-1].content),), (r.where[4], 2)) for r in requests]
 
 
 def test_star_without_gold_is_one_clear_line():
     means = Means(lambda rs: boxes(rs, lambda r: 7), None, Protocol())
-    with pytest.raises(MaftError, match='question q has none'): recipe('star').collect(means, untrained(1), [Problem('q', '?')], Luck())
+    with pytest.raises(MaftError, match='question q has none'):
+        recipe('star').collect(means, untrained(1), [Problem('q', '?')], Luck())
 
 
 def test_star_asks_again_only_where_it_was_wrong():
     asked = []
-    def generate(rs): asked.append([r.where for r in rs]); return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
+
+    def generate(rs):
+        asked.append([r.where for r in rs])
+        return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
+
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
     said = recipe('star').collect(Means(generate, None, Protocol()), untrained(2), problems, Luck())
     assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
-    assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']                   # the hinted word is nobody's answer
+    # the hinted word is nobody's answer
+    assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']
 
 
 def test_a_trained_generator_fills_the_crowd():
     seen = []
     society = Society((Agent('generator', 0, 'mine'), Agent('generator', 1, 'other')), untrained(2).critics)
-    means = Means(lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7), None, Protocol(), votes=5)
+    means = Means(
+        lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7),
+        None,
+        Protocol(),
+        votes=5,
+    )
     answer_often(means, society, [Problem('a', '?', '7')], Luck())
     assert seen == [('mine', i) for i in range(5)]
 
@@ -116,18 +165,33 @@ def test_settled_changes_only_what_the_recipe_fixes():
         changed = {k for k in type(a).model_fields if getattr(a, k) != getattr(b, k)}
         assert changed <= set(r.settings) | ({'iterations'} if not r.trains else set()), name
         assert settled(b) == b
-    with pytest.raises(MaftError, match='unknown recipe'): settled(load_config(flags=dict(recipe='magic')))
+    with pytest.raises(MaftError, match='unknown recipe'):
+        settled(load_config(flags=dict(recipe='magic')))
 
 
 def test_a_recipe_of_ones_own_runs(tmp_path):
-    RECIPES['mine'] = Recipe('mine', 'this test', argue, lambda m, s, t, v: {a: r for a, r in own_words(m, s, t, v).items() if a.role == 'critic'}, each, argue)
+    RECIPES['mine'] = Recipe(
+        'mine',
+        'this test',
+        argue,
+        lambda m, s, t, v: {a: r for a, r in own_words(m, s, t, v).items() if a.role == 'critic'},
+        each,
+        argue,
+    )
     try:
-        assert calls(RECIPES['mine'].answer, load_config()) == 9 and variant(RECIPES['mine'], 'x', 'y', seed=3).settings == dict(seed=3)
+        assert calls(RECIPES['mine'].answer, load_config()) == 9 and variant(
+            RECIPES['mine'], 'x', 'y', seed=3
+        ).settings == dict(seed=3)
         s = run_all(['mine'], tmp_path)['mine']
         assert sum(s['iterations'][1]['rows']['generator']) == 0
-    finally: del RECIPES['mine']
+    finally:
+        del RECIPES['mine']
 
 
 def test_unknown_recipe_on_the_command_line(tmp_path):
-    done = maft('run', '--recipe', 'magic', '--out', tmp_path/'x')
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith('error: unknown recipe') and not (tmp_path/'x').exists()
+    done = maft('run', '--recipe', 'magic', '--out', tmp_path / 'x')
+    assert (
+        done.returncode == 2
+        and done.stderr.splitlines()[-1].startswith('error: unknown recipe')
+        and not (tmp_path / 'x').exists()
+    )

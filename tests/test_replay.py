@@ -1,4 +1,5 @@
 "Real words through the middle of the machine: four recorded models of GSM8K as four agents."
+
 import pytest
 from conftest import needs_shared, SHARED
 
@@ -16,7 +17,7 @@ pytestmark = needs_shared
 
 @pytest.fixture(scope='module')
 def recorded():
-    data = read_jsonl(SHARED/'data'/'gsm8k'/'model_solutions.jsonl')
+    data = read_jsonl(SHARED / 'data' / 'gsm8k' / 'model_solutions.jsonl')
     problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
     words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
     r, task = recipe('majority-ft'), Task('gsm8k', 'number')
@@ -27,16 +28,20 @@ def recorded():
 
 def test_openai_agrees_on_every_solution(recorded):
     data, problems, task, means, said = recorded
-    wrong = [(p.id, m) for p, d, t in zip(problems, data, said) for n, m in enumerate(MODELS)
-             if same(extract(t.at(1)[n].text, 'number'), p.gold) != d[m]['is_correct']]
-    assert len(said)*4 == 5276 and wrong == []
+    wrong = [
+        (p.id, m)
+        for p, d, t in zip(problems, data, said)
+        for n, m in enumerate(MODELS)
+        if same(extract(t.at(1)[n].text, 'number'), p.gold) != d[m]['is_correct']
+    ]
+    assert len(said) * 4 == 5276 and wrong == []
 
 
 def test_scores_are_counts(recorded):
     data, problems, task, means, said = recorded
     outcomes = [outcome(t, task, 0) for t in said]
     s = summarize_outcomes(outcomes)
-    assert s['single']['accuracy'] == pytest.approx(sum(d[m]['is_correct'] for d in data for m in MODELS)/5276)
+    assert s['single']['accuracy'] == pytest.approx(sum(d[m]['is_correct'] for d in data for m in MODELS) / 5276)
     assert s['majority']['n'] == 1319
     assert s['majority']['accuracy'] > s['single']['accuracy']
 
@@ -46,7 +51,7 @@ def test_rows_come_from_the_vote_alone(recorded):
     data, problems, task, means, said = recorded
     votes = means.labels(said)
     assert all(v.answer is None or v.support >= 2 and not v.tied for v in votes)
-    rows, = recipe('majority-ft').select(means, untrained(4), said, votes).values()
+    (rows,) = recipe('majority-ft').select(means, untrained(4), said, votes).values()
     label = {t.problem.id: v.answer for t, v in zip(said, votes)}
     texts = {t.problem.id: [u.text for u in t.at(1)] for t in said}
     for r in rows:

@@ -1,14 +1,37 @@
 "The page of a run: complete, self-contained, and deaf to what agents would like it to do."
+
 import base64, hashlib, json, re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies as st
-from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, rng_for, transcript_to_dict, write_jsonl
+from multiagent_ft.core import (
+    Completion,
+    MaftError,
+    Problem,
+    Transcript,
+    Turn,
+    rng_for,
+    transcript_to_dict,
+    write_jsonl,
+)
 from multiagent_ft.debate import Protocol, save_society, untrained
 from multiagent_ft.evaluate import health, outcome, summarize_outcomes
 from multiagent_ft.plots import drawing, iterations_plot
-from multiagent_ft.report import MARKS, accuracy_points, choose, debate_html, health_rows, marks, page, percent, read_results, remarks, report, safe
+from multiagent_ft.report import (
+    MARKS,
+    accuracy_points,
+    choose,
+    debate_html,
+    health_rows,
+    marks,
+    page,
+    percent,
+    read_results,
+    remarks,
+    report,
+    safe,
+)
 from multiagent_ft.rows import consensus
 from multiagent_ft.tasks import Task
 
@@ -17,97 +40,192 @@ VOID = {'meta', 'input', 'br'}
 
 class Reader(HTMLParser):
     "Every tag is closed in order; what there is is remembered."
+
     def __init__(self, text):
-        super().__init__(); self.open, self.tags, self.attributes, self.data = [], [], [], {}
-        self.feed(text); self.close()
+        super().__init__()
+        self.open, self.tags, self.attributes, self.data = [], [], [], {}
+        self.feed(text)
+        self.close()
         assert not self.open, f'not closed: {self.open}'
+
     def handle_starttag(self, tag, attrs):
-        self.tags.append(tag); self.attributes += [(tag, k, v) for k, v in attrs]
-        if tag not in VOID: self.open.append(tag)
-    def handle_startendtag(self, tag, attrs): self.tags.append(tag); self.attributes += [(tag, k, v) for k, v in attrs]
-    def handle_endtag(self, tag): assert self.open and self.open.pop() == tag, f'</{tag}> in the wrong place'
-    def handle_data(self, data): self.data.setdefault(self.open[-1] if self.open else '', []).append(data)
+        self.tags.append(tag)
+        self.attributes += [(tag, k, v) for k, v in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, k, v) for k, v in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f'</{tag}> in the wrong place'
+
+    def handle_data(self, data):
+        self.data.setdefault(self.open[-1] if self.open else '', []).append(data)
 
 
 def held(k, i, gold=True, evil=''):
-    rng = rng_for('t', k, i); g = str(rng.randrange(50))
-    say = lambda n, role, m: Turn(n, role, m, Completion(f'{evil}I say \\boxed{{{g if rng.random() < .5 else int(g)+1}}}', 'stop' if rng.random() < .9 else 'length', range(5), range(4)))
-    return Transcript(Problem(f't/{k}-{i}{evil}', f'{evil}What?', g if gold else None),
-                      [say(n, 'generator', 1) for n in range(3)] + [say(n, 'summarizer', 2) for n in range(3)] + [say(n, 'critic', 2) for n in range(3)])
+    rng = rng_for('t', k, i)
+    g = str(rng.randrange(50))
+
+    def say(n, role, m):
+        return Turn(
+            n,
+            role,
+            m,
+            Completion(
+                f'{evil}I say \\boxed{{{g if rng.random() < 0.5 else int(g) + 1}}}',
+                'stop' if rng.random() < 0.9 else 'length',
+                range(5),
+                range(4),
+            ),
+        )
+
+    return Transcript(
+        Problem(f't/{k}-{i}{evil}', f'{evil}What?', g if gold else None),
+        [say(n, 'generator', 1) for n in range(3)]
+        + [say(n, 'summarizer', 2) for n in range(3)]
+        + [say(n, 'critic', 2) for n in range(3)],
+    )
 
 
 def make_run(folder, iterations=2, n=12, gold=True, evil=''):
     task, outcomes, lines = Task('t', 'number'), [], []
     for k in range(iterations + 1):
-        here = folder/f'iteration-{k}'; save_society(replace(untrained(3), protocol=Protocol()), here)
-        about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0]*3, critic=[0]*3))
+        here = folder / f'iteration-{k}'
+        save_society(replace(untrained(3), protocol=Protocol()), here)
+        about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0] * 3, critic=[0] * 3))
         if k:
-            said = [held(k, i, gold, evil) for i in range(n)]; votes = consensus(said, 'number')
+            said = [held(k, i, gold, evil) for i in range(n)]
+            votes = consensus(said, 'number')
             kept = sum(v.answer is not None for v in votes)
-            agents = {f'generator-{i}': dict(rows=i, unique=i, tokens=9*i, pools=dict(agreed=i), w_asked=None, w_reached=None, cut=0) for i in range(3)}
-            about = dict(consensus=dict(kept=kept, asked=n, precision=.5 if gold else None), rows=dict(generator=[0, 1, 2], critic=[0]*3), agents=agents,
-                         collected=health([outcome(t, task) for t in said]) if gold else None)
-            write_jsonl(here/'transcripts.jsonl', map(transcript_to_dict, said))
-            write_jsonl(here/'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
+            agents = {
+                f'generator-{i}': dict(
+                    rows=i, unique=i, tokens=9 * i, pools=dict(agreed=i), w_asked=None, w_reached=None, cut=0
+                )
+                for i in range(3)
+            }
+            about = dict(
+                consensus=dict(kept=kept, asked=n, precision=0.5 if gold else None),
+                rows=dict(generator=[0, 1, 2], critic=[0] * 3),
+                agents=agents,
+                collected=health([outcome(t, task) for t in said]) if gold else None,
+            )
+            write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, said))
+            write_jsonl(here / 'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
         os = [dict(outcome(held(k + 10, i), task, 0, k), problem=f'q{i}') for i in range(n)]
-        outcomes += os; lines.append(dict(iteration=k, methods=summarize_outcomes(os), **about, health=health(os)))
-    write_jsonl(folder/'outcomes.jsonl', outcomes)
-    (folder/'config.yaml').write_text(f'task: t\n# {evil} hf_abcdefghijklmnopqrstuvwx\n')
-    (folder/'summary.json').write_text(json.dumps(dict(schema=1, task='t', model=f'm{evil}', recipe='multiagent-ft', seed=0, agents=3, rounds=2, train=n, eval=n, iterations=lines)))
+        outcomes += os
+        lines.append(dict(iteration=k, methods=summarize_outcomes(os), **about, health=health(os)))
+    write_jsonl(folder / 'outcomes.jsonl', outcomes)
+    (folder / 'config.yaml').write_text(f'task: t\n# {evil} hf_abcdefghijklmnopqrstuvwx\n')
+    (folder / 'summary.json').write_text(
+        json.dumps(
+            dict(
+                schema=1,
+                task='t',
+                model=f'm{evil}',
+                recipe='multiagent-ft',
+                seed=0,
+                agents=3,
+                rounds=2,
+                train=n,
+                eval=n,
+                iterations=lines,
+            )
+        )
+    )
     return folder
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory): return make_run(tmp_path_factory.mktemp('run'))
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp('run'))
 
 
 def test_page_is_complete_and_well_formed(run):
     path = report(run)
-    text = path.read_text(encoding='utf-8'); r = Reader(text)
-    assert path == run/'report.html' and path.parent == run
+    text = path.read_text(encoding='utf-8')
+    r = Reader(text)
+    assert path == run / 'report.html' and path.parent == run
     assert r.tags.count('svg') == 2 and r.tags.count('script') == 1 and text.count('<details class="debate"') == 24
-    for said in ('Accuracy', 'Health', 'Cost', 'Debates', 'Origin', 'Rows of every agent', 'on the same questions', 'wrong → right', 'false consensus', 'generator-0'): assert said in text, said
+    for said in (
+        'Accuracy',
+        'Health',
+        'Cost',
+        'Debates',
+        'Origin',
+        'Rows of every agent',
+        'on the same questions',
+        'wrong → right',
+        'false consensus',
+        'generator-0',
+    ):
+        assert said in text, said
 
 
 def test_page_loads_nothing(run):
     r = Reader(page(read_results(run)))
     for tag, k, v in r.attributes:
-        assert not (k in ('src', 'href', 'action', 'data', 'srcset', 'poster')), (tag, k, v)
+        assert k not in ('src', 'href', 'action', 'data', 'srcset', 'poster'), (tag, k, v)
         assert k != 'xlink:href' or v.startswith('#')
         assert not k.startswith('on')
-        if k == 'style': assert 'url(' not in v or 'url(#' in v
+        if k == 'style':
+            assert 'url(' not in v or 'url(#' in v
     assert 'iframe' not in r.tags and 'link' not in r.tags
 
 
 def test_only_our_script_may_run(run):
-    text = page(read_results(run)); r = Reader(text)
+    text = page(read_results(run))
+    r = Reader(text)
     rule = next(v for t, k, v in r.attributes if k == 'content' and 'default-src' in v)
     script = ''.join(r.data['script'])
-    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in rule and "default-src 'none'" in rule and "script-src 'unsafe" not in rule
+    assert (
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in rule
+        and "default-src 'none'" in rule
+        and "script-src 'unsafe" not in rule
+    )
 
 
-EVIL = ('</pre><script>alert(1)</script>', '"><img src=x onerror=alert(1)>', '<!--', '</details></body></html>', "' onmouseover='alert(1)", '&lt;b&gt;', '\u202egnp.exe', '$\\alpha$_x', '\ud800')
+EVIL = (
+    '</pre><script>alert(1)</script>',
+    '"><img src=x onerror=alert(1)>',
+    '<!--',
+    '</details></body></html>',
+    "' onmouseover='alert(1)",
+    '&lt;b&gt;',
+    '\u202egnp.exe',
+    '$\\alpha$_x',
+    '\ud800',
+)
 
 
 @pytest.mark.parametrize('evil', EVIL)
 def test_nothing_said_becomes_part_of_the_page(tmp_path, evil):
     "Whatever problem, model, words and configuration hold, the page has the tags it would have had."
-    plain, odd = make_run(tmp_path/'a', 1, 3), make_run(tmp_path/'b', 1, 3, evil=evil.encode('utf-8', 'replace').decode() if evil == '\ud800' else evil)
+    plain, odd = (
+        make_run(tmp_path / 'a', 1, 3),
+        make_run(tmp_path / 'b', 1, 3, evil=evil.encode('utf-8', 'replace').decode() if evil == '\ud800' else evil),
+    )
     if evil == '\ud800':
-        f = odd/'iteration-1'/'transcripts.jsonl'; f.write_text(f.read_text().replace('I say', '\\ud800 I say'))
+        f = odd / 'iteration-1' / 'transcripts.jsonl'
+        f.write_text(f.read_text().replace('I say', '\\ud800 I say'))
     a, b = Reader(page(read_results(plain))), Reader(report(odd).read_text(encoding='utf-8'))
     assert a.tags == b.tags
     assert [(t, k) for t, k, _ in a.attributes] == [(t, k) for t, k, _ in b.attributes]
-    if evil not in ('\ud800', '\u202egnp.exe'): assert any(evil in d for d in b.data['pre'])
+    if evil not in ('\ud800', '\u202egnp.exe'):
+        assert any(evil in d for d in b.data['pre'])
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
 def test_safe(text):
-    s = safe(text); s.encode('utf-8')
+    s = safe(text)
+    s.encode('utf-8')
     assert not set('<>"\'') & set(s) and not re.search('[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]', s)
 
 
-def test_same_run_same_bytes(run): assert page(read_results(run)) == page(read_results(run))
+def test_same_run_same_bytes(run):
+    assert page(read_results(run)) == page(read_results(run))
 
 
 def test_no_secret(run):
@@ -115,27 +233,42 @@ def test_no_secret(run):
 
 
 def test_without_gold(tmp_path):
-    r = read_results(make_run(tmp_path/'x', gold=False)); text = page(r)
+    r = read_results(make_run(tmp_path / 'x', gold=False))
+    text = page(r)
     assert 'data-mark="false"' not in text and 'data-mark="mended"' not in text and Reader(text)
 
 
 def test_young_and_partial_runs(tmp_path):
-    young = make_run(tmp_path/'young', iterations=0)
-    text = report(young).read_text(encoding='utf-8'); assert 'no debates to show' in text and '<script>' not in text and Reader(text)
-    part = make_run(tmp_path/'part')
-    for name in ('outcomes.jsonl', 'config.yaml', 'iteration-2/transcripts.jsonl'): (part/name).unlink()
-    for f in part.glob('iteration-*/society.json'): f.unlink()
-    text = report(part).read_text(encoding='utf-8'); assert text.count('<details class="debate"') == 12 and 'on the same questions' not in text
+    young = make_run(tmp_path / 'young', iterations=0)
+    text = report(young).read_text(encoding='utf-8')
+    assert 'no debates to show' in text and '<script>' not in text and Reader(text)
+    part = make_run(tmp_path / 'part')
+    for name in ('outcomes.jsonl', 'config.yaml', 'iteration-2/transcripts.jsonl'):
+        (part / name).unlink()
+    for f in part.glob('iteration-*/society.json'):
+        f.unlink()
+    text = report(part).read_text(encoding='utf-8')
+    assert text.count('<details class="debate"') == 12 and 'on the same questions' not in text
 
 
-@pytest.mark.parametrize('name, content, said', [('summary.json', None, 'no results'), ('summary.json', '{"a":', 'not valid JSON'), ('summary.json', '{"schema": 2}', 'schema 2'),
-                                                 ('iteration-1/transcripts.jsonl', '{"x"\n', 'line 1'), ('provenance.json', '[', 'not valid JSON')])
+@pytest.mark.parametrize(
+    'name, content, said',
+    [
+        ('summary.json', None, 'no results'),
+        ('summary.json', '{"a":', 'not valid JSON'),
+        ('summary.json', '{"schema": 2}', 'schema 2'),
+        ('iteration-1/transcripts.jsonl', '{"x"\n', 'line 1'),
+        ('provenance.json', '[', 'not valid JSON'),
+    ],
+)
 def test_broken_folders(tmp_path, name, content, said):
-    run = make_run(tmp_path/'x', 1, 3)
-    (run/name).unlink(missing_ok=True)
-    if content: (run/name).write_text(content)
-    with pytest.raises(MaftError, match=said) as e: report(run)
-    assert len(str(e.value).splitlines()) <= 2 and not (run/'report.html').exists()
+    run = make_run(tmp_path / 'x', 1, 3)
+    (run / name).unlink(missing_ok=True)
+    if content:
+        (run / name).write_text(content)
+    with pytest.raises(MaftError, match=said) as e:
+        report(run)
+    assert len(str(e.value).splitlines()) <= 2 and not (run / 'report.html').exists()
 
 
 def test_number_of_debates_is_bounded_and_told(run):
@@ -152,11 +285,15 @@ def test_choice_is_fair():
 
 
 def test_numbers_of_the_page_are_those_of_the_summary(run):
-    r = read_results(run); text = page(r)
+    r = read_results(run)
+    text = page(r)
     for it in r.summary['iterations']:
-        for m, x in it['methods'].items(): assert f'{100*x["accuracy"]:.1f} [' in text
-        for f in it['health']['flips']: assert f'{f["mended"]} / {f["spoiled"]}' in text
-    for _, value, low, high in [p for ps in accuracy_points(r.summary).values() for p in ps]: assert 0 <= low <= value <= high <= 1
+        for m, x in it['methods'].items():
+            assert f'{100 * x["accuracy"]:.1f} [' in text
+        for f in it['health']['flips']:
+            assert f'{f["mended"]} / {f["spoiled"]}' in text
+    for _, value, low, high in [p for ps in accuracy_points(r.summary).values() for p in ps]:
+        assert 0 <= low <= value <= high <= 1
     assert len(health_rows(r.summary)) == 5
 
 
@@ -166,26 +303,59 @@ def test_marks_recount_the_outcomes(run):
         os = [outcome(t, Task('t', 'number')) for t, _ in ds]
         for (t, v), o in zip(ds, os):
             m = marks(t, v, 'number')
-            assert ('mended' in m) == any(b and not a for a, b in zip(o['right_first'], o['right_final'])) and ('spoiled' in m) == any(a and not b for a, b in zip(o['right_first'], o['right_final']))
+            assert ('mended' in m) == any(b and not a for a, b in zip(o['right_first'], o['right_final'])) and (
+                'spoiled' in m
+            ) == any(a and not b for a, b in zip(o['right_first'], o['right_final']))
             assert sum(x in m for x in ('false', 'right', 'none')) == 1
 
 
 def test_remarks():
     turns = dict(stop=80, length=20)
-    it = lambda k, acc, agree, spoiled=0, **kw: dict(dict(iteration=k, consensus=dict(kept=0, asked=0, precision=None), methods=dict(debate=dict(accuracy=acc, stderr=.02)),
-        health=dict(flips=[dict(round=2, mended=3, spoiled=spoiled)], finish=dict(stop=100), agreement=dict(final=agree))), **kw)
-    assert remarks(dict(iterations=[it(0, .5, .6), it(1, .6, .7)])) == []
-    said = remarks(dict(iterations=[it(0, .5, .6), it(1, .3, .9, 20, agents=dict(a=dict(rows=0), b=dict(rows=3)), consensus=dict(kept=1, asked=10, precision=.3))]))
+
+    def it(k, acc, agree, spoiled=0, **kw):
+        return dict(
+            dict(
+                iteration=k,
+                consensus=dict(kept=0, asked=0, precision=None),
+                methods=dict(debate=dict(accuracy=acc, stderr=0.02)),
+                health=dict(
+                    flips=[dict(round=2, mended=3, spoiled=spoiled)], finish=dict(stop=100), agreement=dict(final=agree)
+                ),
+            ),
+            **kw,
+        )
+
+    assert remarks(dict(iterations=[it(0, 0.5, 0.6), it(1, 0.6, 0.7)])) == []
+    said = remarks(
+        dict(
+            iterations=[
+                it(0, 0.5, 0.6),
+                it(
+                    1,
+                    0.3,
+                    0.9,
+                    20,
+                    agents=dict(a=dict(rows=0), b=dict(rows=3)),
+                    consensus=dict(kept=1, asked=10, precision=0.3),
+                ),
+            ]
+        )
+    )
     assert len(said) == 5 and 'no rows for a;' in said[2] and 'spoiled 20' in said[3] and 'false consensus' in said[4]
-    cut = it(0, .5, .6); cut['health']['finish'] = turns
+    cut = it(0, 0.5, 0.6)
+    cut['health']['finish'] = turns
     assert 'max_new_tokens' in remarks(dict(iterations=[cut]))[0]
-    assert remarks(dict(iterations=[it(0, .5, .6, 4)])) == [], 'four against three is chance'
+    assert remarks(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
 
 
 def test_plot_is_plain():
-    svg = drawing(iterations_plot({'_hidden $x$': [(0, .5, .4, .6), (1, .6, .5, .7)], 'once': [(0, .2, None, None)]}, 'right'))
+    svg = drawing(
+        iterations_plot(
+            {'_hidden $x$': [(0, 0.5, 0.4, 0.6), (1, 0.6, 0.5, 0.7)], 'once': [(0, 0.2, None, None)]}, 'right'
+        )
+    )
     assert svg.startswith('<svg') and 'hidden $x$' in svg and '<image' not in svg and len(svg) < 40_000
-    assert percent(None) == '' and percent(.5, 0) == '50 %'
+    assert percent(None) == '' and percent(0.5, 0) == '50 %'
 
 
 def test_early_end_and_empty_turns():
@@ -198,6 +368,11 @@ def test_early_end_and_empty_turns():
 def test_report_of_a_real_run(tmp_path):
     from multiagent_ft.config import load_config
     from multiagent_ft.run import run
-    run(load_config(None, dict(train=24, eval=12, iterations=1, workers=0, wandb='off', seed=3, out=str(tmp_path/'r'))))
-    text = report(tmp_path/'r').read_text(encoding='utf-8')
+
+    run(
+        load_config(
+            None, dict(train=24, eval=12, iterations=1, workers=0, wandb='off', seed=3, out=str(tmp_path / 'r'))
+        )
+    )
+    text = report(tmp_path / 'r').read_text(encoding='utf-8')
     assert Reader(text) and text.count('<details class="debate"') == 24

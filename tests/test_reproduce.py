@@ -1,4 +1,5 @@
 "The paper's experiments: their data, their plans, tiny runs of them, and the verdicts."
+
 import csv, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
@@ -11,7 +12,19 @@ from multiagent_ft.core import MaftError
 from multiagent_ft.experiments import EXPERIMENTS, experiment, published
 from multiagent_ft.recipes import RECIPES
 from multiagent_ft.records import load_records
-from multiagent_ft.reproduce import HEAD, base_for, beside, diversity_series, entries_for, over_iterations, paper_columns, paper_series, prospect, reproduce, tasks_for
+from multiagent_ft.reproduce import (
+    HEAD,
+    base_for,
+    beside,
+    diversity_series,
+    entries_for,
+    over_iterations,
+    paper_columns,
+    paper_series,
+    prospect,
+    reproduce,
+    tasks_for,
+)
 from conftest import maft
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
@@ -19,109 +32,209 @@ TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wand
 
 def test_the_papers_numbers_stand_where_the_paper_has_them():
     t1, t4 = EXPERIMENTS['table1'].numbers, EXPERIMENTS['table4'].numbers
-    assert t1['multiagent-ft', 'LLaMA-3', 'gsm8k'] == (88.6, 1.77) and t1['star', 'Mistral', 'math'] == (17.84, 1.23) and ('star', 'LLaMA-3', 'math') not in t1
-    assert t4['majority-ft', 'GPT-3.5', 'math'] == (59, 2.19) and EXPERIMENTS['transfer'].numbers['multiagent-ft, learned elsewhere', 'not named', 'gsm8k'] == (54, None)
+    assert (
+        t1['multiagent-ft', 'LLaMA-3', 'gsm8k'] == (88.6, 1.77)
+        and t1['star', 'Mistral', 'math'] == (17.84, 1.23)
+        and ('star', 'LLaMA-3', 'math') not in t1
+    )
+    assert t4['majority-ft', 'GPT-3.5', 'math'] == (59, 2.19) and EXPERIMENTS['transfer'].numbers[
+        'multiagent-ft, learned elsewhere', 'not named', 'gsm8k'
+    ] == (54, None)
     for x in EXPERIMENTS.values():
         assert all(0 <= v <= 100 for v, _ in x.numbers.values()) and all(e.recipe in RECIPES for e in x.entries), x.name
-        for e in x.controls: assert not any(r == e.label for r, *_ in x.numbers) or x.name == 'figure1', (x.name, e.label)
-    with pytest.raises(ValueError): published('a|b|x y\nm|r|1')
+        for e in x.controls:
+            assert not any(r == e.label for r, *_ in x.numbers) or x.name == 'figure1', (x.name, e.label)
+    with pytest.raises(ValueError):
+        published('a|b|x y\nm|r|1')
 
 
 def test_table_1_trains_what_the_paper_trains():
-    assert [e.label for e in EXPERIMENTS['table1'].entries if RECIPES[e.recipe].trains] == ['star', 'majority-ft', 'multiagent-ft']
+    assert [e.label for e in EXPERIMENTS['table1'].entries if RECIPES[e.recipe].trains] == [
+        'star',
+        'majority-ft',
+        'multiagent-ft',
+    ]
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_experiment_has_a_plan_on_nano(name, tmp_path):
     x = experiment(name)
     lines = prospect(x, TINY, [0, 1], tmp_path, measure=False)
-    assert lines[0].startswith(name) and all(e.label in lines[1] for e in x.entries) and 'answers' in lines[2] and not list(tmp_path.iterdir())
-    assert tasks_for(x, 'nano') == ['words' if name == 'transfer' else 'arithmetic'] and tasks_for(x, 'org/model') == list(x.tasks) and tasks_for(x, 'nano', ['words']) == ['words']
+    assert (
+        lines[0].startswith(name)
+        and all(e.label in lines[1] for e in x.entries)
+        and 'answers' in lines[2]
+        and not list(tmp_path.iterdir())
+    )
+    assert (
+        tasks_for(x, 'nano') == ['words' if name == 'transfer' else 'arithmetic']
+        and tasks_for(x, 'org/model') == list(x.tasks)
+        and tasks_for(x, 'nano', ['words']) == ['words']
+    )
 
 
 def test_tables_1_and_2_at_the_papers_size_share_more_than_a_third():
     cfg = load_config(flags=dict(workers='0'))
-    of = lambda n: [config_for(base_for(experiment(n), cfg, 'arithmetic'), e, 0, Path('x')) for e in entries_for(experiment(n), cfg, 'arithmetic')]
+
+    def of(n):
+        return [
+            config_for(base_for(experiment(n), cfg, 'arithmetic'), e, 0, Path('x'))
+            for e in entries_for(experiment(n), cfg, 'arithmetic')
+        ]
+
     n = requests(of('table1') + of('table2'))
-    assert n['together'] < .65*n['apart'] and n['together'] < sum(requests(of(t))['together'] for t in ('table1', 'table2'))
+    assert n['together'] < 0.65 * n['apart'] and n['together'] < sum(
+        requests(of(t))['together'] for t in ('table1', 'table2')
+    )
 
 
 def test_five_agents_in_table_4_and_three_beside_them():
     x = experiment('table4')
     cfgs = {e.label: config_for(base_for(x, TINY, 'arithmetic'), e, 0, Path('x')) for e in x.entries}
-    assert {c.agents for l, c in cfgs.items() if l != 'multiagent-ft, 3 agents'} == {5} and cfgs['multiagent-ft, 3 agents'].agents == 3 and cfgs['majority-equal'].votes == 15
+    assert (
+        {c.agents for l, c in cfgs.items() if l != 'multiagent-ft, 3 agents'} == {5}
+        and cfgs['multiagent-ft, 3 agents'].agents == 3
+        and cfgs['majority-equal'].votes == 15
+    )
 
 
 def test_a_real_model_gets_the_papers_tasks():
     x = experiment('transfer')
-    row, = (e for e in entries_for(x, load_config(flags=dict(model='org/model', data='/data')), 'gsm8k') if e.exam)
+    (row,) = (e for e in entries_for(x, load_config(flags=dict(model='org/model', data='/data')), 'gsm8k') if e.exam)
     assert row.exam == 'gsm8k' and row.settings['task'] == 'math' and row.settings['data'] == '/data'
-    assert base_for(experiment('table1'), load_config(flags=dict(model='org/model', data='/data')), 'arithmetic').data is None
+    assert (
+        base_for(experiment('table1'), load_config(flags=dict(model='org/model', data='/data')), 'arithmetic').data
+        is None
+    )
 
 
 def test_columns_of_the_paper_beside_ours():
-    assert paper_columns(experiment('table1'), 'gsm8k') == [(m, 'gsm8k') for m in ('GPT-3.5', 'Phi-3', 'Mistral', 'LLaMA-3')]
-    assert paper_columns(experiment('table5'), 'arithmetic') == [('LLaMA-3', 'math')]         # it has no other
-    assert '‖' not in beside(experiment('figure1'), 'nano', 'arithmetic', []) and len(paper_series(experiment('figure1'))) == 6
+    assert paper_columns(experiment('table1'), 'gsm8k') == [
+        (m, 'gsm8k') for m in ('GPT-3.5', 'Phi-3', 'Mistral', 'LLaMA-3')
+    ]
+    assert paper_columns(experiment('table5'), 'arithmetic') == [('LLaMA-3', 'math')]  # it has no other
+    assert (
+        '‖' not in beside(experiment('figure1'), 'nano', 'arithmetic', [])
+        and len(paper_series(experiment('figure1'))) == 6
+    )
 
 
-def made(name, seed, right, k=1, exam='e'): return dict(recipe=name, seed=seed, iteration=k, exam=exam, agents=1, questions=len(right), right=dict(debate=right), learned={}, cost={})
+def made(name, seed, right, k=1, exam='e'):
+    return dict(
+        recipe=name,
+        seed=seed,
+        iteration=k,
+        exam=exam,
+        agents=1,
+        questions=len(right),
+        right=dict(debate=right),
+        learned={},
+        cost={},
+    )
 
 
 def test_verdicts():
     c = Claim('a beats b', 'table1', 'a', 'b')
-    three = lambda n, r: [made(n, s, r) for s in range(3)]
-    assert judge(c, three('a', '1101'*30) + three('b', '1000'*30)).verdict == 'holds'
-    assert judge(c, three('a', '1000'*30) + three('b', '1101'*30)).verdict == 'fails'
-    assert judge(c, three('a', '10'*30) + three('b', '01'*30)).verdict == 'unclear'
-    assert judge(c, three('a', '1'*90)[:1] + three('b', '0'*90)[:1]).verdict == 'unclear'     # one seed: never more than that
+
+    def three(n, r):
+        return [made(n, s, r) for s in range(3)]
+
+    assert judge(c, three('a', '1101' * 30) + three('b', '1000' * 30)).verdict == 'holds'
+    assert judge(c, three('a', '1000' * 30) + three('b', '1101' * 30)).verdict == 'fails'
+    assert judge(c, three('a', '10' * 30) + three('b', '01' * 30)).verdict == 'unclear'
+    # one seed: never more than that
+    assert judge(c, three('a', '1' * 90)[:1] + three('b', '0' * 90)[:1]).verdict == 'unclear'
     assert judge(c, three('a', '1')).verdict == judge(c, []).verdict == 'no data'
-    j = judge(c, three('a', '1101'*30) + three('b', '1000'*30)[:2])
-    assert j.difference.seeds == 2                                                          # the third has no counterpart
-    with pytest.raises(MaftError): judge(c, [made('a', 0, '11'), made('b', 0, '11', exam='other')])
+    j = judge(c, three('a', '1101' * 30) + three('b', '1000' * 30)[:2])
+    # the third has no counterpart
+    assert j.difference.seeds == 2
+    with pytest.raises(MaftError):
+        judge(c, [made('a', 0, '11'), made('b', 0, '11', exam='other')])
 
 
 def test_claims_about_iterations_and_untrained_rows():
-    rs = [made('a', s, '10'*20, k) for s in range(3) for k in (1, 2)] + [made('a', s, '11'*20, 5) for s in range(3)] + [made('base', s, '00'*20, 0) for s in range(3)]
+    rs = (
+        [made('a', s, '10' * 20, k) for s in range(3) for k in (1, 2)]
+        + [made('a', s, '11' * 20, 5) for s in range(3)]
+        + [made('base', s, '00' * 20, 0) for s in range(3)]
+    )
     assert {r['iteration'] for r in picked(rs, ('a', 5)).values()} == {5} and picked(rs, ('a', 4)) == {}
-    assert judge(Claim('', 'figure1', ('a', 5), ('a', 1)), rs).verdict == 'holds' and judge(Claim('', 'table1', 'a', 'base'), rs).difference.mean == 1
+    assert (
+        judge(Claim('', 'figure1', ('a', 5), ('a', 1)), rs).verdict == 'holds'
+        and judge(Claim('', 'table1', 'a', 'base'), rs).difference.mean == 1
+    )
 
 
 def test_holm_over_what_could_be_tested():
-    rs = [made(n, s, r) for n, r in (('multiagent-ft', '1110'*20), ('debate', '1010'*20), ('star', '1010'*20)) for s in range(3)]
+    rs = [
+        made(n, s, r)
+        for n, r in (('multiagent-ft', '1110' * 20), ('debate', '1010' * 20), ('star', '1010' * 20))
+        for s in range(3)
+    ]
     done = judge_all(dict(table1=rs))
     tested = [j for j in done if j.p is not None]
-    assert {(j.claim.better, j.claim.than) for j in tested} == {('multiagent-ft', 'debate'), ('multiagent-ft', 'star')} and len(done) == len(CLAIMS + CONTROLS)
+    assert {(j.claim.better, j.claim.than) for j in tested} == {
+        ('multiagent-ft', 'debate'),
+        ('multiagent-ft', 'star'),
+    } and len(done) == len(CLAIMS + CONTROLS)
     text = claims_table(done)
     assert len(claims_plot(done).axes[0].get_yticks()) == 2
     assert text.count('**no data**') == len(done) - 2 and all(c.says in text for c in CLAIMS)
-    assert Judged(CLAIMS[0], Estimate(.1, .05, .15, .01, 3, 300)).verdict == 'holds'
+    assert Judged(CLAIMS[0], Estimate(0.1, 0.05, 0.15, 0.01, 3, 300)).verdict == 'holds'
 
 
 def test_diversity_over_seeds():
-    m = lambda v: dict(value=v, low=v and v - .1, high=v and v + .1, questions=5)
-    rs = [dict(recipe='a', seed=s, iteration=k, measures=dict(consensus=m(.1*k + .01*s), embedding=m(None))) for s in (0, 1) for k in (0, 1)]
+    def m(v):
+        return dict(value=v, low=v and v - 0.1, high=v and v + 0.1, questions=5)
+
+    rs = [
+        dict(recipe='a', seed=s, iteration=k, measures=dict(consensus=m(0.1 * k + 0.01 * s), embedding=m(None)))
+        for s in (0, 1)
+        for k in (0, 1)
+    ]
     (k0, v0, *_), (k1, v1, low, high) = diversity_series(rs, 'consensus')['a']
-    assert (k0, k1, v1) == (0, 1, pytest.approx(.105)) and low == pytest.approx(.105 - student.ppf(.975, 1)*.005) and high == pytest.approx(.105 + student.ppf(.975, 1)*.005) and diversity_series(rs, 'embedding') == {}   # Student's, not the range of two
-    half = [dict(r, measures=dict(consensus=m(None) if r['seed'] == 0 else m(.3))) for r in rs]
-    assert diversity_series(half, 'consensus')['a'][0] == (0, .3, pytest.approx(.2), pytest.approx(.4))   # one seed has no value: the other's interval
-    (_, v, low, high), = diversity_series([rs[1]], 'consensus')['a']; assert (low, high) == (v - .1, v + .1)   # one seed: over questions
+    # Student's, not the range of two
+    assert (
+        (k0, k1, v1) == (0, 1, pytest.approx(0.105))
+        and low == pytest.approx(0.105 - student.ppf(0.975, 1) * 0.005)
+        and high == pytest.approx(0.105 + student.ppf(0.975, 1) * 0.005)
+        and diversity_series(rs, 'embedding') == {}
+    )
+    half = [dict(r, measures=dict(consensus=m(None) if r['seed'] == 0 else m(0.3))) for r in rs]
+    # one seed has no value: the other's interval
+    assert diversity_series(half, 'consensus')['a'][0] == (0, 0.3, pytest.approx(0.2), pytest.approx(0.4))
+    # one seed: over questions
+    ((_, v, low, high),) = diversity_series([rs[1]], 'consensus')['a']
+    assert (low, high) == (v - 0.1, v + 0.1)
     assert '0.105' in over_iterations(diversity_series(rs, 'consensus'), False)
 
 
-@pytest.mark.parametrize('args, said', [(('table9',), 'unknown experiment'), (('table1', '--seeds', 0), 'at least one seed'), (('transfer', '--task', 'arithmetic'), 'learns arithmetic'),
-                                        (('table5', '--out', '.'), 'not the folder of a reproduction'),
-                                        (('table4', '--agents', 3), 'decides about agents'), (('figure1', '--set', 'iterations=2'), 'decides about iterations')], ids=lambda a: str(a[0]))
+@pytest.mark.parametrize(
+    'args, said',
+    [
+        (('table9',), 'unknown experiment'),
+        (('table1', '--seeds', 0), 'at least one seed'),
+        (('transfer', '--task', 'arithmetic'), 'learns arithmetic'),
+        (('table5', '--out', '.'), 'not the folder of a reproduction'),
+        (('table4', '--agents', 3), 'decides about agents'),
+        (('figure1', '--set', 'iterations=2'), 'decides about iterations'),
+    ],
+    ids=lambda a: str(a[0]),
+)
 def test_nonsense_is_one_clear_line(tmp_path, args, said):
-    (tmp_path/'note.txt').write_text('mine')
+    (tmp_path / 'note.txt').write_text('mine')
     done = maft('reproduce', *args, '--workers', 0, '--train', 8, '--eval', 8, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
     assert done.returncode == 2 and len(errors) == 1 and said in errors[0] and 'Traceback' not in done.stderr
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
 
 
-def read_csv(path): return list(csv.DictReader(io.StringIO(path.read_text())))
-def results(folder): return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+def read_csv(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def results(folder):
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob('*') if f.is_file()}
 
 
 @pytest.mark.slow
@@ -129,21 +242,29 @@ def test_tables_1_and_2_share_a_store(tmp_path):
     "Counted in tokens: both tables together cost at most 65 % of their rows run apart, and every number is k of n."
     from multiagent_ft.compare import shared_tokens
     from multiagent_ft.store import Store
-    first = reproduce(experiment('table1'), TINY, [0], tmp_path); second = reproduce(experiment('table2'), TINY, [0], tmp_path)
-    folders = sorted(p.parent for p in (tmp_path/'runs').glob('*/*/keys.json'))
-    tokens = shared_tokens(folders, Store(tmp_path/'store'), tmp_path/'memo.json')
-    assert len(folders) == 7 + 7 - 1 and tokens['together'] <= .65*tokens['apart']           # multiagent-ft stands in both and is run once
-    assert first['made']['generate'] and second['made'].get('generate', 0) < first['made']['generate']*2
+
+    first = reproduce(experiment('table1'), TINY, [0], tmp_path)
+    second = reproduce(experiment('table2'), TINY, [0], tmp_path)
+    folders = sorted(p.parent for p in (tmp_path / 'runs').glob('*/*/keys.json'))
+    tokens = shared_tokens(folders, Store(tmp_path / 'store'), tmp_path / 'memo.json')
+    # multiagent-ft stands in both and is run once
+    assert len(folders) == 7 + 7 - 1 and tokens['together'] <= 0.65 * tokens['apart']
+    assert first['made']['generate'] and second['made'].get('generate', 0) < first['made']['generate'] * 2
     for t in ('table1', 'table2'):
-        rows = read_csv(tmp_path/t/'table.csv')
+        rows = read_csv(tmp_path / t / 'table.csv')
         assert list(rows[0]) == HEAD
         for r in rows:
-            if r['who'] == 'ours': assert int(r['questions']) == 6 and float(r['value_percent']) == pytest.approx(100*int(r['right'])/6)
+            if r['who'] == 'ours':
+                assert int(r['questions']) == 6 and float(r['value_percent']) == pytest.approx(
+                    100 * int(r['right']) / 6
+                )
         assert sum(r['who'] == 'paper' for r in rows) == len(experiment(t).numbers)
-        page = (tmp_path/t/'table.md').read_text()
+        page = (tmp_path / t / 'table.md').read_text()
         assert '‖' in page and 'paper, Phi-3 on arithmetic' in page and '(ours)' in page
     again = reproduce(experiment('table1'), TINY, [0], tmp_path)
-    assert not again['made'] and {t: [l.right for l in ls] for t, ls in again['tables'].items()} == {t: [l.right for l in ls] for t, ls in first['tables'].items()}
+    assert not again['made'] and {t: [l.right for l in ls] for t, ls in again['tables'].items()} == {
+        t: [l.right for l in ls] for t, ls in first['tables'].items()
+    }
 
 
 @pytest.mark.slow
@@ -151,27 +272,43 @@ def test_tables_1_and_2_share_a_store(tmp_path):
 def test_small_experiments_end_to_end(name, tmp_path):
     x = experiment(name)
     found = reproduce(x, TINY, [0], tmp_path)
-    (task, lines), = found['tables'].items()
+    ((task, lines),) = found['tables'].items()
     assert [l.recipe for l in lines] == [e.label for e in x.entries] and all(l.accuracy.questions == 6 for l in lines)
-    rs = load_records(tmp_path/name/task/'outcomes.jsonl.gz')
+    rs = load_records(tmp_path / name / task / 'outcomes.jsonl.gz')
     assert {r['task'] for r in rs} == {task}
     judged = [judge(c, rs) for c in CLAIMS if c.experiment == name]
-    assert judged and all(j.verdict == 'unclear' for j in judged)                            # one seed
+    assert judged and all(j.verdict == 'unclear' for j in judged)  # one seed
     if name == 'transfer':
-        home, = tmp_path.glob('runs/multiagent-ft-learned-elsewhere-*/seed-0'); assert json.loads((home/'summary.json').read_text())['task'] == 'arithmetic'
+        (home,) = tmp_path.glob('runs/multiagent-ft-learned-elsewhere-*/seed-0')
+        assert json.loads((home / 'summary.json').read_text())['task'] == 'arithmetic'
 
 
 @pytest.mark.slow
 def test_figures_over_iterations(tmp_path):
     from dataclasses import replace
+
     short = replace(experiment('figure3'), iterations=2)
     found = reproduce(short, TINY, [0, 1], tmp_path, questions=4)
     files = results(found['folder'])
-    assert {'arithmetic/diversity.png', 'arithmetic/diversity.svg', 'arithmetic/diversity.jsonl.gz', 'arithmetic/diversity.csv', 'arithmetic/iterations.png', 'table.md', 'table.csv'} <= files.keys()
-    pages = load_records(found['folder']/'arithmetic'/'diversity.jsonl.gz')
-    assert {(r['recipe'], r['seed'], r['iteration']) for r in pages} == {(n, s, k) for n in ('multiagent-ft', 'single-agent-ft') for s in (0, 1) for k in (0, 1, 2)}
-    assert all(abs(r['measures']['kl_between']['value']) < 1e-6 for r in pages if r['recipe'] == 'single-agent-ft')   # copies of one model
-    assert 'Embedder: char-ngrams (spelling only' in files['table.md'].decode() and 'The paper:' in files['table.md'].decode()
+    assert {
+        'arithmetic/diversity.png',
+        'arithmetic/diversity.svg',
+        'arithmetic/diversity.jsonl.gz',
+        'arithmetic/diversity.csv',
+        'arithmetic/iterations.png',
+        'table.md',
+        'table.csv',
+    } <= files.keys()
+    pages = load_records(found['folder'] / 'arithmetic' / 'diversity.jsonl.gz')
+    assert {(r['recipe'], r['seed'], r['iteration']) for r in pages} == {
+        (n, s, k) for n in ('multiagent-ft', 'single-agent-ft') for s in (0, 1) for k in (0, 1, 2)
+    }
+    # copies of one model
+    assert all(abs(r['measures']['kl_between']['value']) < 1e-6 for r in pages if r['recipe'] == 'single-agent-ft')
+    assert (
+        'Embedder: char-ngrams (spelling only' in files['table.md'].decode()
+        and 'The paper:' in files['table.md'].decode()
+    )
     assert not reproduce(short, TINY, [0, 1], tmp_path, questions=4)['made'] and results(found['folder']) == files
 
 
@@ -182,10 +319,21 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
     command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'cut']
     kills = 0
     for wait in (8, 7, 9, 8):
-        p = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-        try: p.wait(wait); break
-        except subprocess.TimeoutExpired: p.send_signal(signal.SIGKILL); p.wait(); kills += 1
-        time.sleep(.1)
+        p = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
+        )
+        try:
+            p.wait(wait)
+            break
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+            kills += 1
+        time.sleep(0.1)
     done = maft(*args, '--out', 'cut', cwd=tmp_path)
-    assert kills and done.returncode == 0 and results(tmp_path/'cut'/'table5') == results(tmp_path/'whole'/'table5')
+    assert (
+        kills
+        and done.returncode == 0
+        and results(tmp_path / 'cut' / 'table5') == results(tmp_path / 'whole' / 'table5')
+    )
     assert 'Nothing was left to do: 0 generations' in maft(*args, '--out', 'cut', cwd=tmp_path).stdout

@@ -1,4 +1,5 @@
 "Killed at any moment, a run goes on to the very same bytes."
+
 import os, random, re, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -8,58 +9,90 @@ from test_run import prints
 
 # The fast path: the run loop on a scripted engine and a tiny trainer, killed at every change it makes to the disk
 
+
 def check_kills(folder, *how):
-    want = killing('clean', 'loop', folder/'clean')[0]['after']
-    *kills, through = killing('kill', 'loop', folder/'kill', *how, timeout=3000)
+    want = killing('clean', 'loop', folder / 'clean')[0]['after']
+    *kills, through = killing('kill', 'loop', folder / 'kill', *how, timeout=3000)
     assert through['after'] == want
     assert any(n.startswith('run/iteration-2/adapters/') for n in want) and 'run/summary.json' in want
     for k in kills:
         assert k['seen']['wrong'] == [], k
-        if '--from-scratch' in how: assert k['after'] == want, (k['n'], k['what'], set(k['after'].items()) ^ set(want.items()))
+        if '--from-scratch' in how:
+            assert k['after'] == want, (k['n'], k['what'], set(k['after'].items()) ^ set(want.items()))
     return len(kills)
 
 
 def test_loop_killed_again_and_again():
-    with memory() as fast: assert check_kills(Path(fast), '--every', '4') >= 30
+    with memory() as fast:
+        assert check_kills(Path(fast), '--every', '4') >= 30
 
 
 def test_loop_killed_at_a_hundred_places():
-    with memory() as fast: assert check_kills(Path(fast), '--from-scratch', '--every', '12') >= 100
+    with memory() as fast:
+        assert check_kills(Path(fast), '--from-scratch', '--every', '12') >= 100
 
 
 @pytest.mark.slow
 def test_loop_killed_at_every_change():
-    with memory() as fast: assert check_kills(Path(fast), '--from-scratch') >= 1000
+    with memory() as fast:
+        assert check_kills(Path(fast), '--from-scratch') >= 1000
 
 
 # Real runs on nano
 
-ARGS = ['run', '--agents', '2', '--train', '16', '--eval', '8', '--iterations', '1', '--seed', '5', '--set', 'wandb=off', '--set', 'batch_size=16']
+ARGS = [
+    'run',
+    '--agents',
+    '2',
+    '--train',
+    '16',
+    '--eval',
+    '8',
+    '--iterations',
+    '1',
+    '--seed',
+    '5',
+    '--set',
+    'wandb=off',
+    '--set',
+    'batch_size=16',
+]
 
 
 def start(out, *more):
     maft = Path(sys.executable).with_name('maft')
-    return subprocess.Popen([str(maft), *ARGS, '--out', str(out), *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [str(maft), *ARGS, '--out', str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "An uninterrupted run and how many lines it printed."
-    out = tmp_path_factory.mktemp('whole')/'run'
+    out = tmp_path_factory.mktemp('whole') / 'run'
     text, _ = (p := start(out)).communicate(timeout=600)
     assert p.returncode == 0, text
     return prints(out), len(text.splitlines())
 
 
 def killed_run(out, seed, lines, workers):
-    "SIGKILL the run (and its workers go with it) at random moments, four times at most, until one attempt gets through; how often it was killed. Lines are counted, not seconds: a busy machine is killed at the same places."
+    """SIGKILL the run (and its workers go with it) at random moments, four times at most, until one attempt gets
+    through; how often it was killed. Lines are counted, not seconds: a busy machine is killed at the same places."""
     rng, kills = random.Random(seed), 0
     while True:
         p, last = start(out, '--workers', str(workers)), rng.randrange(2, lines) if kills < 4 else None
         for i, line in enumerate(p.stdout):
-            if i == last: time.sleep(rng.random()); p.kill(); break
+            if i == last:
+                time.sleep(rng.random())
+                p.kill()
+                break
         p.communicate(timeout=600)
-        if p.returncode == 0: return kills
+        if p.returncode == 0:
+            return kills
         assert p.returncode == -signal.SIGKILL
         kills += 1
 
@@ -68,8 +101,8 @@ def check(whole, out, seeds, workers):
     want, lines = whole
     kills = 0
     for s in seeds:
-        kills += killed_run(out/str(s)/'run', s, lines, workers)
-        assert prints(out/str(s)/'run') == want, f'seed {s}'
+        kills += killed_run(out / str(s) / 'run', s, lines, workers)
+        assert prints(out / str(s) / 'run') == want, f'seed {s}'
     return kills
 
 
@@ -77,8 +110,9 @@ def kill_often(whole, out, times, seeds):
     "With and without workers, until there were so many kills."
     kills = 0
     for seed in seeds:
-        if kills >= times: break
-        kills += check(whole, out, [seed], workers=seed % 2*2)
+        if kills >= times:
+            break
+        kills += check(whole, out, [seed], workers=seed % 2 * 2)
     assert kills >= times, 'too quick to be killed'
 
 
@@ -92,8 +126,8 @@ def test_killed_runs_often(whole, tmp_path):
 
 
 def test_ctrl_c_says_one_line(tmp_path):
-    p = start(tmp_path/'run')
-    seen = next((line for line in p.stdout if '0/' in line and 'answers' in line), '')   # the work has begun
+    p = start(tmp_path / 'run')
+    seen = next((line for line in p.stdout if '0/' in line and 'answers' in line), '')  # the work has begun
     os.killpg(p.pid, signal.SIGINT)
     text, _ = p.communicate(timeout=60)
     assert p.returncode == 130 and 'Traceback' not in text, seen + text
@@ -103,8 +137,12 @@ def test_ctrl_c_says_one_line(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     "A file system of 2 MB, and how to make it larger."
-    disk = tmp_path/'disk'; disk.mkdir()
-    if os.name != 'posix' or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk], capture_output=True).returncode:
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if (
+        os.name != 'posix'
+        or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk], capture_output=True).returncode
+    ):
         pytest.skip('a small file system can only be mounted by root')
     yield disk, lambda: subprocess.run(['mount', '-o', 'remount,size=200m', disk], check=True)
     subprocess.run(['umount', '-l', disk])
@@ -112,11 +150,11 @@ def small_disk(tmp_path):
 
 def test_disk_full_loses_nothing(whole, small_disk):
     disk, enlarge = small_disk
-    text, _ = (p := start(disk/'run', '--workers', '0')).communicate(timeout=600)
+    text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)
     assert p.returncode == 2 and 'Traceback' not in text
     said = text.strip().splitlines()[-2:]
     assert re.search('No space left|no room left', ' '.join(said)) and 'same command' in ' '.join(said), text
     enlarge()
-    text, _ = (p := start(disk/'run', '--workers', '0')).communicate(timeout=600)
+    text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)
     assert p.returncode == 0, text
-    assert prints(disk/'run') == whole[0]
+    assert prints(disk / 'run') == whole[0]

@@ -1,4 +1,5 @@
 "The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
+
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -14,53 +15,68 @@ SMALL = dict(train=40, eval=24, iterations=1, workers=0, wandb='off', seed=3)
 
 def go(out, **kw):
     from multiagent_ft.run import run
+
     return run(load_config(None, dict(SMALL, out=str(out)) | kw))
 
 
 def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
-    "Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json aside: somebody may commit meanwhile)."
-    files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob('*')) if f.is_file() and f.name not in skip and 'wandb' not in f.parts}
-    if 'provenance.json' in files: files['provenance.json'] = {k: v for k, v in json.loads(files['provenance.json']).items() if k != 'commit'}
+    """Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json
+    aside: somebody may commit meanwhile)."""
+    files = {
+        str(f.relative_to(folder)): f.read_bytes()
+        for f in sorted(Path(folder).rglob('*'))
+        if f.is_file() and f.name not in skip and 'wandb' not in f.parts
+    }
+    if 'provenance.json' in files:
+        files['provenance.json'] = {k: v for k, v in json.loads(files['provenance.json']).items() if k != 'commit'}
     return files
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp('runs')
-    return root, go(root/'demo')
+    return root, go(root / 'demo')
 
 
 def test_summary(runs):
     root, s = runs
-    on_disk = json.loads((root/'demo'/'summary.json').read_text())
+    on_disk = json.loads((root / 'demo' / 'summary.json').read_text())
     assert on_disk['schema'] == 1 and {k: s[k] for k in on_disk} == on_disk
     assert [i['iteration'] for i in s['iterations']] == [0, 1]
     for it in s['iterations']:
         for m in ('single', 'majority', 'debate'):
             r = it['methods'][m]
             assert set(r) >= {'accuracy', 'stderr', 'n', 'unparsed'} and r['n'] == 24
-            k = r['accuracy']*r['n']*(3 if m == 'single' else 1)
+            k = r['accuracy'] * r['n'] * (3 if m == 'single' else 1)
             assert abs(k - round(k)) < 1e-9, 'an accuracy is k/n'
     assert 'majority_9' in s['iterations'][0]['methods']
     c = s['iterations'][1]['consensus']
     assert 0 < c['kept'] <= c['asked'] == 40 and 0 <= c['precision'] <= 1
-    assert all(len(s['iterations'][1]['rows'][r]) == 3 and sum(s['iterations'][1]['rows'][r]) > 0 for r in ('generator', 'critic'))
+    assert all(
+        len(s['iterations'][1]['rows'][r]) == 3 and sum(s['iterations'][1]['rows'][r]) > 0
+        for r in ('generator', 'critic')
+    )
 
 
 def test_outcomes_recount(runs):
     root, s = runs
-    outcomes = read_jsonl(root/'demo'/'outcomes.jsonl')
-    assert len(outcomes) == 2*24
+    outcomes = read_jsonl(root / 'demo' / 'outcomes.jsonl')
+    assert len(outcomes) == 2 * 24
     for it in s['iterations']:
         mine = [o for o in outcomes if o['iteration'] == it['iteration']]
-        assert it['methods']['debate']['accuracy'] == sum(o['debate']['right'] for o in mine)/len(mine)
-        assert it['methods']['single']['accuracy'] == pytest.approx(sum(sum(o['right_first']) for o in mine)/(3*len(mine)))
+        assert it['methods']['debate']['accuracy'] == sum(o['debate']['right'] for o in mine) / len(mine)
+        assert it['methods']['single']['accuracy'] == pytest.approx(
+            sum(sum(o['right_first']) for o in mine) / (3 * len(mine))
+        )
 
 
 def test_nobody_trains_on_the_exam_or_on_gold(runs):
     root, _ = runs
-    trained = {normalized(t['problem']['text']) for t in read_jsonl(root/'demo'/'iteration-1'/'transcripts.jsonl')}
+    trained = {
+        normalized(t['problem']['text']) for t in read_jsonl(root / 'demo' / 'iteration-1' / 'transcripts.jsonl')
+    }
     from multiagent_ft.tasks import load_task, split
+
     train, evaluation = split(load_task('arithmetic'), 40, 24, 3)
     assert trained == {normalized(p.text) for p in train}
     assert not trained & {normalized(p.text) for p in evaluation}
@@ -70,27 +86,33 @@ def test_rows_are_own_words(runs):
     "Every row holds, id for id, what that very agent was sent and said."
     root, _ = runs
     said = {}
-    for t in read_jsonl(root/'demo'/'iteration-1'/'transcripts.jsonl'):
-        for u in t['turns']: said[u['role'], u['agent'], t['problem']['id'], u['round']] = (tuple(u['completion']['prompt_ids']), tuple(u['completion']['token_ids']))
-    files = sorted((root/'demo'/'iteration-1'/'rows').glob('*.jsonl'))
+    for t in read_jsonl(root / 'demo' / 'iteration-1' / 'transcripts.jsonl'):
+        for u in t['turns']:
+            said[u['role'], u['agent'], t['problem']['id'], u['round']] = (
+                tuple(u['completion']['prompt_ids']),
+                tuple(u['completion']['token_ids']),
+            )
+    files = sorted((root / 'demo' / 'iteration-1' / 'rows').glob('*.jsonl'))
     assert len(files) == 6
     for f in files:
         role, i = f.stem.rsplit('-', 1)
-        for r in load_rows(f): assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
+        for r in load_rows(f):
+            assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
 
 
 def test_every_adapter_differs(runs):
     from multiagent_ft.hf import adapter_identity
+
     root, _ = runs
-    ids = {adapter_identity(f) for f in (root/'demo'/'iteration-1'/'adapters').iterdir()}
+    ids = {adapter_identity(f) for f in (root / 'demo' / 'iteration-1' / 'adapters').iterdir()}
     assert len(ids) == 6
 
 
 def test_finished_run_does_nothing(runs):
     root, _ = runs
-    before = prints(root/'demo')
-    assert sum(go(root/'demo')['made'].values()) == 0
-    assert prints(root/'demo') == before
+    before = prints(root / 'demo')
+    assert sum(go(root / 'demo')['made'].values()) == 0
+    assert prints(root / 'demo') == before
 
 
 def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path, monkeypatch):
@@ -98,126 +120,193 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     from multiagent_ft import run
     from multiagent_ft.hf import HFEngine
     from multiagent_ft.recipes import RECIPES, Recipe
+
     root, s = runs
-    shutil.copytree(root/'demo', home := tmp_path/'demo'); shutil.copytree(root/'store', tmp_path/'store')
-    class LookedUp(Exception): pass
-    def examine(*a, **kw): raise LookedUp
+    shutil.copytree(root / 'demo', home := tmp_path / 'demo')
+    shutil.copytree(root / 'store', tmp_path / 'store')
+
+    class LookedUp(Exception):
+        pass
+
+    def examine(*a, **kw):
+        raise LookedUp
+
     monkeypatch.setattr(run, 'examine', examine)
-    config = lambda **kw: load_config(None, dict(SMALL, out=str(home), store=str(tmp_path/'store')) | kw)
+
+    def config(**kw):
+        return load_config(None, dict(SMALL, out=str(home), store=str(tmp_path / 'store')) | kw)
+
     def is_read(**kw):
-        try: return run.run(config(**kw), again=False)['iterations'] == s['iterations']
-        except LookedUp: return False
+        try:
+            return run.run(config(**kw), again=False)['iterations'] == s['iterations']
+        except LookedUp:
+            return False
+
     assert is_read() and is_read(workers=2)
-    with pytest.raises(LookedUp): run.run(config())                        # `maft run` itself always looks
+    with pytest.raises(LookedUp):
+        run.run(config())  # `maft run` itself always looks
     assert not is_read(iterations=2)
-    with monkeypatch.context() as m: m.setattr(run, 'code', lambda: 'another'); assert not is_read()
-    with monkeypatch.context() as m: m.setattr(run, 'versions', lambda: dict(torch='1.0')); assert not is_read()
-    with monkeypatch.context() as m: m.setattr(HFEngine, 'identity', lambda self, adapter=None: dict(weights='another')); assert not is_read()
+    with monkeypatch.context() as m:
+        m.setattr(run, 'code', lambda: 'another')
+        assert not is_read()
+    with monkeypatch.context() as m:
+        m.setattr(run, 'versions', lambda: dict(torch='1.0'))
+        assert not is_read()
+    with monkeypatch.context() as m:
+        m.setattr(HFEngine, 'identity', lambda self, adapter=None: dict(weights='another'))
+        assert not is_read()
     with monkeypatch.context() as m:
         ours = RECIPES['multiagent-ft']
-        m.setitem(RECIPES, 'multiagent-ft', Recipe(**vars(ours) | dict(select=lambda *a: ours.select(*a)))); assert not is_read()
-    for name in ('outcomes.jsonl', 'summary.json', 'keys.json', 'provenance.json', 'iteration-1/society.json', 'iteration-0/exam.jsonl'):   # the last two: what transfer and diversity read
-        whole = (home/name).read_bytes()
-        if name != 'provenance.json': (home/name).write_bytes(whole[:-20] + b'0' + whole[-19:]); assert not is_read(), name
-        (home/name).write_bytes(b'[]'); assert not is_read(), name
-        (home/name).unlink(); assert not is_read(), name
-        (home/name).write_bytes(whole)
+        m.setitem(RECIPES, 'multiagent-ft', Recipe(**vars(ours) | dict(select=lambda *a: ours.select(*a))))
+        assert not is_read()
+    # the last two: what transfer and diversity read
+    for name in (
+        'outcomes.jsonl',
+        'summary.json',
+        'keys.json',
+        'provenance.json',
+        'iteration-1/society.json',
+        'iteration-0/exam.jsonl',
+    ):
+        whole = (home / name).read_bytes()
+        if name != 'provenance.json':
+            (home / name).write_bytes(whole[:-20] + b'0' + whole[-19:])
+            assert not is_read(), name
+        (home / name).write_bytes(b'[]')
+        assert not is_read(), name
+        (home / name).unlink()
+        assert not is_read(), name
+        (home / name).write_bytes(whole)
     assert is_read()
-    entry = next((tmp_path/'store'/'finetune').glob('*/*')); entry.rename(tmp_path/'elsewhere')
+    entry = next((tmp_path / 'store' / 'finetune').glob('*/*'))
+    entry.rename(tmp_path / 'elsewhere')
     assert not is_read()
 
 
 def test_every_recipe_of_ours_can_be_read():
     from multiagent_ft.recipes import RECIPES
     from multiagent_ft.run import Workshop, parts
-    assert all(f.startswith('multiagent_ft.') for n in RECIPES for f in parts(Workshop(load_config(None, dict(recipe=n)))))
+
+    assert all(
+        f.startswith('multiagent_ft.') for n in RECIPES for f in parts(Workshop(load_config(None, dict(recipe=n))))
+    )
 
 
 def test_other_settings_are_refused(runs):
     root, _ = runs
-    before = prints(root/'demo')
-    with pytest.raises(MaftError, match='learning_rate'): go(root/'demo', learning_rate=1e-5)
-    with pytest.raises(MaftError, match='w 0.5 -> 0.3'): go(root/'demo', w=.3)
-    assert prints(root/'demo') == before
+    before = prints(root / 'demo')
+    with pytest.raises(MaftError, match='learning_rate'):
+        go(root / 'demo', learning_rate=1e-5)
+    with pytest.raises(MaftError, match='w 0.5 -> 0.3'):
+        go(root / 'demo', w=0.3)
+    assert prints(root / 'demo') == before
 
 
 def test_longer_run_extends_the_shorter(runs):
     root, s = runs
-    shutil.copytree(root/'demo', root/'longer')
-    longer = go(root/'longer', iterations=2)
+    shutil.copytree(root / 'demo', root / 'longer')
+    longer = go(root / 'longer', iterations=2)
     assert longer['iterations'][:2] == s['iterations'] and len(longer['iterations']) == 3
     assert longer['made']['finetune'] == 6
     from multiagent_ft.hf import adapter_identity
-    assert adapter_identity(root/'longer'/'iteration-2'/'adapters'/'generator-0') != adapter_identity(root/'longer'/'iteration-1'/'adapters'/'generator-0')
+
+    assert adapter_identity(root / 'longer' / 'iteration-2' / 'adapters' / 'generator-0') != adapter_identity(
+        root / 'longer' / 'iteration-1' / 'adapters' / 'generator-0'
+    )
 
 
 def test_w_touches_critics_only(runs):
     "Another w: debates, votes and generators are found; critics are trained anew, and only they speak anew."
     root, s = runs
-    other = go(root/'w', w=1.)
-    kinds = json.loads((root/'demo'/'keys.json').read_text()), json.loads((root/'w'/'keys.json').read_text())
+    other = go(root / 'w', w=1.0)
+    kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
     assert other['made']['finetune'] <= 3
-    assert other['made'].get('generate', 0) <= 3    # round 2 of the exam, one block per critic
+    assert other['made'].get('generate', 0) <= 3  # round 2 of the exam, one block per critic
     assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
     assert other['iterations'][0] == s['iterations'][0]
-    assert prints(root/'w')['iteration-1/transcripts.jsonl'] == prints(root/'demo')['iteration-1/transcripts.jsonl']
+    assert prints(root / 'w')['iteration-1/transcripts.jsonl'] == prints(root / 'demo')['iteration-1/transcripts.jsonl']
 
 
 def test_recipes_share_what_they_have_in_common(runs):
     root, s = runs
-    other = go(root/'majority', recipe='majority-ft')
+    other = go(root / 'majority', recipe='majority-ft')
     assert other['made']['finetune'] == 1
     assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
-    assert other['made']['generate'] == 3     # only what the new model says in the exam; all else was found
+    assert other['made']['generate'] == 3  # only what the new model says in the exam; all else was found
 
 
 def test_workers_give_the_same_bytes(runs):
     root, _ = runs
-    go(root.parent/(root.name + '-workers')/'demo', workers=2)
-    assert prints(root.parent/(root.name + '-workers')/'demo') == prints(root/'demo')
+    go(root.parent / (root.name + '-workers') / 'demo', workers=2)
+    assert prints(root.parent / (root.name + '-workers') / 'demo') == prints(root / 'demo')
 
 
 def test_society_answers(runs):
     from multiagent_ft import Society
+
     root, _ = runs
-    t = Society.load(root/'demo').ask('What is the result of 3+7*1+4-9*6?')
-    assert [u.role for u in t.turns] == ['generator']*3 + ['summarizer']*3 + ['critic']*3
-    assert t == Society.load(root/'demo', 1).ask('What is the result of 3+7*1+4-9*6?')
-    with pytest.raises(MaftError, match='there is no 5'): Society.load(root/'demo', 5)
+    t = Society.load(root / 'demo').ask('What is the result of 3+7*1+4-9*6?')
+    assert [u.role for u in t.turns] == ['generator'] * 3 + ['summarizer'] * 3 + ['critic'] * 3
+    assert t == Society.load(root / 'demo', 1).ask('What is the result of 3+7*1+4-9*6?')
+    with pytest.raises(MaftError, match='there is no 5'):
+        Society.load(root / 'demo', 5)
 
 
 def test_moved_folder_still_speaks(runs, tmp_path):
     import shutil
     from multiagent_ft import Society
+
     root, _ = runs
-    shutil.copytree(root/'demo', tmp_path/'moved')
+    shutil.copytree(root / 'demo', tmp_path / 'moved')
     q = 'What is the result of 3+7*1+4-9*6?'
-    assert Society.load(tmp_path/'moved').ask(q).turns == Society.load(root/'demo').ask(q).turns
+    assert Society.load(tmp_path / 'moved').ask(q).turns == Society.load(root / 'demo').ask(q).turns
 
 
 def test_foreign_folder_is_left_alone(tmp_path):
-    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.tex').write_text('x')
-    with pytest.raises(MaftError, match='not a run folder'): go(tmp_path/'mine')
-    assert [f.name for f in (tmp_path/'mine').iterdir()] == ['thesis.tex']
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('x')
+    with pytest.raises(MaftError, match='not a run folder'):
+        go(tmp_path / 'mine')
+    assert [f.name for f in (tmp_path / 'mine').iterdir()] == ['thesis.tex']
 
 
 def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
     root, s = runs
-    exam, both = go(root/'early-eval', early_stop='eval'), go(root/'early-all', early_stop='all')
-    calls = lambda r, k: r['iterations'][k]['health']['cost']['debate']['calls']
+    exam, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
+
+    def calls(r, k):
+        return r['iterations'][k]['health']['cost']['debate']['calls']
+
     assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_rows_lost=0)
-    assert prints(root/'early-eval')['iteration-1/transcripts.jsonl'] == prints(root/'demo')['iteration-1/transcripts.jsonl']
+    assert (
+        prints(root / 'early-eval')['iteration-1/transcripts.jsonl']
+        == prints(root / 'demo')['iteration-1/transcripts.jsonl']
+    )
     early = both['iterations'][1]['early']
-    assert early['debates'] > 0 and early['critic_rows_lost'] == 3*early['debates']
+    assert early['debates'] > 0 and early['critic_rows_lost'] == 3 * early['debates']
     assert sum(both['iterations'][1]['rows']['critic']) < sum(s['iterations'][1]['rows']['critic'])
 
 
 def talk(rounds, cut=(), say='7'):
     "A debate of two agents on one question, everybody saying `say`; `cut` names (role, agent) whose turns were cut."
     from multiagent_ft.core import Completion, Problem, Transcript, Turn
-    role = lambda m: 'generator' if m == 1 else 'critic'
-    return Transcript(Problem('q', '3+4?', '7'), [Turn(n, role(m), m, Completion(rf'\boxed{{{say}}}', 'length' if (role(m), n) in cut else 'stop', (1, m), (10*m+n, 2)))
-                                                  for m in range(1, rounds+1) for n in range(2)])
+
+    def role(m):
+        return 'generator' if m == 1 else 'critic'
+
+    return Transcript(
+        Problem('q', '3+4?', '7'),
+        [
+            Turn(
+                n,
+                role(m),
+                m,
+                Completion(rf'\boxed{{{say}}}', 'length' if (role(m), n) in cut else 'stop', (1, m), (10 * m + n, 2)),
+            )
+            for m in range(1, rounds + 1)
+            for n in range(2)
+        ],
+    )
 
 
 def about(said, label='7', **kw):
@@ -225,8 +314,9 @@ def about(said, label='7', **kw):
     from multiagent_ft.debate import untrained
     from multiagent_ft.recipes import Means
     from multiagent_ft.run import Workshop, more_about
+
     ws = Workshop(load_config(None, dict(agents=2, **kw)))
-    votes = [Vote(label, 2, 2, 0, False, 2)]*len(said)
+    votes = [Vote(label, 2, 2, 0, False, 2)] * len(said)
     return more_about(ws, said, votes, ws.recipe.select(Means(None, None, ws.protocol), untrained(2), said, votes))
 
 
@@ -238,24 +328,39 @@ def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
 
 
 def test_a_cut_turn_is_charged_to_who_said_it():
-    cuts = lambda recipe, *cut: {n: a['cut'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
+    def cuts(recipe, *cut):
+        return {n: a['cut'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
+
     assert cuts('multiagent-ft', ('critic', 0)) == {'generator-0': 0, 'generator-1': 0, 'critic-0': 1, 'critic-1': 0}
-    assert cuts('multiagent-ft', ('generator', 1)) == {'generator-0': 0, 'generator-1': 1, 'critic-0': 0, 'critic-1': 0}
+    assert cuts('multiagent-ft', ('generator', 1)) == {
+        'generator-0': 0,
+        'generator-1': 1,
+        'critic-0': 0,
+        'critic-1': 0,
+    }
     everybody = [(r, n) for r in ('generator', 'critic') for n in range(2)]
     assert cuts('union-ft', *everybody) == {'generator-0': 4} and cuts('union-ft', ('critic', 1)) == {'generator-0': 1}
-    assert cuts('single-agent-ft', *everybody) == {'generator-0': 2}   # last words only: the first are no rows anyway
-    one = lambda recipe, *cut: about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['cut']
-    assert one('majority-ft', *everybody) == 2 == 2*one('majority-ft', ('generator', 1))
+    assert cuts('single-agent-ft', *everybody) == {'generator-0': 2}  # last words only: the first are no rows anyway
+
+    def one(recipe, *cut):
+        return about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['cut']
+
+    assert one('majority-ft', *everybody) == 2 == 2 * one('majority-ft', ('generator', 1))
     assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
 
 
 def test_who_has_nothing_to_learn_is_told_why(capfd):
     from multiagent_ft.debate import untrained
     from multiagent_ft.run import tell_idle
+
     a, b = untrained(2).generators
     tell_idle({a: [], b: [1]})
     said = capfd.readouterr().err
-    assert said.startswith('no rows for generator-0: no turn of theirs both ended by itself and agreed with a label') and 'max_new_tokens' in said and 'generator-1' not in said
+    assert (
+        said.startswith('no rows for generator-0: no turn of theirs both ended by itself and agreed with a label')
+        and 'max_new_tokens' in said
+        and 'generator-1' not in said
+    )
     tell_idle({b: [1]})
     assert capfd.readouterr().err == ''
 
@@ -263,90 +368,170 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
 def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
     "A run folder's adapters are links into the store: what spoils one spoils both, and only the store would notice."
     from multiagent_ft.debate import same_files
+
     small = dict(recipe='majority-ft', train=12, eval=4, agents=2)
-    go(tmp_path/'one', **small)
-    before = prints(tmp_path/'one')
-    entry, = (tmp_path/'store'/'finetune').glob('*/*')
-    weights, home = entry/'adapter_model.safetensors', tmp_path/'one'/'iteration-1'/'adapters'
-    assert (home/'critic-1'/weights.name).samefile(weights)
-    weights.chmod(0o644); data = bytearray(weights.read_bytes()); data[-1] ^= 1; weights.write_bytes(data)
-    assert prints(tmp_path/'one') != before
-    again = go(tmp_path/'one', **small)
-    assert again['made'] == dict(finetune=1) and prints(tmp_path/'one') == before and same_files(home/'critic-1', entry)
-    shutil.rmtree(entry)                                                    # pruned: rebuilt, and linked again
-    assert go(tmp_path/'one', **small)['made'] == dict(finetune=1)
-    assert prints(tmp_path/'one') == before and same_files(home/'generator-0', entry)
+    go(tmp_path / 'one', **small)
+    before = prints(tmp_path / 'one')
+    (entry,) = (tmp_path / 'store' / 'finetune').glob('*/*')
+    weights, home = entry / 'adapter_model.safetensors', tmp_path / 'one' / 'iteration-1' / 'adapters'
+    assert (home / 'critic-1' / weights.name).samefile(weights)
+    weights.chmod(0o644)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert prints(tmp_path / 'one') != before
+    again = go(tmp_path / 'one', **small)
+    assert (
+        again['made'] == dict(finetune=1)
+        and prints(tmp_path / 'one') == before
+        and same_files(home / 'critic-1', entry)
+    )
+    shutil.rmtree(entry)  # pruned: rebuilt, and linked again
+    assert go(tmp_path / 'one', **small)['made'] == dict(finetune=1)
+    assert prints(tmp_path / 'one') == before and same_files(home / 'generator-0', entry)
 
 
 def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
     "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
     from multiagent_ft.run import evaluate_run
-    line = lambda i: json.dumps(dict(question=f'What is the result of {i}+{i*3%7}?', answer=str(i + i*3 % 7))) + '\n'
-    (tmp_path/'pool.jsonl').write_text(''.join(map(line, range(30))))
-    home = tmp_path/'one'
-    go(home, task=str(tmp_path/'pool.jsonl'), recipe='majority-ft', agents=2, train=6, eval=6, iterations=2, fresh=True)
-    learned = [{t['problem']['text'] for t in read_jsonl(home/f'iteration-{k}'/'transcripts.jsonl')} for k in (1, 2)]
+
+    def line(i):
+        return json.dumps(dict(question=f'What is the result of {i}+{i * 3 % 7}?', answer=str(i + i * 3 % 7))) + '\n'
+
+    (tmp_path / 'pool.jsonl').write_text(''.join(map(line, range(30))))
+    home = tmp_path / 'one'
+    go(
+        home,
+        task=str(tmp_path / 'pool.jsonl'),
+        recipe='majority-ft',
+        agents=2,
+        train=6,
+        eval=6,
+        iterations=2,
+        fresh=True,
+    )
+    learned = [
+        {t['problem']['text'] for t in read_jsonl(home / f'iteration-{k}' / 'transcripts.jsonl')} for k in (1, 2)
+    ]
     assert not learned[0] & learned[1]
     assert evaluate_run(home, workers=0)['iterations'][-1]['methods']['debate']['n'] == 6
-    with pytest.raises(MaftError, match='^6 of these 24 exam questions were training questions') as e: evaluate_run(home, eval=24, workers=0)
+    with pytest.raises(MaftError, match='^6 of these 24 exam questions were training questions') as e:
+        evaluate_run(home, eval=24, workers=0)
     assert '\n' not in str(e.value)
-    assert evaluate_run(home, eval=24, iteration=1, workers=0)['iterations'][-1]['methods']['debate']['n'] == 24   # society 1 never saw the second six
-    (tmp_path/'mine.jsonl').write_text(''.join(line(i).replace('What is', 'what  IS') for i in range(30)))
-    with pytest.raises(MaftError, match='training questions in'): evaluate_run(home, task=str(tmp_path/'mine.jsonl'), eval=29, workers=0)
-    (tmp_path/'new.jsonl').write_text(''.join(map(line, range(40, 50))))
-    assert evaluate_run(home, task=str(tmp_path/'new.jsonl'), eval=4, workers=0)['iterations'][-1]['methods']['debate']['n'] == 4
+    # society 1 never saw the second six
+    assert evaluate_run(home, eval=24, iteration=1, workers=0)['iterations'][-1]['methods']['debate']['n'] == 24
+    (tmp_path / 'mine.jsonl').write_text(''.join(line(i).replace('What is', 'what  IS') for i in range(30)))
+    with pytest.raises(MaftError, match='training questions in'):
+        evaluate_run(home, task=str(tmp_path / 'mine.jsonl'), eval=29, workers=0)
+    (tmp_path / 'new.jsonl').write_text(''.join(map(line, range(40, 50))))
+    assert (
+        evaluate_run(home, task=str(tmp_path / 'new.jsonl'), eval=4, workers=0)['iterations'][-1]['methods']['debate'][
+            'n'
+        ]
+        == 4
+    )
 
 
 def test_made_up_questions_never_run_into_the_exam(runs):
     from multiagent_ft.run import check_unseen
     from multiagent_ft.tasks import load_task, split
+
     root, _ = runs
-    check_unseen(root/'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
-    with pytest.raises(MaftError, match='^40 of these 40'): check_unseen(root/'demo', 1, split(load_task('arithmetic'), 40, 24, 3).train)
+    check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
+    with pytest.raises(MaftError, match='^40 of these 40'):
+        check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 40, 24, 3).train)
 
 
 def test_only_small_models_get_workers(tmp_path):
     "Every worker holds a copy of the base, so 'auto' gives none to a model whose copies would hurt."
     from multiagent_ft.run import SMALL, worker_count
-    with open(tmp_path/'model.safetensors', 'wb') as f: f.truncate(SMALL + 1)
-    count = lambda **kw: worker_count(load_config(None, dict(device='cpu', **kw)))
+
+    with open(tmp_path / 'model.safetensors', 'wb') as f:
+        f.truncate(SMALL + 1)
+
+    def count(**kw):
+        return worker_count(load_config(None, dict(device='cpu', **kw)))
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    assert count(model='nano') == (cores if cores > 1 else 0) and count(model=str(tmp_path)) == 0 and count(model='owner/name') == 0 and count(model=str(tmp_path), workers=2) == 2
+    assert (
+        count(model='nano') == (cores if cores > 1 else 0)
+        and count(model=str(tmp_path)) == 0
+        and count(model='owner/name') == 0
+        and count(model=str(tmp_path), workers=2) == 2
+    )
 
 
 def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
-    "Questions without answers: the same agents come of it as with answers, which were never looked at; all that reads the run copes."
+    """Questions without answers: the same agents come of it as with answers, which were never looked at; all that reads
+    the run copes."""
     from multiagent_ft.explain import explain
     from multiagent_ft.records import records_of
     from multiagent_ft.report import report
     from multiagent_ft.run import table
     from multiagent_ft.tasks import load_task, split
+
     train, evaluation = split(load_task('arithmetic'), 24, 8)
+
     def asked(name, known):
-        (tmp_path/name).mkdir()
+        (tmp_path / name).mkdir()
         for part, ps in (('train', train), ('test', evaluation)):
-            (tmp_path/name/f'{part}.jsonl').write_text(''.join(json.dumps(dict(question=p.text) | (dict(answer=p.gold) if known or part == 'test' else {})) + '\n' for p in ps))
-        (tmp_path/f'{name}.yaml').write_text(f'name: sums\ndata: {name}\n')
-        return go(tmp_path/f'run-{name}', task=str(tmp_path/f'{name}.yaml'), train=24, eval=8, store=str(tmp_path/'store'))
+            (tmp_path / name / f'{part}.jsonl').write_text(
+                ''.join(
+                    json.dumps(dict(question=p.text) | (dict(answer=p.gold) if known or part == 'test' else {})) + '\n'
+                    for p in ps
+                )
+            )
+        (tmp_path / f'{name}.yaml').write_text(f'name: sums\ndata: {name}\n')
+        return go(
+            tmp_path / f'run-{name}',
+            task=str(tmp_path / f'{name}.yaml'),
+            train=24,
+            eval=8,
+            store=str(tmp_path / 'store'),
+        )
+
     known, unknown = asked('known', True), asked('unknown', False)
     assert sum(unknown['made'].values()) == 0, 'the very same jobs'
     a, b = known['iterations'][1], unknown['iterations'][1]
-    assert a['methods'] == b['methods'] and a['rows'] == b['rows'] and a['consensus']['precision'] is not None is not a['collected']
-    assert b['consensus']['precision'] is None and b['collected'] is None and b['consensus']['kept'] == a['consensus']['kept']
-    folder = tmp_path/'run-unknown'
-    assert table(unknown)[2][-2] == '' and not explain(folder)[1] and report(folder).is_file() and records_of(folder, 'x')[1]['labels']['precision'] is None
-    with pytest.raises(MaftError, match='gold|answer'): go(tmp_path/'star', recipe='star', task=str(tmp_path/'unknown.yaml'), train=24, eval=8)
+    assert (
+        a['methods'] == b['methods']
+        and a['rows'] == b['rows']
+        and a['consensus']['precision'] is not None is not a['collected']
+    )
+    assert (
+        b['consensus']['precision'] is None
+        and b['collected'] is None
+        and b['consensus']['kept'] == a['consensus']['kept']
+    )
+    folder = tmp_path / 'run-unknown'
+    assert (
+        table(unknown)[2][-2] == ''
+        and not explain(folder)[1]
+        and report(folder).is_file()
+        and records_of(folder, 'x')[1]['labels']['precision'] is None
+    )
+    with pytest.raises(MaftError, match='gold|answer'):
+        go(tmp_path / 'star', recipe='star', task=str(tmp_path / 'unknown.yaml'), train=24, eval=8)
 
 
 def test_one_process_at_a_time(runs):
     "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
-    home = runs[0]/'demo'
-    code = "import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.run import held\nwith held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    home = runs[0] / 'demo'
+    code = (
+        'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.run import held\nwith'
+        " held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
     at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)
     try:
         assert at_work.stdout.readline() == 'held\n'
-        half = home/'.summary.json.1.part'; half.write_text('{'); before = prints(home, skip=())
-        with pytest.raises(MaftError, match='another process is at work'): go(home)
+        half = home / '.summary.json.1.part'
+        half.write_text('{')
+        before = prints(home, skip=())
+        with pytest.raises(MaftError, match='another process is at work'):
+            go(home)
         assert prints(home, skip=()) == before
-    finally: at_work.kill(); at_work.wait()
-    assert sum(go(home)['made'].values()) == 0 and not half.exists() and 'MAFT_TOO_SLOW' not in os.environ   # nor does a run leave its store's name behind
+    finally:
+        at_work.kill()
+        at_work.wait()
+    # nor does a run leave its store's name behind
+    assert sum(go(home)['made'].values()) == 0 and not half.exists() and 'MAFT_TOO_SLOW' not in os.environ

@@ -1,4 +1,5 @@
 "The server engine, against a real HTTP server on this machine that serves a real (tiny) model."
+
 import json, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,122 +18,209 @@ from multiagent_ft.server import ServerEngine
 
 
 @pytest.fixture(scope='module')
-def llama(tmp_path_factory): return make('llama', tmp_path_factory.mktemp('models')/'llama', context=512)
+def llama(tmp_path_factory):
+    return make('llama', tmp_path_factory.mktemp('models') / 'llama', context=512)
+
 
 @pytest.fixture(scope='module')
-def local(llama): return HFEngine(llama)
+def local(llama):
+    return HFEngine(llama)
+
 
 @pytest.fixture
 def served(local):
     "serve(...) with the local engine; shut down afterwards."
     servers = []
-    def start(**kw):
-        s, url = serve(local, **kw); servers.append(s)
-        return url
-    yield start
-    for s in servers: s.shutdown(); s.server_close()
 
-def asks(n, adapter=None): return [Request((Message('user', f'What is {i}+4? <|eot_id|>'),), seed_for('server', i) % 2**31, Sampling(.8, .95, 20), adapter) for i in range(n)]
+    def start(**kw):
+        s, url = serve(local, **kw)
+        servers.append(s)
+        return url
+
+    yield start
+    for s in servers:
+        s.shutdown()
+        s.server_close()
+
+
+def asks(n, adapter=None):
+    return [
+        Request(
+            (Message('user', f'What is {i}+4? <|eot_id|>'),),
+            seed_for('server', i) % 2**31,
+            Sampling(0.8, 0.95, 20),
+            adapter,
+        )
+        for i in range(n)
+    ]
 
 
 def test_the_same_over_the_wire(served, local, llama):
     remote = ServerEngine(served(), llama)
     assert isinstance(remote, Engine)
     got, want = remote.generate(asks(12)), local.generate(asks(12))
-    assert [(c.text, c.finish, c.prompt_ids, c.token_ids) for c in got] == [(c.text, c.finish, c.prompt_ids, c.token_ids) for c in want]
+    assert [(c.text, c.finish, c.prompt_ids, c.token_ids) for c in got] == [
+        (c.text, c.finish, c.prompt_ids, c.token_ids) for c in want
+    ]
     assert remote.render(asks(1)[0].chat) == local.render(asks(1)[0].chat) and remote.context == 512
+
 
 def test_nano_over_the_wire():
     folder = hf.Path(hf.find_model('nano'))
-    if not (folder/'model.safetensors').is_file(): pytest.skip('the embedded model is not here')
+    if not (folder / 'model.safetensors').is_file():
+        pytest.skip('the embedded model is not here')
     local = HFEngine('nano')
     s, url = serve(local)
     assert ServerEngine(url, 'nano').generate(asks(4)) == local.generate(asks(4))
-    s.shutdown(); s.server_close()
+    s.shutdown()
+    s.server_close()
+
 
 def test_adapters_by_content(served, local, llama, tmp_path):
     torch.manual_seed(0)
     with hf.quiet():
-        lora = get_peft_model(AutoModelForCausalLM.from_pretrained(llama), LoraConfig(r=4, target_modules='all-linear', task_type='CAUSAL_LM'))
+        lora = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(llama),
+            LoraConfig(r=4, target_modules='all-linear', task_type='CAUSAL_LM'),
+        )
         for n, p in lora.named_parameters():
-            if 'lora_' in n: torch.nn.init.normal_(p, std=.3)
-        lora.save_pretrained(tmp_path/'a')
+            if 'lora_' in n:
+                torch.nn.init.normal_(p, std=0.3)
+        lora.save_pretrained(tmp_path / 'a')
     url = served()
-    for _ in range(2):   # a second client finds the adapter loaded
+    for _ in range(2):  # a second client finds the adapter loaded
         remote = ServerEngine(url, llama)
         assert remote.model == str(llama)
-        mixed = [r for pair in zip(asks(4), asks(4, str(tmp_path/'a'))) for r in pair]
+        mixed = [r for pair in zip(asks(4), asks(4, str(tmp_path / 'a'))) for r in pair]
         assert [c.text for c in remote.generate(mixed)] == [c.text for c in local.generate(mixed)]
-    assert len({c.text for c in remote.generate([asks(1)[0], asks(1, str(tmp_path/'a'))[0]])}) == 2
+    assert len({c.text for c in remote.generate([asks(1)[0], asks(1, str(tmp_path / 'a'))[0]])}) == 2
+
 
 def test_busy_then_well(served, local, llama, monkeypatch):
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
     waits, moods = [], [(503, 'loading'), (500, 'oops'), (429, 'slow down')]
-    remote = ServerEngine(served(trouble=lambda path: moods.pop() if moods and path == '/v1/completions' else None), llama, concurrency=1)
-    assert [c.text for c in remote.generate(asks(3))] == [c.text for c in local.generate(asks(3))] and waits == [1, 2, 4]
+    remote = ServerEngine(
+        served(trouble=lambda path: moods.pop() if moods and path == '/v1/completions' else None),
+        llama,
+        concurrency=1,
+    )
+    assert [c.text for c in remote.generate(asks(3))] == [c.text for c in local.generate(asks(3))] and waits == [
+        1,
+        2,
+        4,
+    ]
     moods[:] = [(503, 'still loading')] * 5
-    with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: 503 still loading\)'): remote.generate(asks(1))
+    with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: 503 still loading\)'):
+        remote.generate(asks(1))
+
 
 def test_a_server_that_dies_in_the_middle_of_an_answer(monkeypatch):
-    "A reply shorter than its Content-Length, a line cut through, a refusal cut through: asked again, and in the end one sentence."
+    """A reply shorter than its Content-Length, a line cut through, a refusal cut through: asked again, and in the end
+    one sentence."""
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
     waits, moods = [], []
+
     class Dying(BaseHTTPRequestHandler):
-        def log_message(self, *a): pass
+        def log_message(self, *a):
+            pass
+
         def do_GET(self):
             status, said, promised = moods.pop() if moods else (200, b'{"data": []}', 12)
-            if status is None: self.wfile.write(said); self.close_connection = True; return
-            self.send_response(status); self.send_header('Content-Length', str(promised)); self.end_headers(); self.wfile.write(said); self.close_connection = True
-    s = ThreadingHTTPServer(('127.0.0.1', 0), Dying); threading.Thread(target=s.serve_forever, daemon=True).start()
+            if status is None:
+                self.wfile.write(said)
+                self.close_connection = True
+                return
+            self.send_response(status)
+            self.send_header('Content-Length', str(promised))
+            self.end_headers()
+            self.wfile.write(said)
+            self.close_connection = True
+
+    s = ThreadingHTTPServer(('127.0.0.1', 0), Dying)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
     url = f'http://127.0.0.1:{s.server_address[1]}/v1/models'
     for cut in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
-        waits.clear(); moods[:] = [cut] * 2
+        waits.clear()
+        moods[:] = [cut] * 2
         assert module.ask(url) == json.loads('{"data": []}') and waits == [1, 2], cut
         moods[:] = [cut] * 5
-        with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'): module.ask(url)
-    s.shutdown(); s.server_close()
+        with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'):
+            module.ask(url)
+    s.shutdown()
+    s.server_close()
+
 
 def test_addresses_that_are_none(llama):
     for url in ('localhost:8000/v1', '127.0.0.1:8000/v1', 'file:///etc/hostname', ''):
-        with pytest.raises(MaftError, match='begins with http'): ServerEngine(url, llama)
+        with pytest.raises(MaftError, match='begins with http'):
+            ServerEngine(url, llama)
+
 
 def test_refusals_are_final_and_quoted(served, llama, monkeypatch):
     calls = []
-    def no(path): calls.append(path); return (400, 'max_tokens must be at least 1') if path == '/v1/completions' else None
+
+    def no(path):
+        calls.append(path)
+        return (400, 'max_tokens must be at least 1') if path == '/v1/completions' else None
+
     remote = ServerEngine(served(trouble=no), llama)
-    with pytest.raises(MaftError, match='max_tokens must be at least 1'): remote.generate(asks(1))
+    with pytest.raises(MaftError, match='max_tokens must be at least 1'):
+        remote.generate(asks(1))
     assert calls.count('/v1/completions') == 1
     url = served()
-    with pytest.raises(MaftError, match='not gpt-9'): ServerEngine(url, llama, model='gpt-9')
-    with pytest.raises(MaftError, match='did not answer'): monkeypatch.setattr(module.time, 'sleep', lambda s: None); ServerEngine('http://127.0.0.1:9/v1', llama)
-    with pytest.raises(MaftError, match='HFEngine'): ServerEngine(url, llama).logprobs([(1,)], [(1,)])
+    with pytest.raises(MaftError, match='not gpt-9'):
+        ServerEngine(url, llama, model='gpt-9')
+    with pytest.raises(MaftError, match='did not answer'):
+        monkeypatch.setattr(module.time, 'sleep', lambda s: None)
+        ServerEngine('http://127.0.0.1:9/v1', llama)
+    with pytest.raises(MaftError, match='HFEngine'):
+        ServerEngine(url, llama).logprobs([(1,)], [(1,)])
+
 
 def test_the_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
     url = served(key='sk-secret-123')
     monkeypatch.delenv('MY_KEY', raising=False)
-    with pytest.raises(MaftError, match='MY_KEY') as e: ServerEngine(url, llama, key_env='MY_KEY')
+    with pytest.raises(MaftError, match='MY_KEY') as e:
+        ServerEngine(url, llama, key_env='MY_KEY')
     monkeypatch.setenv('MY_KEY', 'sk-secret-123')
     remote = ServerEngine(url, llama, key_env='MY_KEY')
     assert remote.generate(asks(1))[0].text == local.generate(asks(1))[0].text
     assert 'secret' not in str(e.value) + repr(remote.identity()) + repr(vars(remote))
 
+
 def test_room(served, llama):
     remote = ServerEngine(served(), llama)
-    c, = remote.generate([Request((Message('user', '1 ' * 600),), 0)])
+    (c,) = remote.generate([Request((Message('user', '1 ' * 600),), 0)])
     assert c.finish == 'did-not-fit' and c.prompt_ids and remote.generate([]) == []
+
 
 def test_pages_that_are_no_server(llama):
     "A web page, or a server that forgets to complete."
+
     class Page(BaseHTTPRequestHandler):
-        def log_message(self, *a): pass
-        def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(self.page)
-        def do_POST(self): self.do_GET()
+        def log_message(self, *a):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.page)
+
+        def do_POST(self):
+            self.do_GET()
+
         page = b'<html>Welcome</html>'
-    s = ThreadingHTTPServer(('127.0.0.1', 0), Page); threading.Thread(target=s.serve_forever, daemon=True).start()
+
+    s = ThreadingHTTPServer(('127.0.0.1', 0), Page)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
     url = f'http://127.0.0.1:{s.server_address[1]}/v1'
-    with pytest.raises(MaftError, match='serves no model'): ServerEngine(url, llama)
+    with pytest.raises(MaftError, match='serves no model'):
+        ServerEngine(url, llama)
     Page.page = b'{"data": [{"id": "m", "max_model_len": 400}]}'
-    with pytest.raises(MaftError, match='no completion'): ServerEngine(url, llama).generate(asks(1))
+    with pytest.raises(MaftError, match='no completion'):
+        ServerEngine(url, llama).generate(asks(1))
     Page.page = b'{"data": [{"id": "m"}]}'
-    with pytest.raises(MaftError, match='give max_length'): ServerEngine(url, llama)
-    s.shutdown(); s.server_close()
+    with pytest.raises(MaftError, match='give max_length'):
+        ServerEngine(url, llama)
+    s.shutdown()
+    s.server_close()

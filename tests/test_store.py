@@ -1,4 +1,5 @@
 "The store: one name per job, whole or not at all, whoever works in it and whenever it is killed; and its housekeeping."
+
 import errno, json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
@@ -9,111 +10,178 @@ from multiagent_ft.core import MaftError, canonical_json, file_digest
 from multiagent_ft.housekeeping import entry, ls, prune, verify
 from multiagent_ft.store import Store, abandoned, diff, job_digest, mark
 
-def write(text='12\n7\n7\n'): return lambda folder: (folder/'answers.txt').write_text(text)
+
+def write(text='12\n7\n7\n'):
+    return lambda folder: (folder / 'answers.txt').write_text(text)
+
 
 @pytest.fixture
-def store(tmp_path): return Store(tmp_path/'store')
+def store(tmp_path):
+    return Store(tmp_path / 'store')
+
 
 @pytest.fixture
 def fast():
-    with memory() as d: yield Path(d)
+    with memory() as d:
+        yield Path(d)
 
-def forget(): shop._checked.clear() # what another process would know
+
+def forget():
+    shop._checked.clear()  # what another process would know
 
 
 # One name per job
 
+
 @given(keys)
-def test_the_order_of_fields_does_not_matter(key): assert job_digest('generate', key) == job_digest('generate', shuffled(key))
+def test_the_order_of_fields_does_not_matter(key):
+    assert job_digest('generate', key) == job_digest('generate', shuffled(key))
+
 
 @given(keys, keys)
 def test_different_keys_have_different_names(a, b):
     assert (job_digest('generate', a) == job_digest('generate', b)) == (canonical_json(a) == canonical_json(b))
     assert job_digest('generate', a) != job_digest('finetune', a)
 
+
 @settings(max_examples=20)
 @given(st.lists(keys, max_size=4))
 def test_what_is_filed_is_found_under_its_key_only(some):
     with memory() as d:
-        store = Store(Path(d)/'store')
-        for key in some: store.job('generate', key, write(canonical_json(key)))
-        for key in some: assert (store.find('generate', shuffled(key))/'answers.txt').read_text() == canonical_json(key)
+        store = Store(Path(d) / 'store')
+        for key in some:
+            store.job('generate', key, write(canonical_json(key)))
+        for key in some:
+            assert (store.find('generate', shuffled(key)) / 'answers.txt').read_text() == canonical_json(key)
         assert len(ls(store)) == len({canonical_json(k) for k in some}) == store.misses['generate']
         assert sorted(canonical_json(e.key) for e in ls(store)) == sorted({canonical_json(k) for k in some})
 
-@pytest.mark.parametrize('kind, key', [('tmp', {}), ('scratch', {}), ('damaged', {}), ('../x', {}), ('Generate', {}), ('', {}), ('generate', {1: 2}),
-                                       ('generate', {'a': [{None: 2}]}), ('generate', {'a': float('nan')}), ('generate', {'a': {1, 2}})])
+
+@pytest.mark.parametrize(
+    'kind, key',
+    [
+        ('tmp', {}),
+        ('scratch', {}),
+        ('damaged', {}),
+        ('../x', {}),
+        ('Generate', {}),
+        ('', {}),
+        ('generate', {1: 2}),
+        ('generate', {'a': [{None: 2}]}),
+        ('generate', {'a': float('nan')}),
+        ('generate', {'a': {1, 2}}),
+    ],
+)
 def test_keys_that_could_collide_are_refused(store, kind, key):
-    with pytest.raises((TypeError, ValueError)): store.job(kind, key, write())
+    with pytest.raises((TypeError, ValueError)):
+        store.job(kind, key, write())
     assert not store.path.exists()
+
 
 def test_a_key_changed_by_the_job_does_no_harm(store):
     key = dict(seed=0)
-    def work(folder): write()(folder); key['seed'] = 1
+
+    def work(folder):
+        write()(folder)
+        key['seed'] = 1
+
     assert store.job('generate', key, work).name == job_digest('generate', dict(seed=0))
     assert verify(store) == {} and store.has('generate', dict(seed=0)) and not store.has('generate', key)
 
 
 # What a job leaves
 
+
 def test_hit_and_miss(store):
     first = store.job('generate', dict(a=1), write())
-    second = store.job('generate', dict(a=1), lambda folder: 1/0)
+    second = store.job('generate', dict(a=1), lambda folder: 1 / 0)
     assert first == second == store.find('generate', dict(a=1)) and store.has('generate', dict(a=1))
     assert (store.hits, store.misses) == ({'generate': 1}, {'generate': 1})
     store.job('finetune', dict(a=1), write())
     assert store.misses == {'generate': 1, 'finetune': 1}
 
+
 def test_an_entry_explains_itself(store):
     def work(folder):
-        (folder/'sub'/'deeper').mkdir(parents=True)
-        (folder/'a.bin').write_bytes(b'\0'*10); (folder/'sub'/'deeper'/'b é.txt').write_text('x'); (folder/'empty').touch()
+        (folder / 'sub' / 'deeper').mkdir(parents=True)
+        (folder / 'a.bin').write_bytes(b'\0' * 10)
+        (folder / 'sub' / 'deeper' / 'b é.txt').write_text('x')
+        (folder / 'empty').touch()
+
     path = store.job('generate', dict(b=[1, {'c': None}]), work)
-    assert path.name == file_digest(path/'key.json') and path.parent.name == path.name[:2]
-    assert json.loads((path/'key.json').read_text()) == dict(kind='generate', key=dict(b=[1, dict(c=None)]))
-    sums = json.loads((path/'checksums.json').read_text())
+    assert path.name == file_digest(path / 'key.json') and path.parent.name == path.name[:2]
+    assert json.loads((path / 'key.json').read_text()) == dict(kind='generate', key=dict(b=[1, dict(c=None)]))
+    sums = json.loads((path / 'checksums.json').read_text())
     assert {n: s['size'] for n, s in sums.items()} == {'a.bin': 10, 'sub/deeper/b é.txt': 1, 'empty': 0}
-    assert all(s['sha256'] == file_digest(path/n) for n, s in sums.items())
+    assert all(s['sha256'] == file_digest(path / n) for n, s in sums.items())
     assert not any(p.stat().st_mode & 0o222 for p in path.rglob('*') if p.is_file())
     e = entry(store, path.name[:12])
-    assert (e.kind, e.key, e.path, e.files) == ('generate', dict(b=[1, dict(c=None)]), path, {n: s['size'] for n, s in sums.items()})
+    assert (e.kind, e.key, e.path, e.files) == (
+        'generate',
+        dict(b=[1, dict(c=None)]),
+        path,
+        {n: s['size'] for n, s in sums.items()},
+    )
     assert abs(e.time - time.time()) < 3600 and e.size == sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
 
-@pytest.mark.parametrize('fault', [KeyError('a bug'), KeyboardInterrupt(), SystemExit(1), OSError(errno.EACCES, 'a file of its own')])
+
+@pytest.mark.parametrize(
+    'fault', [KeyError('a bug'), KeyboardInterrupt(), SystemExit(1), OSError(errno.EACCES, 'a file of its own')]
+)
 def test_what_a_job_raises_leaves_nothing(store, fault):
-    def work(folder): write()(folder); raise fault
-    with pytest.raises(type(fault)): store.job('generate', {}, work)
-    assert ls(store) == [] and not any((store.path/'tmp').iterdir()) and store.misses == {'generate': 1}
+    def work(folder):
+        write()(folder)
+        raise fault
+
+    with pytest.raises(type(fault)):
+        store.job('generate', {}, work)
+    assert ls(store) == [] and not any((store.path / 'tmp').iterdir()) and store.misses == {'generate': 1}
     store.job('generate', {}, write())
     assert store.has('generate', {})
+
 
 @pytest.mark.parametrize('what', ['key.json', 'checksums.json', 'link', 'pipe'])
 def test_what_a_job_may_not_write(store, what):
     def work(folder):
-        if what == 'link': (folder/what).symlink_to('/etc')
-        elif what == 'pipe': os.mkfifo(folder/what)
-        else: (folder/what).write_text('{}')
-    with pytest.raises(ValueError, match=what): store.job('generate', {}, work)
-    assert ls(store) == [] and not any((store.path/'tmp').iterdir())
+        if what == 'link':
+            (folder / what).symlink_to('/etc')
+        elif what == 'pipe':
+            os.mkfifo(folder / what)
+        else:
+            (folder / what).write_text('{}')
+
+    with pytest.raises(ValueError, match=what):
+        store.job('generate', {}, work)
+    assert ls(store) == [] and not any((store.path / 'tmp').iterdir())
+
 
 def test_a_job_within_a_job(store):
-    def outer(folder): write((store.job('generate', dict(inner=1), write('in'))/'answers.txt').read_text() + ' and out')(folder)
-    assert (store.job('generate', dict(outer=1), outer)/'answers.txt').read_text() == 'in and out'
-    assert len(ls(store)) == 2 and not any((store.path/'tmp').iterdir())
+    def outer(folder):
+        write((store.job('generate', dict(inner=1), write('in')) / 'answers.txt').read_text() + ' and out')(folder)
+
+    assert (store.job('generate', dict(outer=1), outer) / 'answers.txt').read_text() == 'in and out'
+    assert len(ls(store)) == 2 and not any((store.path / 'tmp').iterdir())
+
 
 def test_paths_stay_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = Store('store'); path = store.job('generate', {}, write())
-    (tmp_path/'else').mkdir(); monkeypatch.chdir(tmp_path/'else')
+    store = Store('store')
+    path = store.job('generate', {}, write())
+    (tmp_path / 'else').mkdir()
+    monkeypatch.chdir(tmp_path / 'else')
     assert store.find('generate', {}) == path and path.is_absolute()
 
+
 def test_read_once_per_process(store, monkeypatch):
-    path = store.job('generate', {}, write()); forget()
+    path = store.job('generate', {}, write())
+    forget()
     read = []
     monkeypatch.setattr(shop, 'file_digest', lambda p: read.append(p.name) or file_digest(p))
-    for _ in range(3): assert store.find('generate', {})
+    for _ in range(3):
+        assert store.find('generate', {})
     assert sorted(read) == ['answers.txt', 'key.json']
-    os.utime(path/'answers.txt', (1, 1)); assert store.find('generate', {}) and len(read) == 4
+    os.utime(path / 'answers.txt', (1, 1))
+    assert store.find('generate', {}) and len(read) == 4
 
 
 def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
@@ -123,131 +191,221 @@ def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
     real_sync, real_rename = shop.fsync_dir, os.rename
     monkeypatch.setattr(shop, 'fsync_dir', lambda p: (did.append(('sync', Path(p))), real_sync(p)))
     monkeypatch.setattr(os, 'rename', lambda a, b: (did.append(('rename', Path(a), Path(b))), real_rename(a, b)))
-    def work(folder): (folder/'sub'/'deeper').mkdir(parents=True); (folder/'sub'/'deeper'/'x').write_text('x'); (folder/'y').write_text('y')
+
+    def work(folder):
+        (folder / 'sub' / 'deeper').mkdir(parents=True)
+        (folder / 'sub' / 'deeper' / 'x').write_text('x')
+        (folder / 'y').write_text('y')
+
     path = store.job('generate', dict(second=1), work)
-    at = next(i for i, d in enumerate(did) if d[0] == 'rename'); tmp = did[at][1]
+    at = next(i for i, d in enumerate(did) if d[0] == 'rename')
+    tmp = did[at][1]
     order = [d[1].relative_to(tmp).as_posix() for d in did[:at] if d[1].is_relative_to(tmp)]
     assert set(order) == {'sub/deeper/x', 'y', 'key.json', 'checksums.json', 'sub/deeper', 'sub', '.'}
-    assert order.index('sub/deeper/x') < order.index('sub/deeper') < order.index('sub') < order.index('.') == len(order) - 1
-    assert did[at][2] == path and did[at + 1:] == [('sync', path.parent)]
-    assert {path.parent.parent, store.path} & {d[1] for d in did[:at]}, 'a new folder is forced to the disk where it is listed'
+    assert (
+        order.index('sub/deeper/x')
+        < order.index('sub/deeper')
+        < order.index('sub')
+        < order.index('.')
+        == len(order) - 1
+    )
+    assert did[at][2] == path and did[at + 1 :] == [('sync', path.parent)]
+    assert {path.parent.parent, store.path} & {d[1] for d in did[:at]}, (
+        'a new folder is forced to the disk where it is listed'
+    )
 
 
 # Damage of every sort
 
+
 def damage(path, how):
-    f = path/'sub'/'answers.txt'
+    f = path / 'sub' / 'answers.txt'
     for p in path.rglob('*'):
-        if p.is_file(): p.chmod(0o644)
-    if how == 'missing file': f.unlink()
-    elif how == 'missing folder': shutil.rmtree(f.parent)
-    elif how == 'a folder in the place of a file': f.unlink(); f.mkdir()
-    elif how == 'one byte': f.write_bytes(b'13\n')
-    elif how == 'cut': f.write_bytes(b'12')
-    elif how == 'longer': f.write_bytes(b'12\n7\n')
-    elif how == 'empty file': f.write_bytes(b'')
-    elif how == 'no key': (path/'key.json').unlink()
-    elif how == 'another key': (path/'key.json').write_text('{"key":{},"kind":"finetune"}')
-    elif how == 'empty key': (path/'key.json').write_text('')
-    elif how == 'no checksums': (path/'checksums.json').unlink()
-    elif how == 'broken checksums': (path/'checksums.json').write_bytes((path/'checksums.json').read_bytes()[:-20])
-    elif how == 'binary checksums': (path/'checksums.json').write_bytes(b'\xff\xfe\0')
-    elif how == 'checksums of another shape': (path/'checksums.json').write_text('["sub/answers.txt"]')
-    elif how == 'checksums without size': (path/'checksums.json').write_text('{"sub/answers.txt": {}}')
-    elif how == 'empty folder': shutil.rmtree(path); path.mkdir()
-    elif how == 'a file in the place of the entry': shutil.rmtree(path); path.write_text('?')
-    elif how == 'a dangling link': shutil.rmtree(path); path.symlink_to('nowhere')
-    else: raise AssertionError(how)
+        if p.is_file():
+            p.chmod(0o644)
+    if how == 'missing file':
+        f.unlink()
+    elif how == 'missing folder':
+        shutil.rmtree(f.parent)
+    elif how == 'a folder in the place of a file':
+        f.unlink()
+        f.mkdir()
+    elif how == 'one byte':
+        f.write_bytes(b'13\n')
+    elif how == 'cut':
+        f.write_bytes(b'12')
+    elif how == 'longer':
+        f.write_bytes(b'12\n7\n')
+    elif how == 'empty file':
+        f.write_bytes(b'')
+    elif how == 'no key':
+        (path / 'key.json').unlink()
+    elif how == 'another key':
+        (path / 'key.json').write_text('{"key":{},"kind":"finetune"}')
+    elif how == 'empty key':
+        (path / 'key.json').write_text('')
+    elif how == 'no checksums':
+        (path / 'checksums.json').unlink()
+    elif how == 'broken checksums':
+        (path / 'checksums.json').write_bytes((path / 'checksums.json').read_bytes()[:-20])
+    elif how == 'binary checksums':
+        (path / 'checksums.json').write_bytes(b'\xff\xfe\0')
+    elif how == 'checksums of another shape':
+        (path / 'checksums.json').write_text('["sub/answers.txt"]')
+    elif how == 'checksums without size':
+        (path / 'checksums.json').write_text('{"sub/answers.txt": {}}')
+    elif how == 'empty folder':
+        shutil.rmtree(path)
+        path.mkdir()
+    elif how == 'a file in the place of the entry':
+        shutil.rmtree(path)
+        path.write_text('?')
+    elif how == 'a dangling link':
+        shutil.rmtree(path)
+        path.symlink_to('nowhere')
+    else:
+        raise AssertionError(how)
 
-DAMAGES = ['missing file', 'missing folder', 'a folder in the place of a file', 'one byte', 'cut', 'longer', 'empty file', 'no key', 'another key', 'empty key', 'no checksums',
-           'broken checksums', 'binary checksums', 'checksums of another shape', 'checksums without size', 'empty folder', 'a file in the place of the entry', 'a dangling link']
 
-def whole(folder): (folder/'sub').mkdir(); (folder/'sub'/'answers.txt').write_text('12\n')
+DAMAGES = [
+    'missing file',
+    'missing folder',
+    'a folder in the place of a file',
+    'one byte',
+    'cut',
+    'longer',
+    'empty file',
+    'no key',
+    'another key',
+    'empty key',
+    'no checksums',
+    'broken checksums',
+    'binary checksums',
+    'checksums of another shape',
+    'checksums without size',
+    'empty folder',
+    'a file in the place of the entry',
+    'a dangling link',
+]
+
+
+def whole(folder):
+    (folder / 'sub').mkdir()
+    (folder / 'sub' / 'answers.txt').write_text('12\n')
+
 
 @pytest.mark.parametrize('known', [True, False], ids=['same process', 'new process'])
 @pytest.mark.parametrize('how', DAMAGES)
 def test_damage_is_named_set_aside_and_mended(store, capsys, how, known):
     path = store.job('generate', dict(a=1), whole)
     damage(path, how)
-    if not known: forget()
-    elif how in ('one byte',): os.utime(path/'sub'/'answers.txt', (1, 1)) # within one tick of the clock a change of equal length may not show
-    assert store.job('generate', dict(a=1), whole) == path and (path/'sub'/'answers.txt').read_bytes() == b'12\n'
+    if not known:
+        forget()
+    # within one tick of the clock a change of equal length may not show
+    elif how in ('one byte',):
+        os.utime(path / 'sub' / 'answers.txt', (1, 1))
+    assert store.job('generate', dict(a=1), whole) == path and (path / 'sub' / 'answers.txt').read_bytes() == b'12\n'
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and f'generate/{path.name[:12]}' in said[0] and 'damaged' in said[0]
     assert verify(store) == {} and len(ls(store)) == 1 and store.misses == {'generate': 2}
-    assert len(list((store.path/'damaged').glob('*'))) == (how != 'empty folder')
-    store.job('generate', dict(a=1), lambda folder: 1/0)
+    assert len(list((store.path / 'damaged').glob('*'))) == (how != 'empty folder')
+    store.job('generate', dict(a=1), lambda folder: 1 / 0)
+
 
 def test_damage_twice(store, capsys):
     for _ in range(3):
-        damage(store.job('generate', dict(a=1), whole), 'cut'); forget()
+        damage(store.job('generate', dict(a=1), whole), 'cut')
+        forget()
     store.job('generate', dict(a=1), whole)
-    assert len(list((store.path/'damaged').glob('*'))) == 3 and verify(store) == {}
+    assert len(list((store.path / 'damaged').glob('*'))) == 3 and verify(store) == {}
+
 
 def test_verify_finds_every_sort_and_moves_nothing(store):
     for how in DAMAGES:
-        if how not in ('a file in the place of the entry', 'a dangling link'): damage(store.job('generate', dict(how=how), whole), how)
+        if how not in ('a file in the place of the entry', 'a dangling link'):
+            damage(store.job('generate', dict(how=how), whole), how)
     store.job('generate', dict(how='not at all'), whole)
     wrong = verify(store)
-    assert len(wrong) == len(DAMAGES) - 2 == len(ls(store)) - 1 and not (store.path/'damaged').exists()
+    assert len(wrong) == len(DAMAGES) - 2 == len(ls(store)) - 1 and not (store.path / 'damaged').exists()
+
 
 def test_find_sets_aside_too(store, capsys):
-    path = store.job('generate', {}, whole); damage(path, 'cut'); forget()
+    path = store.job('generate', {}, whole)
+    damage(path, 'cut')
+    forget()
     assert store.find('generate', {}) is None and not path.exists() and 'damaged' in capsys.readouterr().err
 
+
 def test_what_we_may_not_read_is_not_condemned(store, monkeypatch):
-    path = store.job('generate', {}, whole); forget()
+    path = store.job('generate', {}, whole)
+    forget()
     for number in (errno.EACCES, errno.EMFILE, errno.ESTALE):
-        def refuse(p, n=number): raise OSError(n, os.strerror(n), str(p))
+
+        def refuse(p, n=number):
+            raise OSError(n, os.strerror(n), str(p))
+
         monkeypatch.setattr(shop, 'file_digest', refuse)
-        with pytest.raises(MaftError, match='cannot work in the store'): store.find('generate', {})
+        with pytest.raises(MaftError, match='cannot work in the store'):
+            store.find('generate', {})
     monkeypatch.setattr(shop, 'file_digest', file_digest)
     assert store.find('generate', {}) == path
 
+
 def test_a_disk_that_cannot_read_is_damage(store, monkeypatch, capsys):
-    store.job('generate', {}, whole); forget()
-    def broken(p): raise OSError(errno.EIO, os.strerror(errno.EIO), str(p))
+    store.job('generate', {}, whole)
+    forget()
+
+    def broken(p):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(p))
+
     monkeypatch.setattr(shop, 'file_digest', broken)
     assert store.find('generate', {}) is None and 'the disk cannot read it' in capsys.readouterr().err
 
 
 # Killed at every change
 
+
 def test_killed_at_every_change(fast):
-    "Right after each kill every entry is whole; one more run, and the store is to the byte what an undisturbed run makes."
-    want = killing('clean', 'jobs', fast/'clean')[0]['after']
-    *kills, through = killing('kill', 'jobs', fast/'kill', '--from-scratch')
+    """Right after each kill every entry is whole; one more run, and the store is to the byte what an undisturbed run
+    makes."""
+    want = killing('clean', 'jobs', fast / 'clean')[0]['after']
+    *kills, through = killing('kill', 'jobs', fast / 'kill', '--from-scratch')
     assert len(kills) >= 100 and through['after'] == want
     assert {k['what'] for k in kills} >= {'write', 'fsync', 'rename', 'mkdir', 'open', 'chmod'}
     for k in kills:
         assert k['seen']['wrong'] == [], k
         assert k['after'] == want, (k['n'], k['what'], set(k['after'].items()) ^ set(want.items()))
 
+
 def test_killed_again_and_again_in_one_store(fast):
-    want = killing('clean', 'jobs', fast/'clean')[0]['after']
-    *kills, through = killing('kill', 'jobs', fast/'kill')
+    want = killing('clean', 'jobs', fast / 'clean')[0]['after']
+    *kills, through = killing('kill', 'jobs', fast / 'kill')
     assert len(kills) >= 20 and through['after'] == {f'{k}': v for k, v in want.items()}
     assert all(k['seen']['wrong'] == [] for k in kills)
+
 
 def test_these_tests_catch_a_cache_that_is_not_safe(fast):
     *kills, through = killing('kill', 'naive', fast, '--from-scratch')
     assert any(k['after'] != through['after'] for k in kills)
 
+
 @pytest.mark.parametrize('seed', range(3))
 def test_a_storm_of_kills(fast, seed):
     "Four processes at the same jobs, killed at random changes while the others go on."
-    want = killing('clean', 'jobs', fast/'clean')[0]['after']
-    storm, end = killing('storm', 'jobs', fast/'storm', 4, seed)
+    want = killing('clean', 'jobs', fast / 'clean')[0]['after']
+    storm, end = killing('storm', 'jobs', fast / 'storm', 4, seed)
     assert storm['kills'] >= 4 and storm['seen']['wrong'] == []
     assert end['after'] == want
 
 
 # Several at once
 
+
 def test_race_of_eight(fast):
     for seen in killing('race', 'same', fast, 8, 10):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 0, seen
-        assert len(seen['got']) == 8 and set(seen['got']) == {seen['who'][0]*2}
+        assert len(seen['got']) == 8 and set(seen['got']) == {seen['who'][0] * 2}
+
 
 def test_eight_mend_one_damaged_entry(fast):
     "It is set aside once, however many saw the damage; nobody comes home with the damaged one."
@@ -255,103 +413,180 @@ def test_eight_mend_one_damaged_entry(fast):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 1, seen
         assert len(seen['got']) == 8
 
+
 def test_the_slower_one_does_not_move_the_mended_entry_away(store, capsys):
-    path = store.job('generate', {}, whole); damage(path, 'cut'); forget()
+    path = store.job('generate', {}, whole)
+    damage(path, 'cut')
+    forget()
     inode = path.stat().st_ino
     store.job('generate', {}, whole)
     assert shop._set_aside(store.path, path, inode, 'as another process saw it') is False
     assert store.find('generate', {}) == path
 
+
 def test_threads_share_a_store(store):
     got = []
+
     def work(i):
-        for j in range(5): got.append((i, store.job('generate', dict(j=j), write(str(j)))))
+        for j in range(5):
+            got.append((i, store.job('generate', dict(j=j), write(str(j)))))
+
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-    assert len(got) == 20 and len(ls(store)) == 5 and verify(store) == {} and not any((store.path/'tmp').iterdir())
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(got) == 20 and len(ls(store)) == 5 and verify(store) == {} and not any((store.path / 'tmp').iterdir())
 
 
 # What dead processes leave
 
+
 def dead_mark(name):
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
-    parts = mark(name).split('.'); parts[4:6] = str(child.pid), shop._started(child.pid)
+    parts = mark(name).split('.')
+    parts[4:6] = str(child.pid), shop._started(child.pid)
     child.communicate(b'\n')
     return '.'.join(parts)
 
+
 def test_whose_is_it(tmp_path):
-    mine = mark('x'); parts = mine.split('.')
-    here = lambda **k: tmp_path/'.'.join(k.get(n, p) for n, p in zip(('name', 'host', 'boot', 'space', 'pid', 'start', 'n'), parts))
+    mine = mark('x')
+    parts = mine.split('.')
+
+    def here(**k):
+        return tmp_path / '.'.join(
+            k.get(n, p) for n, p in zip(('name', 'host', 'boot', 'space', 'pid', 'start', 'n'), parts)
+        )
+
     assert not abandoned(here())
     assert abandoned(here(start='1')), 'our number, used again'
     assert abandoned(here(boot='earlier')), 'before the machine was started again'
     assert abandoned(here(host=shop.FREE))
-    assert abandoned(tmp_path/dead_mark('x'))
-    for unknown in (here(host='another-machine'), here(space='another-container'), tmp_path/'whatever', tmp_path/'x.y.z'):
+    assert abandoned(tmp_path / dead_mark('x'))
+    for unknown in (
+        here(host='another-machine'),
+        here(space='another-container'),
+        tmp_path / 'whatever',
+        tmp_path / 'x.y.z',
+    ):
         assert not abandoned(unknown), 'nothing there'
-        unknown.mkdir(); assert not abandoned(unknown)
-        os.utime(unknown, (1, 1)); assert abandoned(unknown)
+        unknown.mkdir()
+        assert not abandoned(unknown)
+        os.utime(unknown, (1, 1))
+        assert abandoned(unknown)
+
 
 def test_a_process_of_somebody_else_is_alive(monkeypatch):
     "Machines that hide other people's processes (hidepid) must not make them look dead."
-    def refuse(pid, signal): raise PermissionError
-    monkeypatch.setattr(shop, '_line', lambda path: ''); monkeypatch.setattr(os, 'kill', refuse)
-    assert shop._started('12345') in ('?', '') if not Path('/proc/self/stat').exists() else shop._started('12345') == '?'
+
+    def refuse(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(shop, '_line', lambda path: '')
+    monkeypatch.setattr(os, 'kill', refuse)
+    assert (
+        shop._started('12345') in ('?', '') if not Path('/proc/self/stat').exists() else shop._started('12345') == '?'
+    )
+
 
 @pytest.mark.skipif(shutil.which('ps') is None, reason='no ps here')
 def test_whose_is_it_without_proc(monkeypatch):
     "As on macOS, which has no /proc: `ps` is asked."
-    monkeypatch.setattr(shop, '_line', lambda path: ''); monkeypatch.setattr(Path, 'exists', lambda self: False)
+    monkeypatch.setattr(shop, '_line', lambda path: '')
+    monkeypatch.setattr(Path, 'exists', lambda self: False)
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
-    a = shop._started(str(child.pid)); b = shop._started(child.pid)
-    child.kill(); time.sleep(.2); zombie = shop._started(child.pid); child.wait(); child.stdin.close()
-    assert a == b and len(a) == 12 and zombie == '' == shop._started(child.pid) == shop._started('') == shop._started('x') == shop._started('9'*30)
+    a = shop._started(str(child.pid))
+    b = shop._started(child.pid)
+    child.kill()
+    time.sleep(0.2)
+    zombie = shop._started(child.pid)
+    child.wait()
+    child.stdin.close()
+    assert (
+        a == b
+        and len(a) == 12
+        and zombie
+        == ''
+        == shop._started(child.pid)
+        == shop._started('')
+        == shop._started('x')
+        == shop._started('9' * 30)
+    )
+
 
 def test_swept_once_their_owner_is_dead(store):
     store.job('generate', {}, write())
-    for d in ('tmp', 'scratch'): (store.path/d).mkdir(exist_ok=True)
+    for d in ('tmp', 'scratch'):
+        (store.path / d).mkdir(exist_ok=True)
     done = job_digest('generate', {})
-    for where in (store.path/'tmp'/dead_mark('a'*64), store.path/'scratch'/dead_mark(done), store.path/'scratch'/dead_mark('b'*64), store.path/'tmp'/mark('c'*64)):
-        where.mkdir(); (where/'half').write_text('x')
+    for where in (
+        store.path / 'tmp' / dead_mark('a' * 64),
+        store.path / 'scratch' / dead_mark(done),
+        store.path / 'scratch' / dead_mark('b' * 64),
+        store.path / 'tmp' / mark('c' * 64),
+    ):
+        where.mkdir()
+        (where / 'half').write_text('x')
     Store(store.path).job('generate', {}, write())
-    assert [p.name[0] for p in sorted((store.path/'tmp').iterdir())] == ['c'] and [p.name[0] for p in (store.path/'scratch').iterdir()] == ['b']
+    assert [p.name[0] for p in sorted((store.path / 'tmp').iterdir())] == ['c'] and [
+        p.name[0] for p in (store.path / 'scratch').iterdir()
+    ] == ['b']
 
 
 # Scratch
 
+
 def test_scratch_is_ours_until_the_job_is_done(store):
-    a = store.scratch('finetune', dict(a=1)); (a/'checkpoint').write_text('3')
+    a = store.scratch('finetune', dict(a=1))
+    (a / 'checkpoint').write_text('3')
     assert store.scratch('finetune', dict(a=1)) == a != store.scratch('finetune', dict(a=2))
     assert Store(store.path).scratch('finetune', dict(a=1)) != a, 'another store object is another owner'
     store.job('finetune', dict(a=1), write())
     assert not a.exists()
 
+
 def test_scratch_outlives_a_failure(store):
-    def work(folder): (store.scratch('finetune', {})/'checkpoint').write_text('3'); raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): store.job('finetune', {}, work)
+    def work(folder):
+        (store.scratch('finetune', {}) / 'checkpoint').write_text('3')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.job('finetune', {}, work)
     other = Store(store.path)
-    assert (other.scratch('finetune', {})/'checkpoint').read_text() == '3'
+    assert (other.scratch('finetune', {}) / 'checkpoint').read_text() == '3'
     other.job('finetune', {}, write())
-    assert not any((store.path/'scratch').iterdir())
+    assert not any((store.path / 'scratch').iterdir())
+
 
 def test_the_latest_scratch_of_the_dead_is_taken_over_once(store):
-    (store.path/'scratch').mkdir(parents=True)
+    (store.path / 'scratch').mkdir(parents=True)
     name = job_digest('finetune', {})
     for i, when in enumerate((100, 300, 200)):
-        d = store.path/'scratch'/dead_mark(name); d.mkdir(); (d/'step').write_text(str(i)); os.utime(d, (when, when))
+        d = store.path / 'scratch' / dead_mark(name)
+        d.mkdir()
+        (d / 'step').write_text(str(i))
+        os.utime(d, (when, when))
     got = [(Store(store.path).scratch('finetune', {})) for _ in range(4)]
-    assert [(d/'step').read_text() if (d/'step').exists() else None for d in got] == ['1', '2', '0', None] and len(set(got)) == 4
+    assert [(d / 'step').read_text() if (d / 'step').exists() else None for d in got] == [
+        '1',
+        '2',
+        '0',
+        None,
+    ] and len(set(got)) == 4
+
 
 def test_scratch_of_the_living_is_not_touched(store):
-    mine = store.scratch('finetune', {}); (mine/'checkpoint').write_text('3')
+    mine = store.scratch('finetune', {})
+    (mine / 'checkpoint').write_text('3')
     Store(store.path).job('finetune', {}, write())
-    assert (mine/'checkpoint').exists()
-    store.job('finetune', {}, write()) # found; what we kept for it goes too
-    assert not any((store.path/'scratch').iterdir())
+    assert (mine / 'checkpoint').exists()
+    store.job('finetune', {}, write())  # found; what we kept for it goes too
+    assert not any((store.path / 'scratch').iterdir())
+
 
 def test_a_job_of_many_steps_goes_on_where_it_was_killed(tmp_path):
-    program = '''
+    program = """
 import os, signal, sys
 from multiagent_ft.store import Store
 from multiagent_ft.core import write_atomic
@@ -365,8 +600,13 @@ def work(folder):
         write_atomic(at, f'{step + 1} {x}')
     (folder/'weights').write_text(str(x))
 print((store.job('finetune', key, work)/'weights').read_text())
-'''
-    run = lambda where, at: subprocess.run([sys.executable, '-c', program, str(tmp_path/where), str(at)], capture_output=True, text=True)
+"""
+
+    def run(where, at):
+        return subprocess.run(
+            [sys.executable, '-c', program, str(tmp_path / where), str(at)], capture_output=True, text=True
+        )
+
     want = run('whole', -1).stdout.split()[-1]
     did = [run('killed', at) for at in (3, 6, -1)]
     assert [d.returncode for d in did] == [-9, -9, 0] and did[-1].stdout.split()[-1] == want
@@ -375,48 +615,92 @@ print((store.job('finetune', key, work)/'weights').read_text())
 
 # When the disk says no
 
+
 def test_the_disk_is_full_at_every_change(fast):
-    "Whichever change finds no room: one error that says what to do, nothing half-written to be seen, and with more room all ends well."
-    want = killing('clean', 'jobs', fast/'clean')[0]['after']
-    *full, through = killing('full', 'jobs', fast/'full')
+    """Whichever change finds no room: one error that says what to do, nothing half-written to be seen, and with more
+    room all ends well."""
+    want = killing('clean', 'jobs', fast / 'clean')[0]['after']
+    *full, through = killing('full', 'jobs', fast / 'full')
     assert len(full) >= 80 and through['after'] == want
     for f in full:
         assert 'free some' in f['said'].lower() and 'same command again' in f['said'], f['said']
         assert f['seen']['wrong'] == [] and f['left'] == [] and f['after'] == want, f['n']
 
+
 def test_a_disk_that_is_really_full(tmp_path):
     "A disk of 64 kB (needs root, and a mount that is allowed)."
-    mounted = sys.platform == 'linux' and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', tmp_path], capture_output=True).returncode == 0
-    if not mounted: pytest.skip('cannot mount a small disk here')
+    mounted = (
+        sys.platform == 'linux'
+        and subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', tmp_path], capture_output=True
+        ).returncode
+        == 0
+    )
+    if not mounted:
+        pytest.skip('cannot mount a small disk here')
     try:
-        store = Store(tmp_path/'store')
+        store = Store(tmp_path / 'store')
         store.job('generate', dict(small=1), write())
-        with pytest.raises(MaftError, match='no room left'): store.job('generate', dict(large=1), write('x'*100_000))
-        assert [e.key for e in ls(store)] == [dict(small=1)] and verify(store) == {} and not any((store.path/'tmp').iterdir())
-        store.job('generate', dict(large=0), write('x'*1000))
-    finally: subprocess.run(['umount', '-l', tmp_path])
+        with pytest.raises(MaftError, match='no room left'):
+            store.job('generate', dict(large=1), write('x' * 100_000))
+        assert (
+            [e.key for e in ls(store)] == [dict(small=1)]
+            and verify(store) == {}
+            and not any((store.path / 'tmp').iterdir())
+        )
+        store.job('generate', dict(large=0), write('x' * 1000))
+    finally:
+        subprocess.run(['umount', '-l', tmp_path])
 
-@pytest.mark.parametrize('fault', [OSError(errno.ENOSPC, 'No space left on device'), OSError(errno.EDQUOT, 'Disk quota exceeded'),
-                                   RuntimeError('SafetensorError: I/O error: No space left on device (os error 28)')])
+
+@pytest.mark.parametrize(
+    'fault',
+    [
+        OSError(errno.ENOSPC, 'No space left on device'),
+        OSError(errno.EDQUOT, 'Disk quota exceeded'),
+        RuntimeError('SafetensorError: I/O error: No space left on device (os error 28)'),
+    ],
+)
 def test_full_in_anybodys_words(store, fault):
-    def work(folder): write()(folder); raise fault
-    with pytest.raises(MaftError, match='no room left') as e: store.job('generate', {}, work)
-    assert str(store.path) in str(e.value) and '\n' not in str(e.value) and ls(store) == [] and not any((store.path/'tmp').iterdir())
+    def work(folder):
+        write()(folder)
+        raise fault
+
+    with pytest.raises(MaftError, match='no room left') as e:
+        store.job('generate', {}, work)
+    assert (
+        str(store.path) in str(e.value)
+        and '\n' not in str(e.value)
+        and ls(store) == []
+        and not any((store.path / 'tmp').iterdir())
+    )
+
 
 def test_full_behind_another_error(store):
     def work(folder):
-        try: raise OSError(errno.ENOSPC, 'No space left on device')
-        except OSError as e: raise RuntimeError('could not save') from e
-    with pytest.raises(MaftError, match='no room left'): store.job('generate', {}, work)
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        except OSError as e:
+            raise RuntimeError('could not save') from e
+
+    with pytest.raises(MaftError, match='no room left'):
+        store.job('generate', {}, work)
+
 
 def test_a_store_that_cannot_be_written(store, monkeypatch):
     store.job('generate', dict(a=1), write())
-    def refuse(path, *a, **k): raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-    for name in ('mkdir', 'rename', 'unlink', 'rmdir'): monkeypatch.setattr(os, name, refuse)
+
+    def refuse(path, *a, **k):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for name in ('mkdir', 'rename', 'unlink', 'rmdir'):
+        monkeypatch.setattr(os, name, refuse)
     read = Store(store.path)
-    assert read.job('generate', dict(a=1), lambda folder: 1/0), 'what is there can be used'
-    with pytest.raises(MaftError, match='Read-only') as e: read.job('generate', dict(a=2), write())
+    assert read.job('generate', dict(a=1), lambda folder: 1 / 0), 'what is there can be used'
+    with pytest.raises(MaftError, match='Read-only') as e:
+        read.job('generate', dict(a=2), write())
     assert 'key `store`' in str(e.value)
+
 
 def test_a_folder_without_permission():
     "As root nothing is forbidden: the child becomes nobody first."
@@ -432,104 +716,162 @@ except MaftError as e: print(e)
         os.chmod(d, 0o555)
         done = subprocess.run([sys.executable, '-c', code, d], capture_output=True, text=True)
         os.chmod(d, 0o755)
-    assert 'Permission denied' in done.stdout and 'another folder with the key `store`' in done.stdout and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
+    assert (
+        'Permission denied' in done.stdout
+        and 'another folder with the key `store`' in done.stdout
+        and len(done.stdout.splitlines()) == 1
+    ), done.stdout + done.stderr
+
 
 def test_paths_that_cannot_be_a_store(tmp_path):
-    (tmp_path/'file').write_text('x')
-    with pytest.raises(MaftError, match='is a file'): Store(tmp_path/'file')
-    with pytest.raises(MaftError, match='cannot work'): Store(tmp_path/'file'/'below').job('generate', {}, write())
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(MaftError, match='is a file'):
+        Store(tmp_path / 'file')
+    with pytest.raises(MaftError, match='cannot work'):
+        Store(tmp_path / 'file' / 'below').job('generate', {}, write())
+
 
 def test_schemas(tmp_path):
-    store = Store(tmp_path); store.job('generate', {}, write())
-    assert json.loads((tmp_path/'store.json').read_text()) == dict(schema=1)
-    (tmp_path/'store.json').write_text('{"schema": 2}')
-    with pytest.raises(MaftError, match='newer multiagent_ft'): Store(tmp_path)
+    store = Store(tmp_path)
+    store.job('generate', {}, write())
+    assert json.loads((tmp_path / 'store.json').read_text()) == dict(schema=1)
+    (tmp_path / 'store.json').write_text('{"schema": 2}')
+    with pytest.raises(MaftError, match='newer multiagent_ft'):
+        Store(tmp_path)
     for broken in ('', '{', '[]', '{"schema": "x"}', '{"schema": null}'):
-        (tmp_path/'store.json').write_text(broken)
-        with pytest.raises(MaftError, match='store.json is damaged'): Store(tmp_path)
-    (tmp_path/'store.json').unlink()
+        (tmp_path / 'store.json').write_text(broken)
+        with pytest.raises(MaftError, match='store.json is damaged'):
+            Store(tmp_path)
+    (tmp_path / 'store.json').unlink()
     assert Store(tmp_path).has('generate', {}), 'as the message promises'
 
+
 def test_looking_makes_nothing(tmp_path):
-    store = Store(tmp_path/'store')
-    assert store.find('generate', {}) is None and not store.has('generate', {}) and ls(store) == [] and verify(store) == {}
-    assert not (tmp_path/'store').exists() and 'store' in repr(store)
+    store = Store(tmp_path / 'store')
+    assert (
+        store.find('generate', {}) is None and not store.has('generate', {}) and ls(store) == [] and verify(store) == {}
+    )
+    assert not (tmp_path / 'store').exists() and 'store' in repr(store)
 
 
 # Housekeeping
 
+
 def a_run(folder, *paths):
-    folder.mkdir(parents=True, exist_ok=True); (folder/'keys.json').write_text(json.dumps([p.name for p in paths]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'keys.json').write_text(json.dumps([p.name for p in paths]))
+
 
 def test_prune_keeps_what_runs_name(store, tmp_path, capsys):
-    a, b, c = (store.job('generate', dict(i=i), write('x'*1000*i)) for i in range(3))
-    d = store.job('finetune', dict(i=3), write('x'*5000))
-    a_run(tmp_path/'runs'/'one', a); a_run(tmp_path/'runs'/'two', b)
-    gone = prune(store, [tmp_path/'runs'])
+    a, b, c = (store.job('generate', dict(i=i), write('x' * 1000 * i)) for i in range(3))
+    d = store.job('finetune', dict(i=3), write('x' * 5000))
+    a_run(tmp_path / 'runs' / 'one', a)
+    a_run(tmp_path / 'runs' / 'two', b)
+    gone = prune(store, [tmp_path / 'runs'])
     assert [e.path for e in gone] == [d, c] and len(ls(store)) == 4 and 'Nothing was removed' in capsys.readouterr().out
-    damage_free = prune(store, [tmp_path/'runs'/'one', tmp_path/'runs'/'two'], dry=False)
+    damage_free = prune(store, [tmp_path / 'runs' / 'one', tmp_path / 'runs' / 'two'], dry=False)
     assert damage_free == gone and [e.path for e in ls(store)] == sorted([a, b]) and verify(store) == {}
-    assert '2 of 4 entries' in capsys.readouterr().out and prune(store, [tmp_path/'runs']) == []
-    Store(store.path).job('generate', dict(i=2), write('x'*2000))
+    assert '2 of 4 entries' in capsys.readouterr().out and prune(store, [tmp_path / 'runs']) == []
+    Store(store.path).job('generate', dict(i=2), write('x' * 2000))
     assert c.exists()
 
+
 def test_prune_clears_damage_and_the_scratch_nobody_will_ask_for(store, tmp_path, capsys):
-    path = store.job('generate', {}, whole); damage(path, 'cut'); forget(); store.job('generate', {}, whole)
-    for name, age in (('a'*64, 0), ('b'*64, shop.WEEK + 1), (path.name, 0)):
-        d = store.path/'scratch'/dead_mark(name); d.mkdir(parents=True); (d/'x').write_text('x'); os.utime(d, (time.time() - age,)*2)
-    living = store.path/'scratch'/mark('c'*64); living.mkdir(); os.utime(living, (1, 1))
-    a_run(tmp_path/'run', path)
-    prune(store, [tmp_path/'run'])
-    assert len(list((store.path/'scratch').iterdir())) == 4 and any((store.path/'damaged').iterdir())
-    prune(store, [tmp_path/'run'], dry=False)
-    assert sorted(p.name[0] for p in (store.path/'scratch').iterdir()) == ['a', 'c'] and not any((store.path/'damaged').iterdir())
+    path = store.job('generate', {}, whole)
+    damage(path, 'cut')
+    forget()
+    store.job('generate', {}, whole)
+    for name, age in (('a' * 64, 0), ('b' * 64, shop.WEEK + 1), (path.name, 0)):
+        d = store.path / 'scratch' / dead_mark(name)
+        d.mkdir(parents=True)
+        (d / 'x').write_text('x')
+        os.utime(d, (time.time() - age,) * 2)
+    living = store.path / 'scratch' / mark('c' * 64)
+    living.mkdir()
+    os.utime(living, (1, 1))
+    a_run(tmp_path / 'run', path)
+    prune(store, [tmp_path / 'run'])
+    assert len(list((store.path / 'scratch').iterdir())) == 4 and any((store.path / 'damaged').iterdir())
+    prune(store, [tmp_path / 'run'], dry=False)
+    assert sorted(p.name[0] for p in (store.path / 'scratch').iterdir()) == ['a', 'c'] and not any(
+        (store.path / 'damaged').iterdir()
+    )
     assert store.has('generate', {})
+
 
 @pytest.mark.parametrize('text', [None, '', '{', '{"a": 1}', '[1, 2]', 'null'])
 def test_prune_refuses_what_it_cannot_read(store, tmp_path, text):
     store.job('generate', {}, write())
-    a_run(tmp_path/'runs'/'good'); bad = tmp_path/'runs'/'bad'; bad.mkdir(); (bad/'config.yaml').touch()
-    if text is not None: (bad/'keys.json').write_text(text)
-    with pytest.raises(MaftError, match='bad has no readable keys.json'): prune(store, [tmp_path/'runs'], dry=False)
-    for roots in ([], [tmp_path/'nowhere'], [store.path]):
-        with pytest.raises(MaftError, match='othing was removed'): prune(store, roots, dry=False)
+    a_run(tmp_path / 'runs' / 'good')
+    bad = tmp_path / 'runs' / 'bad'
+    bad.mkdir()
+    (bad / 'config.yaml').touch()
+    if text is not None:
+        (bad / 'keys.json').write_text(text)
+    with pytest.raises(MaftError, match='bad has no readable keys.json'):
+        prune(store, [tmp_path / 'runs'], dry=False)
+    for roots in ([], [tmp_path / 'nowhere'], [store.path]):
+        with pytest.raises(MaftError, match='othing was removed'):
+            prune(store, roots, dry=False)
     assert len(ls(store)) == 1
 
+
 def test_prune_waits_for_those_at_work(store, tmp_path):
-    store.job('generate', dict(old=1), write()); a_run(tmp_path/'run')
+    store.job('generate', dict(old=1), write())
+    a_run(tmp_path / 'run')
+
     def meanwhile(folder):
-        with pytest.raises(MaftError, match='at work'): prune(store, [tmp_path/'run'], dry=False)
+        with pytest.raises(MaftError, match='at work'):
+            prune(store, [tmp_path / 'run'], dry=False)
         write()(folder)
+
     store.job('generate', dict(new=1), meanwhile)
     assert len(ls(store)) == 2
+
 
 def test_entry_by_its_first_letters(store):
     paths = [store.job('generate', dict(i=i), write()) for i in range(20)]
     assert entry(store, paths[3].name).path == paths[3]
     for begins, said in (('', '20 entries'), ('nothing', 'no entries')):
-        with pytest.raises(MaftError, match=said): entry(store, begins)
+        with pytest.raises(MaftError, match=said):
+            entry(store, begins)
 
 
 # diff
+
 
 @given(keys, keys)
 def test_diff_is_empty_if_and_only_if_equal(a, b):
     assert (diff(a, b) == []) == (canonical_json(a) == canonical_json(b))
     assert diff(a, shuffled(a)) == [] and len(diff(a, b)) == len(diff(b, a))
 
+
 @given(keys, st.text(), leaf)
 def test_one_change_one_line(a, k, v):
     b = {**a, k: v}
-    if k not in a: assert len(diff(a, b)) == 1 and 'absent -> ' in diff(a, b)[0]
+    if k not in a:
+        assert len(diff(a, b)) == 1 and 'absent -> ' in diff(a, b)[0]
+
 
 def test_diff_reads_well():
-    assert diff(dict(seed=0, train=dict(lr=.1)), dict(seed=0, train=dict(lr=.2))) == ['train.lr: 0.1 -> 0.2']
+    assert diff(dict(seed=0, train=dict(lr=0.1)), dict(seed=0, train=dict(lr=0.2))) == ['train.lr: 0.1 -> 0.2']
     assert diff(dict(stop=[1, 2]), dict(stop=[1, 2, 3])) == ['stop[2]: absent -> 3']
     assert diff(dict(a=1), dict(a=1.0)) == ['a: 1 -> 1.0'] and diff(dict(a=True), dict(a=1)) == ['a: true -> 1']
-    long = diff(dict(t='x'*500 + 'one' + 'y'*500), dict(t='x'*500 + 'two' + 'y'*500))
+    long = diff(dict(t='x' * 500 + 'one' + 'y' * 500), dict(t='x' * 500 + 'two' + 'y' * 500))
     assert len(long) == 1 and len(long[0]) < 160 and 'one' in long[0] and 'two' in long[0]
 
 
 def test_no_torch():
-    done = subprocess.run([sys.executable, '-c', 'import sys, multiagent_ft.store, multiagent_ft.housekeeping; print([m for m in ("torch", "transformers", "numpy") if m in sys.modules])'], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            (
+                'import sys, multiagent_ft.store, multiagent_ft.housekeeping; print([m for m in ("torch",'
+                ' "transformers", "numpy") if m in sys.modules])'
+            ),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == '[]', done.stdout + done.stderr

@@ -1,4 +1,5 @@
 "Tasks: every recorded question is read, splits are what they say, bad data is named by file, line and column before anything is generated."
+
 import json, re
 from functools import cache
 from decimal import Decimal
@@ -11,9 +12,9 @@ from multiagent_ft.prompts import question_prompt
 from multiagent_ft.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
 from multiagent_ft.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
 
-DATA = SHARED/'data'
-LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA/'mmlu_stem')
-recorded = cache(lambda name: load_task(name, LOCAL[name]))   # read once for all tests
+DATA = SHARED / 'data'
+LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA / 'mmlu_stem')
+recorded = cache(lambda name: load_task(name, LOCAL[name]))  # read once for all tests
 
 
 def jsonl(path, rows):
@@ -23,19 +24,22 @@ def jsonl(path, rows):
 
 
 def own(folder, yaml, name='quiz.yaml'):
-    (folder/name).write_text(yaml, encoding='utf-8')
-    return load_task(str(folder/name))
+    (folder / name).write_text(yaml, encoding='utf-8')
+    return load_task(str(folder / name))
 
 
 def refused(f, *said, lines=2):
     "`f` raises MaftError in at most `lines` lines that hold all of `said`."
-    with pytest.raises(MaftError) as e: f()
+    with pytest.raises(MaftError) as e:
+        f()
     text = str(e.value)
     assert len(text.splitlines()) <= lines and all(s in text for s in said), text
     return text
 
 
-# Recorded data ------------------------------------------------------------------------------------------------------------
+# Recorded data
+# ------------------------------------------------------------------------------------------------------------
+
 
 @needs_shared
 @pytest.mark.parametrize('name,rows,different', [('gsm8k', 8792, 8792), ('svamp', 1000, 1000), ('mmlu', 3018, 3003)])
@@ -55,13 +59,16 @@ def test_every_recorded_question_is_read(name, rows, different):
 @needs_shared
 def test_gold_answers_are_what_the_files_say():
     for part in ('train', 'test'):
-        rows = [json.loads(line) for line in open(DATA/'gsm8k'/f'{part}.jsonl', encoding='utf-8')]
+        rows = [json.loads(line) for line in open(DATA / 'gsm8k' / f'{part}.jsonl', encoding='utf-8')]
         a, b, _ = recorded('gsm8k').load()
         for r, p in zip(rows, a if part == 'train' else b, strict=True):
-            assert p.text == r['question'].strip() and float(p.gold) == float(r['answer'].rpartition('####')[2].replace(',', ''))
-    rows = [json.loads(line) for line in open(DATA/'svamp'/'test.jsonl', encoding='utf-8')]
-    for r, p in zip(rows, recorded('svamp').load()[0], strict=True): assert float(p.gold) == r['Answer']
-    rows = [json.loads(line) for line in open(DATA/'mmlu_stem'/'test.jsonl', encoding='utf-8')]
+            assert p.text == r['question'].strip() and float(p.gold) == float(
+                r['answer'].rpartition('####')[2].replace(',', '')
+            )
+    rows = [json.loads(line) for line in open(DATA / 'svamp' / 'test.jsonl', encoding='utf-8')]
+    for r, p in zip(rows, recorded('svamp').load()[0], strict=True):
+        assert float(p.gold) == r['Answer']
+    rows = [json.loads(line) for line in open(DATA / 'mmlu_stem' / 'test.jsonl', encoding='utf-8')]
     for r, p in zip(rows, recorded('mmlu').load()[0], strict=True):
         assert p.gold == 'ABCD'[r['answer']] and f'\n({p.gold}) {r["choices"][r["answer"]].strip()}' in p.text
 
@@ -69,7 +76,9 @@ def test_gold_answers_are_what_the_files_say():
 @needs_shared
 def test_train_comes_from_train_and_the_exam_from_test():
     s = split(recorded('gsm8k'), seed=3)
-    assert all(p.source.startswith('train.jsonl') for p in s.train) and all(p.source.startswith('test.jsonl') for p in s.evaluation)
+    assert all(p.source.startswith('train.jsonl') for p in s.train) and all(
+        p.source.startswith('test.jsonl') for p in s.evaluation
+    )
 
 
 @needs_shared
@@ -87,7 +96,12 @@ def test_fresh_questions_every_iteration(name):
 @needs_shared
 def test_too_few_are_counted():
     svamp = recorded('svamp')
-    refused(lambda: split(svamp, 500, 500, iteration=2, fresh=True), 'svamp has 500 different questions to learn from, beside the 500 of the exam', '1000 are asked for', '2 iterations')
+    refused(
+        lambda: split(svamp, 500, 500, iteration=2, fresh=True),
+        'svamp has 500 different questions to learn from, beside the 500 of the exam',
+        '1000 are asked for',
+        '2 iterations',
+    )
     refused(lambda: split(svamp, 600, 500), 'svamp has 500 different questions', '600')
     refused(lambda: split(svamp, 0, 1001), 'svamp has 1000 different questions for the exam', '1001')
     refused(lambda: split(recorded('gsm8k'), 500, 1320), '1319 different questions for the exam')
@@ -95,38 +109,55 @@ def test_too_few_are_counted():
 
 @needs_shared
 def test_college_mathematics_in_six_lines(tmp_path):
-    task = own(tmp_path, f'data: {DATA}/college_math/test.jsonl\nkind: math\nquestion: question\nanswer: answer\nunreadable: skip\n')
+    task = own(
+        tmp_path,
+        f'data: {DATA}/college_math/test.jsonl\nkind: math\nquestion: question\nanswer: answer\nunreadable: skip\n',
+    )
     a, _, notes = task.load()
-    assert notes['rows'] == 2818 and len(a) >= .97*2818 and len(a) + len(notes['unreadable']) == 2818
+    assert notes['rows'] == 2818 and len(a) >= 0.97 * 2818 and len(a) + len(notes['unreadable']) == 2818
 
 
 @needs_shared
 def test_a_file_instead_of_a_folder():
-    assert len(load_task('gsm8k', DATA/'gsm8k'/'test.jsonl').load()[0]) == 1319
-    assert [p.text for p in load_task('gsm8k', DATA/'gsm8k').load()[1]] == [p.text for p in recorded('gsm8k').load()[1]]
+    assert len(load_task('gsm8k', DATA / 'gsm8k' / 'test.jsonl').load()[0]) == 1319
+    assert [p.text for p in load_task('gsm8k', DATA / 'gsm8k').load()[1]] == [
+        p.text for p in recorded('gsm8k').load()[1]
+    ]
 
 
-# Splits -------------------------------------------------------------------------------------------------------------------
+# Splits
+# -------------------------------------------------------------------------------------------------------------------
 
-texts = st.text('abAB 0?.’\'', min_size=1, max_size=6).filter(str.strip)
+texts = st.text("abAB 0?.’'", min_size=1, max_size=6).filter(str.strip)
+
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(texts, max_size=30), st.lists(texts, min_size=1, max_size=30), st.booleans(), st.integers(0, 9), st.randoms())
+@given(
+    st.lists(texts, max_size=30),
+    st.lists(texts, min_size=1, max_size=30),
+    st.booleans(),
+    st.integers(0, 9),
+    st.randoms(),
+)
 def test_splits_are_disjoint_and_do_not_depend_on_order(a, b, parts, seed, rnd):
     lists = [[Problem(f'{n}/{i}', t, '1', f'{n}:{i}') for i, t in enumerate(ts)] for n, ts in (('a', a), ('b', b))]
+
     def load():
-        for x in lists: rnd.shuffle(x)
+        for x in lists:
+            rnd.shuffle(x)
         return (lists[0], lists[1], dict(rows=0)) if parts else (lists[1], lists[1], dict(rows=0))
+
     task = Task('play', 'number', load=load)
     exam, learn = {normalized(t) for t in b}, {normalized(t) for t in (a if parts else b)}
-    n = len(exam) if parts else len(exam)//2
+    n = len(exam) if parts else len(exam) // 2
     m = len(learn - exam) if parts else len(exam) - n
     s, again = split(task, m, n, seed), split(task, m, n, seed)
     keys = [normalized(p.text) for p in s.train + s.evaluation]
     assert len(keys) == len(set(keys)) == n + m
     assert keys == [normalized(p.text) for p in again.train + again.evaluation]
-    assert [normalized(p.text) for p in split(task, 0, max(n - 1, 0), seed).evaluation] == keys[m:][:max(n - 1, 0)]
-    if m < len(learn): refused(lambda: split(task, len(learn) + 1, n, seed), 'task play has')
+    assert [normalized(p.text) for p in split(task, 0, max(n - 1, 0), seed).evaluation] == keys[m:][: max(n - 1, 0)]
+    if m < len(learn):
+        refused(lambda: split(task, len(learn) + 1, n, seed), 'task play has')
 
 
 def test_seeds_differ_and_order_is_kept_when_a_question_goes():
@@ -137,21 +168,34 @@ def test_seeds_differ_and_order_is_kept_when_a_question_goes():
 
 
 def test_the_exam_keeps_what_is_in_both_parts(tmp_path):
-    jsonl(tmp_path/'d'/'train.jsonl', [dict(question=f'{i}+1?', answer=i+1) for i in range(6)])
-    jsonl(tmp_path/'d'/'test.jsonl', [dict(question=' 2+1 ', answer=3), dict(question='9+9?', answer=18), dict(question='9+9', answer=19)])
+    jsonl(tmp_path / 'd' / 'train.jsonl', [dict(question=f'{i}+1?', answer=i + 1) for i in range(6)])
+    jsonl(
+        tmp_path / 'd' / 'test.jsonl',
+        [dict(question=' 2+1 ', answer=3), dict(question='9+9?', answer=18), dict(question='9+9', answer=19)],
+    )
     s = split(own(tmp_path, 'data: d\n'), 5, 2)
-    assert s.report['in_both'] == ['train.jsonl, line 3 = test.jsonl, line 1'] and '2+1?' not in {p.text for p in s.train}
-    assert s.report['repeated'] == ['test.jsonl, line 3 = test.jsonl, line 2'] and s.report['contradictory'] == ['test.jsonl, line 3 says 19, test.jsonl, line 2 says 18']
+    assert s.report['in_both'] == ['train.jsonl, line 3 = test.jsonl, line 1'] and '2+1?' not in {
+        p.text for p in s.train
+    }
+    assert s.report['repeated'] == ['test.jsonl, line 3 = test.jsonl, line 2'] and s.report['contradictory'] == [
+        'test.jsonl, line 3 says 19, test.jsonl, line 2 says 18'
+    ]
     assert json.loads(json.dumps(s.report)) == s.report
     assert '1 in both parts' in str(s) and '1 that occur twice' in str(s)
 
 
 def test_choices_in_another_order_are_the_same_question(tmp_path):
-    rows = [dict(question='Which is red?', options=['rose', 'grass'], answer=0), dict(question='which is red', options=['Grass', 'Rose.'], answer=1),
-            dict(question='Which is red?', options=['Grass', 'Rose'], answer=0), dict(question='Which is red?', options=['blood', 'grass'], answer='blood')]
-    jsonl(tmp_path/'d.jsonl', rows)
+    rows = [
+        dict(question='Which is red?', options=['rose', 'grass'], answer=0),
+        dict(question='which is red', options=['Grass', 'Rose.'], answer=1),
+        dict(question='Which is red?', options=['Grass', 'Rose'], answer=0),
+        dict(question='Which is red?', options=['blood', 'grass'], answer='blood'),
+    ]
+    jsonl(tmp_path / 'd.jsonl', rows)
     s = split(own(tmp_path, 'data: d.jsonl\nchoices: options\n'), 1, 1)
-    assert len(s.report['repeated']) == 2 and s.report['contradictory'] == ['d.jsonl, line 3 says A, d.jsonl, line 1 says A']
+    assert len(s.report['repeated']) == 2 and s.report['contradictory'] == [
+        'd.jsonl, line 3 says A, d.jsonl, line 1 says A'
+    ]
 
 
 @pytest.mark.parametrize('name', GENERATED)
@@ -159,27 +203,64 @@ def test_made_up_questions_are_held_out_and_disjoint(name):
     task = load_task(name)
     splits = [split(task, 40, 40, 5, k, True) for k in (1, 2)]
     keys = [normalized(p.text) for s in splits for p in s.train] + [normalized(p.text) for p in splits[0].evaluation]
-    assert len(set(keys)) == 120 and all(held_out(p.text) for s in splits for p in s.train + s.evaluation) and splits[0].evaluation == splits[1].evaluation
+    assert (
+        len(set(keys)) == 120
+        and all(held_out(p.text) for s in splits for p in s.train + s.evaluation)
+        and splits[0].evaluation == splits[1].evaluation
+    )
     other = {normalized(p.text) for p in split(task, 100, 0, 6).train}
-    assert not other & {normalized(p.text) for p in splits[0].evaluation}   # sides hold across seeds
-    if name == 'arithmetic': assert all(eval(re.search(r'of (.*)\?', p.text)[1]) == int(p.gold) for p in splits[0].train)
+    assert not other & {normalized(p.text) for p in splits[0].evaluation}  # sides hold across seeds
+    if name == 'arithmetic':
+        assert all(eval(re.search(r'of (.*)\?', p.text)[1]) == int(p.gold) for p in splits[0].train)
 
 
 def test_prose_is_not_examined(tmp_path):
-    jsonl(tmp_path/'d.jsonl', [dict(question=f'{i}?', answer='There is no solution, as one sees.' if i % 3 == 0 else f'\\frac{{{i}}}{{7}}') for i in range(12)])
+    jsonl(
+        tmp_path / 'd.jsonl',
+        [
+            dict(question=f'{i}?', answer='There is no solution, as one sees.' if i % 3 == 0 else f'\\frac{{{i}}}{{7}}')
+            for i in range(12)
+        ],
+    )
     task = own(tmp_path, 'data: d.jsonl\nkind: math\nunreadable: skip\n')
     s = split(task, 4, 4)
-    assert all('frac' in p.gold for p in s.train + s.evaluation) and 1 <= len(s.report['unreadable']) <= 4 and all(re.match(r'd.jsonl, line \d+: prose', x) for x in s.report['unreadable'])
-    assert not {p.text for p in s.train} & {p.text for p in s.evaluation} and split(task, 3, 4).train == s.train[:3] and split(task, 4, 3).evaluation == s.evaluation[:3]
+    assert (
+        all('frac' in p.gold for p in s.train + s.evaluation)
+        and 1 <= len(s.report['unreadable']) <= 4
+        and all(re.match(r'd.jsonl, line \d+: prose', x) for x in s.report['unreadable'])
+    )
+    assert (
+        not {p.text for p in s.train} & {p.text for p in s.evaluation}
+        and split(task, 3, 4).train == s.train[:3]
+        and split(task, 4, 3).evaluation == s.evaluation[:3]
+    )
     refused(lambda: split(task, 5, 4), '4 different questions with a readable answer (of 8) to learn from', '5')
-    refused(lambda: split(own(tmp_path, 'data: d.jsonl\nkind: math\n'), 4, 4), 'd.jsonl, line', 'prose', 'There is no solution')
+    refused(
+        lambda: split(own(tmp_path, 'data: d.jsonl\nkind: math\n'), 4, 4),
+        'd.jsonl, line',
+        'prose',
+        'There is no solution',
+    )
 
 
-# Levels, prompts, gold answers --------------------------------------------------------------------------------------------
+# Levels, prompts, gold answers
+# --------------------------------------------------------------------------------------------
+
 
 def test_math_takes_levels_1_to_3_unless_told(tmp_path):
     for part in ('train', 'test'):
-        jsonl(tmp_path/'math'/f'{part}.jsonl', [dict(problem=f'{part} {i}', level=f'Level {i}', solution=fr'First \boxed{{0}}, then $\boxed{{\dfrac{{{i}}}{{7}}}}$.', type='Algebra') for i in (1, 2, 3, 4, 5, '?')])
+        jsonl(
+            tmp_path / 'math' / f'{part}.jsonl',
+            [
+                dict(
+                    problem=f'{part} {i}',
+                    level=f'Level {i}',
+                    solution=rf'First \boxed{{0}}, then $\boxed{{\dfrac{{{i}}}{{7}}}}$.',
+                    type='Algebra',
+                )
+                for i in (1, 2, 3, 4, 5, '?')
+            ],
+        )
     a, b, notes = load_task('math', tmp_path).load()
     assert [p.text for p in a] == ['train 1', 'train 2', 'train 3'] and notes['other_levels'] == 6
     assert same(b[1].gold, r'\frac{2}{7}')
@@ -191,45 +272,115 @@ def test_math_takes_levels_1_to_3_unless_told(tmp_path):
 
 def test_prompts():
     p = Problem('x/1', 'Which?\n(A) this\n(B) that', 'B')
-    assert question_prompt(p.text, load_task('mmlu').prompt) == 'Which?\n(A) this\n(B) that\nThink step by step, then give the letter of the right choice as \\boxed{letter}.'
+    assert (
+        question_prompt(p.text, load_task('mmlu').prompt)
+        == 'Which?\n(A) this\n(B) that\nThink step by step, then give the letter of the right choice as'
+        ' \\boxed{letter}.'
+    )
     assert {n: load_task(n).kind for n in BUILT_IN} == dict(gsm8k='number', svamp='number', math='math', mmlu='choice')
 
 
-@pytest.mark.parametrize('v,kind,gold', [
-    ('#### 1,234', 'number', '1234'), ('It is 5.\n#### -5', 'number', '-5'), (Decimal('0.1'), 'number', '0.1'), (Decimal('145.0'), 'number', '145'), (12.0, 'number', '12'),
-    (True, 'number', None), (None, 'number', None), ('', 'number', None), ('n/a', 'number', None), ([1], 'number', None), (float('nan'), 'number', None), (float('inf'), 'number', None),
-    (Decimal('1e999999999'), 'number', None), ('unfinished \\boxed{3', 'number', None), ('yes', 'regex:(yes|no)', 'yes'), ('  ', 'regex:(yes|no)', None), ('(B)', 'choice', 'B'), ('B', 'choice', 'B')])
-def test_gold(v, kind, gold): assert gold_of(v, kind, []) == gold
+@pytest.mark.parametrize(
+    'v,kind,gold',
+    [
+        ('#### 1,234', 'number', '1234'),
+        ('It is 5.\n#### -5', 'number', '-5'),
+        (Decimal('0.1'), 'number', '0.1'),
+        (Decimal('145.0'), 'number', '145'),
+        (12.0, 'number', '12'),
+        (True, 'number', None),
+        (None, 'number', None),
+        ('', 'number', None),
+        ('n/a', 'number', None),
+        ([1], 'number', None),
+        (float('nan'), 'number', None),
+        (float('inf'), 'number', None),
+        (Decimal('1e999999999'), 'number', None),
+        ('unfinished \\boxed{3', 'number', None),
+        ('yes', 'regex:(yes|no)', 'yes'),
+        ('  ', 'regex:(yes|no)', None),
+        ('(B)', 'choice', 'B'),
+        ('B', 'choice', 'B'),
+    ],
+)
+def test_gold(v, kind, gold):
+    assert gold_of(v, kind, []) == gold
 
 
-@pytest.mark.parametrize('v,letter', [(0, 'A'), (3, None), (-1, None), ('A', 'A'), ('(C)', 'C'), ('C.', 'C'), ('D', None), ('green', 'B'), ('Green', None), ('1', 'B'), (2.0, 'C'),
-                                      (Decimal('1.5'), None), (True, None), (None, None), ('', None), ('²', None), ([0], None)])
-def test_letters(v, letter): assert letter_of(v, ['red', 'green', 'blue']) == letter
+@pytest.mark.parametrize(
+    'v,letter',
+    [
+        (0, 'A'),
+        (3, None),
+        (-1, None),
+        ('A', 'A'),
+        ('(C)', 'C'),
+        ('C.', 'C'),
+        ('D', None),
+        ('green', 'B'),
+        ('Green', None),
+        ('1', 'B'),
+        (2.0, 'C'),
+        (Decimal('1.5'), None),
+        (True, None),
+        (None, None),
+        ('', None),
+        ('²', None),
+        ([0], None),
+    ],
+)
+def test_letters(v, letter):
+    assert letter_of(v, ['red', 'green', 'blue']) == letter
 
 
 def test_two_readings_of_a_choice_are_not_guessed():
-    assert letter_of('1', ['1', '2']) is None and letter_of('B', ['B', 'A']) is None and letter_of('x', ['x', 'x']) is None
+    assert (
+        letter_of('1', ['1', '2']) is None and letter_of('B', ['B', 'A']) is None and letter_of('x', ['x', 'x']) is None
+    )
     assert letter_of('A', ['A', 'B']) == 'A' and letter_of(1, ['1', '2']) == 'B'
 
 
-# Your own data ------------------------------------------------------------------------------------------------------------
+# Your own data
+# ------------------------------------------------------------------------------------------------------------
 
-ROWS = [dict(Q=f'{i} plus 1', Sol=f'{i+1}') for i in range(8)]
+ROWS = [dict(Q=f'{i} plus 1', Sol=f'{i + 1}') for i in range(8)]
 
-def as_jsonl(p): jsonl(p.with_suffix('.jsonl'), ROWS)
-def as_csv(p): p.with_suffix('.csv').write_text('Q,Sol\n' + ''.join(f'{r["Q"]},{r["Sol"]}\n' for r in ROWS))
-def as_excel(p): p.with_suffix('.csv').write_bytes(b'\xef\xbb\xbf' + ('Q;Sol\r\n' + ''.join(f'"{r["Q"]}";{r["Sol"]}\r\n' for r in ROWS)).encode())
-def as_tsv(p): p.with_suffix('.tsv').write_text('Q\tSol\n' + ''.join(f'{r["Q"]}\t{r["Sol"]}\n' for r in ROWS))
+
+def as_jsonl(p):
+    jsonl(p.with_suffix('.jsonl'), ROWS)
+
+
+def as_csv(p):
+    p.with_suffix('.csv').write_text('Q,Sol\n' + ''.join(f'{r["Q"]},{r["Sol"]}\n' for r in ROWS))
+
+
+def as_excel(p):
+    p.with_suffix('.csv').write_bytes(
+        b'\xef\xbb\xbf' + ('Q;Sol\r\n' + ''.join(f'"{r["Q"]}";{r["Sol"]}\r\n' for r in ROWS)).encode()
+    )
+
+
+def as_tsv(p):
+    p.with_suffix('.tsv').write_text('Q\tSol\n' + ''.join(f'{r["Q"]}\t{r["Sol"]}\n' for r in ROWS))
+
+
 def as_parquet(p):
     import pyarrow as pa, pyarrow.parquet as pq
+
     pq.write_table(pa.Table.from_pylist(ROWS), p.with_suffix('.parquet'))
+
 
 @pytest.mark.parametrize('save', [as_jsonl, as_csv, as_excel, as_tsv, as_parquet], ids=lambda f: f.__name__)
 def test_the_same_questions_in_every_format(tmp_path, save):
-    (tmp_path/'d').mkdir(); save(tmp_path/'d'/'mine')
+    (tmp_path / 'd').mkdir()
+    save(tmp_path / 'd' / 'mine')
     task = own(tmp_path, 'data: d\nquestion: Q\nanswer: Sol\nname: plus\ninstruction: Give the sum as \\boxed{sum}.\n')
     a, b, _ = task.load()
-    assert a is b and [(p.text, p.gold) for p in a] == [(r['Q'], r['Sol']) for r in ROWS] and a[0].id.startswith('plus/mine-')
+    assert (
+        a is b
+        and [(p.text, p.gold) for p in a] == [(r['Q'], r['Sol']) for r in ROWS]
+        and a[0].id.startswith('plus/mine-')
+    )
     assert question_prompt(a[0].text, task.prompt) == '0 plus 1\nGive the sum as \\boxed{sum}.'
     train, evaluation = split(task, 4, 4)
     assert {p.text for p in train + evaluation} == {r['Q'] for r in ROWS}
@@ -237,52 +388,89 @@ def test_the_same_questions_in_every_format(tmp_path, save):
 
 def test_a_parquet_file_of_many_rows_is_counted_through(tmp_path):
     import pyarrow as pa, pyarrow.parquet as pq
-    pq.write_table(pa.Table.from_pylist([dict(question=f'{i}?', answer=i, tags=[]) for i in range(2500)]), tmp_path/'big.parquet')
-    a, _, _ = load_task(str(tmp_path/'big.parquet')).load()
+
+    pq.write_table(
+        pa.Table.from_pylist([dict(question=f'{i}?', answer=i, tags=[]) for i in range(2500)]),
+        tmp_path / 'big.parquet',
+    )
+    a, _, _ = load_task(str(tmp_path / 'big.parquet')).load()
     assert a[-1].id == 'big/big-2500' and a[-1].source == 'big.parquet, row 2500' and a[-1].gold == '2499'
 
 
 def test_a_file_alone_is_a_task_when_it_has_question_and_answer(tmp_path):
-    task = load_task(str(jsonl(tmp_path/'sums.jsonl', [dict(question='1+1?', answer=2), dict(question='2+2?', answer='#### 4')])))
+    task = load_task(
+        str(jsonl(tmp_path / 'sums.jsonl', [dict(question='1+1?', answer=2), dict(question='2+2?', answer='#### 4')]))
+    )
     assert (task.name, task.kind, [p.gold for p in task.load()[0]]) == ('sums', 'number', ['2', '4'])
 
 
 def test_csv_cells_with_line_breaks_and_odd_separators(tmp_path):
-    f = tmp_path/'a.csv'; f.write_bytes('question,answer\n"two\nlines, one comma",1\n\n"sep\u2028arator ""x""",2\nlast,3'.encode())
-    assert list(csv_rows(f)) == [(2, dict(question='two\nlines, one comma', answer='1')), (5, dict(question='sep\u2028arator "x"', answer='2')), (6, dict(question='last', answer='3'))]
+    f = tmp_path / 'a.csv'
+    f.write_bytes('question,answer\n"two\nlines, one comma",1\n\n"sep\u2028arator ""x""",2\nlast,3'.encode())
+    assert list(csv_rows(f)) == [
+        (2, dict(question='two\nlines, one comma', answer='1')),
+        (5, dict(question='sep\u2028arator "x"', answer='2')),
+        (6, dict(question='last', answer='3')),
+    ]
 
 
 def test_data_of_the_command_line_wins_and_data_is_kept(tmp_path):
-    jsonl(tmp_path/'a.jsonl', [dict(question='a', answer=1)]); jsonl(tmp_path/'b.jsonl', [dict(question='b', answer=1)])
-    (tmp_path/'t.yaml').write_text('data: a.jsonl\n')
-    task = load_task(str(tmp_path/'t.yaml'), data=str(tmp_path/'b.jsonl'))
+    jsonl(tmp_path / 'a.jsonl', [dict(question='a', answer=1)])
+    jsonl(tmp_path / 'b.jsonl', [dict(question='b', answer=1)])
+    (tmp_path / 't.yaml').write_text('data: a.jsonl\n')
+    task = load_task(str(tmp_path / 't.yaml'), data=str(tmp_path / 'b.jsonl'))
     assert task.load()[0][0].text == 'b'
-    (tmp_path/'b.jsonl').unlink()
+    (tmp_path / 'b.jsonl').unlink()
     assert task.load()[0][0].text == 'b'
 
 
 def test_several_columns_and_a_pattern_of_ones_own(tmp_path):
-    jsonl(tmp_path/'d.jsonl', [dict(a='Tom is five.', b='Is Tom old?', right='no', hard=2), dict(a='Ann is ninety.', b='Is Ann old?', right='yes', hard='3')])
-    task = own(tmp_path, 'data: d.jsonl\nquestion: [a, b]\nanswer: right\nkind: "regex:Answer: (yes|no)"\ninstruction: "End with Answer: yes or Answer: no."\nlevel: hard\nlevels: 3-4\n')
+    jsonl(
+        tmp_path / 'd.jsonl',
+        [
+            dict(a='Tom is five.', b='Is Tom old?', right='no', hard=2),
+            dict(a='Ann is ninety.', b='Is Ann old?', right='yes', hard='3'),
+        ],
+    )
+    task = own(
+        tmp_path,
+        'data: d.jsonl\nquestion: [a, b]\nanswer: right\nkind: "regex:Answer: (yes|no)"\ninstruction: "End with'
+        ' Answer: yes or Answer: no."\nlevel: hard\nlevels: 3-4\n',
+    )
     (p,), _, notes = task.load()
-    assert p.text == 'Ann is ninety. Is Ann old?' and notes['other_levels'] == 1 and score(task, task.read('Hm.\nAnswer: yes'), p) and not score(task, task.read('Answer: no'), p)
+    assert (
+        p.text == 'Ann is ninety. Is Ann old?'
+        and notes['other_levels'] == 1
+        and score(task, task.read('Hm.\nAnswer: yes'), p)
+        and not score(task, task.read('Answer: no'), p)
+    )
 
 
-# The Hub: datasets.load_dataset reads a local folder just as it reads the Hub -----------------------------------------------
+# The Hub: datasets.load_dataset reads a local folder just as it reads the Hub
+# -----------------------------------------------
+
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     "A folder that stands for the Hub; relative names lead there."
-    monkeypatch.chdir(tmp_path); monkeypatch.setenv('HF_DATASETS_CACHE', str(tmp_path/'cache'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HF_DATASETS_CACHE', str(tmp_path / 'cache'))
     import datasets
-    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'cache')
+
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     return tmp_path
 
 
 def test_a_data_set_of_the_hub(hub):
-    for part, n in (('train', 6), ('test', 4)): jsonl(hub/'me'/'quiz'/f'{part}.jsonl', [dict(q=f'{part} {i}', a=i) for i in range(n)])
+    for part, n in (('train', 6), ('test', 4)):
+        jsonl(hub / 'me' / 'quiz' / f'{part}.jsonl', [dict(q=f'{part} {i}', a=i) for i in range(n)])
     a, b, _ = own(hub, 'hub: me/quiz\nquestion: q\nanswer: a\n').load()
-    assert [p.text for p in a] == [f'train {i}' for i in range(6)] and len(b) == 4 and b[0].id == 'quiz/test-1' and 'row 1' in b[0].source
+    assert (
+        [p.text for p in a] == [f'train {i}' for i in range(6)]
+        and len(b) == 4
+        and b[0].id == 'quiz/test-1'
+        and 'row 1' in b[0].source
+    )
     a, b, _ = own(hub, 'hub: me/quiz\nquestion: q\nanswer: a\nsplit: test\n').load()
     assert a is b and len(a) == 4
     a, b, _ = own(hub, 'hub: me/quiz\nquestion: q\nanswer: a\nsplit: train+test\n').load()
@@ -293,27 +481,53 @@ def test_a_data_set_of_the_hub(hub):
 
 def test_gsm8k_of_the_hub(hub, monkeypatch):
     import datasets
+
     asked = []
+
     def load_dataset(name, config, split):
         asked.append((name, config, split))
-        return datasets.Dataset.from_list([dict(question=f'{split} {i}', answer=f'so\n#### {i},000') for i in range(1, 4)])
+        return datasets.Dataset.from_list(
+            [dict(question=f'{split} {i}', answer=f'so\n#### {i},000') for i in range(1, 4)]
+        )
+
     monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
     task = load_task('gsm8k')
-    s = split(task, 2, 3); split(task, 2, 3, iteration=2)
-    assert asked == [('openai/gsm8k', 'main', 'train'), ('openai/gsm8k', 'main', 'test')] and {p.gold for p in s.evaluation} == {'1000', '2000', '3000'}
+    s = split(task, 2, 3)
+    split(task, 2, 3, iteration=2)
+    assert asked == [('openai/gsm8k', 'main', 'train'), ('openai/gsm8k', 'main', 'test')] and {
+        p.gold for p in s.evaluation
+    } == {'1000', '2000', '3000'}
 
 
 def test_math_of_the_hub_puts_its_subjects_together(hub, monkeypatch):
     import datasets
-    monkeypatch.setattr(datasets, 'load_dataset', lambda name, config, split: datasets.Dataset.from_list([dict(problem=f'{config} {split} {i}', level='Level 2', solution=f'\\boxed{{{i}}}') for i in range(2)]))
+
+    monkeypatch.setattr(
+        datasets,
+        'load_dataset',
+        lambda name, config, split: datasets.Dataset.from_list(
+            [dict(problem=f'{config} {split} {i}', level='Level 2', solution=f'\\boxed{{{i}}}') for i in range(2)]
+        ),
+    )
     a, b, _ = load_task('math').load()
     assert len(a) == len(b) == 14 and len({p.id for p in a + b}) == 28 and b[0].id == 'math/test-algebra-1'
 
 
 def test_choices_of_the_hub(hub, monkeypatch):
     import datasets
-    labels = datasets.Features(question=datasets.Value('string'), choices=datasets.List(datasets.Value('string')), answer=datasets.ClassLabel(names=list('ABCD')))
-    monkeypatch.setattr(datasets, 'load_dataset', lambda name, config, split: datasets.Dataset.from_list([dict(question='Which?', choices=['4', '3', '2', '1'], answer=3)], labels))
+
+    labels = datasets.Features(
+        question=datasets.Value('string'),
+        choices=datasets.List(datasets.Value('string')),
+        answer=datasets.ClassLabel(names=list('ABCD')),
+    )
+    monkeypatch.setattr(
+        datasets,
+        'load_dataset',
+        lambda name, config, split: datasets.Dataset.from_list(
+            [dict(question='Which?', choices=['4', '3', '2', '1'], answer=3)], labels
+        ),
+    )
     (p,), _, _ = load_task('mmlu').load()
     assert p.gold == 'D' and p.text.endswith('\n(D) 1')
 
@@ -324,130 +538,239 @@ def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
     assert capfd.readouterr() == ('', '')
 
 
-# Bad input ----------------------------------------------------------------------------------------------------------------
+# Bad input
+# ----------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('name,raw,said', [
-    ('a.jsonl', b'{"question": "1+1?", "answer": 2}\n{"question": "2+2?", "answer": }\n', ['line 2', 'column 32', 'JSON']),
-    ('a.jsonl', b'{"question": "1+1?", "answer": 2}\n\n7\n', ['line 3', 'int']),
-    ('a.jsonl', b'', ['no questions']), ('a.jsonl', b'\n \n', ['no questions']), ('a.jsonl', b'\xef\xbb\xbf', ['no questions']),
-    ('a.jsonl', b'{"question": "ok", "answer": 1}\n{"question": "caf\xe9", "answer": 1}', ['line 2', 'byte 18', 'UTF-8']),
-    ('a.jsonl', b'\xef\xbb\xbf{"question": "caf\xe9", "answer": 1}', ['line 1', 'byte 21', 'UTF-8']),
-    ('a.jsonl', '{"question": "x", "answer": 1}'.encode('utf-16'), ['line 1', 'UTF-8']), ('a.csv', 'question,answer\nx,1'.encode('utf-16-le'), ['line 1', 'UTF-8']),
-    ('a.jsonl', b'[' * 100_000, ['line 1', 'nested']), ('a.jsonl', b'{"question": "x", "answer": ' + b'9' * 5000 + b'}', ['line 1', 'number']),
-    ('a.jsonl', b'{"question": "x", "answer": 1e99999999999999999999}', ['line 1']),
-    ('a.jsonl', b'{"question": "x", "answer": 1}\n{"question": "y", "answer": "who knows"}', ['line 2', 'column answer', 'who knows', 'unreadable: skip']),
-    ('a.jsonl', b'{"question": "x", "answer": null}', ['line 1', 'column answer']), ('a.jsonl', b'{"question": "x", "answer": NaN}', ['line 1', 'column answer']),
-    ('a.jsonl', b'{"question": "x"}\n{"question": "y"}', ['line 1', "no column 'answer'", 'question']),
-    ('a.jsonl', b'{"question": "x", "solution": 1}', ["no column 'answer'", '`answer: COLUMN`']),
-    ('a.jsonl', b'{"Question": "x", "answer": 1}', ['line 1', "no column 'question'", 'Question, answer', '`question: Question`']),
-    ('a.jsonl', b'{"question": "  ", "answer": 1}', ['line 1', 'column question', 'no question']), ('a.jsonl', b'{"question": ["x"], "answer": 1}', ['line 1', 'column question']),
-    ('a.jsonl', b'{"question": "\\ud800", "answer": 1}', ['line 1', 'column question', 'surrogate']),
-    ('a.csv', b'question,answer\nx,1\ny,2,3\n', ['line 3', '3 cells', 'header has 2']), ('a.csv', b'question,answer\n', ['no questions']), ('a.csv', b'', ['no questions']),
-    ('a.csv', b'question,answer\n"a\nb",1\n"never closed,2\nmore,3\n', ['line 4', 'quote']), ('a.csv', b'question,answer,answer\nx,1,2\n', ['line 1', 'same name']),
-    ('a.csv', b'question,answer\nx,\n', ['line 2', 'column answer']), ('a.csv', b'question,answer\n"' + b'x'*200_000 + b'",1\n', ['line 2']),
-    ('a.parquet', b'PAR1 not really PAR1', ['Parquet']), ('a.parquet', b'', ['Parquet'])])
+
+@pytest.mark.parametrize(
+    'name,raw,said',
+    [
+        (
+            'a.jsonl',
+            b'{"question": "1+1?", "answer": 2}\n{"question": "2+2?", "answer": }\n',
+            ['line 2', 'column 32', 'JSON'],
+        ),
+        ('a.jsonl', b'{"question": "1+1?", "answer": 2}\n\n7\n', ['line 3', 'int']),
+        ('a.jsonl', b'', ['no questions']),
+        ('a.jsonl', b'\n \n', ['no questions']),
+        ('a.jsonl', b'\xef\xbb\xbf', ['no questions']),
+        (
+            'a.jsonl',
+            b'{"question": "ok", "answer": 1}\n{"question": "caf\xe9", "answer": 1}',
+            ['line 2', 'byte 18', 'UTF-8'],
+        ),
+        ('a.jsonl', b'\xef\xbb\xbf{"question": "caf\xe9", "answer": 1}', ['line 1', 'byte 21', 'UTF-8']),
+        ('a.jsonl', '{"question": "x", "answer": 1}'.encode('utf-16'), ['line 1', 'UTF-8']),
+        ('a.csv', 'question,answer\nx,1'.encode('utf-16-le'), ['line 1', 'UTF-8']),
+        ('a.jsonl', b'[' * 100_000, ['line 1', 'nested']),
+        ('a.jsonl', b'{"question": "x", "answer": ' + b'9' * 5000 + b'}', ['line 1', 'number']),
+        ('a.jsonl', b'{"question": "x", "answer": 1e99999999999999999999}', ['line 1']),
+        (
+            'a.jsonl',
+            b'{"question": "x", "answer": 1}\n{"question": "y", "answer": "who knows"}',
+            ['line 2', 'column answer', 'who knows', 'unreadable: skip'],
+        ),
+        ('a.jsonl', b'{"question": "x", "answer": null}', ['line 1', 'column answer']),
+        ('a.jsonl', b'{"question": "x", "answer": NaN}', ['line 1', 'column answer']),
+        ('a.jsonl', b'{"question": "x"}\n{"question": "y"}', ['line 1', "no column 'answer'", 'question']),
+        ('a.jsonl', b'{"question": "x", "solution": 1}', ["no column 'answer'", '`answer: COLUMN`']),
+        (
+            'a.jsonl',
+            b'{"Question": "x", "answer": 1}',
+            ['line 1', "no column 'question'", 'Question, answer', '`question: Question`'],
+        ),
+        ('a.jsonl', b'{"question": "  ", "answer": 1}', ['line 1', 'column question', 'no question']),
+        ('a.jsonl', b'{"question": ["x"], "answer": 1}', ['line 1', 'column question']),
+        ('a.jsonl', b'{"question": "\\ud800", "answer": 1}', ['line 1', 'column question', 'surrogate']),
+        ('a.csv', b'question,answer\nx,1\ny,2,3\n', ['line 3', '3 cells', 'header has 2']),
+        ('a.csv', b'question,answer\n', ['no questions']),
+        ('a.csv', b'', ['no questions']),
+        ('a.csv', b'question,answer\n"a\nb",1\n"never closed,2\nmore,3\n', ['line 4', 'quote']),
+        ('a.csv', b'question,answer,answer\nx,1,2\n', ['line 1', 'same name']),
+        ('a.csv', b'question,answer\nx,\n', ['line 2', 'column answer']),
+        ('a.csv', b'question,answer\n"' + b'x' * 200_000 + b'",1\n', ['line 2']),
+        ('a.parquet', b'PAR1 not really PAR1', ['Parquet']),
+        ('a.parquet', b'', ['Parquet']),
+    ],
+)
 def test_bad_files(tmp_path, name, raw, said):
-    (tmp_path/name).write_bytes(raw)
-    refused(lambda: split(load_task(str(tmp_path/name)), 1, 0), str(tmp_path/name), *said)
+    (tmp_path / name).write_bytes(raw)
+    refused(lambda: split(load_task(str(tmp_path / name)), 1, 0), str(tmp_path / name), *said)
 
 
-@pytest.mark.parametrize('yaml,said', [
-    ('data: d.jsonl\nqestion: Q\n', ['line 2', 'qestion', 'did you mean question']), ('data: d.jsonl\nzzz: Q\n', ['line 2', 'zzz', 'instruction']),
-    ('data: d.jsonl\nkind: nmber\n', ['nmber', 'number, math, choice']), ('data: d.jsonl\nkind: regex:(\n', ['regular expression']), ('data: d.jsonl\nkind: regex:(a)\n', ['instruction']),
-    ('data: d.jsonl\ninstruction: math\n', ['instruction', 'sentence']), ('data: d.jsonl\ndata: e.jsonl\n', ['line 2', 'twice']), ('data: [d.jsonl]\n', ['line 1', 'one value']),
-    ('data: d.jsonl\nquestion: {a: b}\n', ['line 2', 'list of values']), ('data: d.jsonl\nquestion: [\n', ['line', 'YAML']), ('- a\n', ['key: value']), ('', ['key: value']), ('a: \x07\n', ['YAML']),
-    ('question: Q\n', ['data: FILE', 'hub']), ('data: d.jsonl\nhub: a/b\n', ['one of the two']), ('data: d.jsonl\nname: ../x\n', ['name']), ('data: d.jsonl\ntrain: a\n', ['evaluation']),
-    ('data: d.jsonl\nsplit: a\ntrain: a\nevaluation: b\n', ['split']), ('data: d.jsonl\nlevels: 1-3\n', ['level: COLUMN']), ('data: d.jsonl\nlevel: l\nlevels: hard\n', ['levels']),
-    ('data: d.jsonl\nunreadable: maybe\n', ['stop or skip']), ('data: d.jsonl\nchoices: c\nkind: math\n', ['choices']), ('data: d.jsonl\nquestion:\n', ['question: COLUMN']), ('? [a]\n: b\n', ['line 1', 'unknown key'])])
+@pytest.mark.parametrize(
+    'yaml,said',
+    [
+        ('data: d.jsonl\nqestion: Q\n', ['line 2', 'qestion', 'did you mean question']),
+        ('data: d.jsonl\nzzz: Q\n', ['line 2', 'zzz', 'instruction']),
+        ('data: d.jsonl\nkind: nmber\n', ['nmber', 'number, math, choice']),
+        ('data: d.jsonl\nkind: regex:(\n', ['regular expression']),
+        ('data: d.jsonl\nkind: regex:(a)\n', ['instruction']),
+        ('data: d.jsonl\ninstruction: math\n', ['instruction', 'sentence']),
+        ('data: d.jsonl\ndata: e.jsonl\n', ['line 2', 'twice']),
+        ('data: [d.jsonl]\n', ['line 1', 'one value']),
+        ('data: d.jsonl\nquestion: {a: b}\n', ['line 2', 'list of values']),
+        ('data: d.jsonl\nquestion: [\n', ['line', 'YAML']),
+        ('- a\n', ['key: value']),
+        ('', ['key: value']),
+        ('a: \x07\n', ['YAML']),
+        ('question: Q\n', ['data: FILE', 'hub']),
+        ('data: d.jsonl\nhub: a/b\n', ['one of the two']),
+        ('data: d.jsonl\nname: ../x\n', ['name']),
+        ('data: d.jsonl\ntrain: a\n', ['evaluation']),
+        ('data: d.jsonl\nsplit: a\ntrain: a\nevaluation: b\n', ['split']),
+        ('data: d.jsonl\nlevels: 1-3\n', ['level: COLUMN']),
+        ('data: d.jsonl\nlevel: l\nlevels: hard\n', ['levels']),
+        ('data: d.jsonl\nunreadable: maybe\n', ['stop or skip']),
+        ('data: d.jsonl\nchoices: c\nkind: math\n', ['choices']),
+        ('data: d.jsonl\nquestion:\n', ['question: COLUMN']),
+        ('? [a]\n: b\n', ['line 1', 'unknown key']),
+    ],
+)
 def test_bad_yaml(tmp_path, yaml, said):
-    jsonl(tmp_path/'d.jsonl', [dict(question='x', answer=1)])
+    jsonl(tmp_path / 'd.jsonl', [dict(question='x', answer=1)])
     refused(lambda: own(tmp_path, yaml), 'quiz.yaml', *said)
 
 
-@pytest.mark.parametrize('yaml,said', [
-    ('data: nowhere.jsonl\n', ['no such file or folder', 'nowhere.jsonl']), ('data: notes.txt\n', ['notes.txt', '.jsonl']), ('data: empty\n', ['no data file', 'empty']),
-    ('data: parts\n', ['easy, hard', 'split: PART']), ('data: parts\nsplit: medium\n', ['medium', 'easy, hard']), ('data: parts\ntrain: easy\nevaluation: test\n', ['test', 'easy, hard']),
-    ('data: double\n', ['a.csv', 'a.jsonl']), ('data: d.jsonl\nchoices: question\n', ['column question', 'list of choices', 'line 1']), ('data: d.jsonl\nchoices: [question, gap]\n', ['choices', 'line 1'])])
+@pytest.mark.parametrize(
+    'yaml,said',
+    [
+        ('data: nowhere.jsonl\n', ['no such file or folder', 'nowhere.jsonl']),
+        ('data: notes.txt\n', ['notes.txt', '.jsonl']),
+        ('data: empty\n', ['no data file', 'empty']),
+        ('data: parts\n', ['easy, hard', 'split: PART']),
+        ('data: parts\nsplit: medium\n', ['medium', 'easy, hard']),
+        ('data: parts\ntrain: easy\nevaluation: test\n', ['test', 'easy, hard']),
+        ('data: double\n', ['a.csv', 'a.jsonl']),
+        ('data: d.jsonl\nchoices: question\n', ['column question', 'list of choices', 'line 1']),
+        ('data: d.jsonl\nchoices: [question, gap]\n', ['choices', 'line 1']),
+    ],
+)
 def test_bad_places(tmp_path, yaml, said):
-    jsonl(tmp_path/'d.jsonl', [dict(question='x', answer=1, gap='')])
-    for part in ('easy', 'hard'): jsonl(tmp_path/'parts'/f'{part}.jsonl', [dict(question=part, answer=1)])
-    (tmp_path/'empty').mkdir(); (tmp_path/'notes.txt').write_text('x')
-    jsonl(tmp_path/'double'/'a.jsonl', [{}]); (tmp_path/'double'/'a.csv').write_text('x\n1\n')
+    jsonl(tmp_path / 'd.jsonl', [dict(question='x', answer=1, gap='')])
+    for part in ('easy', 'hard'):
+        jsonl(tmp_path / 'parts' / f'{part}.jsonl', [dict(question=part, answer=1)])
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'notes.txt').write_text('x')
+    jsonl(tmp_path / 'double' / 'a.jsonl', [{}])
+    (tmp_path / 'double' / 'a.csv').write_text('x\n1\n')
     refused(own(tmp_path, yaml).load, *said)
 
 
 def test_names_that_are_nearly_right(tmp_path):
-    refused(lambda: load_task('gsm8'), "'gsm8'", 'did you mean gsm8k'); refused(lambda: load_task('poems'), 'poems', 'arithmetic, words, gsm8k, svamp, math, mmlu')
-    refused(lambda: load_task(str(tmp_path/'no.yaml')), 'no.yaml', 'No such file'); refused(lambda: load_task('arithmetic', data='x'), 'takes no data')
-    refused(load_task('gsm8k', str(tmp_path/'none')).load, 'gsm8k', 'no such file or folder')
+    refused(lambda: load_task('gsm8'), "'gsm8'", 'did you mean gsm8k')
+    refused(lambda: load_task('poems'), 'poems', 'arithmetic, words, gsm8k, svamp, math, mmlu')
+    refused(lambda: load_task(str(tmp_path / 'no.yaml')), 'no.yaml', 'No such file')
+    refused(lambda: load_task('arithmetic', data='x'), 'takes no data')
+    refused(load_task('gsm8k', str(tmp_path / 'none')).load, 'gsm8k', 'no such file or folder')
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=80), st.sampled_from(['.jsonl', '.csv']))
 def test_any_bytes_are_rows_or_a_fault(tmp_path_factory, raw, suffix):
-    f = tmp_path_factory.getbasetemp()/f'any{suffix}'
+    f = tmp_path_factory.getbasetemp() / f'any{suffix}'
     f.write_bytes(raw)
-    try: assert all(isinstance(r, dict) for _, r in (jsonl_rows if suffix == '.jsonl' else csv_rows)(f))
-    except MaftError as e: assert str(f) in str(e)
+    try:
+        assert all(isinstance(r, dict) for _, r in (jsonl_rows if suffix == '.jsonl' else csv_rows)(f))
+    except MaftError as e:
+        assert str(f) in str(e)
 
 
 def test_normalized_is_its_own_normal_form():
-    for t in ('What is  2+2 ?', 'A\n(A) b.\n(B) a', 'Ann’s – cat!'): assert normalized(normalized(t)) in (normalized(t), normalized(t).replace('\n', ' '))
+    for t in ('What is  2+2 ?', 'A\n(A) b.\n(B) a', 'Ann’s – cat!'):
+        assert normalized(normalized(t)) in (normalized(t), normalized(t).replace('\n', ' '))
     assert normalized('a-b') == normalized('A – B'.replace(' ', '')) != normalized('a+b')
-    assert normalized('.5+.5?') == '.5+.5' != normalized('5+.5') and normalized('Q\n(A) .5\n(B) 1') != normalized('Q\n(A) 5\n(B) 1') and normalized(' . What?') == 'what'
+    assert (
+        normalized('.5+.5?') == '.5+.5' != normalized('5+.5')
+        and normalized('Q\n(A) .5\n(B) 1') != normalized('Q\n(A) 5\n(B) 1')
+        and normalized(' . What?') == 'what'
+    )
 
 
 def test_a_data_file_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
-    (tmp_path/'quiz.jsonl').write_text('{"question": "1+1?", "answer": 2}\n')
+    (tmp_path / 'quiz.jsonl').write_text('{"question": "1+1?", "answer": 2}\n')
     assert load_task('~/quiz.jsonl').load()[0][0].gold == '2'
     for name in ('quiz.json', 'QUIZ.CSV', 'words.json'):
-        with pytest.raises(MaftError, match=r'a data file that ends in \.jsonl, \.csv, \.tsv, \.parquet\.$'): load_task(name)
+        with pytest.raises(MaftError, match=r'a data file that ends in \.jsonl, \.csv, \.tsv, \.parquet\.$'):
+            load_task(name)
 
 
 def test_a_pattern_is_no_instruction():
-    with pytest.raises(MaftError, match='needs an instruction'): question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').prompt)
+    with pytest.raises(MaftError, match='needs an instruction'):
+        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').prompt)
     assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').prompt) == 'Is it?\nSay yes or no.'
 
 
-# Questions without answers --------------------------------------------------------------------------------------------------
+# Questions without answers
+# --------------------------------------------------------------------------------------------------
+
 
 def test_only_the_exam_needs_answers(tmp_path):
-    jsonl(tmp_path/'d'/'train.jsonl', [dict(question=f'{i}+1?') for i in range(9)] + [dict(question='0+1?', answer=1), dict(question='0+1', answer=2)])
-    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=4)])
+    jsonl(
+        tmp_path / 'd' / 'train.jsonl',
+        [dict(question=f'{i}+1?') for i in range(9)]
+        + [dict(question='0+1?', answer=1), dict(question='0+1', answer=2)],
+    )
+    jsonl(tmp_path / 'd' / 'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=4)])
     s = split(own(tmp_path, 'data: d\n'), 8, 2)
-    assert {p.gold for p in s.train} == {None, '1'} and {p.gold for p in s.evaluation} == {'51', '4'} and '3+1?' not in {p.text for p in s.train}
-    assert s.report['unanswered'] == 9 and '9 without an answer (only learned from)' in str(s) and len(s.report['repeated']) == 2 and len(s.report['contradictory']) == 1
-    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=None)])
-    refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 2', 'no answer, and this row is for the exam', '`unreadable: skip`')
+    assert (
+        {p.gold for p in s.train} == {None, '1'}
+        and {p.gold for p in s.evaluation} == {'51', '4'}
+        and '3+1?' not in {p.text for p in s.train}
+    )
+    assert (
+        s.report['unanswered'] == 9
+        and '9 without an answer (only learned from)' in str(s)
+        and len(s.report['repeated']) == 2
+        and len(s.report['contradictory']) == 1
+    )
+    jsonl(tmp_path / 'd' / 'test.jsonl', [dict(question='50+1?', answer=51), dict(question='3+1?', answer=None)])
+    refused(
+        lambda: split(own(tmp_path, 'data: d\n'), 8, 1),
+        'test.jsonl, line 2',
+        'no answer, and this row is for the exam',
+        '`unreadable: skip`',
+    )
     assert len(split(own(tmp_path, 'data: d\nunreadable: skip\n'), 8, 1).evaluation) == 1
-    jsonl(tmp_path/'d'/'test.jsonl', [dict(question='50+1?')])
+    jsonl(tmp_path / 'd' / 'test.jsonl', [dict(question='50+1?')])
     refused(lambda: split(own(tmp_path, 'data: d\n'), 8, 1), 'test.jsonl, line 1', "no column 'answer'")
 
 
 @pytest.mark.parametrize('nothing', ['', '  ', None])
 def test_one_pool_examines_on_those_with_answers(tmp_path, nothing):
-    rows = [dict(question=f'{i}+1?', answer=str(i+1) if i % 4 == 0 else nothing) for i in range(40)]
-    task = own(tmp_path, f"data: {jsonl(tmp_path/'d.jsonl', rows).name}\n")
+    rows = [dict(question=f'{i}+1?', answer=str(i + 1) if i % 4 == 0 else nothing) for i in range(40)]
+    task = own(tmp_path, f'data: {jsonl(tmp_path / "d.jsonl", rows).name}\n')
     s = split(task, 30, 6)
-    assert all(p.gold for p in s.evaluation) and sum(p.gold is not None for p in s.train) <= 4 and not {p.id for p in s.train} & {p.id for p in s.evaluation} and s.report['unanswered'] == 30
+    assert (
+        all(p.gold for p in s.evaluation)
+        and sum(p.gold is not None for p in s.train) <= 4
+        and not {p.id for p in s.train} & {p.id for p in s.evaluation}
+        and s.report['unanswered'] == 30
+    )
     assert split(task, 20, 6).train == s.train[:20] and split(task, 30, 4).evaluation == s.evaluation[:4]
     refused(lambda: split(task, 1, 11), '10 different questions with a readable answer (of 40) for the exam')
-    jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', answer=nothing)])
+    jsonl(tmp_path / 'e.jsonl', [dict(question='1+1?', answer=nothing)])
     refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), 'e.jsonl, line 1', 'nor in any other row')
-    jsonl(tmp_path/'e.jsonl', [dict(question='1+1?', result=2)])
+    jsonl(tmp_path / 'e.jsonl', [dict(question='1+1?', result=2)])
     refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), "no column 'answer'")
 
 
 def test_no_answer_in_any_format(tmp_path):
     import pandas as pd
-    (tmp_path/'a.csv').write_text('question,answer\n1+1?,2\n2+2?,\n')
-    pd.DataFrame(dict(question=['1+1?', '2+2?'], answer=[2., None])).to_parquet(tmp_path/'b.parquet')
+
+    (tmp_path / 'a.csv').write_text('question,answer\n1+1?,2\n2+2?,\n')
+    pd.DataFrame(dict(question=['1+1?', '2+2?'], answer=[2.0, None])).to_parquet(tmp_path / 'b.parquet')
     for name in ('a.csv', 'b.parquet'):
-        a, b, notes = load_task(str(tmp_path/name)).load()
+        a, b, notes = load_task(str(tmp_path / name)).load()
         assert [p.gold for p in a] == ['2', None] and a is b and notes['unanswered'] == 1, name
 
 
 def test_nothing_answered_is_told_of_the_part_that_is_used(tmp_path):
-    jsonl(tmp_path/'d'/'unanswered.jsonl', [dict(question='1+1?')]); jsonl(tmp_path/'d'/'broken.jsonl', []).write_text('{')
-    refused(lambda: split(own(tmp_path, 'data: d\nsplit: unanswered\n'), 1, 1), 'unanswered.jsonl, line 1', "no column 'answer'")
+    jsonl(tmp_path / 'd' / 'unanswered.jsonl', [dict(question='1+1?')])
+    jsonl(tmp_path / 'd' / 'broken.jsonl', []).write_text('{')
+    refused(
+        lambda: split(own(tmp_path, 'data: d\nsplit: unanswered\n'), 1, 1),
+        'unanswered.jsonl, line 1',
+        "no column 'answer'",
+    )

@@ -1,4 +1,5 @@
 "The tracker against killed processes, a full disk, no network, no key and a real (offline) W&B."
+
 import errno, json, os, pty, random, select, signal, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -12,15 +13,22 @@ KEY = 'fedcba98' * 5
 def python(code, *args, **env):
     "A process of its own; variables given as None are removed."
     full = {k: v for k, v in {**os.environ, **env}.items() if v is not None}
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, args)],
+        env=full,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-WRITER = '''
+WRITER = """
 import sys
 from multiagent_ft.tracking import Tracker
 with Tracker(sys.argv[1], wandb='off', config=dict(a=1)) as t:
     while True: print(t.log(dict(event='tick', text='x'*500))['seq'], flush=True)
-'''
+"""
 
 
 def test_every_acknowledged_line_survives_a_kill(tmp_path):
@@ -28,116 +36,176 @@ def test_every_acknowledged_line_survives_a_kill(tmp_path):
     for _ in range(4):
         p = python(WRITER, tmp_path)
         p.stdout.readline()
-        time.sleep(rng.random()/5)
+        time.sleep(rng.random() / 5)
         p.send_signal(signal.SIGKILL)
-        said = p.stdout.read().split('\n')[:-1]   # the last, perhaps torn, line is no promise
-        p.wait(); p.stderr.close(); p.stdout.close()
-        if said: acknowledged = max(acknowledged, int(said[-1]))
-        with Tracker(tmp_path, wandb='off', config=dict(a=1)) as t: t.log(dict(event='alive'))
-        rows = read_jsonl(tmp_path/'metrics.jsonl')
+        said = p.stdout.read().split('\n')[:-1]  # the last, perhaps torn, line is no promise
+        p.wait()
+        p.stderr.close()
+        p.stdout.close()
+        if said:
+            acknowledged = max(acknowledged, int(said[-1]))
+        with Tracker(tmp_path, wandb='off', config=dict(a=1)) as t:
+            t.log(dict(event='alive'))
+        rows = read_jsonl(tmp_path / 'metrics.jsonl')
         assert [r['seq'] for r in rows] == list(range(len(rows))) and len(rows) > acknowledged + 1
         assert sum(r['event'] == 'config' for r in rows) == 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False)), max_size=3), min_size=1, max_size=5), st.data())
+@given(
+    st.lists(
+        st.dictionaries(
+            st.text(max_size=5),
+            st.one_of(st.integers(), st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False)),
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.data(),
+)
 def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data):
     whole = ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows).encode()
     cut = data.draw(st.integers(0, len(whole)))
-    path = tmp_path_factory.mktemp('cut')/'m.jsonl'
-    path.write_bytes(whole[:cut]); mend(path)
+    path = tmp_path_factory.mktemp('cut') / 'm.jsonl'
+    path.write_bytes(whole[:cut])
+    mend(path)
     kept = read_jsonl(path)
-    assert kept == rows[:len(kept)] and len(kept) >= whole[:cut].count(b'\n')
-    after = path.read_bytes(); mend(path); assert path.read_bytes() == after
+    assert kept == rows[: len(kept)] and len(kept) >= whole[:cut].count(b'\n')
+    after = path.read_bytes()
+    mend(path)
+    assert path.read_bytes() == after
 
 
 def test_full_disk_is_said_and_leaves_no_half_line(tmp_path):
     with Tracker(tmp_path, wandb='off') as t:
         t.log(dict(event='one'))
+
         class Full:
             name = str(t.path)
-            def fileno(self): return real.fileno()
-            def write(self, data): real.write(data[:7]); raise OSError(errno.ENOSPC, 'No space left on device')
-            def close(self): real.close()
+
+            def fileno(self):
+                return real.fileno()
+
+            def write(self, data):
+                real.write(data[:7])
+                raise OSError(errno.ENOSPC, 'No space left on device')
+
+            def close(self):
+                real.close()
+
         real, t._file = t._file, Full()
-        with pytest.raises(MaftError, match='Free some room'): t.log(dict(event='two'))
+        with pytest.raises(MaftError, match='Free some room'):
+            t.log(dict(event='two'))
         t._file = real
         t.log(dict(event='three'))
-    assert [r['event'] for r in read_jsonl(t.path)] == ['one', 'three'] and [r['seq'] for r in read_jsonl(t.path)] == [0, 1]
+    assert [r['event'] for r in read_jsonl(t.path)] == ['one', 'three'] and [r['seq'] for r in read_jsonl(t.path)] == [
+        0,
+        1,
+    ]
 
 
 def test_folder_that_cannot_be_written(tmp_path):
-    (tmp_path/'file').write_text('')
-    with pytest.raises(MaftError, match='another folder'), Tracker(tmp_path/'file'/'run', wandb='off'): pass
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(MaftError, match='another folder'), Tracker(tmp_path / 'file' / 'run', wandb='off'):
+        pass
 
 
 def test_broken_line_in_the_middle_is_named_not_repaired(tmp_path):
-    (tmp_path/'metrics.jsonl').write_text('{"seq": 0}\nbroken\n{"seq": 2}\n')
-    with pytest.raises(MaftError, match='line 2'), Tracker(tmp_path, wandb='off'): pass
+    (tmp_path / 'metrics.jsonl').write_text('{"seq": 0}\nbroken\n{"seq": 2}\n')
+    with pytest.raises(MaftError, match='line 2'), Tracker(tmp_path, wandb='off'):
+        pass
 
 
 def test_an_exception_of_the_run_passes_through_and_the_file_is_closed(tmp_path):
     with pytest.raises(KeyError), Tracker(tmp_path, wandb='off') as t:
-        t.log(dict(event='one')); raise KeyError('mine')
+        t.log(dict(event='one'))
+        raise KeyError('mine')
     assert t._file.closed and len(read_jsonl(t.path)) == 1
 
 
-REAL = '''
+REAL = (
+    """
 import sys
 from multiagent_ft.tracking import Tracker, rebuild
 with Tracker(sys.argv[1], wandb='auto', config=dict(task='arithmetic', settings=dict(hf_token='hf_secretsecretsecret'))) as t:
     for i in range(3): t.log(dict(event='evaluated', iteration=i, note='key %s', debate=.5 + i/10))
 print(t.mirror.mode)
 print(rebuild(sys.argv[1], wandb='offline'))
-''' % KEY
+"""
+    % KEY
+)
 
 
 def test_real_offline_run_is_quiet_whole_and_holds_no_secret(tmp_path):
-    p = python(REAL, tmp_path/'run', WANDB_MODE='offline', MY_API_KEY=KEY, HOME=str(tmp_path))
+    p = python(REAL, tmp_path / 'run', WANDB_MODE='offline', MY_API_KEY=KEY, HOME=str(tmp_path))
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0 and err == '', err
     mode, rebuilt = out.split()
-    assert mode == 'offline' and rebuilt.startswith(str(tmp_path/'run'/'wandb'))
-    made = sorted((tmp_path/'run'/'wandb').glob('offline-run-*/*.wandb'))
+    assert mode == 'offline' and rebuilt.startswith(str(tmp_path / 'run' / 'wandb'))
+    made = sorted((tmp_path / 'run' / 'wandb').glob('offline-run-*/*.wandb'))
     assert len(made) == 2
     for f in made:
         data = f.read_bytes()
         assert data.count(b'"evaluated"') >= 3 and b'"arithmetic"' in data and b'0.7' in data
-    for f in (tmp_path/'run').rglob('*'):
-        if f.is_file(): assert KEY.encode() not in f.read_bytes() and b'hf_secret' not in f.read_bytes(), f
+    for f in (tmp_path / 'run').rglob('*'):
+        if f.is_file():
+            assert KEY.encode() not in f.read_bytes() and b'hf_secret' not in f.read_bytes(), f
     assert not list(tmp_path.glob('wandb')), "W&B's files belong in the run's folder"
 
 
 def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
-    code = "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t: t.log(dict(event='tick'))"
-    for _ in range(2): assert python(code, tmp_path).wait(120) == 0
-    ids = {p.name.rpartition('-')[2] for p in (tmp_path/'wandb').glob('offline-run-*')}
-    assert ids == {(tmp_path/'wandb'/'id.txt').read_text()} and [r['seq'] for r in read_jsonl(tmp_path/'metrics.jsonl')] == [0, 1]
+    code = (
+        "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t:"
+        " t.log(dict(event='tick'))"
+    )
+    for _ in range(2):
+        assert python(code, tmp_path).wait(120) == 0
+    ids = {p.name.rpartition('-')[2] for p in (tmp_path / 'wandb').glob('offline-run-*')}
+    assert ids == {(tmp_path / 'wandb' / 'id.txt').read_text()} and [
+        r['seq'] for r in read_jsonl(tmp_path / 'metrics.jsonl')
+    ] == [0, 1]
 
 
 def test_a_key_but_no_network(tmp_path):
     "Tries, says so in a line, goes on offline."
-    code = "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t: t.log(dict(event='tick'))\nprint(t.mirror.mode)"
+    code = (
+        'import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t:'
+        " t.log(dict(event='tick'))\nprint(t.mirror.mode)"
+    )
     p = python(code, tmp_path, WANDB_MODE=None, WANDB_API_KEY=KEY, WANDB_BASE_URL='http://127.0.0.1:9')
     out, err = p.communicate(timeout=180)
     assert p.returncode == 0 and out.split() == ['offline'], out + err
     assert len(err.strip().splitlines()) == 1 and 'Going on offline' in err and KEY not in err
-    assert len(read_jsonl(tmp_path/'metrics.jsonl')) == 1 and len(list((tmp_path/'wandb').glob('offline-run-*/*.wandb'))) == 1
+    assert (
+        len(read_jsonl(tmp_path / 'metrics.jsonl')) == 1
+        and len(list((tmp_path / 'wandb').glob('offline-run-*/*.wandb'))) == 1
+    )
 
 
 def test_no_key_on_a_terminal_asks_nothing(tmp_path):
     "`online` without a key, in front of a terminal that W&B might like to ask its question on."
-    code = "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t: t.log(dict(event='tick'))\nprint('went on', t.mirror.mode)"
-    env = {k: v for k, v in os.environ.items() if k not in ('WANDB_API_KEY', 'WANDB_MODE')} | dict(HOME=str(tmp_path), NETRC=str(tmp_path/'none'), TERM='xterm')
+    code = (
+        "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t:"
+        " t.log(dict(event='tick'))\nprint('went on', t.mirror.mode)"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ('WANDB_API_KEY', 'WANDB_MODE')} | dict(
+        HOME=str(tmp_path), NETRC=str(tmp_path / 'none'), TERM='xterm'
+    )
     master, slave = pty.openpty()
-    p = subprocess.Popen([sys.executable, '-c', code, str(tmp_path/'run')], env=env, stdin=slave, stdout=slave, stderr=slave)
+    p = subprocess.Popen(
+        [sys.executable, '-c', code, str(tmp_path / 'run')], env=env, stdin=slave, stdout=slave, stderr=slave
+    )
     os.close(slave)
     said, end = b'', time.time() + 120
     while time.time() < end:
         ready, _, _ = select.select([master], [], [], 1)
-        try: said += os.read(master, 4096) if ready else b''
-        except OSError: break   # the other side has gone
-        if not ready and p.poll() is not None: break
+        try:
+            said += os.read(master, 4096) if ready else b''
+        except OSError:
+            break  # the other side has gone
+        if not ready and p.poll() is not None:
+            break
     os.close(master)
     assert p.wait(10) == 0, said.decode()
     lines = said.decode().split('\r\n')
@@ -145,60 +213,105 @@ def test_no_key_on_a_terminal_asks_nothing(tmp_path):
 
 
 def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'wandb', None)   # `import wandb` now raises ImportError
-    with Tracker(tmp_path, wandb='offline') as t: t.log(dict(event='tick'))
+    monkeypatch.setitem(sys.modules, 'wandb', None)  # `import wandb` now raises ImportError
+    with Tracker(tmp_path, wandb='offline') as t:
+        t.log(dict(event='tick'))
     assert t.mirror.mode == 'off' and capsys.readouterr().err.count('\n') == 1
-    with pytest.raises(MaftError, match='Nothing local was changed'): rebuild(tmp_path, wandb='offline')
+    with pytest.raises(MaftError, match='Nothing local was changed'):
+        rebuild(tmp_path, wandb='offline')
 
 
 def test_an_upload_that_never_ends_is_left_alone(tmp_path):
     said = []
+
     class Slow:
         id = 'slow'
-        def log(self, *a, **k): pass
-        def finish(self, **k): time.sleep(30)
-    with Tracker(tmp_path, wandb='off', say=said.append, patience=.1) as t: t.mirror.run = Slow()
+
+        def log(self, *a, **k):
+            pass
+
+        def finish(self, **k):
+            time.sleep(30)
+
+    with Tracker(tmp_path, wandb='off', say=said.append, patience=0.1) as t:
+        t.mirror.run = Slow()
     assert len(said) == 1 and 'still uploading' in said[0]
 
 
 def test_failed_runs_are_marked(tmp_path):
     codes = []
+
     class Run:
         id = 'r'
-        def log(self, *a, **k): pass
-        def finish(self, exit_code): codes.append(exit_code)
+
+        def log(self, *a, **k):
+            pass
+
+        def finish(self, exit_code):
+            codes.append(exit_code)
+
     for fails in (False, True):
         try:
             with Tracker(tmp_path, wandb='off') as t:
                 t.mirror.run = Run()
-                if fails: raise KeyboardInterrupt
-        except KeyboardInterrupt: pass
+                if fails:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
     assert codes == [0, 1]
 
 
 def test_rebuild_without_a_run(tmp_path):
-    with pytest.raises(MaftError, match='no such file'): rebuild(tmp_path)
-    (tmp_path/'metrics.jsonl').write_text('')
-    with pytest.raises(MaftError, match='switched off'): rebuild(tmp_path, wandb='off')
+    with pytest.raises(MaftError, match='no such file'):
+        rebuild(tmp_path)
+    (tmp_path / 'metrics.jsonl').write_text('')
+    with pytest.raises(MaftError, match='switched off'):
+        rebuild(tmp_path, wandb='off')
 
 
 def test_config_is_logged_again_when_it_changes(tmp_path):
     for c in (dict(L=1), dict(L=1), dict(L=2), None, dict(L=2)):
-        with Tracker(tmp_path, wandb='off', config=c): pass
-    assert [r['config'] for r in read_jsonl(tmp_path/'metrics.jsonl')] == [dict(L=1), dict(L=2)]
+        with Tracker(tmp_path, wandb='off', config=c):
+            pass
+    assert [r['config'] for r in read_jsonl(tmp_path / 'metrics.jsonl')] == [dict(L=1), dict(L=2)]
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)), lambda x: st.one_of(st.lists(x, max_size=3), st.dictionaries(st.text(max_size=10), x, max_size=3)), max_leaves=10))
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+        lambda x: st.one_of(st.lists(x, max_size=3), st.dictionaries(st.text(max_size=10), x, max_size=3)),
+        max_leaves=10,
+    )
+)
 def test_redacted_values_are_json_and_stay_so(o):
     r = redact(o)
     json.dumps(r, allow_nan=False)
     assert redact(r) == r
 
 
-@pytest.mark.parametrize('name,secret', [('HF_TOKEN', True), ('openai_api_key', True), ('apiKey', True), ('Password', True), ('client_secret', True), ('authorization', True), ('private_key', True),
-                                         ('tokens', False), ('token_ids', False), ('pad_token', False), ('key', False), ('keys', False), ('max_new_tokens', False), ('tokenizer', False), ('first_token', False)])
-def test_secret_names(name, secret): assert secret_name(name) is secret
+@pytest.mark.parametrize(
+    'name,secret',
+    [
+        ('HF_TOKEN', True),
+        ('openai_api_key', True),
+        ('apiKey', True),
+        ('Password', True),
+        ('client_secret', True),
+        ('authorization', True),
+        ('private_key', True),
+        ('tokens', False),
+        ('token_ids', False),
+        ('pad_token', False),
+        ('key', False),
+        ('keys', False),
+        ('max_new_tokens', False),
+        ('tokenizer', False),
+        ('first_token', False),
+    ],
+)
+def test_secret_names(name, secret):
+    assert secret_name(name) is secret
 
 
 def test_environment_secrets_are_hidden_wherever_they_are():
@@ -208,6 +321,8 @@ def test_environment_secrets_are_hidden_wherever_they_are():
 
 
 def test_modes():
-    with pytest.raises(MaftError): wandb_mode('on')
-    with pytest.raises(MaftError): Tracker('/nowhere', wandb='perhaps')
+    with pytest.raises(MaftError):
+        wandb_mode('on')
+    with pytest.raises(MaftError):
+        Tracker('/nowhere', wandb='perhaps')
     assert tracking.WANDB_MODES == ('auto', 'online', 'offline', 'off')

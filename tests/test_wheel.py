@@ -3,6 +3,7 @@
 The heavy libraries are lent by the environment the tests run in (a .pth line; its editable install of this package does not come along),
 so nothing is downloaded. The workflow `test.yaml` does the same with everything installed afresh.
 """
+
 import json, os, subprocess, sys, sysconfig, venv
 from pathlib import Path
 import pytest
@@ -16,21 +17,39 @@ pytestmark = pytest.mark.slow
 def alone(wheel, tmp_path_factory):
     "(python of the environment, folder to work in)"
     home = tmp_path_factory.mktemp('alone')
-    venv.create(home/'env', with_pip=False)
-    python = home/'env'/'bin'/'python'
-    place = Path(subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], capture_output=True, text=True, check=True).stdout.strip())
-    scripts = home/'env'/'bin'
-    subprocess.run([sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel], check=True)
-    (place/'lent.pth').write_text(sysconfig.get_path('purelib') + '\n')
-    assert (scripts/'maft').exists()
-    (home/'work').mkdir()
-    return python, home/'work'
+    venv.create(home / 'env', with_pip=False)
+    python = home / 'env' / 'bin' / 'python'
+    place = Path(
+        subprocess.run(
+            [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    scripts = home / 'env' / 'bin'
+    subprocess.run(
+        [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel],
+        check=True,
+    )
+    (place / 'lent.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    assert (scripts / 'maft').exists()
+    (home / 'work').mkdir()
+    return python, home / 'work'
 
 
 def run(alone, *command, timeout=1200):
     python, work = alone
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | dict(HOME=str(work), NO_COLOR='1')
-    return subprocess.run([python.with_name(command[0]), *map(str, command[1:])], cwd=work, env=env, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [python.with_name(command[0]), *map(str, command[1:])],
+        cwd=work,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def test_it_is_the_wheel_that_is_tested(alone):
@@ -40,12 +59,24 @@ def test_it_is_the_wheel_that_is_tested(alone):
 
 
 def test_every_module_can_be_imported(alone):
-    done = run(alone, 'python', '-c', 'import importlib\n' + f'for m in {MODULES!r}: importlib.import_module("multiagent_ft." + m)')
+    done = run(
+        alone,
+        'python',
+        '-c',
+        'import importlib\n' + f'for m in {MODULES!r}: importlib.import_module("multiagent_ft." + m)',
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_nothing_of_the_checkout_is_needed(alone):
-    done = run(alone, 'python', '-c', 'import sys, multiagent_ft.cli, multiagent_ft.run\n' + f'print([p for p in sys.path if p.startswith({str(ROOT)!r} + "/") and "site-packages" not in p or p == {str(ROOT)!r}])')
+    done = run(
+        alone,
+        'python',
+        '-c',
+        'import sys, multiagent_ft.cli, multiagent_ft.run\n'
+        + f'print([p for p in sys.path if p.startswith({str(ROOT)!r} + "/") and "site-packages" not in p or p =='
+        f' {str(ROOT)!r}])',
+    )
     assert done.returncode == 0 and done.stdout.strip() == '[]', done.stdout + done.stderr
 
 
@@ -57,10 +88,15 @@ def test_version_and_help(alone):
 def test_quick_run(alone):
     done = run(alone, 'maft', 'run', '--quick', '--out', 'quick')
     assert done.returncode == 0, done.stdout + done.stderr
-    for noise in ('Warning', 'Traceback', 'warn('): assert noise not in done.stdout + done.stderr
-    summary = json.loads((alone[1]/'quick'/'summary.json').read_text())
+    for noise in ('Warning', 'Traceback', 'warn('):
+        assert noise not in done.stdout + done.stderr
+    summary = json.loads((alone[1] / 'quick' / 'summary.json').read_text())
     assert summary['schema'] == 1 and summary['model'] == 'nano' and len(summary['iterations']) == 2
     for it in summary['iterations']:
-        for m in ('single', 'majority', 'debate'): assert {'accuracy', 'stderr', 'n', 'unparsed'} <= it['methods'][m].keys()
+        for m in ('single', 'majority', 'debate'):
+            assert {'accuracy', 'stderr', 'n', 'unparsed'} <= it['methods'][m].keys()
     again = run(alone, 'maft', 'run', '--quick', '--out', 'quick')
-    assert again.returncode == 0 and json.loads((alone[1]/'quick'/'summary.json').read_text())['iterations'] == summary['iterations']
+    assert (
+        again.returncode == 0
+        and json.loads((alone[1] / 'quick' / 'summary.json').read_text())['iterations'] == summary['iterations']
+    )

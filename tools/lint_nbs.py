@@ -14,30 +14,38 @@ The rules, and why:
   outputs    small, no errors, nothing from this machine (paths, stderr)
   ids        each cell has one: nbdev writes it into the module
 """
+
 import ast, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS = ROOT/'nbs'
+NBS = ROOT / 'nbs'
 ENDING = 'What this notebook does not show'
-DIRECTIVES = set('default_exp export exports exporti hide hide_input hide_output notest slow gpu eval: echo: output: exec_doc code-fold: label: fig-cap: warning:'.split())
+DIRECTIVES = set(
+    'default_exp export exports exporti hide hide_input hide_output notest slow gpu eval: echo: output: exec_doc'
+    ' code-fold: label: fig-cap: warning:'.split()
+)
 MAX_CELLS, MAX_EXPORTED_LINES, MAX_OUTPUT = 120, 45, 100_000
 MACHINE = re.compile(r'(?<![\w.…/])/(?:tmp|root|home|work|Users|private|var/folders)/[\w.-]+')
 
 
-def source(c): return ''.join(c['source'])
+def source(c):
+    return ''.join(c['source'])
 
 
 def directives(src):
     "{name: rest of the line} of the comment lines that open a cell."
     found = {}
     for line in src.splitlines():
-        if line.strip() and not line.startswith('#') and not line.startswith('%'): break
-        if m := re.match(r'#\| ([\w-]+:?) ?(.*)$', line): found[m[1]] = m[2]
+        if line.strip() and not line.startswith('#') and not line.startswith('%'):
+            break
+        if m := re.match(r'#\| ([\w-]+:?) ?(.*)$', line):
+            found[m[1]] = m[2]
     return found
 
 
-def exported(d): return any(k in d for k in ('export', 'exports', 'exporti'))
+def exported(d):
+    return any(k in d for k in ('export', 'exports', 'exporti'))
 
 
 def check_cells(cells):
@@ -45,44 +53,80 @@ def check_cells(cells):
     seen = {}
     for i, c in enumerate(cells):
         src, code = source(c), c['cell_type'] == 'code'
-        if not src.strip(): yield i, 'an empty cell: remove it'
-        if not code: continue
+        if not src.strip():
+            yield i, 'an empty cell: remove it'
+        if not code:
+            continue
         d = directives(src)
         for line in src.splitlines():
-            if re.match(r'\s*#\s*\|', line) and not re.match(r'#\| [a-z]', line): yield i, f'directive spelled {line.strip()[:30]!r}: write `#| name` at the start of a line'
+            if re.match(r'\s*#\s*\|', line) and not re.match(r'#\| [a-z]', line):
+                yield i, f'directive spelled {line.strip()[:30]!r}: write `#| name` at the start of a line'
         opening = re.match(r'(?:(?:#.*|%.*|\s*)\n)*', src + '\n')[0]
-        if '\n#| ' in src[len(opening):]: yield i, 'a directive below code is ignored: move it to the top of the cell'
-        for name in d.keys() - DIRECTIVES: yield i, f'unknown directive {name!r}'
-        try: tree = ast.parse(re.sub(r'^[%!].*$', '', src, flags=re.M))
-        except SyntaxError as e: yield i, f'not Python: {e.msg}'; continue
+        if '\n#| ' in src[len(opening) :]:
+            yield i, 'a directive below code is ignored: move it to the top of the cell'
+        for name in d.keys() - DIRECTIVES:
+            yield i, f'unknown directive {name!r}'
+        try:
+            tree = ast.parse(re.sub(r'^[%!].*$', '', src, flags=re.M))
+        except SyntaxError as e:
+            yield i, f'not Python: {e.msg}'
+            continue
         mixed = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
-        rest = [n for n in tree.body if not isinstance(n, (ast.Import, ast.ImportFrom)) and not ast.unparse(n).startswith('sys.path')]
-        if mixed and rest and not exported(d) and d.get('eval:') != 'false': yield i, 'import and other code in one cell: give the import a cell of its own'
+        rest = [
+            n
+            for n in tree.body
+            if not isinstance(n, (ast.Import, ast.ImportFrom)) and not ast.unparse(n).startswith('sys.path')
+        ]
+        if mixed and rest and not exported(d) and d.get('eval:') != 'false':
+            yield i, 'import and other code in one cell: give the import a cell of its own'
         if exported(d):
             n = sum(1 for line in src.splitlines() if line.strip() and not line.startswith('#|'))
             for name in (x.name for x in tree.body if isinstance(x, (ast.FunctionDef, ast.ClassDef))):
-                if seen.setdefault(name, i) != i: yield i, f'{name} is exported twice (first in cell {seen[name]}): the module would hold both'
-            if n > MAX_EXPORTED_LINES: yield i, f'{n} exported lines in one cell (at most {MAX_EXPORTED_LINES}): split it and say something in between'
+                if seen.setdefault(name, i) != i:
+                    yield i, f'{name} is exported twice (first in cell {seen[name]}): the module would hold both'
+            if n > MAX_EXPORTED_LINES:
+                yield (
+                    i,
+                    (
+                        f'{n} exported lines in one cell (at most {MAX_EXPORTED_LINES}): split it and say something'
+                        ' in between'
+                    ),
+                )
         for o in c.get('outputs', []):
             text = json.dumps(o)
-            if o['output_type'] == 'error': yield i, f'stores an error ({o["ename"]})'
-            if o.get('name') == 'stderr': yield i, 'stores stderr output: silence the noise'
-            if m := MACHINE.search(re.sub(r'"image/\w+": "[^"]*"', '', text)): yield i, f'output shows this machine: {m[0]}'
+            if o['output_type'] == 'error':
+                yield i, f'stores an error ({o["ename"]})'
+            if o.get('name') == 'stderr':
+                yield i, 'stores stderr output: silence the noise'
+            if m := MACHINE.search(re.sub(r'"image/\w+": "[^"]*"', '', text)):
+                yield i, f'output shows this machine: {m[0]}'
 
 
 def check_headings(cells, numbered):
     "Title, one line, levels in order, ending. Yields (cell number, fault)."
     heads = []
     for i, c in enumerate(cells):
-        if c['cell_type'] != 'markdown': continue
+        if c['cell_type'] != 'markdown':
+            continue
         prose = re.sub(r'```.*?```', '', source(c), flags=re.S)
         heads += [(i, len(m[1]), m[2]) for m in re.finditer(r'^(#{1,6}) +(.+?) *$', prose, re.M)]
-    if not re.match(r'# [^\n]+\n+> [^\n]+', source(cells[0])): yield 0, 'opens with a title `# …` and one line `> …`'
-    elif re.search(r'\n(?!> |- \S+:|\s*$)', source(cells[0])): yield 0, 'prose in the title cell is lost in the docs (nbdev takes the cell for front matter): begin a new cell after the `>` line'
-    if sum(level == 1 for _, level, _ in heads) != 1: yield 0, 'wants exactly one title (`# …`)'
+    if not re.match(r'# [^\n]+\n+> [^\n]+', source(cells[0])):
+        yield 0, 'opens with a title `# …` and one line `> …`'
+    elif re.search(r'\n(?!> |- \S+:|\s*$)', source(cells[0])):
+        yield (
+            0,
+            (
+                'prose in the title cell is lost in the docs (nbdev takes the cell for front matter): begin a new'
+                ' cell after the `>` line'
+            ),
+        )
+    if sum(level == 1 for _, level, _ in heads) != 1:
+        yield 0, 'wants exactly one title (`# …`)'
     for (_, a, _), (i, b, text) in zip(heads, heads[1:]):
-        if b > a + 1: yield i, f'heading {text!r} skips a level'
-    if numbered and (not heads or heads[-1][2] != ENDING): yield heads[-1][0] if heads else 0, f'the last section is "## {ENDING}"'
+        if b > a + 1:
+            yield i, f'heading {text!r} skips a level'
+    if numbered and (not heads or heads[-1][2] != ENDING):
+        yield heads[-1][0] if heads else 0, f'the last section is "## {ENDING}"'
 
 
 def check_module(path, cells):
@@ -90,11 +134,15 @@ def check_module(path, cells):
     code = [(i, directives(source(c))) for i, c in enumerate(cells) if c['cell_type'] == 'code']
     if path.parent != NBS or path.stem == 'index':
         for i, d in code:
-            if exported(d) or 'default_exp' in d: yield i, 'the index and the tutorials export nothing'
+            if exported(d) or 'default_exp' in d:
+                yield i, 'the index and the tutorials export nothing'
         return
     m = re.fullmatch(r'(\d\d[a-z]?)_(\w+)', path.stem)
-    if not m: yield 0, 'is named NN_name.ipynb'; return
-    if not code or code[0][1].get('default_exp') != m[2]: yield code[0][0] if code else 0, f'the first code cell is `#| default_exp {m[2]}`'
+    if not m:
+        yield 0, 'is named NN_name.ipynb'
+        return
+    if not code or code[0][1].get('default_exp') != m[2]:
+        yield code[0][0] if code else 0, f'the first code cell is `#| default_exp {m[2]}`'
 
 
 def lint(path):
@@ -104,21 +152,28 @@ def lint(path):
     cells, numbered = nb['cells'], path.parent == NBS and path.stem != 'index'
     faults = [*check_headings(cells, numbered), *check_module(path, cells), *check_cells(cells)]
     ids = [c.get('id') for c in cells]
-    if None in ids or len(set(ids)) < len(ids): faults.append((0, 'every cell needs an id of its own'))
-    if len(cells) > MAX_CELLS: faults.append((len(cells) - 1, f'{len(cells)} cells (at most {MAX_CELLS})'))
+    if None in ids or len(set(ids)) < len(ids):
+        faults.append((0, 'every cell needs an id of its own'))
+    if len(cells) > MAX_CELLS:
+        faults.append((len(cells) - 1, f'{len(cells)} cells (at most {MAX_CELLS})'))
     size = len(json.dumps([c.get('outputs', []) for c in cells]))
-    if size > MAX_OUTPUT: faults.append((0, f'{size//1000} kB of stored output (at most {MAX_OUTPUT//1000})'))
+    if size > MAX_OUTPUT:
+        faults.append((0, f'{size // 1000} kB of stored output (at most {MAX_OUTPUT // 1000})'))
     name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
     return [f'{name}, cell {i} ({ids[i]}): {what}' for i, what in sorted(faults, key=lambda f: f[0])]
 
 
-def notebooks(): return sorted(p for p in NBS.rglob('*.ipynb') if not any(x.startswith(('.', '_')) for x in p.relative_to(NBS).parts))
+def notebooks():
+    return sorted(
+        p for p in NBS.rglob('*.ipynb') if not any(x.startswith(('.', '_')) for x in p.relative_to(NBS).parts)
+    )
 
 
 def main():
-    faults = [f for p in (sys.argv[1:] or notebooks()) for f in lint(p)]
+    faults = [f for p in sys.argv[1:] or notebooks() for f in lint(p)]
     print('\n'.join(faults) if faults else f'{len(sys.argv[1:] or notebooks())} notebooks follow the house rules')
     return 1 if faults else 0
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())
