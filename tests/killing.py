@@ -15,8 +15,10 @@ import builtins, errno, io, json, os, random, shutil, signal, sys, time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from multiagent_ft import core, housekeeping, store as shop
-from multiagent_ft.store import Store
+from multiagent_ft import core
+from multiagent_ft.runs import store as housekeeping
+from multiagent_ft.runs import store as shop
+from multiagent_ft.runs.store import Store
 
 COUNT = dict(n=0, at=None, log=None, full=False)
 
@@ -390,8 +392,9 @@ def tiny_trainer(folder, engine, parent, rows_file, settings, seed, scratch):
 
 def whole_loop(folder, k=0):
     "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
-    from multiagent_ft import finetune, run as house
-    from multiagent_ft.config import load_config
+    from multiagent_ft.training import finetune
+    from multiagent_ft.runs import run as house
+    from multiagent_ft.runs.settings import load_config
 
     os.environ['MAFT_QUIET'] = '1'
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs

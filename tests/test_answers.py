@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT, SHARED, needs_shared
-from multiagent_ft import answers
-from multiagent_ft.answers import announced, canonical, extract, group, last_box, reading, same
+from multiagent_ft.answers import reading as answers
+from multiagent_ft.answers.reading import announced, canonical, extract, group, last_box, reading, same
 from multiagent_ft.core import MaftError
-from multiagent_ft.latex import LENGTH, Unread, tidy
-from multiagent_ft.numerals import NUMBER, number_value, settle, spell, undress
-from multiagent_ft.symbolic import form
+from multiagent_ft.answers.latex import LENGTH, Unread, tidy
+from multiagent_ft.answers.reading import NUMBER, number_value, settle, spell, undress
+from multiagent_ft.answers.symbolic import form
 
 DATA = SHARED / 'data'
 
@@ -437,7 +437,7 @@ def test_a_timeout_holds_in_another_process(monkeypatch, tmp_path):
             [
                 sys.executable,
                 '-c',
-                r"from multiagent_ft.answers import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])",
+                r"from multiagent_ft.answers.reading import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])",
             ],
             cwd=ROOT,
             capture_output=True,
@@ -795,7 +795,7 @@ def test_the_helper_may_die():
 
 
 SCRIPT = """
-from multiagent_ft import answers
+from multiagent_ft.answers import reading as answers
 print(answers.same(r"\\sqrt{8}", r"2\\sqrt{2}"), answers._algebra.process.pid, flush=True)
 %s
 """

@@ -5,10 +5,10 @@ import random
 import pytest
 from tiny_models import MODELS, make
 
-from multiagent_ft.chat import Renderer
+from multiagent_ft.engines.chat import Renderer
 from multiagent_ft.core import MaftError, Message, seed_for
-from multiagent_ft.engine import Request, Sampling
-from multiagent_ft.hf import HFEngine, load_tokenizer
+from multiagent_ft.method.prompts import Request, Sampling
+from multiagent_ft.engines.huggingface import HFEngine, load_tokenizer
 
 TURN_END = dict(
     llama='<|eot_id|>',

@@ -4,9 +4,10 @@ import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
-from multiagent_ft import bench, yardsticks
+from multiagent_ft import bench
+from multiagent_ft import bench as yardsticks
 from multiagent_ft.core import MaftError
-from multiagent_ft.hf import find_model
+from multiagent_ft.engines.huggingface import find_model
 
 MAFT = Path(sys.executable).with_name('maft')
 
@@ -59,9 +60,9 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 
 def test_the_random_model_speaks_with_the_tokenizer_alone(tmp_path):
-    from multiagent_ft.engine import Request, Sampling
-    from multiagent_ft.hf import HFEngine
-    from multiagent_ft.prompts import opening
+    from multiagent_ft.method.prompts import Request, Sampling
+    from multiagent_ft.engines.huggingface import HFEngine
+    from multiagent_ft.method.prompts import opening
 
     e = HFEngine(yardsticks.half_billion(tmp_path / 'm', layers=1), batch_size=4)
     said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])

@@ -331,7 +331,7 @@ def test_debate_untrained_in_colour(tiny, tmp_path):
 
 
 def test_config(run_maft, tmp_path):
-    from multiagent_ft.config import Config, load_config
+    from multiagent_ft.runs.settings import Config, load_config
 
     p = run_maft('config')
     assert p.returncode == 0 and all(k in p.stdout for k in Config.model_fields)
@@ -503,7 +503,7 @@ def test_a_closed_pipe_is_no_bug():
 
 def test_store_prune_removes_only_when_told_to(finished, tmp_path, monkeypatch, capfd):
     import shutil
-    from multiagent_ft.store import Store
+    from multiagent_ft.runs.store import Store
 
     shutil.copytree(finished[0] / 'runs', tmp_path / 'runs')
     extra = Store(tmp_path / 'runs' / 'store').job(

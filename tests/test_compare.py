@@ -3,7 +3,7 @@
 import json, os, signal, subprocess, sys, time
 from collections import Counter
 import pytest
-from multiagent_ft.compare import (
+from multiagent_ft.studies.compare import (
     Entry,
     addresses,
     claim,
@@ -15,10 +15,10 @@ from multiagent_ft.compare import (
     shared_tokens,
     write_study,
 )
-from multiagent_ft.config import load_config, validated
+from multiagent_ft.runs.settings import load_config, validated
 from multiagent_ft.core import MaftError, write_jsonl
-from multiagent_ft.recipes import RECIPES
-from multiagent_ft.records import (
+from multiagent_ft.method.recipes import RECIPES
+from multiagent_ft.studies.outcomes import (
     by_iteration,
     costs,
     encoded,
@@ -30,7 +30,7 @@ from multiagent_ft.records import (
     save_records,
     scores,
 )
-from multiagent_ft.store import Store
+from multiagent_ft.runs.store import Store
 from conftest import maft
 
 BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', workers='0', wandb='off'))

@@ -4,7 +4,7 @@ import csv, io, json
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
-from multiagent_ft.compare_runs import (
+from multiagent_ft.studies.statistics import (
     Estimate,
     csv_text,
     estimate,

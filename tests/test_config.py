@@ -4,7 +4,7 @@ import os, subprocess, sys
 from importlib.resources import files
 import pytest
 from hypothesis import given, strategies as st
-from multiagent_ft.config import (
+from multiagent_ft.runs.settings import (
     Config,
     QUICK,
     check_same,
@@ -31,7 +31,7 @@ def fault(**kw):
 
 def test_import_is_light():
     code = (
-        "import sys, multiagent_ft.config as c; c.load_config(); print([m for m in ('torch', 'transformers', 'numpy',"
+        "import sys, multiagent_ft.runs.settings as c; c.load_config(); print([m for m in ('torch', 'transformers', 'numpy',"
         " 'pandas', 'rich', 'typer') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'

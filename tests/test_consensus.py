@@ -4,8 +4,8 @@ import itertools, json
 import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import SHARED, needs_shared
-from multiagent_ft.answers import extract, same
-from multiagent_ft.consensus import Vote, vote
+from multiagent_ft.answers.reading import extract, same
+from multiagent_ft.method.consensus import Vote, vote
 
 SAID = ['7', '7.0', '0.5', '1/2', r'\frac{1}{2}', '12', r'\sqrt{8}', r'2\sqrt{2}', None]
 ballots = st.lists(st.sampled_from(SAID), max_size=7)

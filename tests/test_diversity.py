@@ -4,10 +4,10 @@ import json, subprocess, sys
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from multiagent_ft.answers import extract
+from multiagent_ft.answers.reading import extract
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn
-from multiagent_ft.debate import Agent, Protocol, Society, untrained
-from multiagent_ft.diversity import (
+from multiagent_ft.method.debate import Agent, Protocol, Society, untrained
+from multiagent_ft.studies.diversity import (
     Measure,
     char_ngrams,
     consensus_diversity,
@@ -19,7 +19,7 @@ from multiagent_ft.diversity import (
     likelihoods,
     over_questions,
 )
-from multiagent_ft.engine import RecordedEngine
+from multiagent_ft.method.prompts import RecordedEngine
 
 
 def debate(i, *rounds):
@@ -126,8 +126,8 @@ def test_seats_do_not_matter(debates, seats):
 
 
 def test_consensus_is_one_minus_agreement():
-    from multiagent_ft.evaluate import health, outcome
-    from multiagent_ft.tasks import Task
+    from multiagent_ft.runs.evaluate import health, outcome
+    from multiagent_ft.runs.tasks import Task
 
     debates = [
         debate(0, box('7', '7.0', '8'), box('7', '7', None)),
@@ -140,7 +140,7 @@ def test_consensus_is_one_minus_agreement():
 
 def test_embeddings_do_not_depend_on_the_process():
     code = (
-        'from multiagent_ft.diversity import *; import hashlib; print(hashlib.sha256(char_ngrams(["14+80=94", "é'
+        'from multiagent_ft.studies.diversity import *; import hashlib; print(hashlib.sha256(char_ngrams(["14+80=94", "é'
         ' ☃"]).tobytes()).hexdigest())'
     )
     assert (
@@ -232,7 +232,7 @@ def tiny(tmp_path_factory):
 
 def test_on_a_model_the_estimate_meets_the_exact_sum(tiny):
     "One-token answers: the whole next-token distribution is at hand, so the KL is known."
-    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.engines.huggingface import HFEngine
 
     engine = HFEngine(str(tiny / 'base'))
     prompt, V = (5, 6, 7), len(engine.tok)
@@ -297,7 +297,7 @@ def test_encoder(tmp_path):
 
 def run_folder(tmp_path, exams):
     from multiagent_ft.core import transcript_to_dict, write_jsonl
-    from multiagent_ft.debate import save_society
+    from multiagent_ft.method.debate import save_society
 
     for k, said in enumerate(exams):
         save_society(untrained(2), tmp_path / f'iteration-{k}')
@@ -306,7 +306,7 @@ def run_folder(tmp_path, exams):
 
 
 def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
-    from multiagent_ft.diversity import SPELLING, diversity_table, run_diversity
+    from multiagent_ft.studies.diversity import SPELLING, diversity_table, run_diversity
 
     folder = run_folder(
         tmp_path, [[debate(i, box('1', '2')) for i in range(4)], [debate(i, box('1', '1')) for i in range(4)]]
@@ -327,7 +327,7 @@ def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
 
 
 def test_a_folder_without_debates_is_an_error(tmp_path):
-    from multiagent_ft.diversity import embedder, run_diversity
+    from multiagent_ft.studies.diversity import embedder, run_diversity
 
     (run_folder(tmp_path, [[debate(0, box('1', '2'))]]) / 'iteration-0' / 'exam.jsonl').unlink()
     for wrong in (

@@ -11,14 +11,15 @@ from scipy.stats import chisquare
 from tiny_models import make
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
-from multiagent_ft import engine as definition
-from multiagent_ft import decoding, hf
-from multiagent_ft.answers import extract, same
+from multiagent_ft.method import prompts as definition
+from multiagent_ft.engines import decoding
+from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Completion, MaftError, Message, read_jsonl, seed_for
-from multiagent_ft.engine import Engine, RecordedEngine, Request, Sampling
-from multiagent_ft.decoding import SeededSampler
-from multiagent_ft.hf import HFEngine, adapter_identity
-from multiagent_ft.prompts import opening
+from multiagent_ft.method.prompts import Engine, RecordedEngine, Request, Sampling
+from multiagent_ft.engines.decoding import SeededSampler
+from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
+from multiagent_ft.method.prompts import opening
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, canonical_json
-from multiagent_ft.evaluate import (
+from multiagent_ft.runs.evaluate import (
     add_up,
     compare,
     flips,
@@ -18,7 +18,7 @@ from multiagent_ft.evaluate import (
     summarize_outcomes,
     wilson,
 )
-from multiagent_ft.tasks import Task
+from multiagent_ft.runs.tasks import Task
 
 TASK = Task('play', 'number')
 

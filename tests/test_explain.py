@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from multiagent_ft.config import load_config
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError
-from multiagent_ft.explain import explain
+from multiagent_ft.runs.explain import explain
 
 WEIGHTS = 'adapter_model.safetensors'
 
@@ -14,7 +14,7 @@ WEIGHTS = 'adapter_model.safetensors'
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "One model for every seat, through two iterations; and a run whose seats learn each for itself."
-    from multiagent_ft.run import run
+    from multiagent_ft.runs.run import run
 
     root = tmp_path_factory.mktemp('explain')
     for name, more in dict(one=dict(recipe='majority-ft', iterations=2), each=dict(iterations=1)).items():

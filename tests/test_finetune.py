@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from multiagent_ft import finetune as ft, guards, trainer as tr
+from multiagent_ft.training import finetune as ft
+from multiagent_ft.training import guards
+from multiagent_ft.training import trainer as tr
 from multiagent_ft.core import MaftError, Message, file_digest
-from multiagent_ft.finetune import finetune_job, finetune_key
-from multiagent_ft.guards import GuardError
-from multiagent_ft.hf import HFEngine
-from multiagent_ft.rows import Row, load_rows, save_rows
-from multiagent_ft.trainer import FinetuneSettings
-from multiagent_ft.twin import base_tensors, plain_name
+from multiagent_ft.training.finetune import finetune_job, finetune_key
+from multiagent_ft.training.guards import GuardError
+from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.method.examples import Row, load_rows, save_rows
+from multiagent_ft.training.trainer import FinetuneSettings
+from multiagent_ft.training.base import base_tensors, plain_name
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
 
@@ -118,7 +120,7 @@ def test_the_order_of_agents_does_not_matter(job):
 
 def test_another_process_another_history_the_same_bytes(job, models, rows_file, tmp_path):
     code = (
-        'import sys, json; from multiagent_ft.hf import HFEngine; from multiagent_ft.finetune import'
+        'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; from multiagent_ft.training.finetune import'
         ' finetune_job\nmodel, rows, out, settings = sys.argv[1:]; finetune_job(out, HFEngine(model, device="cpu"),'
         ' None, rows, json.loads(settings), 0)'
     )
@@ -223,8 +225,8 @@ def test_micro_batches_add_up_when_they_do_not_fit(job):
 # Killed and continued
 
 KILLED = """import os, signal, sys, json
-from multiagent_ft import finetune as ft
-from multiagent_ft.hf import HFEngine
+from multiagent_ft.training import finetune as ft
+from multiagent_ft.engines.huggingface import HFEngine
 model, rows, out, scratch, settings, at = sys.argv[1:]
 ft.CHECKPOINT_SECONDS = 0
 def progress(p):
@@ -369,7 +371,7 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
 def test_guard_base_another_agents_adapter(job, models, monkeypatch):
     """An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may
     not touch another."""
-    monkeypatch.setattr('multiagent_ft.hf.FOLD', 0)
+    monkeypatch.setattr('multiagent_ft.engines.huggingface.FOLD', 0)
     engine = HFEngine(models('llama'), device='cpu')
     other, real = job('other', eng=engine), ft.train
     engine.logprobs([(5, 6)], [(7,)], str(other))

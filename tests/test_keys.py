@@ -8,9 +8,9 @@ import pytest
 from tiny_models import make
 
 from multiagent_ft.core import Message, digest
-from multiagent_ft.engine import Request, Sampling
-from multiagent_ft.jobs import generate_key
-from multiagent_ft.rows import Row
+from multiagent_ft.method.prompts import Request, Sampling
+from multiagent_ft.runs.jobs import generate_key
+from multiagent_ft.method.examples import Row
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def world(tmp_path_factory):
 
 
 def engine(folder, **kw):
-    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.engines.huggingface import HFEngine
 
     return HFEngine(str(folder), **kw)
 
@@ -173,8 +173,8 @@ def test_names_do_not_matter(world):
 
 
 def test_finetune_key(world):
-    from multiagent_ft.finetune import finetune_key
-    from multiagent_ft.trainer import FinetuneSettings
+    from multiagent_ft.training.finetune import finetune_key
+    from multiagent_ft.training.trainer import FinetuneSettings
 
     e, rows, s = engine(world / 'model'), [Row((1, 2), (3, 4)), Row((5,), (6, 4))], FinetuneSettings()
     base = digest(finetune_key(e, str(world / 'adapter'), rows, s, 0))

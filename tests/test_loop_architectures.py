@@ -5,10 +5,10 @@ import json
 import pytest
 from tiny_models import MODELS, make
 
-from multiagent_ft.config import load_config
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Problem
-from multiagent_ft.debate import Luck, Protocol, untrained
-from multiagent_ft.engine import RecordedEngine, Sampling
+from multiagent_ft.method.debate import Luck, Protocol, untrained
+from multiagent_ft.method.prompts import RecordedEngine, Sampling
 
 N, QUESTIONS = 3, 8
 
@@ -32,8 +32,8 @@ def words():
 
 @pytest.mark.parametrize('name', MODELS)
 def test_one_iteration(name, tmp_path):
-    from multiagent_ft.hf import HFEngine, adapter_identity
-    from multiagent_ft.run import Workshop, means_for
+    from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
+    from multiagent_ft.runs.run import Workshop, means_for
 
     make(name, tmp_path / name)
     cfg = load_config(

@@ -8,10 +8,12 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT
 from multiagent_ft.core import MaftError, file_digest, held_out, rng_for
-from multiagent_ft import nano_text, nano_train, words
-from multiagent_ft.nano_text import arithmetic_sketch, author, carry_lost, chats, reviser, said, slipped, summary
-from multiagent_ft.prompts import peers_prompt, question_prompt, reflect_prompt, summarize_prompt, summary_prompt
-from multiagent_ft.words import word_problem, word_sketch, work
+from multiagent_ft.nano import text as nano_text
+from multiagent_ft.nano import train as nano_train
+from multiagent_ft.runs import tasks as words
+from multiagent_ft.nano.text import arithmetic_sketch, author, carry_lost, chats, reviser, said, slipped, summary
+from multiagent_ft.method.prompts import peers_prompt, question_prompt, reflect_prompt, summarize_prompt, summary_prompt
+from multiagent_ft.runs.tasks import word_problem, word_sketch, work
 
 NANO = ROOT / 'multiagent_ft/nano'
 DWARF = dict(nano_train.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
@@ -26,7 +28,7 @@ def tok():
 
 @pytest.fixture(scope='module')
 def engine():
-    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.engines.huggingface import HFEngine
 
     return HFEngine('nano', batch_size=256)
 
@@ -228,8 +230,8 @@ def test_summaries_name_every_answer():
 SCRIPT = """
 import sys
 from pathlib import Path
-from multiagent_ft import nano_train as N
-from multiagent_ft.nano_text import chats
+from multiagent_ft.nano import train as N
+from multiagent_ft.nano.text import chats
 N.chats = lambda seed, block: chats(seed, block, 4)
 N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32), every=2)
 """
@@ -337,7 +339,7 @@ def test_mixed_up_folders(copy):
 # What it can do: bounds wide enough for 200 questions
 @pytest.mark.parametrize('task', ['arithmetic', 'words'])
 def test_base_accuracy(engine, task):
-    from multiagent_ft.nano_measure import answering, answers, held_out_problems
+    from multiagent_ft.nano.measure import answering, answers, held_out_problems
 
     problems = held_out_problems(task, 200)
     assert all(held_out(p.text) for p in problems)
@@ -347,8 +349,8 @@ def test_base_accuracy(engine, task):
 
 @pytest.mark.slow
 def test_debates_can_help_and_harm(engine):
-    from multiagent_ft.debate import Luck, Protocol, debate, untrained
-    from multiagent_ft.nano_measure import held_out_problems, revising, summarizing
+    from multiagent_ft.method.debate import Luck, Protocol, debate, untrained
+    from multiagent_ft.nano.measure import held_out_problems, revising, summarizing
 
     debates = debate(held_out_problems('arithmetic', 100), untrained(3), Protocol(), engine.generate, Luck(0, 'test'))
     page = revising(debates)
@@ -358,7 +360,7 @@ def test_debates_can_help_and_harm(engine):
 
 def test_measures_on_made_up_debates():
     from multiagent_ft.core import Completion, Problem, Transcript, Turn
-    from multiagent_ft.nano_measure import heard_kind, revising, summarizing
+    from multiagent_ft.nano.measure import heard_kind, revising, summarizing
 
     p = Problem('p', 'What is the result of 3+7*1+4-9*6?', '-40')
 

@@ -4,7 +4,7 @@ import os, pty, subprocess, sys
 
 CODE = """
 import sys, time
-from multiagent_ft.progress import Progress, stage
+from multiagent_ft.runs.tracking import Progress, stage
 with stage('iteration 1/3'), Progress(4, 'collect') as p:
     for i in range(4): time.sleep(.15); p.advance(kept='50%')
     print('a result')

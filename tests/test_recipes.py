@@ -2,10 +2,10 @@
 
 import json
 import pytest
-from multiagent_ft.config import load_config
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
-from multiagent_ft.debate import Agent, Luck, Protocol, Society, untrained
-from multiagent_ft.recipes import (
+from multiagent_ft.method.debate import Agent, Luck, Protocol, Society, untrained
+from multiagent_ft.method.recipes import (
     RECIPES,
     Means,
     Recipe,
@@ -24,7 +24,7 @@ from conftest import maft
 
 def run_all(names, folder):
     "Run recipes one after another in one process and one store; {name: (summary, made)}."
-    from multiagent_ft.run import run
+    from multiagent_ft.runs.run import run
 
     flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', store=str(folder / 'store'))
     return {n: run(load_config(flags=flags | dict(recipe=n, out=str(folder / n)))) for n in names}

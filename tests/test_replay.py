@@ -3,13 +3,13 @@
 import pytest
 from conftest import needs_shared, SHARED
 
-from multiagent_ft.answers import extract, same
+from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Problem, read_jsonl
-from multiagent_ft.debate import Luck, Protocol, untrained
-from multiagent_ft.engine import RecordedEngine
-from multiagent_ft.evaluate import outcome, summarize_outcomes
-from multiagent_ft.recipes import Means, recipe
-from multiagent_ft.tasks import Task
+from multiagent_ft.method.debate import Luck, Protocol, untrained
+from multiagent_ft.method.prompts import RecordedEngine
+from multiagent_ft.runs.evaluate import outcome, summarize_outcomes
+from multiagent_ft.method.recipes import Means, recipe
+from multiagent_ft.runs.tasks import Task
 
 MODELS = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
 pytestmark = needs_shared

@@ -15,10 +15,10 @@ from multiagent_ft.core import (
     transcript_to_dict,
     write_jsonl,
 )
-from multiagent_ft.debate import Protocol, save_society, untrained
-from multiagent_ft.evaluate import health, outcome, summarize_outcomes
-from multiagent_ft.plots import drawing, iterations_plot
-from multiagent_ft.report import (
+from multiagent_ft.method.debate import Protocol, save_society, untrained
+from multiagent_ft.runs.evaluate import health, outcome, summarize_outcomes
+from multiagent_ft.studies.plots import drawing, iterations_plot
+from multiagent_ft.studies.report import (
     MARKS,
     accuracy_points,
     choose,
@@ -32,8 +32,8 @@ from multiagent_ft.report import (
     report,
     safe,
 )
-from multiagent_ft.rows import consensus
-from multiagent_ft.tasks import Task
+from multiagent_ft.method.examples import consensus
+from multiagent_ft.runs.tasks import Task
 
 VOID = {'meta', 'input', 'br'}
 
@@ -366,8 +366,8 @@ def test_early_end_and_empty_turns():
 
 @pytest.mark.slow
 def test_report_of_a_real_run(tmp_path):
-    from multiagent_ft.config import load_config
-    from multiagent_ft.run import run
+    from multiagent_ft.runs.settings import load_config
+    from multiagent_ft.runs.run import run
 
     run(
         load_config(

@@ -4,15 +4,25 @@ import csv, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from scipy.stats import t as student
-from multiagent_ft.claims import CLAIMS, CONTROLS, Claim, Judged, claims_plot, claims_table, judge, judge_all, picked
-from multiagent_ft.compare import config_for, requests
-from multiagent_ft.compare_runs import Estimate
-from multiagent_ft.config import load_config
+from multiagent_ft.studies.claims import (
+    CLAIMS,
+    CONTROLS,
+    Claim,
+    Judged,
+    claims_plot,
+    claims_table,
+    judge,
+    judge_all,
+    picked,
+)
+from multiagent_ft.studies.compare import config_for, requests
+from multiagent_ft.studies.statistics import Estimate
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError
-from multiagent_ft.experiments import EXPERIMENTS, experiment, published
-from multiagent_ft.recipes import RECIPES
-from multiagent_ft.records import load_records
-from multiagent_ft.reproduce import (
+from multiagent_ft.studies.reproduce import EXPERIMENTS, experiment, published
+from multiagent_ft.method.recipes import RECIPES
+from multiagent_ft.studies.outcomes import load_records
+from multiagent_ft.studies.reproduce import (
     HEAD,
     base_for,
     beside,
@@ -240,8 +250,8 @@ def results(folder):
 @pytest.mark.slow
 def test_tables_1_and_2_share_a_store(tmp_path):
     "Counted in tokens: both tables together cost at most 65 % of their rows run apart, and every number is k of n."
-    from multiagent_ft.compare import shared_tokens
-    from multiagent_ft.store import Store
+    from multiagent_ft.studies.compare import shared_tokens
+    from multiagent_ft.runs.store import Store
 
     first = reproduce(experiment('table1'), TINY, [0], tmp_path)
     second = reproduce(experiment('table2'), TINY, [0], tmp_path)

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from multiagent_ft.config import load_config
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError, read_jsonl
-from multiagent_ft.rows import load_rows
-from multiagent_ft.tasks import normalized
+from multiagent_ft.method.examples import load_rows
+from multiagent_ft.runs.tasks import normalized
 
 SMALL = dict(train=40, eval=24, iterations=1, workers=0, wandb='off', seed=3)
 
 
 def go(out, **kw):
-    from multiagent_ft.run import run
+    from multiagent_ft.runs.run import run
 
     return run(load_config(None, dict(SMALL, out=str(out)) | kw))
 
@@ -75,7 +75,7 @@ def test_nobody_trains_on_the_exam_or_on_gold(runs):
     trained = {
         normalized(t['problem']['text']) for t in read_jsonl(root / 'demo' / 'iteration-1' / 'transcripts.jsonl')
     }
-    from multiagent_ft.tasks import load_task, split
+    from multiagent_ft.runs.tasks import load_task, split
 
     train, evaluation = split(load_task('arithmetic'), 40, 24, 3)
     assert trained == {normalized(p.text) for p in train}
@@ -101,7 +101,7 @@ def test_rows_are_own_words(runs):
 
 
 def test_every_adapter_differs(runs):
-    from multiagent_ft.hf import adapter_identity
+    from multiagent_ft.engines.huggingface import adapter_identity
 
     root, _ = runs
     ids = {adapter_identity(f) for f in (root / 'demo' / 'iteration-1' / 'adapters').iterdir()}
@@ -117,9 +117,9 @@ def test_finished_run_does_nothing(runs):
 
 def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path, monkeypatch):
     "A study reads finished runs from their folders; whatever could change the result sends it through the steps again."
-    from multiagent_ft import run
-    from multiagent_ft.hf import HFEngine
-    from multiagent_ft.recipes import RECIPES, Recipe
+    from multiagent_ft.runs import run
+    from multiagent_ft.engines.huggingface import HFEngine
+    from multiagent_ft.method.recipes import RECIPES, Recipe
 
     root, s = runs
     shutil.copytree(root / 'demo', home := tmp_path / 'demo')
@@ -184,8 +184,8 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
 
 
 def test_every_recipe_of_ours_can_be_read():
-    from multiagent_ft.recipes import RECIPES
-    from multiagent_ft.run import Workshop, parts
+    from multiagent_ft.method.recipes import RECIPES
+    from multiagent_ft.runs.run import Workshop, parts
 
     assert all(
         f.startswith('multiagent_ft.') for n in RECIPES for f in parts(Workshop(load_config(None, dict(recipe=n))))
@@ -208,7 +208,7 @@ def test_longer_run_extends_the_shorter(runs):
     longer = go(root / 'longer', iterations=2)
     assert longer['iterations'][:2] == s['iterations'] and len(longer['iterations']) == 3
     assert longer['made']['finetune'] == 6
-    from multiagent_ft.hf import adapter_identity
+    from multiagent_ft.engines.huggingface import adapter_identity
 
     assert adapter_identity(root / 'longer' / 'iteration-2' / 'adapters' / 'generator-0') != adapter_identity(
         root / 'longer' / 'iteration-1' / 'adapters' / 'generator-0'
@@ -310,10 +310,10 @@ def talk(rounds, cut=(), say='7'):
 
 
 def about(said, label='7', **kw):
-    from multiagent_ft.consensus import Vote
-    from multiagent_ft.debate import untrained
-    from multiagent_ft.recipes import Means
-    from multiagent_ft.run import Workshop, more_about
+    from multiagent_ft.method.consensus import Vote
+    from multiagent_ft.method.debate import untrained
+    from multiagent_ft.method.recipes import Means
+    from multiagent_ft.runs.run import Workshop, more_about
 
     ws = Workshop(load_config(None, dict(agents=2, **kw)))
     votes = [Vote(label, 2, 2, 0, False, 2)] * len(said)
@@ -350,8 +350,8 @@ def test_a_cut_turn_is_charged_to_who_said_it():
 
 
 def test_who_has_nothing_to_learn_is_told_why(capfd):
-    from multiagent_ft.debate import untrained
-    from multiagent_ft.run import tell_idle
+    from multiagent_ft.method.debate import untrained
+    from multiagent_ft.runs.run import tell_idle
 
     a, b = untrained(2).generators
     tell_idle({a: [], b: [1]})
@@ -367,7 +367,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
 
 def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
     "A run folder's adapters are links into the store: what spoils one spoils both, and only the store would notice."
-    from multiagent_ft.debate import same_files
+    from multiagent_ft.method.debate import same_files
 
     small = dict(recipe='majority-ft', train=12, eval=4, agents=2)
     go(tmp_path / 'one', **small)
@@ -393,7 +393,7 @@ def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
 
 def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
     "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
-    from multiagent_ft.run import evaluate_run
+    from multiagent_ft.runs.run import evaluate_run
 
     def line(i):
         return json.dumps(dict(question=f'What is the result of {i}+{i * 3 % 7}?', answer=str(i + i * 3 % 7))) + '\n'
@@ -433,8 +433,8 @@ def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
 
 
 def test_made_up_questions_never_run_into_the_exam(runs):
-    from multiagent_ft.run import check_unseen
-    from multiagent_ft.tasks import load_task, split
+    from multiagent_ft.runs.run import check_unseen
+    from multiagent_ft.runs.tasks import load_task, split
 
     root, _ = runs
     check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
@@ -444,7 +444,7 @@ def test_made_up_questions_never_run_into_the_exam(runs):
 
 def test_only_small_models_get_workers(tmp_path):
     "Every worker holds a copy of the base, so 'auto' gives none to a model whose copies would hurt."
-    from multiagent_ft.run import SMALL, worker_count
+    from multiagent_ft.runs.run import SMALL, worker_count
 
     with open(tmp_path / 'model.safetensors', 'wb') as f:
         f.truncate(SMALL + 1)
@@ -464,11 +464,11 @@ def test_only_small_models_get_workers(tmp_path):
 def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
     """Questions without answers: the same agents come of it as with answers, which were never looked at; all that reads
     the run copes."""
-    from multiagent_ft.explain import explain
-    from multiagent_ft.records import records_of
-    from multiagent_ft.report import report
-    from multiagent_ft.run import table
-    from multiagent_ft.tasks import load_task, split
+    from multiagent_ft.runs.explain import explain
+    from multiagent_ft.studies.outcomes import records_of
+    from multiagent_ft.studies.report import report
+    from multiagent_ft.runs.run import table
+    from multiagent_ft.runs.tasks import load_task, split
 
     train, evaluation = split(load_task('arithmetic'), 24, 8)
 
@@ -518,7 +518,7 @@ def test_one_process_at_a_time(runs):
     "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
     home = runs[0] / 'demo'
     code = (
-        'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.run import held\nwith'
+        'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import held\nwith'
         " held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)

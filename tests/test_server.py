@@ -10,11 +10,13 @@ from serve import serve
 from tiny_models import make
 from transformers import AutoModelForCausalLM
 
-from multiagent_ft import hf, server as module
+from multiagent_ft.engines import huggingface as hf
+
+from multiagent_ft.engines import server as module
 from multiagent_ft.core import MaftError, Message, seed_for
-from multiagent_ft.engine import Engine, Request, Sampling
-from multiagent_ft.hf import HFEngine
-from multiagent_ft.server import ServerEngine
+from multiagent_ft.method.prompts import Engine, Request, Sampling
+from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.engines.server import ServerEngine
 
 
 @pytest.fixture(scope='module')

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from making import keys, killing, leaf, memory, shuffled
-from multiagent_ft import store as shop
+from multiagent_ft.runs import store as shop
 from multiagent_ft.core import MaftError, canonical_json, file_digest
-from multiagent_ft.housekeeping import entry, ls, prune, verify
-from multiagent_ft.store import Store, abandoned, diff, job_digest, mark
+from multiagent_ft.runs.store import entry, ls, prune, verify
+from multiagent_ft.runs.store import Store, abandoned, diff, job_digest, mark
 
 
 def write(text='12\n7\n7\n'):
@@ -588,7 +588,7 @@ def test_scratch_of_the_living_is_not_touched(store):
 def test_a_job_of_many_steps_goes_on_where_it_was_killed(tmp_path):
     program = """
 import os, signal, sys
-from multiagent_ft.store import Store
+from multiagent_ft.runs.store import Store
 from multiagent_ft.core import write_atomic
 store, key = Store(sys.argv[1]), dict(steps=8)
 def work(folder):
@@ -707,7 +707,7 @@ def test_a_folder_without_permission():
     code = """
 import os, sys
 from multiagent_ft.core import MaftError
-from multiagent_ft.store import Store
+from multiagent_ft.runs.store import Store
 if os.geteuid() == 0: os.setuid(65534)
 try: Store(sys.argv[1] + '/store').job('generate', {}, lambda folder: None)
 except MaftError as e: print(e)
@@ -867,7 +867,7 @@ def test_no_torch():
             sys.executable,
             '-c',
             (
-                'import sys, multiagent_ft.store, multiagent_ft.housekeeping; print([m for m in ("torch",'
+                'import sys, multiagent_ft.runs.store, multiagent_ft.runs.store; print([m for m in ("torch",'
                 ' "transformers", "numpy") if m in sys.modules])'
             ),
         ],

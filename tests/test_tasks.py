@@ -6,11 +6,11 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import SHARED, needs_shared
-from multiagent_ft.answers import extract, same
+from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import MaftError, Problem, held_out
-from multiagent_ft.prompts import question_prompt
-from multiagent_ft.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
-from multiagent_ft.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
+from multiagent_ft.method.prompts import question_prompt
+from multiagent_ft.runs.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
+from multiagent_ft.runs.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
 
 DATA = SHARED / 'data'
 LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA / 'mmlu_stem')

@@ -4,8 +4,8 @@ import errno, json, os, pty, random, select, signal, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
 from multiagent_ft.core import MaftError, read_jsonl
-from multiagent_ft import tracking
-from multiagent_ft.tracking import HIDDEN, Tracker, mend, rebuild, redact, scrub, secret_name, wandb_mode
+from multiagent_ft.runs import tracking
+from multiagent_ft.runs.tracking import HIDDEN, Tracker, mend, rebuild, redact, scrub, secret_name, wandb_mode
 
 KEY = 'fedcba98' * 5
 
@@ -25,7 +25,7 @@ def python(code, *args, **env):
 
 WRITER = """
 import sys
-from multiagent_ft.tracking import Tracker
+from multiagent_ft.runs.tracking import Tracker
 with Tracker(sys.argv[1], wandb='off', config=dict(a=1)) as t:
     while True: print(t.log(dict(event='tick', text='x'*500))['seq'], flush=True)
 """
@@ -127,7 +127,7 @@ def test_an_exception_of_the_run_passes_through_and_the_file_is_closed(tmp_path)
 REAL = (
     """
 import sys
-from multiagent_ft.tracking import Tracker, rebuild
+from multiagent_ft.runs.tracking import Tracker, rebuild
 with Tracker(sys.argv[1], wandb='auto', config=dict(task='arithmetic', settings=dict(hf_token='hf_secretsecretsecret'))) as t:
     for i in range(3): t.log(dict(event='evaluated', iteration=i, note='key %s', debate=.5 + i/10))
 print(t.mirror.mode)
@@ -156,7 +156,7 @@ def test_real_offline_run_is_quiet_whole_and_holds_no_secret(tmp_path):
 
 def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
     code = (
-        "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t:"
+        "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t:"
         " t.log(dict(event='tick'))"
     )
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
 def test_a_key_but_no_network(tmp_path):
     "Tries, says so in a line, goes on offline."
     code = (
-        'import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t:'
+        'import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t:'
         " t.log(dict(event='tick'))\nprint(t.mirror.mode)"
     )
     p = python(code, tmp_path, WANDB_MODE=None, WANDB_API_KEY=KEY, WANDB_BASE_URL='http://127.0.0.1:9')
@@ -186,7 +186,7 @@ def test_a_key_but_no_network(tmp_path):
 def test_no_key_on_a_terminal_asks_nothing(tmp_path):
     "`online` without a key, in front of a terminal that W&B might like to ask its question on."
     code = (
-        "import sys\nfrom multiagent_ft.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t:"
+        "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t:"
         " t.log(dict(event='tick'))\nprint('went on', t.mirror.mode)"
     )
     env = {k: v for k, v in os.environ.items() if k not in ('WANDB_API_KEY', 'WANDB_MODE')} | dict(

@@ -73,7 +73,7 @@ def test_nothing_of_the_checkout_is_needed(alone):
         alone,
         'python',
         '-c',
-        'import sys, multiagent_ft.cli, multiagent_ft.run\n'
+        'import sys, multiagent_ft.cli, multiagent_ft.runs.run\n'
         + f'print([p for p in sys.path if p.startswith({str(ROOT)!r} + "/") and "site-packages" not in p or p =='
         f' {str(ROOT)!r}])',
     )

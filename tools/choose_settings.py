@@ -9,9 +9,9 @@ nbs/results/01_nano_learning.ipynb reads nbs/data/nano_search.jsonl.gz, a copy o
 
 import sys
 from pathlib import Path
-from multiagent_ft.records import records_of, save_records
-from multiagent_ft.config import load_config
-from multiagent_ft.run import run
+from multiagent_ft.studies.outcomes import records_of, save_records
+from multiagent_ft.runs.settings import load_config
+from multiagent_ft.runs.run import run
 
 DEV_SEED = 1001  # results use seeds below 1000
 SAME = dict(train=500, eval=500, fresh=True, iterations=3, seed=DEV_SEED, wandb='off', samples=3)

@@ -2,7 +2,7 @@
 
     python tools/serve.py MODEL [PORT]
 
-Speaks the part of vLLM's dialect that `multiagent_ft.server` uses: /v1/models, /v1/completions (text or token ids as prompt, seed,
+Speaks the part of vLLM's dialect that `multiagent_ft.engines.server` uses: /v1/models, /v1/completions (text or token ids as prompt, seed,
 stop_token_ids, return_token_ids), /v1/chat/completions, /v1/load_lora_adapter.
 """
 
@@ -14,8 +14,8 @@ def serve(engine, port: int = 0, key: str | None = None, trouble=lambda path: No
     """Serve `engine` at 127.0.0.1 in a thread of its own; (server, url). `trouble(path)` may return an (HTTP status,
     message) to answer with instead."""
     from multiagent_ft.core import Message
-    from multiagent_ft.engine import Sampling
-    from multiagent_ft.hf import answer_batch
+    from multiagent_ft.method.prompts import Sampling
+    from multiagent_ft.engines.huggingface import answer_batch
 
     lock, adapters = threading.Lock(), {}
 
@@ -83,7 +83,7 @@ def serve(engine, port: int = 0, key: str | None = None, trouble=lambda path: No
 if __name__ == '__main__':
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    from multiagent_ft.hf import HFEngine
+    from multiagent_ft.engines.huggingface import HFEngine
 
     server, url = serve(HFEngine(sys.argv[1]), int((sys.argv[2:] or [8000])[0]))
     print(url, flush=True)
