@@ -14,12 +14,12 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from .method.debate import Luck, Protocol, Society, debate, untrained
+from .method.debate import Seeds, Protocol, Society, debate, untrained
 from .method.prompts import Sampling
 from .runs.plan import bare_training
-from .runs.jobs import Here, Spoken, Workers
+from .runs.jobs import LocalExecutor, CachedEngine, ProcessExecutor
 from .runs.store import Store
-from .training.trainer import FinetuneSettings
+from .training.trainer import TrainingSettings
 
 # %% ../nbs/61_bench.ipynb #205e6de3
 def cores() -> int:
@@ -51,7 +51,7 @@ def half_billion(folder: Path, layers: int = 4) -> Path:  # where to put it  # o
     "A random model of Qwen2.5-0.5B's shape with fewer layers, as a Hugging Face folder."
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
-    from multiagent_ft.engines.huggingface import find_model, load_tokenizer, quiet
+    from multiagent_ft.engines.huggingface import find_model, load_tokenizer, silence
 
     tok = load_tokenizer(find_model('nano'))
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def half_billion(folder: Path, layers: int = 4) -> Path:  # where to put it  # o
         layer.self_attn.o_proj.weight.data[0] = 0
         layer.mlp.down_proj.weight.data[0] = 0
     model.model.norm.weight.data *= 8  # trained models are surer of their next word than random ones
-    with quiet():
+    with silence():
         model.save_pretrained(folder)
         tok.save_pretrained(folder)
     return Path(folder)
@@ -88,13 +88,13 @@ def bench_model(name: str, folder: Path, layers: int) -> str:
 # %% ../nbs/61_bench.ipynb #2167b68f
 def adapted(engine, folder: Path, n: int = 3, rank: int = 16) -> Society:
     "A society of `n` generators and critics, each with an adapter of its own that changes nothing yet."
-    from multiagent_ft.training.trainer import beginning
-    from multiagent_ft.training.base import agent_tensors, hush, save_agent
+    from multiagent_ft.training.trainer import init_model
+    from multiagent_ft.training.base import agent_tensors, silence_training, save_agent
 
     def give(a):
-        with hush():
-            model = beginning(
-                engine, None, FinetuneSettings(rank=rank, learning_rate=1e-3), a.index + 10 * (a.role == 'critic')
+        with silence_training():
+            model = init_model(
+                engine, None, TrainingSettings(rank=rank, learning_rate=1e-3), a.index + 10 * (a.role == 'critic')
             )
             save_agent(engine, model, folder / a.name, agent_tensors(model))
         return replace(a, adapter=str(folder / a.name))
@@ -104,11 +104,17 @@ def adapted(engine, folder: Path, n: int = 3, rank: int = 16) -> Society:
 
 
 def hold(
-    problems: list, society: Society, protocol: Protocol, engine, executor: Here | Workers, block: int, seed: int = 0
+    problems: list,
+    society: Society,
+    protocol: Protocol,
+    engine,
+    executor: LocalExecutor | ProcessExecutor,
+    block: int,
+    seed: int = 0,
 ) -> tuple[list, float]:
     "One debate per problem through the store, as a run does it: (transcripts, seconds)."
     t = time.perf_counter()
-    said = debate(problems, society, protocol, Spoken(engine, executor, block).generate, Luck(seed, 'bench'))
+    said = debate(problems, society, protocol, CachedEngine(engine, executor, block).generate, Seeds(seed, 'bench'))
     return said, time.perf_counter() - t
 
 
@@ -149,7 +155,7 @@ def plainly(engine, turns: list, sampling: Sampling) -> tuple[int, float]:
 # %% ../nbs/61_bench.ipynb #f27780e5
 def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
-    from multiagent_ft.engines.huggingface import answer_batch
+    from multiagent_ft.engines.huggingface import generate_batch
 
     held, engine.stop_ids, total = engine.stop_ids, [-1], 0.0
     try:
@@ -164,7 +170,7 @@ def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
                 times = []
                 for _ in range(2):
                     t = time.perf_counter()
-                    answer_batch(engine, model, rows)
+                    generate_batch(engine, model, rows)
                     times.append(time.perf_counter() - t)
             total += min(times) * len(cs) / batch
     finally:
@@ -197,17 +203,17 @@ def arithmetic(engine, turns: list) -> float:
     return (layers * (read + new) + emb * new) / multiply_rate(engine.device)
 
 # %% ../nbs/61_bench.ipynb #b728f3e4
-def plain_training(source: str, engine, rows: list, s: FinetuneSettings, as_it_comes: bool = False) -> float:
+def plain_training(source: str, engine, rows: list, s: TrainingSettings, as_it_comes: bool = False) -> float:
     """Seconds that TRL's `SFTTrainer` takes to train one agent, the model's loading included; in our precision and
     without activation checkpointing, or `as_it_comes`."""
     import contextlib, io, datasets
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
     from multiagent_ft.engines.huggingface import load_weights
-    from multiagent_ft.training.base import hush
+    from multiagent_ft.training.base import silence_training
 
     t = time.perf_counter()
-    with hush(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as d:
+    with silence_training(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as d:
         data = datasets.Dataset.from_list([dict(input_ids=list(r.input_ids), labels=list(r.labels)) for r in rows])
         kind = {} if as_it_comes else dict(bf16=engine.device.type != 'cpu', activation_checkpointing=False)
         args = SFTConfig(
@@ -238,14 +244,14 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from .core import MaftError
-from .method.debate import Luck, Protocol, Society, generator_requests, untrained
+from .method.debate import Seeds, Protocol, Society, generator_requests, untrained
 from .method.prompts import Sampling
 from .training.finetune import finetune_key
-from .runs.jobs import EngineSpec, Here, Job, Workers
-from .method.recipes import Means, own_words
-from .method.examples import save_rows
+from .runs.jobs import EngineSpec, LocalExecutor, Job, ProcessExecutor
+from .method.recipes import RecipeContext, own_turns
+from .method.examples import save_examples
 from .runs.store import Store
-from .training.trainer import FinetuneSettings
+from .training.trainer import TrainingSettings
 
 # %% ../nbs/61_bench.ipynb #622c3c00
 def compare_generation(
@@ -261,8 +267,10 @@ def compare_generation(
     "(figures in tokens per second, transcripts): ours, the plain way, the ceiling."
     import torch
 
-    hold(problems[:2], society, protocol, engine, Here(Store(folder / 'warm'), engine), spec.batch_size)
-    said, seconds = hold(problems, society, protocol, engine, Here(Store(folder / 'one'), engine), spec.batch_size)
+    hold(problems[:2], society, protocol, engine, LocalExecutor(Store(folder / 'warm'), engine), spec.batch_size)
+    said, seconds = hold(
+        problems, society, protocol, engine, LocalExecutor(Store(folder / 'one'), engine), spec.batch_size
+    )
     turns = [u for t in said for u in t.turns]
     n, sampling = tokens(turns), protocol.sampling
 
@@ -282,7 +290,7 @@ def compare_generation(
         multiply=n / arithmetic(engine, turns),
     )
     if workers:
-        with Workers(Store(folder / 'workers'), spec, workers) as w:
+        with ProcessExecutor(Store(folder / 'workers'), spec, workers) as w:
             # both workers started
             hold(problems[: 2 * spec.batch_size : spec.batch_size] or problems[:1], society, protocol, engine, w, 1)
             _, seconds = hold(problems, society, protocol, engine, w, spec.batch_size)
@@ -293,12 +301,12 @@ def compare_generation(
 
 # %% ../nbs/61_bench.ipynb #b2376ace
 def jobs_of(
-    engine, society: Society, said: list, protocol: Protocol, s: FinetuneSettings, folder: Path
+    engine, society: Society, said: list, protocol: Protocol, s: TrainingSettings, folder: Path
 ) -> tuple[list[Job], dict]:
     """(finetuning jobs of one iteration, rows by agent): every agent on its own words of the debates `said`, new
     adapters."""
-    means = Means(None, None, protocol, min_support=2 if len(society) > 1 else 1)
-    rows = {a: r for a, r in own_words(means, society, said, means.labels(said)).items() if r} or {
+    means = RecipeContext(None, None, protocol, min_support=2 if len(society) > 1 else 1)
+    rows = {a: r for a, r in own_turns(means, society, said, means.labels(said)).items() if r} or {
         a: [_row(engine, t, a) for t in said] for a in society.agents
     }
 
@@ -309,7 +317,7 @@ def jobs_of(
             'multiagent_ft.training.finetune:finetune_job',
             dict(
                 parent=None,
-                rows_file=str(save_rows(folder / f'{a.name}.jsonl', rs)),
+                rows_file=str(save_examples(folder / f'{a.name}.jsonl', rs)),
                 settings=asdict(s),
                 seed=a.index,
                 scratch=True,
@@ -324,10 +332,10 @@ def jobs_of(
 
 def _row(engine, transcript, agent):
     "For a random model, whose words never agree: a row of whatever the agent said, as if it had come to an end."
-    from multiagent_ft.method.examples import Row
+    from multiagent_ft.method.examples import Example
 
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
-    return Row(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
+    return Example(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 
 # %% ../nbs/61_bench.ipynb #03b228bc
 def compare_finetuning(
@@ -336,7 +344,7 @@ def compare_finetuning(
     society: Society,
     said: list,
     protocol: Protocol,
-    s: FinetuneSettings,
+    s: TrainingSettings,
     folder: Path,
     workers: int,
 ) -> dict:
@@ -355,8 +363,8 @@ def compare_finetuning(
     warm = replace(
         jobs[0], key=dict(jobs[0].key, warm=True), args=dict(jobs[0].args, settings=asdict(replace(s, epochs=1)))
     )
-    Here(Store(folder / 'warm'), engine).run([warm])
-    ours = timed(lambda: Here(Store(folder / 'train-one'), engine).run(jobs))
+    LocalExecutor(Store(folder / 'warm'), engine).run([warm])
+    ours = timed(lambda: LocalExecutor(Store(folder / 'train-one'), engine).run(jobs))
     bare = sum(bare_training(engine, rs, s) for rs in rows.values())
     plain = sum(plain_training(spec.model, engine, rs, s) for rs in rows.values())
     two = [next(iter(rows.values())), [*rows.values()][-1]]
@@ -376,7 +384,7 @@ def compare_finetuning(
         ceiling=n / bare,
     )
     if workers:
-        with Workers(Store(folder / 'train-workers'), spec, workers) as w:
+        with ProcessExecutor(Store(folder / 'train-workers'), spec, workers) as w:
             w.run([replace(warm, key=dict(warm.key, i=i)) for i in range(workers)])
             ours = timed(lambda: w.run(jobs))
         torch.set_num_threads(workers)
@@ -417,9 +425,9 @@ def hold_memory(
         protocol = Protocol(sampling=Sampling(1.0, 1.0, new))
         society = adapted(engine, Path(d) / 'adapters', agents) if many else untrained(agents)
         problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
-        here = Here(Store(Path(d) / 'store'), engine)
+        here = LocalExecutor(Store(Path(d) / 'store'), engine)
         said, _ = hold(problems, society, protocol, engine, here, questions)
-        s = FinetuneSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
+        s = TrainingSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
         jobs, _ = jobs_of(engine, society, said, protocol, s, Path(d))
         here.run(jobs if many else jobs[:1])
         base = sum(p.nbytes for n, p in engine.base.named_parameters() if '.lora_' not in n)
@@ -500,7 +508,7 @@ def speeds(
         # enough steps to be fair would take an hour
         if model != 'nano' and engine.device.type == 'cpu':
             return dict(generation=generation)
-        s = FinetuneSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
+        s = TrainingSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
         return dict(
             generation=generation,
             finetuning=compare_finetuning(
@@ -683,7 +691,7 @@ def growth(
 
     spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1.0, 1.0, 160))
     engine, problems = HFEngine(**asdict(spec)), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
-    with tempfile.TemporaryDirectory() as d, Workers(Store(Path(d)), spec, workers) as w:
+    with tempfile.TemporaryDirectory() as d, ProcessExecutor(Store(Path(d)), spec, workers) as w:
         # workers started
         hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)
 
@@ -708,7 +716,7 @@ def weigh(dtype: str, block: int, compiled: bool = False, questions: int = 256) 
         engine.base.forward = torch.compile(engine.base.forward, dynamic=True)
     problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
     requests = generator_requests(
-        problems, untrained(1).generators, Protocol(sampling=Sampling(1.0, 1.0, 160)), Luck(0, 'bench')
+        problems, untrained(1).generators, Protocol(sampling=Sampling(1.0, 1.0, 160)), Seeds(0, 'bench')
     )
     t = time.perf_counter()
     engine.generate(requests[:block])

@@ -166,7 +166,7 @@ def print_rows(
 
 # %% ../nbs/71_cli.ipynb #e99ddbfb
 COLOURS = ('cyan', 'magenta', 'yellow', 'green', 'blue', 'red')
-FINISH = dict(length=' (cut off)', error=' (failed)') | {'did-not-fit': ' (its prompt left no room for an answer)'}
+FINISH = dict(length=' (cut off)', error=' (failed)') | {'context_overflow': ' (its prompt left no room for an answer)'}
 
 
 def harmless(text: str) -> str:
@@ -311,10 +311,10 @@ def headline(c: Config) -> str:
 
 def print_summary(summary: dict):
     "The table of a run, on standard output."
-    from multiagent_ft.runs.run import table
+    from multiagent_ft.runs.run import summary_table
 
     print_rows(
-        table(summary),
+        summary_table(summary),
         f'{summary["recipe"]} · {summary["model"]} · {summary["task"]} · accuracy in % ± standard error,'
         f' {summary["eval"]} questions, seed {summary["seed"]}',
         left=('rows per agent',),
@@ -507,9 +507,9 @@ def untrained_society(config: Config):
     "N copies of the base model, ready to argue."
     from dataclasses import replace
     from multiagent_ft.method.debate import untrained
-    from multiagent_ft.runs.run import Workshop
+    from multiagent_ft.runs.run import RunContext
 
-    ws = Workshop(config)
+    ws = RunContext(config)
     return replace(untrained(config.agents), spec=ws.spec, protocol=ws.protocol)
 
 # %% ../nbs/71_cli.ipynb #2233ffd1
@@ -565,7 +565,7 @@ def compare_recipes(
 ):
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     goes on where it was stopped."""
-    from multiagent_ft.studies.compare import compare, entry, forecast, saved, seeds_from
+    from multiagent_ft.studies.compare import compare, entry, plan_comparison, savings_note, seeds_from
     from multiagent_ft.runs.settings import validated
 
     if own := sorted(given & {'recipe', 'out'}):
@@ -574,12 +574,12 @@ def compare_recipes(
         iterations = config.iterations if 'iterations' in given else 1
     base, entries = validated(config.model_dump() | dict(iterations=iterations)), [entry(r) for r in rows]
     with results_only():
-        ahead = forecast(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
+        ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out, baseline)
     print_lines(found['lines'], f'{base.model} on {base.task}')
-    print(saved(found['tokens']))
+    print(savings_note(found['tokens']))
     if not found['made']:
         print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
     print(
@@ -621,7 +621,7 @@ def reproduce_paper(
     command goes on where it was stopped."""
     from multiagent_ft.studies.compare import seeds_from
     from multiagent_ft.studies.reproduce import experiment
-    from multiagent_ft.studies.reproduce import prospect, reproduce
+    from multiagent_ft.studies.reproduce import plan_experiment, reproduce
 
     x, numbers = experiment(name), seeds_from(config.seed, seeds)
     if 'out' in given:
@@ -633,7 +633,7 @@ def reproduce_paper(
         )
     begun = (out / x.name).exists()  # then what is left is unknown, and a guess at the whole would mislead
     with results_only():
-        ahead = prospect(x, config, numbers, out, task or [], measure=plan or not begun)
+        ahead = plan_experiment(x, config, numbers, out, task or [], measure=plan or not begun)
     tell_plan(ahead, plan)
     with results_only():
         found = reproduce(x, config, numbers, out, task or [], questions, embed)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Turn', 'Transcript', 'transcript_to_dict',
            'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out',
-           'fsync_dir', 'write_atomic', 'sweep_parts', 'write_jsonl', 'read_jsonl']
+           'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl', 'read_jsonl']
 
 # %% ../nbs/01_core.ipynb #a5dc87ca
 import errno, hashlib, json, os, random, shutil, tempfile
@@ -36,7 +36,7 @@ class Problem:
     source: str = ''  # where it came from: file and line, or the generator's name
 
 # %% ../nbs/01_core.ipynb #a58a7e83
-FINISH = ('stop', 'length', 'did-not-fit', 'error')
+FINISH = ('stop', 'length', 'context_overflow', 'error')
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:  # where the whole file
     return path
 
 # %% ../nbs/01_core.ipynb #20fe5aaa
-def sweep_parts(folder: Path):
+def remove_partial_files(folder: Path):
     "Remove what killed writers left below `folder`; only for folders that nobody else writes to."
     for p in sorted(Path(folder).rglob('.*.part'), reverse=True):
         if p.is_dir():

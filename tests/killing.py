@@ -399,7 +399,7 @@ def whole_loop(folder, k=0):
     os.environ['MAFT_QUIET'] = '1'
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     engine = Scripted()
-    house.engine_for, house.commit = lambda spec: engine, lambda: None
+    house.engine_for, house.git_commit = lambda spec: engine, lambda: None
     house.finetune_key = lambda engine, parent, rows, settings, seed: dict(
         parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed
     )

@@ -4,9 +4,9 @@ import json, os, signal, subprocess, sys, time
 from collections import Counter
 import pytest
 from multiagent_ft.studies.compare import (
-    Entry,
+    StudyRow,
     addresses,
-    claim,
+    init_study_dir,
     compare,
     config_for,
     entry,
@@ -156,31 +156,31 @@ def test_folders_never_meet():
     # debate does not care about iterations
     assert len(outs) == 6 + 6 + 4
     assert (
-        config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts[:2] == ('x', 'runs')
-        and len(config_for(BASE, Entry('a/../b c', 'debate'), 0, 'x').out.parts) == 4
+        config_for(BASE, StudyRow('a/../b c', 'debate'), 0, 'x').out.parts[:2] == ('x', 'runs')
+        and len(config_for(BASE, StudyRow('a/../b c', 'debate'), 0, 'x').out.parts) == 4
     )
 
 
 def test_claim(tmp_path):
-    claim(tmp_path / 'new', BASE)
-    claim(tmp_path / 'new', BASE)
-    claim(tmp_path / 'new', validated(BASE.model_dump() | dict(seed=5, recipe='debate')))
+    init_study_dir(tmp_path / 'new', BASE)
+    init_study_dir(tmp_path / 'new', BASE)
+    init_study_dir(tmp_path / 'new', validated(BASE.model_dump() | dict(seed=5, recipe='debate')))
     with pytest.raises(MaftError, match='eval 8 -> 9'):
-        claim(tmp_path / 'new', validated(BASE.model_dump() | dict(eval=9)))
+        init_study_dir(tmp_path / 'new', validated(BASE.model_dump() | dict(eval=9)))
     (tmp_path / 'file').write_text('x')
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')
     for bad in ('file', 'mine'):
         with pytest.raises(MaftError, match='nothing in it was touched'):
-            claim(tmp_path / bad, BASE)
+            init_study_dir(tmp_path / bad, BASE)
     before = (tmp_path / 'new' / 'study.json').read_text()
     for base, what in ((None, 'reproduction'), (BASE, 'reproduction'), (None, 'comparison')):
         with pytest.raises(MaftError, match='another study .a comparison.'):
-            claim(tmp_path / 'new', base, what)
+            init_study_dir(tmp_path / 'new', base, what)
     assert (tmp_path / 'new' / 'study.json').read_text() == before
     (tmp_path / 'new' / 'study.json').write_text('{')
     with pytest.raises(MaftError, match='cannot be read'):
-        claim(tmp_path / 'new', BASE)
+        init_study_dir(tmp_path / 'new', BASE)
     assert seeds_from(3, 2) == [3, 4]
 
 

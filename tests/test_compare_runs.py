@@ -11,9 +11,9 @@ from multiagent_ft.studies.statistics import (
     markdown,
     method_table,
     paired,
-    points,
+    format_estimate,
     read_runs,
-    resampled,
+    bootstrap,
     scores_of,
     small_p,
     stderr_over_both,
@@ -137,7 +137,7 @@ def test_wide_is_never_narrower_and_p_agrees():
 
 def test_resampling_is_repeatable():
     s = drawn(3, 0.1, np.random.default_rng(5))
-    assert (resampled(s, 50, 1) == resampled(s, 50, 1)).all() and resampled(s, 50).shape == (50,)
+    assert (bootstrap(s, 50, 1) == bootstrap(s, 50, 1)).all() and bootstrap(s, 50).shape == (50,)
 
 
 def outcomes(right, n=20, first=(True, False)):
@@ -239,5 +239,8 @@ def test_read_runs(tmp_path):
 
 def test_small_things():
     assert small_p(None) == '' and small_p(0.0001) == '< 0.001' and small_p(0.04) == '0.040'
-    assert points(None) == '' and points(Estimate(0.1, -0.05, 0.2, 0.1, 3, 9), '+') == '+10.0 ± 10.0 [-5.0, +20.0]'
+    assert (
+        format_estimate(None) == ''
+        and format_estimate(Estimate(0.1, -0.05, 0.2, 0.1, 3, 9), '+') == '+10.0 ± 10.0 [-5.0, +20.0]'
+    )
     assert within_seeds({0: {'a': 0}}, {0: {'a': 1}})[0].only_b == 1

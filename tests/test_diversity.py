@@ -19,7 +19,7 @@ from multiagent_ft.studies.diversity import (
     likelihoods,
     over_questions,
 )
-from multiagent_ft.method.prompts import RecordedEngine
+from multiagent_ft.method.prompts import ReplayEngine
 
 
 def debate(i, *rounds):
@@ -184,7 +184,7 @@ def test_errors_say_what_to_do():
         (lambda: encoder('/nowhere'), 'encoder'),
         (lambda: likelihoods([t], untrained(1), None), 'speakers'),
         (lambda: likelihoods([empty], society, None), 'token ids'),
-        (lambda: likelihoods([t], society, RecordedEngine({})), 'recorded'),
+        (lambda: likelihoods([t], society, ReplayEngine({})), 'recorded'),
     ):
         with pytest.raises(MaftError, match=word) as e:
             wrong()
@@ -301,7 +301,7 @@ def run_folder(tmp_path, exams):
 
     for k, said in enumerate(exams):
         save_society(untrained(2), tmp_path / f'iteration-{k}')
-        write_jsonl(tmp_path / f'iteration-{k}' / 'exam.jsonl', map(transcript_to_dict, said))
+        write_jsonl(tmp_path / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, said))
     return tmp_path
 
 
@@ -329,7 +329,7 @@ def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
 def test_a_folder_without_debates_is_an_error(tmp_path):
     from multiagent_ft.studies.diversity import embedder, run_diversity
 
-    (run_folder(tmp_path, [[debate(0, box('1', '2'))]]) / 'iteration-0' / 'exam.jsonl').unlink()
+    (run_folder(tmp_path, [[debate(0, box('1', '2'))]]) / 'iteration-0' / 'eval.jsonl').unlink()
     for wrong in (
         lambda: run_diversity(tmp_path),
         lambda: run_diversity(tmp_path / 'none'),

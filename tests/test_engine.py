@@ -16,7 +16,7 @@ from multiagent_ft.engines import decoding
 from multiagent_ft.engines import huggingface as hf
 from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Completion, MaftError, Message, read_jsonl, seed_for
-from multiagent_ft.method.prompts import Engine, RecordedEngine, Request, Sampling
+from multiagent_ft.method.prompts import Engine, ReplayEngine, Request, Sampling
 from multiagent_ft.engines.decoding import SeededSampler
 from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
 from multiagent_ft.method.prompts import opening
@@ -38,7 +38,7 @@ def adapters(llama, tmp_path_factory):
     out = []
     for seed in (1, 2, 3):
         torch.manual_seed(seed)
-        with hf.quiet():
+        with hf.silence():
             lora = get_peft_model(
                 AutoModelForCausalLM.from_pretrained(llama),
                 LoraConfig(r=4, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM'),
@@ -145,7 +145,7 @@ def test_batch_size_is_irrelevant_for_nano():
 
 
 def test_the_same_request_is_asked_once(engine, monkeypatch):
-    rows, batch = [], hf.answer_batch
+    rows, batch = [], hf.generate_batch
     monkeypatch.setattr(hf, 'answer_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
@@ -231,7 +231,7 @@ def test_room(llama):
     chats = [(Message('user', '1' * n),) for n in (10, 70, 78, 200)]
     out = e.generate([Request(c, 5, Sampling(1, 1, 40)) for c in chats])
     assert (
-        [c.finish for c in out[2:]] == ['did-not-fit'] * 2
+        [c.finish for c in out[2:]] == ['context_overflow'] * 2
         and not out[3].token_ids
         and out[3].prompt_ids == e.render(chats[3])
     )
@@ -261,7 +261,7 @@ def test_logprobs(engine, adapters):
 @pytest.mark.parametrize('keep,fold', [(1, False), (2, False), (16, False), (2, True), (16, True)])
 def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
     "Whatever was on before, an adapter answers as PEFT loaded alone, and the base as if none had ever been there."
-    monkeypatch.setattr(hf, 'FOLD', hf.FOLD if fold else 0)
+    monkeypatch.setattr(hf, 'FOLD', hf.MERGE_BELOW if fold else 0)
     e = HFEngine(llama, keep_adapters=keep)
     assert e.adapters.fold == fold and e.identity()['folded'] == fold
     prompts = [e.render(r.chat) for r in asks(3)]
@@ -434,7 +434,7 @@ def test_identity_is_plain_data(engine, adapters):
 
 
 def test_out_of_memory_halves_the_batch(llama, engine, monkeypatch):
-    e, batch, sizes = HFEngine(llama), hf.answer_batch, []
+    e, batch, sizes = HFEngine(llama), hf.generate_batch, []
 
     def small(engine, model, rows):
         sizes.append(len(rows))
@@ -549,10 +549,10 @@ def test_words_of_the_hub_become_advice():
         ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'),
         ('x is not a local folder and is not a valid model identifier', 'no such model'),
     ]:
-        assert want in hf.what_to_do('a/b', said)
+        assert want in hf.explain_load_error('a/b', said)
     for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'):
-        assert 'cannot be loaded' in hf.what_to_do(path, f'cannot read {path}/config.json: torn')
-    assert 'trust_remote_code=true' in hf.what_to_do('m', 'Please set `trust_remote_code=True`')
+        assert 'cannot be loaded' in hf.explain_load_error(path, f'cannot read {path}/config.json: torn')
+    assert 'trust_remote_code=true' in hf.explain_load_error('m', 'Please set `trust_remote_code=True`')
 
 
 def test_a_nucleus_of_one_keeps_all():
@@ -576,7 +576,7 @@ def test_recorded_solutions_of_real_models(shared):
     says so."""
     rows = read_jsonl(shared / 'data' / 'gsm8k' / 'model_solutions.jsonl')
     models = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
-    engine = RecordedEngine(
+    engine = ReplayEngine(
         {
             (f'gsm8k/{i}', 1, 'generator', n): row[m]['solution']
             for i, row in enumerate(rows)
@@ -605,7 +605,7 @@ def test_recorded_solutions_of_real_models(shared):
 
 def test_replay_in_the_tokens_of_a_model(engine):
     words = {('q', 1, 'generator', 0): 'It is 12.<|eot_id|>'}
-    replay = RecordedEngine(words, engine.render, engine.encode)
+    replay = ReplayEngine(words, engine.render, engine.encode)
     chat = (Message('user', '6+6?'),)
     (c,) = replay.generate([Request(chat, 0, where=('train', 'q', 1, 'generator', 0))])
     assert (

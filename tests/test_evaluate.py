@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, canonical_json
 from multiagent_ft.runs.evaluate import (
-    add_up,
+    total,
     compare,
     flips,
     health,
@@ -14,7 +14,7 @@ from multiagent_ft.runs.evaluate import (
     mean_and_stderr,
     methods,
     outcome,
-    rights,
+    correctness,
     summarize_outcomes,
     wilson,
 )
@@ -77,7 +77,7 @@ def test_same_answers_same_lot():
     t = summarize_outcomes(same)
     assert t['majority'] == t['debate'] and 0 < t['debate']['accuracy'] < 1
     again = [outcome(debate(i, ['7', '8', '9'], ['7', '8', '9']), TASK, seed=3, iteration=5) for i in range(40)]
-    assert rights(same, 'debate') == rights(again, 'debate')  # common random numbers across iterations
+    assert correctness(same, 'debate') == correctness(again, 'debate')  # common random numbers across iterations
 
 
 def test_nobody_answered():
@@ -143,7 +143,7 @@ def test_own_methods_are_summed_too():
     assert methods([dict(o, nine=o['debate'])]) == ['single', 'majority', 'debate', 'nine'] and methods([]) == [
         'single'
     ]
-    assert add_up([dict(a=1), dict(a=2, b=3)]) == dict(a=3, b=3)
+    assert total([dict(a=1), dict(a=2, b=3)]) == dict(a=3, b=3)
 
 
 def test_equal_shares_of_a_difference_are_no_crash():

@@ -12,8 +12,8 @@ from multiagent_ft.core import MaftError, Message, file_digest
 from multiagent_ft.training.finetune import finetune_job, finetune_key
 from multiagent_ft.training.guards import GuardError
 from multiagent_ft.engines.huggingface import HFEngine
-from multiagent_ft.method.examples import Row, load_rows, save_rows
-from multiagent_ft.training.trainer import FinetuneSettings
+from multiagent_ft.method.examples import Example, load_examples, save_examples
+from multiagent_ft.training.trainer import TrainingSettings
 from multiagent_ft.training.base import base_tensors, plain_name
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
@@ -26,7 +26,7 @@ def some_rows(engine, n=20, seed=0):
         a, b = rng.randrange(30), rng.randrange(30)
         words = f'{a}+{b}={a + b}\n' * rng.randrange(1, 4) + f'\\boxed{{{a + b}}}'
         rows.append(
-            Row(engine.render((Message('user', f'What is the result of {a}+{b}?'),)), engine.encode(words), f'q{i}')
+            Example(engine.render((Message('user', f'What is the result of {a}+{b}?'),)), engine.encode(words), f'q{i}')
         )
     return rows
 
@@ -51,7 +51,7 @@ def engine(models):
 
 @pytest.fixture
 def rows_file(engine, tmp_path):
-    return save_rows(tmp_path / 'rows.jsonl', some_rows(engine))
+    return save_examples(tmp_path / 'rows.jsonl', some_rows(engine))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_it_learns_and_reports(job, engine, rows_file):
     seen = []
     folder = job()
     finetune_job(folder.with_name('again'), engine, None, str(rows_file), FAST, 0, progress=seen.append)
-    r, rows = told(folder), load_rows(rows_file)
+    r, rows = told(folder), load_examples(rows_file)
     assert (
         r['rows'] == 20
         and r['steps'] == 6 == len(r['curve']) == len(seen)
@@ -135,7 +135,7 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
     parent = str(job())
 
     def key(rows=rows, parent=None, seed=0, **s):
-        return json.dumps(finetune_key(engine, parent, rows, FinetuneSettings(**FAST | s), seed), sort_keys=True)
+        return json.dumps(finetune_key(engine, parent, rows, TrainingSettings(**FAST | s), seed), sort_keys=True)
 
     keys = {
         key(),
@@ -147,17 +147,17 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
         key(dtype='bfloat16'),
         key(schedule='linear'),
     }
-    keys.add(key(rows=[Row((*rows[0].prompt_ids, 5), rows[0].token_ids), *rows[1:]]))
+    keys.add(key(rows=[Example((*rows[0].prompt_ids, 5), rows[0].token_ids), *rows[1:]]))
     assert len(keys) == 9 and key() in keys
     # where a row came from does not touch the weights
-    assert key(rows=[Row(r.prompt_ids, r.token_ids) for r in rows]) == key()
+    assert key(rows=[Example(r.prompt_ids, r.token_ids) for r in rows]) == key()
 
 
 def test_lean_adapters_are_pefts(engine):
     "Same logits, same gradients, up to rounding."
     import torch
 
-    s, rows = tr.FinetuneSettings(rank=4), some_rows(engine)
+    s, rows = tr.TrainingSettings(rank=4), some_rows(engine)
 
     def grads(model):
         with torch.no_grad():
@@ -167,7 +167,7 @@ def test_lean_adapters_are_pefts(engine):
         b = tr.Collator(rows, engine.pad_id)(
             [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
         )
-        loss = tr.turn_loss(model, b['input_ids'], b['labels'])
+        loss = tr.completion_loss(model, b['input_ids'], b['labels'])
         loss.backward()
         ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
@@ -187,7 +187,7 @@ def test_lean_adapters_are_pefts(engine):
 
     (a, whole, ga), (b, _, gb) = (
         grads(ft.beginning(engine, None, s, 0)),
-        grads(tr.lean(ft.beginning(engine, None, s, 0))),
+        grads(tr.fuse_lora(ft.beginning(engine, None, s, 0))),
     )
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
@@ -406,7 +406,7 @@ def test_guard_parent_its_files_change(job, monkeypatch):
 
 def test_guard_labels_shifted_by_one(job, monkeypatch):
     monkeypatch.setattr(
-        Row, 'labels', property(lambda r: [-100] * (len(r.prompt_ids) - 1) + list(r.token_ids) + [-100])
+        Example, 'labels', property(lambda r: [-100] * (len(r.prompt_ids) - 1) + list(r.token_ids) + [-100])
     )
     with pytest.raises(GuardError) as e:
         job()
@@ -428,8 +428,8 @@ def test_guard_labels_truncation(job, monkeypatch):
 
 
 def test_guard_rows_some_are_dropped(job, monkeypatch):
-    monkeypatch.setattr(tr.Order, '__len__', lambda self: 20)
-    monkeypatch.setattr(tr.Order, '__iter__', lambda self: iter(range(18)))
+    monkeypatch.setattr(tr.LengthGroupedSampler, '__len__', lambda self: 20)
+    monkeypatch.setattr(tr.LengthGroupedSampler, '__iter__', lambda self: iter(range(18)))
     with pytest.raises(GuardError, match='36 rows .* where 40 rows') as e:
         job()
     assert e.value.guard == 'rows'
@@ -438,18 +438,18 @@ def test_guard_rows_some_are_dropped(job, monkeypatch):
 @pytest.mark.parametrize(
     'spoil,what',
     [
-        (lambda r: Row(r.prompt_ids, r.token_ids[:-1]), 'cut'),
-        (lambda r: Row(r.prompt_ids, r.token_ids * 2), 'more than one turn'),
-        (lambda r: Row((), r.token_ids), 'empty'),
-        (lambda r: Row(r.prompt_ids, (10**6, *r.token_ids)), 'outside the vocabulary'),
-        (lambda r: Row(r.prompt_ids * 200, r.token_ids), 'truncated'),
+        (lambda r: Example(r.prompt_ids, r.token_ids[:-1]), 'cut'),
+        (lambda r: Example(r.prompt_ids, r.token_ids * 2), 'more than one turn'),
+        (lambda r: Example((), r.token_ids), 'empty'),
+        (lambda r: Example(r.prompt_ids, (10**6, *r.token_ids)), 'outside the vocabulary'),
+        (lambda r: Example(r.prompt_ids * 200, r.token_ids), 'truncated'),
     ],
 )
 def test_guard_rows(engine, job, tmp_path, spoil, what):
     rows = some_rows(engine)
     rows[3] = spoil(rows[3])
     with pytest.raises(GuardError, match=what) as e:
-        job(rows=save_rows(tmp_path / 'bad.jsonl', rows))
+        job(rows=save_examples(tmp_path / 'bad.jsonl', rows))
     assert e.value.guard == 'rows' and 'row 3' in str(e.value)
 
 
@@ -501,9 +501,9 @@ def test_guard_saved_another_adapter_is_written(job, monkeypatch):
 def test_guard_same_sees_what_is_no_number(mine, theirs):
     "`max` keeps NaN only where it comes first."
     with pytest.raises(GuardError):
-        guards.check_same([mine], [theirs], 'start', 1e-3, '')
+        guards.check_logprobs_agree([mine], [theirs], 'start', 1e-3, '')
     with pytest.raises(GuardError):
-        guards.check_same([[-1.0], mine], [[-1.0], theirs], 'start', 1e-3, '')
+        guards.check_logprobs_agree([[-1.0], mine], [[-1.0], theirs], 'start', 1e-3, '')
 
 
 def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
@@ -548,7 +548,7 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
     "On a CPU we skip the logits of prompts; the number must not change."
     import torch
 
-    rows, s = some_rows(engine, 4), FinetuneSettings(**FAST | dict(batch_size=4))
+    rows, s = some_rows(engine, 4), TrainingSettings(**FAST | dict(batch_size=4))
     pairs, cls = [], tr.trainer_class()
     real, trls = cls.compute_loss, cls.__mro__[1].compute_loss
 
@@ -578,7 +578,7 @@ def test_all_architectures(models, name, tmp_path):
 
 def one_architecture(models, name, tmp_path, methods=('lora',)):
     eng = HFEngine(models(name), device='cpu')
-    rows = save_rows(tmp_path / 'rows.jsonl', some_rows(eng, 8))
+    rows = save_examples(tmp_path / 'rows.jsonl', some_rows(eng, 8))
     for method in methods:
         parent = None
         for k in range(2):
@@ -592,7 +592,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed')
     eng = HFEngine(models('llama'), device='cpu', dtype='4bit')
     assert eng.identity()['dtype'] == 'float32, nf4' and not eng.adapters.fold and eng.base.is_loaded_in_4bit
-    rows = save_rows(tmp_path / 'rows.jsonl', some_rows(eng))
+    rows = save_examples(tmp_path / 'rows.jsonl', some_rows(eng))
     first = job('q1', eng=eng, method='qlora', rows=rows)
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
     assert (
@@ -630,7 +630,7 @@ def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
         job('child', parent=job('whole', method='full', learning_rate=1e-4))
     other = HFEngine(models('phi3'), device='cpu')
     with pytest.raises(MaftError, match='does not fit'):
-        job('child', parent=parent, eng=other, rows=save_rows(tmp_path / 'q.jsonl', some_rows(other)))
+        job('child', parent=parent, eng=other, rows=save_examples(tmp_path / 'q.jsonl', some_rows(other)))
     (tmp_path / 'broken.jsonl').write_text('{"prompt_ids": [1], "token_ids": [2]}\nnot json\n')
     with pytest.raises(MaftError, match='line 2'):
         job(rows=tmp_path / 'broken.jsonl')
@@ -638,7 +638,7 @@ def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
     with pytest.raises(MaftError, match='strange.jsonl'):
         job(rows=tmp_path / 'strange.jsonl')
     with pytest.raises(GuardError, match='no rows'):
-        job(rows=save_rows(tmp_path / 'none.jsonl', []))
+        job(rows=save_examples(tmp_path / 'none.jsonl', []))
 
 
 def test_silence(engine, rows_file, tmp_path, capfd):
@@ -653,14 +653,20 @@ def test_order_is_a_permutation_that_saves_padding():
     rng = random.Random(0)
     lengths = [rng.randrange(20, 200) for _ in range(203)]
     for epoch in range(2):
-        o = tr.order(lengths, 16, 0, epoch)
-        assert sorted(o) == list(range(203)) and o == tr.order(lengths, 16, 0, epoch)
-    assert tr.order(lengths, 16, 0, 0) != tr.order(lengths, 16, 0, 1) != tr.order(lengths, 16, 1, 1)
+        o = tr.length_grouped_order(lengths, 16, 0, epoch)
+        assert sorted(o) == list(range(203)) and o == tr.length_grouped_order(lengths, 16, 0, epoch)
+    assert (
+        tr.length_grouped_order(lengths, 16, 0, 0)
+        != tr.length_grouped_order(lengths, 16, 0, 1)
+        != tr.length_grouped_order(lengths, 16, 1, 1)
+    )
 
     def width(o):
         return sum(max(lengths[j] for j in o[i : i + 16]) * len(o[i : i + 16]) for i in range(0, len(o), 16))
 
-    assert width(tr.order(lengths, 16, 0, 0)) < 0.8 * width(tr.order(lengths, 16, 0, 0, group=False))
+    assert width(tr.length_grouped_order(lengths, 16, 0, 0)) < 0.8 * width(
+        tr.length_grouped_order(lengths, 16, 0, 0, group=False)
+    )
 
 
 def test_fingerprints():

@@ -276,7 +276,75 @@ def nodes(function):
 
 
 MAX_NODES = 300  # of a function; design, section 8
-LARGE = {}  # function: its reason
+# Still larger, being taken apart (part 1 of the second edition): none may be added, none may grow.
+LARGE = {
+    'answers.symbolic.equation': 325,
+    'answers.symbolic.evaluate': 441,
+    'answers.symbolic.one': 361,
+    'answers.symbolic.value': 305,
+    'bench.bench': 371,
+    'bench.compare_finetuning': 532,
+    'bench.compare_generation': 412,
+    'bench.hold_memory': 395,
+    'bench.tables': 474,
+    'cli.bench': 356,
+    'cli.compare_recipes': 331,
+    'cli.deco': 334,
+    'cli.reproduce_paper': 365,
+    'cli.spoken': 311,
+    'cli.takes_settings': 346,
+    'engines.chat.__init__': 386,
+    'engines.decoding._nucleus': 304,
+    'engines.decoding.decode_batch': 606,
+    'engines.decoding.prefill': 513,
+    'engines.huggingface.__init__': 377,
+    'engines.huggingface.generate_all': 313,
+    'engines.huggingface.score_all': 410,
+    'engines.server.__init__': 331,
+    'method.consensus.vote': 348,
+    'method.debate.critic_round': 385,
+    'nano.measure.revising': 344,
+    'nano.text.chat': 354,
+    'nano.train.speed': 375,
+    'nano.train.train_nano': 395,
+    'runs.data.checked': 351,
+    'runs.data.problems_of': 516,
+    'runs.data.read_task_file': 428,
+    'runs.evaluate.outcome': 333,
+    'runs.explain.iteration_lines': 538,
+    'runs.explain.trained': 373,
+    'runs.jobs.run': 302,
+    'runs.plan.memory': 303,
+    'runs.plan.plan': 320,
+    'runs.plan.sample': 301,
+    'runs.run.finetune_all': 306,
+    'runs.run.run': 445,
+    'runs.store.prune': 375,
+    'runs.tasks.load_task': 410,
+    'runs.tasks.split': 443,
+    'studies.claims.claims_plot': 406,
+    'studies.claims.judge': 388,
+    'studies.compare.addresses': 317,
+    'studies.compare.init_study_dir': 375,
+    'studies.compare.plan_comparison': 412,
+    'studies.compare.run_all': 325,
+    'studies.diversity.encoder': 349,
+    'studies.diversity.likelihoods': 391,
+    'studies.plots.by_step': 325,
+    'studies.report.accuracy_section': 323,
+    'studies.report.debate_section': 358,
+    'studies.report.health_section': 392,
+    'studies.report.read_results': 374,
+    'studies.report.remarks': 446,
+    'studies.reproduce.reproduce': 514,
+    'studies.statistics.bootstrap': 453,
+    'studies.statistics.read_runs': 302,
+    'studies.statistics.score_table': 337,
+    'studies.statistics.stderrs': 360,
+    'training.finetune.finetune_job': 423,
+    'training.trainer.init_model': 371,
+    'training.trainer.train': 495,
+}
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -284,7 +352,7 @@ def test_functions_are_small(module):
     tree = ast.parse(source(module).read_text(encoding='utf-8'))
     functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     large = {f'{module}.{f.name}': nodes(f) for f in functions if nodes(f) > MAX_NODES}
-    assert not {name: n for name, n in large.items() if name not in LARGE}
+    assert not {name: n for name, n in large.items() if n > LARGE.get(name, MAX_NODES)}
 
 
 def public(module):

@@ -10,7 +10,7 @@ from tiny_models import make
 from multiagent_ft.core import Message, digest
 from multiagent_ft.method.prompts import Request, Sampling
 from multiagent_ft.runs.jobs import generate_key
-from multiagent_ft.method.examples import Row
+from multiagent_ft.method.examples import Example
 
 
 @pytest.fixture(scope='module')
@@ -174,9 +174,9 @@ def test_names_do_not_matter(world):
 
 def test_finetune_key(world):
     from multiagent_ft.training.finetune import finetune_key
-    from multiagent_ft.training.trainer import FinetuneSettings
+    from multiagent_ft.training.trainer import TrainingSettings
 
-    e, rows, s = engine(world / 'model'), [Row((1, 2), (3, 4)), Row((5,), (6, 4))], FinetuneSettings()
+    e, rows, s = engine(world / 'model'), [Example((1, 2), (3, 4)), Example((5,), (6, 4))], TrainingSettings()
     base = digest(finetune_key(e, str(world / 'adapter'), rows, s, 0))
     assert base == digest(finetune_key(e, str(world / 'adapter'), list(rows), asdict(s), 0))
     others = [
@@ -184,8 +184,8 @@ def test_finetune_key(world):
         finetune_key(e, str(world / 'adapter'), rows, s, 1),
         finetune_key(e, str(world / 'adapter'), rows[::-1], s, 0),
         finetune_key(e, str(world / 'adapter'), rows[:1], s, 0),
-        finetune_key(e, str(world / 'adapter'), [Row((1, 2), (3, 5)), rows[1]], s, 0),
-        finetune_key(e, str(world / 'adapter'), [Row((1, 3), (3, 4)), rows[1]], s, 0),
+        finetune_key(e, str(world / 'adapter'), [Example((1, 2), (3, 5)), rows[1]], s, 0),
+        finetune_key(e, str(world / 'adapter'), [Example((1, 3), (3, 4)), rows[1]], s, 0),
     ]
     for f, v in dict(
         learning_rate=0.5,

@@ -7,8 +7,8 @@ from tiny_models import MODELS, make
 
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Problem
-from multiagent_ft.method.debate import Luck, Protocol, untrained
-from multiagent_ft.method.prompts import RecordedEngine, Sampling
+from multiagent_ft.method.debate import Seeds, Protocol, untrained
+from multiagent_ft.method.prompts import ReplayEngine, Sampling
 
 N, QUESTIONS = 3, 8
 
@@ -33,7 +33,7 @@ def words():
 @pytest.mark.parametrize('name', MODELS)
 def test_one_iteration(name, tmp_path):
     from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
-    from multiagent_ft.runs.run import Workshop, means_for
+    from multiagent_ft.runs.run import RunContext, recipe_context
 
     make(name, tmp_path / name)
     cfg = load_config(
@@ -49,16 +49,16 @@ def test_one_iteration(name, tmp_path):
             learning_rate=1e-2,
         ),
     )
-    with Workshop(cfg) as ws:
+    with RunContext(cfg) as ws:
         engine = ws.engine
         assert isinstance(engine, HFEngine)
-        recorded = RecordedEngine(words(), engine.render, engine.encode)
+        recorded = ReplayEngine(words(), engine.render, engine.encode)
         problems = [Problem(f'q{i}', f'What is {i}+7?', str(i + 7)) for i in range(QUESTIONS)]
         from dataclasses import replace
 
-        means = replace(means_for(ws, 1), generate=recorded.generate, protocol=Protocol(summary=False))
+        means = replace(recipe_context(ws, 1), generate=recorded.generate, protocol=Protocol(summary=False))
         r, society = ws.recipe, untrained(N)
-        said = r.collect(means, society, problems, Luck(0, 'train', 1))
+        said = r.collect(means, society, problems, Seeds(0, 'train', 1))
         votes = means.labels(said)
         assert [v.answer for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
         rows = r.select(means, society, said, votes)
@@ -85,9 +85,9 @@ def test_one_iteration(name, tmp_path):
             assert set(guards) == {'start', 'saved'} and all(v is not None and v < 1e-2 for v in guards.values())
         # the trained society speaks through the same template
         out = r.answer(
-            replace(means_for(ws, 1), protocol=Protocol(summary=False, sampling=Sampling(max_new_tokens=8))),
+            replace(recipe_context(ws, 1), protocol=Protocol(summary=False, sampling=Sampling(max_new_tokens=8))),
             new,
             problems[:2],
-            Luck(),
+            Seeds(),
         )
         assert all(t.rounds == 2 for t in out)

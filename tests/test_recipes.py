@@ -4,17 +4,17 @@ import json
 import pytest
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
-from multiagent_ft.method.debate import Agent, Luck, Protocol, Society, untrained
+from multiagent_ft.method.debate import Agent, Seeds, Protocol, Society, untrained
 from multiagent_ft.method.recipes import (
     RECIPES,
-    Means,
+    RecipeContext,
     Recipe,
-    answer_alone,
-    answer_often,
-    argue,
+    answer_single,
+    answer_maj_k,
+    full_debate,
     calls,
-    each,
-    own_words,
+    train_each,
+    own_turns,
     recipe,
     settled,
     variant,
@@ -45,7 +45,7 @@ def test_every_recipe_runs_end_to_end(done):
         assert last['debate']['n'] == 6 and s['recipe'] == name
         o = [o for o in read_jsonl(folder / name / 'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
         assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o) / 6  # k/n and nothing else
-        want = {answer_alone: 1, answer_often: 6}.get(r.answer, 2)
+        want = {answer_single: 1, answer_maj_k: 6}.get(r.answer, 2)
         assert all(len(x['first']) == want for x in o), name
 
 
@@ -127,9 +127,9 @@ def boxes(requests, say):
 
 
 def test_star_without_gold_is_one_clear_line():
-    means = Means(lambda rs: boxes(rs, lambda r: 7), None, Protocol())
+    means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol())
     with pytest.raises(MaftError, match='question q has none'):
-        recipe('star').collect(means, untrained(1), [Problem('q', '?')], Luck())
+        recipe('star').collect(means, untrained(1), [Problem('q', '?')], Seeds())
 
 
 def test_star_asks_again_only_where_it_was_wrong():
@@ -140,7 +140,7 @@ def test_star_asks_again_only_where_it_was_wrong():
         return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
 
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
-    said = recipe('star').collect(Means(generate, None, Protocol()), untrained(2), problems, Luck())
+    said = recipe('star').collect(RecipeContext(generate, None, Protocol()), untrained(2), problems, Seeds())
     assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
     # the hinted word is nobody's answer
     assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']
@@ -149,13 +149,13 @@ def test_star_asks_again_only_where_it_was_wrong():
 def test_a_trained_generator_fills_the_crowd():
     seen = []
     society = Society((Agent('generator', 0, 'mine'), Agent('generator', 1, 'other')), untrained(2).critics)
-    means = Means(
+    means = RecipeContext(
         lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7),
         None,
         Protocol(),
         votes=5,
     )
-    answer_often(means, society, [Problem('a', '?', '7')], Luck())
+    answer_maj_k(means, society, [Problem('a', '?', '7')], Seeds())
     assert seen == [('mine', i) for i in range(5)]
 
 
@@ -173,10 +173,10 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
     RECIPES['mine'] = Recipe(
         'mine',
         'this test',
-        argue,
-        lambda m, s, t, v: {a: r for a, r in own_words(m, s, t, v).items() if a.role == 'critic'},
-        each,
-        argue,
+        full_debate,
+        lambda m, s, t, v: {a: r for a, r in own_turns(m, s, t, v).items() if a.role == 'critic'},
+        train_each,
+        full_debate,
     )
     try:
         assert calls(RECIPES['mine'].answer, load_config()) == 9 and variant(

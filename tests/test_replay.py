@@ -5,10 +5,10 @@ from conftest import needs_shared, SHARED
 
 from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Problem, read_jsonl
-from multiagent_ft.method.debate import Luck, Protocol, untrained
-from multiagent_ft.method.prompts import RecordedEngine
+from multiagent_ft.method.debate import Seeds, Protocol, untrained
+from multiagent_ft.method.prompts import ReplayEngine
 from multiagent_ft.runs.evaluate import outcome, summarize_outcomes
-from multiagent_ft.method.recipes import Means, recipe
+from multiagent_ft.method.recipes import RecipeContext, recipe
 from multiagent_ft.runs.tasks import Task
 
 MODELS = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
@@ -21,8 +21,8 @@ def recorded():
     problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
     words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
     r, task = recipe('majority-ft'), Task('gsm8k', 'number')
-    means = Means(RecordedEngine(words).generate, None, Protocol(rounds=1, kind='number'))
-    said = r.collect(means, untrained(4), problems, Luck())
+    means = RecipeContext(ReplayEngine(words).generate, None, Protocol(rounds=1, kind='number'))
+    said = r.collect(means, untrained(4), problems, Seeds())
     return data, problems, task, means, said
 
 

@@ -32,7 +32,7 @@ from multiagent_ft.studies.report import (
     report,
     safe,
 )
-from multiagent_ft.method.examples import consensus
+from multiagent_ft.method.examples import pseudo_labels
 from multiagent_ft.runs.tasks import Task
 
 VOID = {'meta', 'input', 'br'}
@@ -98,7 +98,7 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
         about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0] * 3, critic=[0] * 3))
         if k:
             said = [held(k, i, gold, evil) for i in range(n)]
-            votes = consensus(said, 'number')
+            votes = pseudo_labels(said, 'number')
             kept = sum(v.answer is not None for v in votes)
             agents = {
                 f'generator-{i}': dict(
@@ -359,9 +359,11 @@ def test_plot_is_plain():
 
 
 def test_early_end_and_empty_turns():
-    t = Transcript(Problem('p', 'q', '7'), [Turn(n, 'generator', 1, Completion('', 'did-not-fit')) for n in range(2)])
+    t = Transcript(
+        Problem('p', 'q', '7'), [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
+    )
     text = debate_html(t, {}, marks(t, {}, 'number'), 1, 'number')
-    assert Reader(text) and 'did-not-fit' in text and marks(t, {}, 'number') == ['none', 'cut']
+    assert Reader(text) and 'context_overflow' in text and marks(t, {}, 'number') == ['none', 'cut']
 
 
 @pytest.mark.slow

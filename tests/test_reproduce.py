@@ -25,13 +25,13 @@ from multiagent_ft.studies.outcomes import load_records
 from multiagent_ft.studies.reproduce import (
     HEAD,
     base_for,
-    beside,
+    comparison_table,
     diversity_series,
     entries_for,
-    over_iterations,
+    by_iteration_table,
     paper_columns,
     paper_series,
-    prospect,
+    plan_experiment,
     reproduce,
     tasks_for,
 )
@@ -69,7 +69,7 @@ def test_table_1_trains_what_the_paper_trains():
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_experiment_has_a_plan_on_nano(name, tmp_path):
     x = experiment(name)
-    lines = prospect(x, TINY, [0, 1], tmp_path, measure=False)
+    lines = plan_experiment(x, TINY, [0, 1], tmp_path, measure=False)
     assert (
         lines[0].startswith(name)
         and all(e.label in lines[1] for e in x.entries)
@@ -124,7 +124,7 @@ def test_columns_of_the_paper_beside_ours():
     ]
     assert paper_columns(experiment('table5'), 'arithmetic') == [('LLaMA-3', 'math')]  # it has no other
     assert (
-        '‖' not in beside(experiment('figure1'), 'nano', 'arithmetic', [])
+        '‖' not in comparison_table(experiment('figure1'), 'nano', 'arithmetic', [])
         and len(paper_series(experiment('figure1'))) == 6
     )
 
@@ -216,7 +216,7 @@ def test_diversity_over_seeds():
     # one seed: over questions
     ((_, v, low, high),) = diversity_series([rs[1]], 'consensus')['a']
     assert (low, high) == (v - 0.1, v + 0.1)
-    assert '0.105' in over_iterations(diversity_series(rs, 'consensus'), False)
+    assert '0.105' in by_iteration_table(diversity_series(rs, 'consensus'), False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError, read_jsonl
-from multiagent_ft.method.examples import load_rows
+from multiagent_ft.method.examples import load_examples
 from multiagent_ft.runs.tasks import normalized
 
 SMALL = dict(train=40, eval=24, iterations=1, workers=0, wandb='off', seed=3)
@@ -96,7 +96,7 @@ def test_rows_are_own_words(runs):
     assert len(files) == 6
     for f in files:
         role, i = f.stem.rsplit('-', 1)
-        for r in load_rows(f):
+        for r in load_examples(f):
             assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
 
 
@@ -166,7 +166,7 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
         'keys.json',
         'provenance.json',
         'iteration-1/society.json',
-        'iteration-0/exam.jsonl',
+        'iteration-0/eval.jsonl',
     ):
         whole = (home / name).read_bytes()
         if name != 'provenance.json':
@@ -185,10 +185,12 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
 
 def test_every_recipe_of_ours_can_be_read():
     from multiagent_ft.method.recipes import RECIPES
-    from multiagent_ft.runs.run import Workshop, parts
+    from multiagent_ft.runs.run import RunContext, recipe_functions
 
     assert all(
-        f.startswith('multiagent_ft.') for n in RECIPES for f in parts(Workshop(load_config(None, dict(recipe=n))))
+        f.startswith('multiagent_ft.')
+        for n in RECIPES
+        for f in recipe_functions(RunContext(load_config(None, dict(recipe=n))))
     )
 
 
@@ -312,12 +314,14 @@ def talk(rounds, cut=(), say='7'):
 def about(said, label='7', **kw):
     from multiagent_ft.method.consensus import Vote
     from multiagent_ft.method.debate import untrained
-    from multiagent_ft.method.recipes import Means
-    from multiagent_ft.runs.run import Workshop, more_about
+    from multiagent_ft.method.recipes import RecipeContext
+    from multiagent_ft.runs.run import RunContext, more_about
 
-    ws = Workshop(load_config(None, dict(agents=2, **kw)))
+    ws = RunContext(load_config(None, dict(agents=2, **kw)))
     votes = [Vote(label, 2, 2, 0, False, 2)] * len(said)
-    return more_about(ws, said, votes, ws.recipe.select(Means(None, None, ws.protocol), untrained(2), said, votes))
+    return more_about(
+        ws, said, votes, ws.recipe.select(RecipeContext(None, None, ws.protocol), untrained(2), said, votes)
+    )
 
 
 def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
@@ -351,17 +355,17 @@ def test_a_cut_turn_is_charged_to_who_said_it():
 
 def test_who_has_nothing_to_learn_is_told_why(capfd):
     from multiagent_ft.method.debate import untrained
-    from multiagent_ft.runs.run import tell_idle
+    from multiagent_ft.runs.run import report_idle_agents
 
     a, b = untrained(2).generators
-    tell_idle({a: [], b: [1]})
+    report_idle_agents({a: [], b: [1]})
     said = capfd.readouterr().err
     assert (
         said.startswith('no rows for generator-0: no turn of theirs both ended by itself and agreed with a label')
         and 'max_new_tokens' in said
         and 'generator-1' not in said
     )
-    tell_idle({b: [1]})
+    report_idle_agents({b: [1]})
     assert capfd.readouterr().err == ''
 
 
@@ -467,7 +471,7 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
     from multiagent_ft.runs.explain import explain
     from multiagent_ft.studies.outcomes import records_of
     from multiagent_ft.studies.report import report
-    from multiagent_ft.runs.run import table
+    from multiagent_ft.runs.run import summary_table
     from multiagent_ft.runs.tasks import load_task, split
 
     train, evaluation = split(load_task('arithmetic'), 24, 8)
@@ -505,7 +509,7 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
     )
     folder = tmp_path / 'run-unknown'
     assert (
-        table(unknown)[2][-2] == ''
+        summary_table(unknown)[2][-2] == ''
         and not explain(folder)[1]
         and report(folder).is_file()
         and records_of(folder, 'x')[1]['labels']['precision'] is None
@@ -518,7 +522,7 @@ def test_one_process_at_a_time(runs):
     "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
     home = runs[0] / 'demo'
     code = (
-        'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import held\nwith'
+        'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'
         " held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)

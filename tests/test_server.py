@@ -80,7 +80,7 @@ def test_nano_over_the_wire():
 
 def test_adapters_by_content(served, local, llama, tmp_path):
     torch.manual_seed(0)
-    with hf.quiet():
+    with hf.silence():
         lora = get_peft_model(
             AutoModelForCausalLM.from_pretrained(llama),
             LoraConfig(r=4, target_modules='all-linear', task_type='CAUSAL_LM'),
@@ -144,10 +144,10 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(monkeypatch):
     for cut in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
         waits.clear()
         moods[:] = [cut] * 2
-        assert module.ask(url) == json.loads('{"data": []}') and waits == [1, 2], cut
+        assert module.call_server(url) == json.loads('{"data": []}') and waits == [1, 2], cut
         moods[:] = [cut] * 5
         with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'):
-            module.ask(url)
+            module.call_server(url)
     s.shutdown()
     s.server_close()
 
@@ -193,7 +193,7 @@ def test_the_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
 def test_room(served, llama):
     remote = ServerEngine(served(), llama)
     (c,) = remote.generate([Request((Message('user', '1 ' * 600),), 0)])
-    assert c.finish == 'did-not-fit' and c.prompt_ids and remote.generate([]) == []
+    assert c.finish == 'context_overflow' and c.prompt_ids and remote.generate([]) == []
 
 
 def test_pages_that_are_no_server(llama):

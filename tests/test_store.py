@@ -8,7 +8,7 @@ from making import keys, killing, leaf, memory, shuffled
 from multiagent_ft.runs import store as shop
 from multiagent_ft.core import MaftError, canonical_json, file_digest
 from multiagent_ft.runs.store import entry, ls, prune, verify
-from multiagent_ft.runs.store import Store, abandoned, diff, job_digest, mark
+from multiagent_ft.runs.store import Store, is_stale, diff, job_digest, lease_name
 
 
 def write(text='12\n7\n7\n'):
@@ -444,14 +444,14 @@ def test_threads_share_a_store(store):
 
 def dead_mark(name):
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
-    parts = mark(name).split('.')
+    parts = lease_name(name).split('.')
     parts[4:6] = str(child.pid), shop._started(child.pid)
     child.communicate(b'\n')
     return '.'.join(parts)
 
 
 def test_whose_is_it(tmp_path):
-    mine = mark('x')
+    mine = lease_name('x')
     parts = mine.split('.')
 
     def here(**k):
@@ -459,22 +459,22 @@ def test_whose_is_it(tmp_path):
             k.get(n, p) for n, p in zip(('name', 'host', 'boot', 'space', 'pid', 'start', 'n'), parts)
         )
 
-    assert not abandoned(here())
-    assert abandoned(here(start='1')), 'our number, used again'
-    assert abandoned(here(boot='earlier')), 'before the machine was started again'
-    assert abandoned(here(host=shop.FREE))
-    assert abandoned(tmp_path / dead_mark('x'))
+    assert not is_stale(here())
+    assert is_stale(here(start='1')), 'our number, used again'
+    assert is_stale(here(boot='earlier')), 'before the machine was started again'
+    assert is_stale(here(host=shop.FREE))
+    assert is_stale(tmp_path / dead_mark('x'))
     for unknown in (
         here(host='another-machine'),
         here(space='another-container'),
         tmp_path / 'whatever',
         tmp_path / 'x.y.z',
     ):
-        assert not abandoned(unknown), 'nothing there'
+        assert not is_stale(unknown), 'nothing there'
         unknown.mkdir()
-        assert not abandoned(unknown)
+        assert not is_stale(unknown)
         os.utime(unknown, (1, 1))
-        assert abandoned(unknown)
+        assert is_stale(unknown)
 
 
 def test_a_process_of_somebody_else_is_alive(monkeypatch):
@@ -524,7 +524,7 @@ def test_swept_once_their_owner_is_dead(store):
         store.path / 'tmp' / dead_mark('a' * 64),
         store.path / 'scratch' / dead_mark(done),
         store.path / 'scratch' / dead_mark('b' * 64),
-        store.path / 'tmp' / mark('c' * 64),
+        store.path / 'tmp' / lease_name('c' * 64),
     ):
         where.mkdir()
         (where / 'half').write_text('x')
@@ -786,7 +786,7 @@ def test_prune_clears_damage_and_the_scratch_nobody_will_ask_for(store, tmp_path
         d.mkdir(parents=True)
         (d / 'x').write_text('x')
         os.utime(d, (time.time() - age,) * 2)
-    living = store.path / 'scratch' / mark('c' * 64)
+    living = store.path / 'scratch' / lease_name('c' * 64)
     living.mkdir()
     os.utime(living, (1, 1))
     a_run(tmp_path / 'run', path)

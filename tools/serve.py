@@ -15,7 +15,7 @@ def serve(engine, port: int = 0, key: str | None = None, trouble=lambda path: No
     message) to answer with instead."""
     from multiagent_ft.core import Message
     from multiagent_ft.method.prompts import Sampling
-    from multiagent_ft.engines.huggingface import answer_batch
+    from multiagent_ft.engines.huggingface import generate_batch
 
     lock, adapters = threading.Lock(), {}
 
@@ -66,7 +66,7 @@ def serve(engine, port: int = 0, key: str | None = None, trouble=lambda path: No
                     400, dict(error=dict(message=f"This model's maximum context length is {engine.context} tokens."))
                 )
             with lock, engine.adapters.speaking(adapters.get(body['model'])) as model:
-                (c,) = answer_batch(
+                (c,) = generate_batch(
                     engine, model, [(ids, body['seed'], Sampling(body['temperature'], body['top_p'], n))]
                 )
             said = dict(message=dict(role='assistant', content=c.text)) if chat else dict(text=c.text)

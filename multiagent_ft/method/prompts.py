@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HOW_TO_ANSWER', 'MANNERS', 'GOLDEN', 'MIX', 'question_prompt', 'peers_prompt', 'summarize_prompt', 'summary_prompt',
            'team_peers_prompt', 'team_summary_prompt', 'introduced', 'hint_prompt', 'reflect_prompt', 'opening',
-           'reply', 'Sampling', 'Request', 'room', 'Engine', 'mix64', 'gumbel', 'nucleus', 'draw', 'RecordedEngine',
-           'records_of']
+           'reply', 'Sampling', 'Request', 'token_budget', 'Engine', 'mix64', 'gumbel', 'nucleus', 'draw',
+           'ReplayEngine', 'recorded_texts']
 
 # %% ../../nbs/method/02_prompts.ipynb #42b7c285
 from ..core import MaftError, Message
@@ -155,7 +155,7 @@ class Request:
             object.__setattr__(self, 'adapter', str(self.adapter))
 
 # %% ../../nbs/method/02_prompts.ipynb #9fb79f4c
-def room(
+def token_budget(
     context: int,
     prompt: int,
     sampling: Sampling,  # tokens of prompt and answer together  # tokens of the prompt
@@ -234,7 +234,7 @@ def _spell(chat):
     return tuple(''.join(f'{m.role}: {m.content}\n' for m in chat).encode())
 
 
-class RecordedEngine:
+class ReplayEngine:
     """Replays recorded texts. With `render` and `encode` of another engine the token ids are that engine's, else UTF-8
     bytes (and 256 to stop)."""
 
@@ -268,6 +268,6 @@ class RecordedEngine:
         return dict(engine='recorded', records=self.name)
 
 # %% ../../nbs/method/02_prompts.ipynb #56cf9d8e
-def records_of(transcripts: Iterable[Transcript]) -> dict[tuple, str]:
-    "What was said in `transcripts`, as `RecordedEngine` wants it; the draw is the agent."
+def recorded_texts(transcripts: Iterable[Transcript]) -> dict[tuple, str]:
+    "What was said in `transcripts`, as `ReplayEngine` wants it; the draw is the agent."
     return {(t.problem.id, u.round, u.role, u.agent): u.text for t in transcripts for u in t.turns}

@@ -14,7 +14,7 @@ from statistics import mean
 from ..answers.reading import extract, same
 from ..method.consensus import vote
 from ..core import Problem, Transcript, write_atomic
-from ..method.debate import Agent, Luck, Protocol, debate, generator_requests, untrained
+from ..method.debate import Agent, Seeds, Protocol, debate, generator_requests, untrained
 from ..method.prompts import Sampling
 from .text import carry_lost
 from ..runs.tasks import load_task, split
@@ -47,7 +47,7 @@ def answers(
 ) -> list[list[str]]:
     "What `draws` untrained generators say: one list of texts per problem."
     agents = tuple(Agent('generator', i) for i in range(draws))
-    said = engine.generate(generator_requests(problems, agents, Protocol(sampling=sampling), Luck(0, split)))
+    said = engine.generate(generator_requests(problems, agents, Protocol(sampling=sampling), Seeds(0, split)))
     return [[said[a * len(problems) + i].text for a in range(draws)] for i in range(len(problems))]
 
 
@@ -174,7 +174,7 @@ def measure_nano(
         if task == 'arithmetic':
             page[task]['invited'] = by_invitation(texts, problems)
         for name, summary in (('peers', False), ('summary', True)):
-            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, Luck(0, 'nano'))
+            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, Seeds(0, 'nano'))
             page[task][name] = revising(debates)
             if summary:
                 page[task]['summarize'] = summarizing(debates)

@@ -264,7 +264,7 @@ def export_nano(model, tokenizer, folder: Path, dtype: str = 'float16') -> Path:
     "Write an ordinary Hugging Face folder; the model itself is left as it is."
     import copy, torch
     from transformers import GenerationConfig
-    from multiagent_ft.engines.huggingface import quiet
+    from multiagent_ft.engines.huggingface import silence
 
     folder, m = Path(folder), copy.deepcopy(model).to(getattr(torch, dtype))
     m.generation_config = GenerationConfig(
@@ -274,7 +274,7 @@ def export_nano(model, tokenizer, folder: Path, dtype: str = 'float16') -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with quiet():
+    with silence():
         m.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     (folder / 'model.safetensors').chmod(0o644)

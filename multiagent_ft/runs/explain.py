@@ -13,8 +13,8 @@ from ..core import MaftError, digest, read_jsonl
 from ..method.debate import load_society
 from .evaluate import summarize_outcomes
 from .store import entry
-from ..method.examples import load_rows
-from .store import Store, flaw
+from ..method.examples import load_examples
+from .store import Store, integrity_error
 
 # %% ../../nbs/runs/30_explain.ipynb #5e89671b
 def papers(folder: Path) -> dict:
@@ -58,7 +58,7 @@ def jobs_of(papers: dict, store: Store, step: str) -> list[dict]:  # e.g. 'itera
         except MaftError:
             found.append(dict(kind='?', digest=name, key=None, path=None, wrong='not in the store (pruned?)'))
             continue
-        found.append(dict(kind=e.kind, digest=name, key=e.key, path=e.path, wrong=flaw(e.path, again=True)))
+        found.append(dict(kind=e.kind, digest=name, key=e.key, path=e.path, wrong=integrity_error(e.path, again=True)))
     return found
 
 # %% ../../nbs/runs/30_explain.ipynb #c43c4797
@@ -82,7 +82,7 @@ def seats(folder: Path, k: int) -> dict[str, tuple]:
 def _learned(file: Path) -> str | None:
     "The hash of a file of rows, as it stands in the key of a `finetune` job; None if it cannot be read."
     try:
-        return digest([[r.prompt_ids, r.token_ids] for r in load_rows(file)])
+        return digest([[r.prompt_ids, r.token_ids] for r in load_examples(file)])
     except (MaftError, KeyError, TypeError):
         return None
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Callable
 from .settings import Config
 from ..core import MaftError, Message, Transcript
-from ..method.debate import Luck, untrained
+from ..method.debate import Seeds, untrained
 from ..method.prompts import Sampling
 from ..training.finetune import out_of_memory
-from ..method.recipes import Means, calls, recipe, settled
-from ..method.examples import Row
-from ..training.trainer import FinetuneSettings, order, rows_at_once
+from ..method.recipes import RecipeContext, calls, recipe, settled
+from ..method.examples import Example
+from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
 
 # %% ../../nbs/runs/29_plan.ipynb #bc0b34ea
 def answers(cfg: Config) -> dict:
@@ -47,7 +47,7 @@ class Sample:
     learning: float = 0.0  # tokens a second in training, one process; 0 = not measured
 
 
-def measure(transcripts: list[Transcript], rows: list[Row], seconds: float, learning: float = 0.0) -> Sample:
+def measure(transcripts: list[Transcript], rows: list[Example], seconds: float, learning: float = 0.0) -> Sample:
     "Count what a debate made."
     turns = [u.completion for t in transcripts for u in t.turns]
     return Sample(
@@ -100,8 +100,10 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
 
     cfg = settled(cfg)
     protocol = protocol_of(cfg, load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
-    r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Luck(cfg.seed, 'plan')
-    means = Means(engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes)
+    r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
+    means = RecipeContext(
+        engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes
+    )
     # the first call pays for warming up
     engine.generate(
         [luck.request((Message('user', 'Hello'),), problems[0], 1, 'generator', 0, Sampling(max_new_tokens=2), None)]
@@ -119,13 +121,13 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
         return measure(said, rows, t, learning_speed(engine, rows, settings_of(cfg)))
 
 # %% ../../nbs/runs/29_plan.ipynb #750efbef
-def batches(engine, rows: list[Row], s: FinetuneSettings) -> list[list[dict]]:
+def batches(engine, rows: list[Example], s: TrainingSettings) -> list[list[dict]]:
     """The trainer's batches, made beforehand: each a list of pieces that fit into memory, of tensors on the engine's
     device."""
     from multiagent_ft.training.trainer import Collator
 
     lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
-    micro = rows_at_once(lengths, s, engine.device.type)
+    micro = micro_batch_size(lengths, s, engine.device.type)
     items = [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
 
     def parts(xs, n):
@@ -137,39 +139,39 @@ def batches(engine, rows: list[Row], s: FinetuneSettings) -> list[list[dict]]:
     return [
         [piece(ids) for ids in parts(batch, micro)]
         for e in range(s.epochs)
-        for batch in parts(order(lengths, s.batch_size, 0, e, s.group_by_length), s.batch_size)
+        for batch in parts(length_grouped_order(lengths, s.batch_size, 0, e, s.group_by_length), s.batch_size)
     ]
 
 # %% ../../nbs/runs/29_plan.ipynb #56f8c805
-def bare_training(engine, rows: list[Row], s: FinetuneSettings) -> float:
+def bare_training(engine, rows: list[Example], s: TrainingSettings) -> float:
     "Seconds of forward, backward and AdamW alone, on our batches."
     import torch
-    from multiagent_ft.engines.huggingface import quiet
-    from multiagent_ft.training.trainer import beginning, lean, turn_loss
+    from multiagent_ft.engines.huggingface import silence
+    from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
 
-    with quiet():
-        model = lean(beginning(engine, None, s, 0)).train()
+    with silence():
+        model = fuse_lora(init_model(engine, None, s, 0)).train()
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, rows, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     t = time.perf_counter()
     for pieces in made:
         n = sum((p['labels'] != -100).sum() for p in pieces)
         for p in pieces:
-            (turn_loss(model, p['input_ids'], p['labels']) / n).backward()
+            (completion_loss(model, p['input_ids'], p['labels']) / n).backward()
         torch.nn.utils.clip_grad_norm_(weights, s.max_grad_norm)
         step.step()
         step.zero_grad()
     return time.perf_counter() - t
 
 # %% ../../nbs/runs/29_plan.ipynb #156663ec
-def learning_speed(engine, rows: list[Row], s: FinetuneSettings, at_most: int = 2) -> float:  # batches
+def learning_speed(engine, rows: list[Example], s: TrainingSettings, at_most: int = 2) -> float:  # batches
     """Tokens a second in training, prompts included, measured on a few of `rows`; 0 if there are none. Raises
     `MaftError` if not even one row at a time fits into memory."""
     want = at_most * s.batch_size
     rows = rows[:: max(1, len(rows) // want)][:want]
     if not rows:
         return 0.0
-    micro = rows_at_once([len(r.input_ids) for r in rows], s, engine.device.type)
+    micro = micro_batch_size([len(r.input_ids) for r in rows], s, engine.device.type)
     while True:
         try:
             return sum(len(r.input_ids) for r in rows) / bare_training(
@@ -290,9 +292,9 @@ def lines(cfg: Config, p: dict) -> list[str]:
 def make_plan(cfg: Config, questions: int = 16) -> dict:
     """Measure a few questions and plan the run of `cfg`; nothing is written. Raises `MaftError` for whatever would stop
     the run."""
-    from multiagent_ft.runs.run import Workshop, questions as all_questions, worker_count
+    from multiagent_ft.runs.run import RunContext, split_questions as all_questions, worker_count
 
-    ws = Workshop(cfg)
+    ws = RunContext(cfg)
     train, evaluation = all_questions(ws)
     with ws:
         s = sample(cfg, ws.engine, train[0] + evaluation, questions)

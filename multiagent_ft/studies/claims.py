@@ -8,7 +8,7 @@ __all__ = ['CLAIMS', 'CONTROLS', 'Claim', 'Judged', 'picked', 'judge', 'judge_al
 # %% ../../nbs/studies/37_claims.ipynb #b29f2722
 from collections import Counter
 from dataclasses import dataclass, replace
-from .statistics import Estimate, estimate, paired, pipes, small_p, verdict, within_seeds
+from .statistics import Estimate, estimate, paired, markdown_table, small_p, verdict, within_seeds
 from ..runs.evaluate import holm
 from .reproduce import ELSEWHERE, experiment
 from .plots import COLOURS, figure, plain
@@ -227,7 +227,7 @@ def claims_table(done: list[Judged]) -> str:
             f'**{j.verdict}**',
         ]
 
-    return pipes(
+    return markdown_table(
         [
             [
                 'claim',

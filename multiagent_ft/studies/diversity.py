@@ -140,10 +140,10 @@ def encoder(folder: str, batch_size: int = 32) -> Callable:
     the folder holds no such model."""
     import torch
     from transformers import AutoModel, AutoTokenizer
-    from multiagent_ft.engines.huggingface import quiet
+    from multiagent_ft.engines.huggingface import silence
 
     try:
-        with quiet():
+        with silence():
             tok, model = (
                 AutoTokenizer.from_pretrained(folder),
                 AutoModel.from_pretrained(folder, use_safetensors=True).eval(),
@@ -307,12 +307,12 @@ def run_diversity(
     last, pages, embedding = iterations_of(folder), [], None
     for k in range(last + 1):
         here = Path(folder) / f'iteration-{k}'
-        if not (here / 'exam.jsonl').is_file():
+        if not (here / 'eval.jsonl').is_file():
             raise MaftError(
-                f'{here} holds no exam debates (no exam.jsonl). Run the same command again; finished work is found,'
+                f'{here} holds no exam debates (no eval.jsonl). Run the same command again; finished work is found,'
                 ' and they are written.'
             )
-        key = digest(['diversity 1', file_digest(here / 'exam.jsonl'), questions, embed, likelihood])
+        key = digest(['diversity 1', file_digest(here / 'eval.jsonl'), questions, embed, likelihood])
         try:
             page = json.loads((here / 'diversity.json').read_text())
         except (OSError, ValueError):
@@ -320,7 +320,7 @@ def run_diversity(
         if page.get('key') != key:
             embedding = embedding or embedder(embed)
             debates, society = (
-                [transcript_from_dict(d) for d in read_jsonl(here / 'exam.jsonl')[:questions]],
+                [transcript_from_dict(d) for d in read_jsonl(here / 'eval.jsonl')[:questions]],
                 load_society(here),
             )
             page = dict(key=key, iteration=k, embedder=embed) | diversity(

@@ -10,7 +10,7 @@ __all__ = ['DIGITS', 'encoded', 'record', 'records_of', 'save_records', 'load_re
 import csv, gzip, io, json
 from pathlib import Path
 import numpy as np
-from .statistics import Line, estimate, score_table
+from .statistics import TableRow, estimate, score_table
 from ..runs.settings import config_of
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from ..runs.evaluate import methods
@@ -160,7 +160,7 @@ def costs(records: list[dict], found: dict[str, dict[int, dict]], figure: str = 
     return out
 
 
-def lines_of(records: list[dict], baseline: str | None = None, iteration: int | None = None) -> list[Line]:
+def lines_of(records: list[dict], baseline: str | None = None, iteration: int | None = None) -> list[TableRow]:
     """The table: one line per recipe, its vote at the end, differences to `baseline`. Recipes must have been asked the
     same questions."""
     found = final(records, iteration)

@@ -9,7 +9,7 @@ __all__ = ['COLOURS', 'MARKERS', 'printed', 'save_figure', 'drawing', 'thumbnail
 # %% ../../nbs/studies/33_plots.ipynb #f2819ce9
 import io
 from pathlib import Path
-from .statistics import Estimate, Line
+from .statistics import Estimate, TableRow
 from ..core import write_atomic
 
 # %% ../../nbs/studies/33_plots.ipynb #48beac0c
@@ -74,7 +74,7 @@ def plain(name: str) -> str:
     return ' '.join(name.split()).replace('$', r'\$').lstrip('_')
 
 # %% ../../nbs/studies/33_plots.ipynb #c864cf84
-def asked(lines: list[Line]) -> str:
+def asked(lines: list[TableRow]) -> str:
     "Questions and seeds of a table, for its title."
     n, s = {l.accuracy.questions // max(l.accuracy.seeds, 1) for l in lines}, {l.accuracy.seeds for l in lines}
 
@@ -84,7 +84,7 @@ def asked(lines: list[Line]) -> str:
     return f'{span(n)} questions × {span(s)} seed{"s" if max(s, default=1) > 1 else ""}'
 
 # %% ../../nbs/studies/33_plots.ipynb #146ccbb0
-def accuracy_plot(lines: list[Line], title: str = ''):
+def accuracy_plot(lines: list[TableRow], title: str = ''):
     "One row per recipe, the first on top: accuracy in per cent with its 95 % interval."
     fig, (ax,) = figure(6.6, 1.1 + 0.27 * len(lines))
     for y, l in enumerate(reversed(lines)):
@@ -97,7 +97,7 @@ def accuracy_plot(lines: list[Line], title: str = ''):
     return fig
 
 # %% ../../nbs/studies/33_plots.ipynb #c6d2eb51
-def spent(l: Line, questions: int) -> float | None:  # exam questions of one run
+def spent(l: TableRow, questions: int) -> float | None:  # exam questions of one run
     "Tokens generated and trained on in one run, to learn and to answer `questions`; None where it is not recorded."
     return None if None in (l.generated, l.collected, l.trained) else l.generated * questions + l.collected + l.trained
 
@@ -112,7 +112,7 @@ def in_tokens(ax):
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/studies/33_plots.ipynb #4994b85e
-def cost_plot(lines: list[Line], title: str = ''):
+def cost_plot(lines: list[TableRow], title: str = ''):
     """Accuracy against tokens generated per question, and against all tokens generated and trained on in a run;
     logarithmic."""
     fig, axes = figure(9.4, 3.6, 2)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..answers.reading import extract, same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..method.debate import load_society
-from ..runs.evaluate import compare, mean_and_stderr, rights, wilson
+from ..runs.evaluate import compare, mean_and_stderr, correctness, wilson
 from .plots import drawing, iterations_plot
 from ..runs.tracking import scrub
 
@@ -145,7 +145,7 @@ def accuracy_section(r: Results) -> str:
     if first < last:
         test = (
             f'<p>Debate, iteration {safe(last)} against {safe(first)}, on the same questions:'
-            f' {safe(compare(rights(r.outcomes[first], "debate"), rights(r.outcomes[last], "debate")))}.</p>'
+            f' {safe(compare(correctness(r.outcomes[first], "debate"), correctness(r.outcomes[last], "debate")))}.</p>'
         )
     plot = iterations_plot(points, 'right, in % [95 %]', f'{r.summary["eval"]} questions × 1 seed')
     return (

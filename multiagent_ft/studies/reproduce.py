@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3', 'FIGURE10', 'ELSEWHERE', 'TRANSFER',
            'EXPERIMENTS', 'MEASURES', 'HEAD', 'published', 'Experiment', 'plainly', 'experiment', 'tasks_for',
-           'base_for', 'entries_for', 'paper_columns', 'beside', 'over_iterations', 'paper_series', 'diversity_records',
-           'diversity_series', 'diversity_csv', 'about_diversity', 'write_diversity', 'prospect', 'reproduce',
-           'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
+           'base_for', 'entries_for', 'paper_columns', 'comparison_table', 'by_iteration_table', 'paper_series',
+           'diversity_records', 'diversity_series', 'diversity_csv', 'about_diversity', 'write_diversity',
+           'plan_experiment', 'reproduce', 'heading', 'iteration_part', 'csv_rows', 'paper_rows', 'as_csv']
 
 # %% ../../nbs/studies/36_reproduce.ipynb #f9846b88
 from dataclasses import dataclass, field
-from .compare import Entry
+from .compare import StudyRow
 from ..core import MaftError
 from ..method.recipes import recipe
 
@@ -35,8 +35,8 @@ class Experiment:
     name: str  # as on the command line
     title: str  # what it asks
     source: str  # where in the paper
-    rows: tuple[Entry, ...]  # the paper's rows
-    controls: tuple[Entry, ...] = ()  # rows of ours
+    rows: tuple[StudyRow, ...]  # the paper's rows
+    controls: tuple[StudyRow, ...] = ()  # rows of ours
     baseline: str = ''  # the row that differences are taken to; '' = the first
     tasks: tuple[str, ...] = ('arithmetic', 'gsm8k', 'math')
     settings: dict = field(default_factory=dict)  # keys of the configuration
@@ -46,7 +46,7 @@ class Experiment:
     remark: str = ''  # what a reader of these numbers should know
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[StudyRow, ...]:
         return self.rows + self.controls
 
     @property
@@ -55,9 +55,9 @@ class Experiment:
         return published(self.paper) if self.paper else {}
 
 
-def plainly(*names: str) -> tuple[Entry, ...]:
+def plainly(*names: str) -> tuple[StudyRow, ...]:
     "Entries for recipes by their own names. Raises `MaftError` for an unknown one."
-    return tuple(Entry(n, recipe(n).name) for n in names)
+    return tuple(StudyRow(n, recipe(n).name) for n in names)
 
 # %% ../../nbs/studies/36_reproduce.ipynb #17051a62
 TABLE1 = Experiment(
@@ -144,7 +144,7 @@ TABLE4 = Experiment(
     'Do five agents do better than three?',
     'Table 4',
     plainly('debate', 'majority-ft', 'multiagent-ft'),
-    (*plainly('majority-equal'), Entry('multiagent-ft, 3 agents', 'multiagent-ft', dict(agents=3))),
+    (*plainly('majority-equal'), StudyRow('multiagent-ft, 3 agents', 'multiagent-ft', dict(agents=3))),
     settings=dict(agents=5),
     paper="""model | row | arithmetic gsm8k math
 GPT-3.5 | debate        | 99.40±0.34 85.40±1.58 58.20±2.22
@@ -237,7 +237,7 @@ TRANSFER = Experiment(
     'Figures 5 and 12',
     (
         *plainly('base', 'majority', 'debate', 'star', 'majority-ft'),
-        Entry(ELSEWHERE, 'multiagent-ft', dict(task='math', levels=None), 'gsm8k'),
+        StudyRow(ELSEWHERE, 'multiagent-ft', dict(task='math', levels=None), 'gsm8k'),
     ),
     plainly('multiagent-ft'),
     tasks=('gsm8k',),
@@ -267,8 +267,17 @@ import csv, io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from .compare import Entry, claim, config_for, forecast, run_all, saved, shared_tokens, write_study
-from .statistics import Line, estimate, pipes, points
+from multiagent_ft.studies.compare import (
+    StudyRow,
+    init_study_dir,
+    config_for,
+    plan_comparison,
+    run_all,
+    savings_note,
+    shared_tokens,
+    write_study,
+)
+from .statistics import TableRow, estimate, markdown_table, format_estimate
 from ..runs.settings import Config, validated
 from ..core import MaftError, write_atomic
 from .diversity import SPELLING, run_diversity
@@ -296,7 +305,7 @@ def base_for(x: Experiment, cfg: Config, task: str) -> Config:
     )
 
 
-def entries_for(x: Experiment, cfg: Config, task: str) -> list[Entry]:
+def entries_for(x: Experiment, cfg: Config, task: str) -> list[StudyRow]:
     """The rows; one that learns elsewhere learns the paper's task, or on nano arithmetic. Raises `MaftError` if that is
     the task of the exam."""
 
@@ -322,7 +331,7 @@ def paper_columns(x: Experiment, task: str) -> list[tuple[str, str]]:
     return [mc for mc in all_ if mc[1] == task] or all_
 
 
-def beside(x: Experiment, model: str, task: str, lines: list[Line]) -> str:
+def comparison_table(x: Experiment, model: str, task: str, lines: list[TableRow]) -> str:
     "Markdown: our rows, a wall, the paper's numbers for the same rows; rows that are ours alone are marked."
     theirs, ours = paper_columns(x, task) if x.iterations == 1 else [], {e.label for e in x.controls}
 
@@ -336,15 +345,19 @@ def beside(x: Experiment, model: str, task: str, lines: list[Line]) -> str:
         + [f'paper, {m} on {c}' for m, c in theirs]
     )
     rows = [
-        [l.recipe + (' (ours)' if l.recipe in ours else ''), f'{l.right}/{l.accuracy.questions}', points(l.accuracy)]
+        [
+            l.recipe + (' (ours)' if l.recipe in ours else ''),
+            f'{l.right}/{l.accuracy.questions}',
+            format_estimate(l.accuracy),
+        ]
         + ['‖'] * bool(theirs)
         + [show(x.numbers.get((l.recipe, m, c))) for m, c in theirs]
         for l in lines
     ]
-    return pipes([head, *rows])
+    return markdown_table([head, *rows])
 
 # %% ../../nbs/studies/36_reproduce.ipynb #bedbb782
-def over_iterations(series: dict[str, list[tuple]], share: bool = True) -> str:
+def by_iteration_table(series: dict[str, list[tuple]], share: bool = True) -> str:
     "Markdown: {row: [(iteration, value, low, high)]}, one column per iteration; shares in per cent."
     ks = sorted({p[0] for ps in series.values() for p in ps})
     f, form = (100, '.1f') if share else (1, '.3f')
@@ -356,7 +369,7 @@ def over_iterations(series: dict[str, list[tuple]], share: bool = True) -> str:
             else f'{f * p[1]:{form}}' + (f' [{f * p[2]:{form}}, {f * p[3]:{form}}]' if p[2] is not None else '')
         )
 
-    return pipes(
+    return markdown_table(
         [
             ['row', *map(str, ks)],
             *([n, *(show({p[0]: p for p in ps}.get(k)) for k in ks)] for n, ps in series.items()),
@@ -375,7 +388,7 @@ def paper_series(x: Experiment, measure: str = '') -> dict[str, list[tuple]]:
 
 # %% ../../nbs/studies/36_reproduce.ipynb #ca543a1b
 def diversity_records(
-    entries: list[Entry], base: Config, seeds: list[int], root: Path, questions: int, embed: str
+    entries: list[StudyRow], base: Config, seeds: list[int], root: Path, questions: int, embed: str
 ) -> list[dict]:
     "One record per row, seed and iteration: every measure with its interval over questions."
     out = []
@@ -467,15 +480,15 @@ def write_diversity(folder: Path, x: Experiment, records: list[dict]) -> str:
     write_atomic(folder / 'diversity.csv', diversity_csv(x, records))
     return (
         ''.join(
-            f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{over_iterations(s, False)}'
-            + (f'\nThe paper:\n\n{over_iterations(t, False)}' if (t := paper_series(x, m)) else '')
+            f'\n## {m}: {MEASURES[m]}\n\nOurs:\n\n{by_iteration_table(s, False)}'
+            + (f'\nThe paper:\n\n{by_iteration_table(t, False)}' if (t := paper_series(x, m)) else '')
             for m, s in ours.items()
         )
         + f'\n{about_diversity(records)}\n'
     )
 
 # %% ../../nbs/studies/36_reproduce.ipynb #195173ff
-def prospect(
+def plan_experiment(
     x: Experiment, cfg: Config, seeds: list[int], out: Path, asked: list[str] = (), measure: bool = True
 ) -> list[str]:
     "The plan of an experiment, in lines."
@@ -484,7 +497,7 @@ def prospect(
         entries = entries_for(x, cfg, t)
         lines += [
             f'{cfg.model} on {t}: ' + ', '.join(e.label for e in entries),
-            *forecast(entries, base_for(x, cfg, t), seeds, out, measure),
+            *plan_comparison(entries, base_for(x, cfg, t), seeds, out, measure),
         ]
     return lines
 
@@ -501,21 +514,21 @@ def reproduce(
 ) -> dict:
     "Run an experiment and write its tables and figures. Returns {task: lines}, jobs made, and the folder."
     todo = [(t, base_for(x, cfg, t), entries_for(x, cfg, t)) for t in tasks_for(x, cfg.model, asked)]
-    claim(out, None, 'reproduction')
+    init_study_dir(out, None, 'reproduction')
     for t, base, _ in todo:
-        claim(Path(out) / x.name / t, base, 'reproduction')
+        init_study_dir(Path(out) / x.name / t, base, 'reproduction')
     tables, made, page, rows = {}, Counter(), [], []
     for t, base, entries in todo:
         records, new, folders = run_all(entries, base, seeds, out)
         made.update(new)
         records, here = [r for r in records if r['task'] == t], Path(out) / x.name / t
-        note = saved(
+        note = savings_note(
             shared_tokens(folders, Store(base.store or Path(out) / 'store'), Path(out) / 'runs' / 'tokens.json')
         )
         tables[t] = write_study(here, f'{x.name}: {cfg.model} on {t}', records, x.baseline or entries[0].label, [note])
         page.append(
             f'## {cfg.model} on {t}, {size_of(records)}\n\n'
-            + beside(x, cfg.model, t, tables[t])
+            + comparison_table(x, cfg.model, t, tables[t])
             + iteration_part(x, cfg, t, records, here)
             + (
                 write_diversity(here, x, diversity_records(entries, base, seeds, out, questions, embed))
@@ -552,8 +565,8 @@ def iteration_part(x: Experiment, cfg: Config, task: str, records: list[dict], f
         ('the paper, read off its plot', 'right, in %', theirs, True)
     ] * bool(theirs)
     save_figure(panels_plot(panels), folder / 'iterations')
-    return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{over_iterations(ours)}' + (
-        f'\nThe paper:\n\n{over_iterations(theirs)}' if theirs else ''
+    return f'\nOurs, right in % [95 %] by iteration, {size_of(records)}:\n\n{by_iteration_table(ours)}' + (
+        f'\nThe paper:\n\n{by_iteration_table(theirs)}' if theirs else ''
     )
 
 # %% ../../nbs/studies/36_reproduce.ipynb #4edb015b
