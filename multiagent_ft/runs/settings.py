@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Count', 'Whole', 'Share', 'Below1', 'From0', 'Text', 'Device', 'Folder', 'FileOrFolder', 'Levels', 'Layers',
-           'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT', 'QUICK', 'allowed', 'key', 'Section', 'TaskSettings',
-           'DebateSettings', 'SelectionSettings', 'GenerationSettings', 'TrainingSection', 'EngineSettings',
-           'RunSettings', 'path_of', 'flattened', 'nested', 'model_defaults', 'parse_yaml', 'read_yaml', 'Source',
-           'Config', 'validated', 'Given', 'given_settings', 'load_config', 'is_operational', 'describe', 'semantic',
-           'dump_config', 'save_config', 'config_of', 'check_same']
+           'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT', 'OLD', 'QUICK', 'allowed', 'key', 'Section',
+           'TaskSettings', 'DebateSettings', 'SelectionSettings', 'GenerationSettings', 'TrainingSection',
+           'EngineSettings', 'RunSettings', 'path_of', 'flattened', 'nested', 'model_defaults', 'parse_yaml',
+           'read_yaml', 'Source', 'Config', 'validated', 'Given', 'given_settings', 'load_config', 'is_operational',
+           'is_switch', 'describe', 'settled', 'semantic', 'dump_config', 'save_config', 'config_of', 'check_same']
 
 # %% ../../nbs/runs/25_settings.ipynb #24f2767f
 import difflib, os, re
@@ -221,12 +221,13 @@ def _short_names() -> Iterator[tuple[str, str]]:
 
 PATHS = dict(_short_names())  # short name -> path
 SHORT = {path: short for short, path in PATHS.items()}
+OLD = dict(manner='debate.prompts')  # names of former versions
 
 
 def path_of(k: str) -> str:
     "The path of a setting named by its path or its short name; an unknown name comes back as it is."
     k = k.replace('-', '_')
-    return k if k in SHORT else PATHS.get(k, k)
+    return k if k in SHORT else PATHS.get(k) or OLD.get(k, k)
 
 
 def _pairs(values: dict) -> Iterator[tuple[str, Any]]:
@@ -267,8 +268,13 @@ def nested(flat: dict) -> dict[str, Any]:
 # %% ../../nbs/runs/25_settings.ipynb #dcedf2fa
 def model_defaults(model: str = 'nano', method: str = 'lora') -> dict[str, str]:
     "The defaults that depend on model and method, by path: files of multiagent_ft/settings laid over each other."
+    return dict(_model_defaults(str(model), str(method)))
+
+
+@cache
+def _model_defaults(model: str, method: str) -> dict[str, str]:
     out, folder = {}, files('multiagent_ft') / 'settings'
-    for name in ('default', str(model)):
+    for name in ('default', model):
         for f in (f'{name}.yaml', f'{name}-{method}.yaml'):
             if re.fullmatch(r'[\w.-]+', f) and (folder / f).is_file():
                 out |= flattened(parse_yaml((folder / f).read_text(encoding='utf-8'), f)[0])
@@ -415,8 +421,8 @@ class Config(Section):
         return self
 
     def __getattr__(self, name: str):
-        if name in PATHS:
-            section, _, field = PATHS[name].partition('.')
+        if (path := path_of(name)) in SHORT:
+            section, _, field = path.partition('.')
             return getattr(getattr(self, section), field)
         return super().__getattr__(name)
 
@@ -513,7 +519,10 @@ def given_settings(
 
     if file is not None:
         layer, lines = read_yaml(file)
-        take(layer, lambda k: f'{file}, line {lines.get(k, lines.get(k.split(".")[0]))}')
+        try:
+            take(layer, lambda k: f'{file}, line {lines.get(k, lines.get(k.split(".")[0]))}')
+        except MaftError as e:
+            raise MaftError(f'{file}: {e}') from None
     if quick:
         take(QUICK, lambda k: '--quick')
     take({k: v for k, v in (flags or {}).items() if v is not None}, lambda k: f'--{k.replace("_", "-")}')
@@ -536,6 +545,11 @@ def load_config(
 def is_operational(k: str) -> bool:  # path or short name
     "May this setting change within one run folder? It may if it stands in the section `run`."
     return path_of(k).startswith('run.')
+
+
+def is_switch(k: str) -> bool:  # path or short name
+    "Is this setting true or false, and nothing else?"
+    return _types()[path_of(k)] is bool
 
 
 def _shown(v) -> str:
@@ -570,6 +584,15 @@ def describe() -> tuple[dict, ...]:
         )
         for p, short in SHORT.items()
     )
+
+# %% ../../nbs/runs/25_settings.ipynb #1ce8a75b
+def settled(cfg: Config, recipe=None) -> Config:  # a `Recipe`; default: the one it names
+    "`cfg` with what its recipe fixes; a recipe that trains no agent has no iterations."
+    if recipe is None:
+        from multiagent_ft.method.recipes import recipe as named
+
+        recipe = named(cfg.recipe)
+    return cfg.but(**recipe.settings | ({} if recipe.trains else dict(iterations=0)))
 
 # %% ../../nbs/runs/25_settings.ipynb #0aa15a46
 def semantic(config: Config) -> dict:
