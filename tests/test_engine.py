@@ -222,11 +222,13 @@ def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
 
 def test_room(llama):
     e = HFEngine(llama, max_length=100)
-    assert e.room(50, Sampling(max_new_tokens=40)) == 40 and e.room(70, Sampling(max_new_tokens=40)) == 30
     assert (
-        e.room(90, Sampling(max_new_tokens=40)) == 10
-        and e.room(91, Sampling(max_new_tokens=40)) == 0
-        and e.room(400, Sampling()) == 0
+        e.token_budget(50, Sampling(max_new_tokens=40)) == 40 and e.token_budget(70, Sampling(max_new_tokens=40)) == 30
+    )
+    assert (
+        e.token_budget(90, Sampling(max_new_tokens=40)) == 10
+        and e.token_budget(91, Sampling(max_new_tokens=40)) == 0
+        and e.token_budget(400, Sampling()) == 0
     )
     chats = [(Message('user', '1' * n),) for n in (10, 70, 78, 200)]
     out = e.generate([Request(c, 5, Sampling(1, 1, 40)) for c in chats])

@@ -133,7 +133,7 @@ class WorkerProcess:
         except BrokenPipeError:
             raise WorkerDied(f'a worker process ended (exit status {self.p.wait()})') from None
 
-    def run_job(self, job: Job) -> dict:
+    def do(self, job: Job) -> dict:
         "Do one job; the reply says whether it was made or found. Raises what went wrong there."
         self.send(vars(job))
         line = self.p.stdout.readline()
