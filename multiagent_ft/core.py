@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['FINISH', 'MaftError', 'Message', 'Problem', 'Completion', 'Answer', 'Turn', 'Transcript', 'transcript_to_dict',
            'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out',
-           'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl', 'read_jsonl']
+           'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl', 'read_jsonl', 'is_object_name',
+           'load_object', 'function_key']
 
 # %% ../nbs/01_core.ipynb #a5dc87ca
-import errno, hashlib, json, os, random, shutil, tempfile
+import difflib, errno, functools, hashlib, importlib.util, inspect, json, os, random, shutil, sys
+import tempfile, textwrap, traceback
 from dataclasses import dataclass, asdict
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Callable, Iterable
 
 # %% ../nbs/01_core.ipynb #361004db
 class MaftError(Exception):
@@ -248,3 +250,109 @@ def read_jsonl(path: Path) -> list[dict]:
             raise MaftError(f'{path}, line {i}: expected an object like {{"text": …}}, found {type(row).__name__}.')
         rows.append(row)
     return rows
+
+# %% ../nbs/01_core.ipynb #bfefca3a
+def _user_module(path, where):
+    "Run the Python file `path` as a module, once per content. Raises `MaftError` naming the line that failed."
+    name = f'maft_file_{digest([str(path), path.read_bytes().hex()])[:12]}'
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as e:
+        del sys.modules[name]
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
+        line = e.lineno if isinstance(e, SyntaxError) and e.filename == str(path) else lines[-1] if lines else 1
+        reason = f'{type(e).__name__}: {e}'.splitlines()[0][:200]
+        raise MaftError(f'{where}: {path}, line {line} fails at import ({reason}). Fix it, then try again.') from e
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+# %% ../nbs/01_core.ipynb #ed3553b1
+def _module_at(place, where):
+    if place.endswith('.py'):
+        path = Path(place).expanduser().absolute()
+        if not path.is_file():
+            raise MaftError(f'{where}: there is no file {path}.')
+        return _user_module(path, where)
+    try:
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as e:
+        reason = f'{type(e).__name__}: {e}'.splitlines()[0][:200]
+        raise MaftError(f'{where}: {place} cannot be imported ({reason}).') from e
+
+# %% ../nbs/01_core.ipynb #476ad3b8
+def is_object_name(text: str) -> bool:
+    "Does `text` name an object of a Python file or module: 'my.py:mine' or 'package.module:name'?"
+    place, colon, name = str(text).rpartition(':')
+    return bool(colon) and name.isidentifier() and (place.endswith('.py') or place.replace('.', '_').isidentifier())
+
+
+def load_object(
+    where: str,  # 'my.py:mine', or 'package.module:name' for what is installed
+    kind: type | None = None,  # what it must be
+) -> Any:
+    """The object that `where` names. Raises `MaftError` when the file is missing, raises at import, holds no such name,
+    or holds something else."""
+    if not is_object_name(where):
+        raise MaftError(f'{where}: name the file and the object in it, such as my.py:mine.')
+    place, _, name = str(where).rpartition(':')
+    module = _module_at(place, where)
+    if not hasattr(module, name):
+        names = [k for k, v in vars(module).items() if k[0] != '_' and (kind is None or isinstance(v, kind))]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f' Did you mean {near[0]}?' if near else f' It has {", ".join(names[:10])}.' if names else ''
+        raise MaftError(f'{where}: {place} defines no {name!r}.{hint}')
+    found = getattr(module, name)
+    if kind is not None and not isinstance(found, kind):
+        raise MaftError(f'{where}: expected an object of type {kind.__name__}, found a {type(found).__name__}.')
+    return found
+
+# %% ../nbs/01_core.ipynb #052b130c
+def function_key(f: Callable) -> dict:
+    """What names a function in a key: its name, a digest of its source, and the values it was made with. Raises
+    `MaftError` when its source cannot be read or such a value is not JSON."""
+    if isinstance(f, functools.partial):
+        return dict(function_key(f.func), given=_plain_values(f, [*f.args, f.keywords]))
+    name = getattr(f, '__qualname__', type(f).__name__)
+    try:
+        source = textwrap.dedent(inspect.getsource(f))
+        code = f.__code__
+    except (OSError, TypeError, AttributeError):
+        raise MaftError(
+            f'{name}: its source cannot be read, so nothing can name it in the key of a run. Write it with `def` in a'
+            ' file or a notebook, and hand it in itself or as FILE.py:NAME.'
+        ) from None
+    if name.rpartition('.')[2] == '<lambda>':  # two of them may share a line
+        source += repr((code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, 'co_code')]))
+    closed = inspect.getclosurevars(f).nonlocals
+    values = [f.__defaults__ or [], f.__kwdefaults__ or {}, closed]
+    return dict(name=name, source=digest(source.encode()), given=_plain_values(f, values))
+
+# %% ../nbs/01_core.ipynb #fefa9a41
+def _plain_values(f, values):
+    "Digest of the values a function was made with; functions among them count by their own key."
+
+    def named(v):
+        return 'itself' if v is f else function_key(v) if callable(v) and not isinstance(v, type) else v
+
+    values = [
+        {k: named(x) for k, x in v.items()}
+        if isinstance(v, dict)
+        else [named(x) for x in v]
+        if isinstance(v, (list, tuple))
+        else named(v)
+        for v in values
+    ]
+    try:
+        return digest(values)
+    except (TypeError, ValueError) as e:
+        name = getattr(f, '__qualname__', 'a partial')
+        raise MaftError(
+            f'{name} holds a value that a key cannot hold ({str(e)[:80]}). Make that value inside it, or hand in plain'
+            ' numbers, texts, lists and dicts.'
+        ) from None
