@@ -222,7 +222,9 @@ def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
 
 def test_room(llama):
     e = HFEngine(llama, max_length=100)
-    assert e.token_budget(50, Sampling(max_new_tokens=40)) == 40 and e.token_budget(70, Sampling(max_new_tokens=40)) == 30
+    assert (
+        e.token_budget(50, Sampling(max_new_tokens=40)) == 40 and e.token_budget(70, Sampling(max_new_tokens=40)) == 30
+    )
     assert (
         e.token_budget(90, Sampling(max_new_tokens=40)) == 10
         and e.token_budget(91, Sampling(max_new_tokens=40)) == 0

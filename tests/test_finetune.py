@@ -120,9 +120,10 @@ def test_the_order_of_agents_does_not_matter(job):
 
 def test_another_process_another_history_the_same_bytes(job, models, rows_file, tmp_path):
     code = (
-        'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; from multiagent_ft.training.finetune import'
-        ' finetune_job\nmodel, rows, out, settings = sys.argv[1:]; finetune_job(out, HFEngine(model, device="cpu"),'
-        ' None, rows, json.loads(settings), 0)'
+        'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; '
+        'from multiagent_ft.training.finetune import finetune_job; '
+        'model, rows, out, settings = sys.argv[1:]; '
+        'finetune_job(out, HFEngine(model, device="cpu"), None, rows, json.loads(settings), 0)'
     )
     subprocess.run(
         [sys.executable, '-c', code, models('llama'), rows_file, tmp_path / 'there', json.dumps(FAST)], check=True
@@ -232,7 +233,8 @@ ft.CHECKPOINT_SECONDS = 0
 def progress(p):
     print(p['step'], flush=True)
     if p['step'] == int(at): os.kill(os.getpid(), signal.SIGKILL)
-ft.finetune_job(out, HFEngine(model, device='cpu'), None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
+engine = HFEngine(model, device='cpu')
+ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
 """
 
 
