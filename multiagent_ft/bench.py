@@ -17,7 +17,7 @@ from statistics import mean
 from .method.debate import Seeds, Protocol, Society, debate, untrained
 from .method.prompts import Sampling
 from .runs.plan import bare_training
-from .runs.jobs import LocalExecutor, CachedEngine, ProcessExecutor
+from .runs.jobs import CachedEngine, JobRunner, ProcessExecutor
 from .runs.store import Store
 from .training.trainer import TrainingSettings
 
@@ -108,13 +108,13 @@ def hold(
     society: Society,
     protocol: Protocol,
     engine,
-    executor: LocalExecutor | ProcessExecutor,
+    runner: JobRunner,
     block: int,
     seed: int = 0,
 ) -> tuple[list, float]:
     "One debate per problem through the store, as a run does it: (transcripts, seconds)."
     t = time.perf_counter()
-    said = debate(problems, society, protocol, CachedEngine(engine, executor, block).generate, Seeds(seed, 'bench'))
+    said = debate(problems, society, protocol, CachedEngine(runner, block).generate, Seeds(seed, 'bench'))
     return said, time.perf_counter() - t
 
 
@@ -247,7 +247,7 @@ from .core import MaftError
 from .method.debate import Seeds, Protocol, Society, generator_requests, untrained
 from .method.prompts import Sampling
 from .training.finetune import finetune_key
-from .runs.jobs import EngineSpec, LocalExecutor, Job, ProcessExecutor
+from .runs.jobs import EngineSpec, Job, JobRunner, ProcessExecutor
 from .method.recipes import RecipeContext, own_turns
 from .method.examples import save_examples
 from .runs.store import Store
@@ -267,10 +267,8 @@ def compare_generation(
     "(figures in tokens per second, transcripts): ours, the plain way, the ceiling."
     import torch
 
-    hold(problems[:2], society, protocol, engine, LocalExecutor(Store(folder / 'warm'), engine), spec.batch_size)
-    said, seconds = hold(
-        problems, society, protocol, engine, LocalExecutor(Store(folder / 'one'), engine), spec.batch_size
-    )
+    hold(problems[:2], society, protocol, engine, JobRunner(Store(folder / 'warm'), engine), spec.batch_size)
+    said, seconds = hold(problems, society, protocol, engine, JobRunner(Store(folder / 'one'), engine), spec.batch_size)
     turns = [u for t in said for u in t.turns]
     n, sampling = tokens(turns), protocol.sampling
 
@@ -290,7 +288,7 @@ def compare_generation(
         multiply=n / arithmetic(engine, turns),
     )
     if workers:
-        with ProcessExecutor(Store(folder / 'workers'), spec, workers) as w:
+        with JobRunner(Store(folder / 'workers'), engine, ProcessExecutor(workers), spec) as w:
             # both workers started
             hold(problems[: 2 * spec.batch_size : spec.batch_size] or problems[:1], society, protocol, engine, w, 1)
             _, seconds = hold(problems, society, protocol, engine, w, spec.batch_size)
@@ -363,8 +361,8 @@ def compare_finetuning(
     warm = replace(
         jobs[0], key=dict(jobs[0].key, warm=True), args=dict(jobs[0].args, settings=asdict(replace(s, epochs=1)))
     )
-    LocalExecutor(Store(folder / 'warm'), engine).run([warm])
-    ours = timed(lambda: LocalExecutor(Store(folder / 'train-one'), engine).run(jobs))
+    JobRunner(Store(folder / 'warm'), engine).run([warm])
+    ours = timed(lambda: JobRunner(Store(folder / 'train-one'), engine).run(jobs))
     bare = sum(bare_training(engine, rs, s) for rs in rows.values())
     plain = sum(plain_training(spec.model, engine, rs, s) for rs in rows.values())
     two = [next(iter(rows.values())), [*rows.values()][-1]]
@@ -384,7 +382,7 @@ def compare_finetuning(
         ceiling=n / bare,
     )
     if workers:
-        with ProcessExecutor(Store(folder / 'train-workers'), spec, workers) as w:
+        with JobRunner(Store(folder / 'train-workers'), engine, ProcessExecutor(workers), spec) as w:
             w.run([replace(warm, key=dict(warm.key, i=i)) for i in range(workers)])
             ours = timed(lambda: w.run(jobs))
         torch.set_num_threads(workers)
@@ -425,7 +423,7 @@ def hold_memory(
         protocol = Protocol(sampling=Sampling(1.0, 1.0, new))
         society = adapted(engine, Path(d) / 'adapters', agents) if many else untrained(agents)
         problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
-        here = LocalExecutor(Store(Path(d) / 'store'), engine)
+        here = JobRunner(Store(Path(d) / 'store'), engine)
         said, _ = hold(problems, society, protocol, engine, here, questions)
         s = TrainingSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
         jobs, _ = jobs_of(engine, society, said, protocol, s, Path(d))
@@ -691,7 +689,7 @@ def growth(
 
     spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1.0, 1.0, 160))
     engine, problems = HFEngine(**asdict(spec)), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
-    with tempfile.TemporaryDirectory() as d, ProcessExecutor(Store(Path(d)), spec, workers) as w:
+    with tempfile.TemporaryDirectory() as d, JobRunner(Store(Path(d)), engine, ProcessExecutor(workers), spec) as w:
         # workers started
         hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)
 
