@@ -255,10 +255,8 @@ def report_idle_agents(rows: dict[Agent, list[Example]]):
 def pseudo_label_accuracy(task, said: list[Transcript], votes: list) -> dict:
     """How many questions got a label, how many votes were tied, how many agents abstained, and how many of the labels
     are right. Reported, never used."""
-    from multiagent_ft.runs.tasks import score
-
     kept = [(t, v) for t, v in zip(said, votes) if v.answer is not None]
-    known = [score(task, v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
+    known = [task.score(v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
     return dict(
         kept=len(kept),
         asked=len(said),
