@@ -523,7 +523,7 @@ def test_one_process_at_a_time(runs):
     home = runs[0] / 'demo'
     code = (
         'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'
-        " held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+        " run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)
     try:
