@@ -117,7 +117,7 @@ class WorkerProcess:
     def __init__(self, store: Path, spec: EngineSpec, threads: int = 1):
         env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'MAFT_QUIET': '1'}
         self.p = subprocess.Popen(
-            [sys.executable, '-c', 'from multiagent_ft.runs.jobs import worker_main; worker_main()'],
+            [sys.executable, '-P', '-c', 'from multiagent_ft.runs.jobs import worker_main; worker_main()'],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
