@@ -31,8 +31,9 @@ def fault(**kw):
 
 def test_import_is_light():
     code = (
-        "import sys, multiagent_ft.runs.settings as c; c.load_config(); print([m for m in ('torch', 'transformers', 'numpy',"
-        " 'pandas', 'rich', 'typer') if m in sys.modules])"
+        'import sys, multiagent_ft.runs.settings as c; c.load_config(); '
+        "heavy = ('torch', 'transformers', 'numpy', 'pandas', 'rich', 'typer'); "
+        'print([m for m in heavy if m in sys.modules])'
     )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
 

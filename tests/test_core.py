@@ -1,11 +1,12 @@
 "Core: one spelling for equal values, seeds with an address, files whole or not at all, errors that name the line."
 
-import dataclasses, errno, json, math, os, random, re, subprocess, sys, threading
+import dataclasses, errno, functools, json, math, os, random, re, subprocess, sys, threading
 from collections import Counter
 from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 from conftest import ROOT
+from multiagent_ft import core
 from multiagent_ft.core import (
     FINISH,
     Completion,
@@ -358,3 +359,56 @@ def test_importing_core_is_light():
         ' set(sys.modules)))'
     )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == '[]'
+
+
+USER_FILES = {
+    'none.py:mine': (None, 'no file'),
+    'syntax.py:mine': ('x = 1\ndef f(:\n', 'line 2', 'SyntaxError'),
+    'raises.py:mine': ('x = 1\n\nmine = 1 / 0\n', 'line 3', 'ZeroDivisionError'),
+    'exits.py:mine': ('import sys\nsys.exit(3)\n', 'line 2', 'SystemExit'),
+    'typo.py:mine': ('mien = "a"\n', 'Did you mean mien?'),
+    'wrong.py:mine': ('mine = 3\n', 'expected an object of type str, found a int'),
+    'bytes.py:mine': (b'mine = "\xff"', 'SyntaxError'),
+}
+
+
+@pytest.mark.parametrize('where', USER_FILES)
+def test_an_object_that_cannot_be_loaded_is_one_line(tmp_path, where):
+    text, *expected = USER_FILES[where]
+    if text is not None:
+        (tmp_path / where.split(':')[0]).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(core.MaftError) as e:
+        core.load_object(f'{tmp_path}/{where}', str)
+    assert '\n' not in str(e.value) and where in str(e.value)
+    assert all(part in str(e.value) for part in expected), str(e.value)
+
+
+def test_a_loaded_object_is_one_object_until_its_file_changes(tmp_path):
+    (tmp_path / 'beside.py').write_text('base = 40')
+    (tmp_path / 'my.py').write_text('import beside\ndef mine(): return beside.base + 2')
+    where = f'{tmp_path}/my.py:mine'
+    mine = core.load_object(where)
+    assert mine() == 42 and core.load_object(where) is mine
+    key = core.function_key(mine)
+    (tmp_path / 'my.py').write_text('def mine(): return 43')
+    assert core.load_object(where)() == 43 and core.function_key(core.load_object(where)) != key
+    assert core.load_object('json:dumps') is json.dumps
+    for name in ('my.py', 'my.py:', ':mine', 'a b:c', 'no.such_module:x'):
+        with pytest.raises(core.MaftError):
+            core.load_object(name)
+
+
+def test_function_key_changes_with_source_defaults_and_closure():
+    def scaled(k, by=1):
+        def f(x, plus=by):
+            return f(k) if x is None else k * x + plus
+
+        return f
+
+    key = core.function_key(scaled(2))
+    assert key == core.function_key(scaled(2)) and len(json.dumps(key)) < 300
+    others = [scaled(3), scaled(2, by=2), functools.partial(scaled(2), plus=3), lambda x: x, lambda x: x + 1]
+    assert len({json.dumps(core.function_key(f)) for f in [scaled(2), *others]}) == 6
+    for bad in (len, scaled(object()), functools.partial(scaled, {1, 2})):
+        with pytest.raises(core.MaftError):
+            core.function_key(bad)
