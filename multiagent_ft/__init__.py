@@ -6,6 +6,6 @@ __all__ = ['Society']
 def __getattr__(name):
     "`Society` is looked up when it is first asked for, so that importing the package costs nothing."
     if name == 'Society':
-        from .debate import Society
+        from .runs.society import Society
         return Society
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -18,6 +18,7 @@ from .method.debate import Seeds, Protocol, Society, debate, untrained
 from .method.prompts import Sampling
 from .runs.plan import bare_training
 from .runs.jobs import LocalExecutor, CachedEngine, ProcessExecutor
+from .runs.society import reader
 from .runs.store import Store
 from .training.trainer import TrainingSettings
 
@@ -114,7 +115,14 @@ def hold(
 ) -> tuple[list, float]:
     "One debate per problem through the store, as a run does it: (transcripts, seconds)."
     t = time.perf_counter()
-    said = debate(problems, society, protocol, CachedEngine(engine, executor, block).generate, Seeds(seed, 'bench'))
+    said = debate(
+        problems,
+        society,
+        protocol,
+        CachedEngine(engine, executor, block).generate,
+        seeds=Seeds(seed, 'bench'),
+        read=reader(),
+    )
     return said, time.perf_counter() - t
 
 
@@ -245,11 +253,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from .core import MaftError
 from .method.debate import Seeds, Protocol, Society, generator_requests, untrained
-from .method.prompts import Sampling
+from .method.prompts import EngineSpec, Sampling
 from .training.finetune import finetune_key
-from .runs.jobs import EngineSpec, LocalExecutor, Job, ProcessExecutor
+from .runs.jobs import LocalExecutor, Job, ProcessExecutor
 from .method.recipes import RecipeContext, own_turns
 from .method.examples import save_examples
+from .runs.society import reader
 from .runs.store import Store
 from .training.trainer import TrainingSettings
 
@@ -267,9 +276,11 @@ def compare_generation(
     "(figures in tokens per second, transcripts): ours, the plain way, the ceiling."
     import torch
 
-    hold(problems[:2], society, protocol, engine, LocalExecutor(Store(folder / 'warm'), engine), spec.batch_size)
+    hold(
+        problems[:2], society, protocol, engine, LocalExecutor(Store(folder / 'warm'), engine), spec.args['batch_size']
+    )
     said, seconds = hold(
-        problems, society, protocol, engine, LocalExecutor(Store(folder / 'one'), engine), spec.batch_size
+        problems, society, protocol, engine, LocalExecutor(Store(folder / 'one'), engine), spec.args['batch_size']
     )
     turns = [u for t in said for u in t.turns]
     n, sampling = tokens(turns), protocol.sampling
@@ -286,14 +297,21 @@ def compare_generation(
         ours=n / seconds,
         plain=rate(plainly(engine, sample, sampling)),
         plain_answers=len(sample),
-        ceiling=n / perfect(engine, turns, sampling, spec.batch_size),
+        ceiling=n / perfect(engine, turns, sampling, spec.args['batch_size']),
         multiply=n / arithmetic(engine, turns),
     )
     if workers:
         with ProcessExecutor(Store(folder / 'workers'), spec, workers) as w:
             # both workers started
-            hold(problems[: 2 * spec.batch_size : spec.batch_size] or problems[:1], society, protocol, engine, w, 1)
-            _, seconds = hold(problems, society, protocol, engine, w, spec.batch_size)
+            hold(
+                problems[: 2 * spec.args['batch_size'] : spec.args['batch_size']] or problems[:1],
+                society,
+                protocol,
+                engine,
+                w,
+                1,
+            )
+            _, seconds = hold(problems, society, protocol, engine, w, spec.args['batch_size'])
         torch.set_num_threads(workers)
         out |= dict(workers=workers, ours_workers=n / seconds, plain_threads=rate(plainly(engine, sample, sampling)))
         torch.set_num_threads(1)
@@ -305,7 +323,7 @@ def jobs_of(
 ) -> tuple[list[Job], dict]:
     """(finetuning jobs of one iteration, rows by agent): every agent on its own words of the debates `said`, new
     adapters."""
-    means = RecipeContext(None, None, protocol, min_support=2 if len(society) > 1 else 1)
+    means = RecipeContext(None, None, protocol, reader(), min_support=2 if len(society) > 1 else 1)
     rows = {a: r for a, r in own_turns(means, society, said, means.labels(said)).items() if r} or {
         a: [_row(engine, t, a) for t in said] for a in society.agents
     }
@@ -366,12 +384,12 @@ def compare_finetuning(
     LocalExecutor(Store(folder / 'warm'), engine).run([warm])
     ours = timed(lambda: LocalExecutor(Store(folder / 'train-one'), engine).run(jobs))
     bare = sum(bare_training(engine, rs, s) for rs in rows.values())
-    plain = sum(plain_training(spec.model, engine, rs, s) for rs in rows.values())
+    plain = sum(plain_training(spec.args['model'], engine, rs, s) for rs in rows.values())
     two = [next(iter(rows.values())), [*rows.values()][-1]]
     as_it_comes = (
         s.epochs
         * sum(len(r.input_ids) for rs in two for r in rs)
-        / sum(plain_training(spec.model, engine, rs, s, True) for rs in two)
+        / sum(plain_training(spec.args['model'], engine, rs, s, True) for rs in two)
     )
     out = dict(
         agents=len(rows),
@@ -391,7 +409,7 @@ def compare_finetuning(
         out |= dict(
             workers=workers,
             ours_workers=n / ours,
-            plain_threads=n / sum(plain_training(spec.model, engine, rs, s) for rs in rows.values()),
+            plain_threads=n / sum(plain_training(spec.args['model'], engine, rs, s) for rs in rows.values()),
         )
         torch.set_num_threads(1)
     return out
@@ -491,29 +509,26 @@ def speeds(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        spec = EngineSpec(
-            bench_model(model, folder, layers),
+        args = dict(
+            model=bench_model(model, folder, layers),
             dtype=dtype,
             batch_size=max(1, min(questions // 2 if model == 'nano' else questions, 128)),
         )
-        engine = HFEngine(**asdict(spec))
+        engine = HFEngine(**args)
+        spec = EngineSpec('hf', args | dict(model=engine.source))
         protocol, problems = (
             Protocol(sampling=Sampling(1.0, top_p, new)),
             split(load_task('arithmetic'), 1, questions, 0).evaluation,
         )
         society = adapted(engine, folder / 'adapters')
-        generation, said = compare_generation(
-            engine, replace(spec, model=engine.source), society, problems, protocol, few, folder, workers
-        )
+        generation, said = compare_generation(engine, spec, society, problems, protocol, few, folder, workers)
         # enough steps to be fair would take an hour
         if model != 'nano' and engine.device.type == 'cpu':
             return dict(generation=generation)
         s = TrainingSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
         return dict(
             generation=generation,
-            finetuning=compare_finetuning(
-                engine, replace(spec, model=engine.source), society, said, protocol, s, folder, workers
-            ),
+            finetuning=compare_finetuning(engine, spec, society, said, protocol, s, folder, workers),
         )
 
 # %% ../nbs/61_bench.ipynb #4c8e878e
@@ -689,8 +704,8 @@ def growth(
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.runs.tasks import load_task, split
 
-    spec, protocol = EngineSpec('nano', batch_size=125), Protocol(sampling=Sampling(1.0, 1.0, 160))
-    engine, problems = HFEngine(**asdict(spec)), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
+    spec, protocol = EngineSpec('hf', dict(model='nano', batch_size=125)), Protocol(sampling=Sampling(1.0, 1.0, 160))
+    engine, problems = HFEngine(**spec.args), split(load_task('arithmetic'), 1, max(questions), 0).evaluation
     with tempfile.TemporaryDirectory() as d, ProcessExecutor(Store(Path(d)), spec, workers) as w:
         # workers started
         hold(problems[-workers:], untrained(1), Protocol(1, sampling=protocol.sampling), engine, w, 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import SHARED, needs_shared
 from multiagent_ft.answers.reading import extract, same
-from multiagent_ft.core import MaftError, Problem, held_out
+from multiagent_ft.core import Completion, MaftError, Problem, held_out
 from multiagent_ft.method.prompts import question_prompt
 from multiagent_ft.runs.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
 from multiagent_ft.runs.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
@@ -51,7 +51,7 @@ def test_every_recorded_question_is_read(name, rows, different):
     problems = a if a is b else a + b
     assert len(problems) == rows == len({p.id for p in problems})
     for p in problems:
-        assert p.text and p.gold and score(task, p.gold, p)
+        assert p.text and p.gold and score(task, task.gold_answer(p), p)
         assert same(p.gold, extract(f'So it is \\boxed{{{p.gold}}}.', task.kind))
     s = split(task)
     assert s.report['different'] == different and s.report['in_both'] == [] and len(s.train) == len(s.evaluation) == 500
@@ -274,7 +274,7 @@ def test_math_takes_levels_1_to_3_unless_told(tmp_path):
 def test_prompts():
     p = Problem('x/1', 'Which?\n(A) this\n(B) that', 'B')
     assert (
-        question_prompt(p.text, load_task('mmlu').prompt)
+        question_prompt(p.text, load_task('mmlu').how)
         == 'Which?\n(A) this\n(B) that\nThink step by step, then give the letter of the right choice as'
         ' \\boxed{letter}.'
     )
@@ -382,7 +382,7 @@ def test_the_same_questions_in_every_format(tmp_path, save):
         and [(p.text, p.gold) for p in a] == [(r['Q'], r['Sol']) for r in ROWS]
         and a[0].id.startswith('plus/mine-')
     )
-    assert question_prompt(a[0].text, task.prompt) == '0 plus 1\nGive the sum as \\boxed{sum}.'
+    assert question_prompt(a[0].text, task.how) == '0 plus 1\nGive the sum as \\boxed{sum}.'
     train, evaluation = split(task, 4, 4)
     assert {p.text for p in train + evaluation} == {r['Q'] for r in ROWS}
 
@@ -442,8 +442,8 @@ def test_several_columns_and_a_pattern_of_ones_own(tmp_path):
     assert (
         p.text == 'Ann is ninety. Is Ann old?'
         and notes['other_levels'] == 1
-        and score(task, task.read('Hm.\nAnswer: yes'), p)
-        and not score(task, task.read('Answer: no'), p)
+        and score(task, *task.read([Completion('Hm.\nAnswer: yes', 'stop')], [p]), p)
+        and not score(task, *task.read([Completion('Answer: no', 'stop')], [p]), p)
     )
 
 
@@ -699,8 +699,8 @@ def test_a_data_file_by_its_name(tmp_path, monkeypatch):
 
 def test_a_pattern_is_no_instruction():
     with pytest.raises(MaftError, match='needs an instruction'):
-        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').prompt)
-    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').prompt) == 'Is it?\nSay yes or no.'
+        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').how)
+    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').how) == 'Is it?\nSay yes or no.'
 
 
 # Questions without answers

@@ -6,7 +6,7 @@
 __all__ = ['Count', 'Whole', 'Share', 'Above0', 'From0', 'Text', 'Device', 'Folder', 'FileOrFolder', 'Levels', 'QUICK', 'allowed',
            'key', 'Questions', 'Debate', 'Learning', 'Config', 'model_defaults', 'parse_yaml', 'read_yaml', 'validated',
            'load_config', 'is_operational', 'describe', 'semantic', 'dump_config', 'save_config', 'config_of',
-           'check_same']
+           'check_same', 'settled']
 
 # %% ../../nbs/runs/25_settings.ipynb #24f2767f
 import difflib, os, re
@@ -403,3 +403,11 @@ def check_same(old: dict | Config, new: Config):  # the folder's configuration  
             f'{new.folder} holds a run with another configuration: {", ".join(changed[:6])}{more}.\nChoose another'
             f' folder with --out, or ask for the values it has (see {new.folder}/config.yaml).'
         )
+
+# %% ../../nbs/runs/25_settings.ipynb #1ce8a75b
+def settled(cfg: Config) -> Config:
+    "`cfg` with what its recipe fixes; a recipe that trains nobody has no iterations."
+    from multiagent_ft.method.recipes import recipe
+
+    r = recipe(cfg.recipe)
+    return validated(cfg.model_dump() | r.settings | ({} if r.trains else dict(iterations=0)))

@@ -271,8 +271,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Callable
-from ..core import MaftError, Problem, digest, held_out, rng_for
-from ..answers.reading import extract, reading, same
+from ..core import Answer, Completion, MaftError, Problem, digest, held_out, rng_for, same_answer
+from ..answers.reading import canonical, reading, same
+from ..method.prompts import how_to_answer
+from .society import reader
 from .data import BUILT_IN, READERS, DataSet, checked, problems_of, read_task_file
 from ..answers.latex import trimmed
 
@@ -291,18 +293,22 @@ class Task:
     skip_unreadable: bool = False
 
     @property
-    def prompt(self) -> str:
-        "What `prompts.opening` takes as its kind: the instruction, or the name of the usual one."
-        return self.instruction or self.kind
+    def how(self) -> str:
+        "The sentence that closes every question: how an answer should end."
+        return how_to_answer(self.kind, self.instruction)
 
-    def read(self, text: str) -> str | None:
-        "The answer in what a model said, or None."
-        return extract(text, self.kind)
+    def read(self, completions: list[Completion], problems: list[Problem]) -> list[Answer | None]:
+        "The answer in each completion, or None; `problems` are the questions they answer."
+        return reader(self.kind)(completions, problems)
+
+    def gold_answer(self, problem: Problem) -> Answer | None:
+        "The right answer, or None where there is none."
+        return None if problem.gold is None else Answer(problem.gold, canonical(problem.gold), how='gold')
 
 
-def score(task: Task, answer: str | None, problem: Problem) -> bool:
+def score(task: Task, answer: Answer | None, problem: Problem) -> bool:
     "Is `answer` right? An answer that could not be read is wrong."
-    return same(answer, problem.gold)
+    return same_answer(answer, task.gold_answer(problem))
 
 # %% ../../nbs/runs/22_tasks.ipynb #c61b637b
 def arithmetic(rng) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from .statistics import TableRow, csv_text, markdown
-from ..runs.settings import Config, semantic, validated
+from ..runs.settings import Config, semantic, settled, validated
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
 from ..runs.tracking import stage
@@ -35,7 +35,6 @@ from multiagent_ft.method.recipes import (
     answer_with_hint,
     full_debate,
     recipe,
-    settled,
 )
 from ..runs.store import Store
 
