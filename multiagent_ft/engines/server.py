@@ -122,7 +122,7 @@ class ServerEngine:
             self.renderer.stop_ids,
         )
 
-    def call_server(self, path: str, body: dict | None = None) -> dict | str:
+    def ask(self, path: str, body: dict | None = None) -> dict | str:
         return call_server(self.url + path, body, **self.how)
 
     def names(self) -> dict[str, dict]:

@@ -39,8 +39,12 @@ def _by_form(answers, weights):
     return groups
 
 
-def _spelling(answer):
-    return len(answer.text), answer.text
+def _shortest(answers):
+    return min(answers, key=lambda a: (len(a.text), a.text))
+
+
+def _weight(group, exact):
+    return math.fsum(w for _, w in group) if exact else len(group)
 
 
 def vote(
@@ -59,12 +63,12 @@ def vote(
     abstained = len(answers) - cast
     if not groups:
         return Vote(None, support=0, cast=0, abstained=abstained, tied=False, margin=0)
-    support = {form: math.fsum(w for _, w in g) if weights else len(g) for form, g in groups.items()}
+    support = {form: _weight(group, exact=weights is not None) for form, group in groups.items()}
     top, runner_up = sorted([*support.values(), 0], reverse=True)[:2]
     winners = sorted(form for form, s in support.items() if s == top)
     tied = len(winners) > 1
     answer = None
     if top >= min_support and (tie == 'random' or not tied):
         winner = rng_for('tie', seed, winners).choice(winners)
-        answer = min((a for a, _ in groups[winner]), key=_spelling)
+        answer = _shortest([a for a, _ in groups[winner]])
     return Vote(answer, support=top, cast=cast, abstained=abstained, tied=tied, margin=top - runner_up)

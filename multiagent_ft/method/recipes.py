@@ -337,12 +337,12 @@ VARIANTS = (
             ('all', 'all', "as the authors' code: critics learn the first answer too, wrong or not"),
         )
     ),
-    variant(_r['debate'], 'cooperative', f'{PAPER}, Table 3, base: agents cooperate', manner='cooperative'),
-    variant(_r['multiagent-ft'], 'cooperative-ft', f'{PAPER}, Table 3, finetuned', manner='cooperative'),
+    variant(_r['debate'], 'cooperative', f'{PAPER}, Table 3, base: agents cooperate', prompts='cooperative'),
+    variant(_r['multiagent-ft'], 'cooperative-ft', f'{PAPER}, Table 3, finetuned', prompts='cooperative'),
     variant(
-        _r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', manner='unique-id'
+        _r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', prompts='unique-id'
     ),
-    variant(_r['union-ft'], 'unique-id-ft', 'the same, finetuned on the union of all rows', manner='unique-id'),
+    variant(_r['union-ft'], 'unique-id-ft', 'the same, finetuned on the union of all rows', prompts='unique-id'),
     *(
         variant(_r[n], f'{n}-t2', f'{PAPER}, Figure 10, temperature 2', temperature=2.0)
         for n in ('single-agent-ft', 'single-agent-ft-alone')

@@ -14,7 +14,7 @@ from math import sqrt
 from typing import Iterable
 from ..core import Answer, MaftError, Problem, Transcript, Turn
 from ..method.consensus import vote
-from .tasks import Task, score
+from .tasks import Task
 
 # %% ../../nbs/runs/26_evaluate.ipynb #e086e2cc
 def scored_vote(
@@ -26,7 +26,7 @@ def scored_vote(
     "The vote over `answers` as it goes into an outcome: answer, support, cast, tied, right."
     v = vote(answers, tie='random', seed=[seed, problem.id])
     answer = v.answer and v.answer.text
-    return dict(answer=answer, support=v.support, cast=v.cast, tied=v.tied, right=score(task, v.answer, problem))
+    return dict(answer=answer, support=v.support, cast=v.cast, tied=v.tied, right=task.score(v.answer, problem))
 
 # %% ../../nbs/runs/26_evaluate.ipynb #756cb0df
 def cost(turns: list[Turn]) -> dict:
@@ -63,7 +63,7 @@ def outcome(
     by_round = [{t.agent: t.answer for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)]
     answers = [[r.get(i) for i in agents] for r in by_round] or [[]]
     texts = [[a and a.text for a in row] for row in answers]
-    right = [[score(task, a, p) for a in row] for row in answers]
+    right = [[task.score(a, p) for a in row] for row in answers]
     return dict(
         iteration=iteration,
         problem=p.id,

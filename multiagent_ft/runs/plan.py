@@ -95,11 +95,11 @@ def threads(n: int):
 def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample:  # to begin with
     "Let the untrained society do the first steps of its recipe on `engine` and measure them; nothing is stored."
     import torch
-    from multiagent_ft.runs.run import protocol_of, settings_of, worker_count
+    from multiagent_ft.runs.run import protocol_of, worker_count
     from multiagent_ft.runs.tasks import load_task
 
     cfg = settled(cfg)
-    task = load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
+    task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
     r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     means = RecipeContext(
         engine.generate,
@@ -127,7 +127,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
         rows = (
             [x for rs in r.select(means, society, said, r.label(means, said)).values() for x in rs] if r.trains else []
         )
-        return measure(said, rows, t, learning_speed(engine, rows, settings_of(cfg)))
+        return measure(said, rows, t, learning_speed(engine, rows, TrainingSettings(**dict(cfg.training))))
 
 # %% ../../nbs/runs/29_plan.ipynb #750efbef
 def batches(engine, rows: list[Example], s: TrainingSettings) -> list[list[dict]]:

@@ -75,7 +75,8 @@ def records_of(folder: Path, label: str) -> list[dict]:
     for o in read_jsonl(Path(folder) / 'outcomes.jsonl'):
         outcomes.setdefault(o['iteration'], []).append(o)
     return [
-        record(label, cfg.task, cfg.seed, it, outcomes[it['iteration']], cfg.epochs) for it in summary['iterations']
+        record(label, cfg.task.name, cfg.seed, it, outcomes[it['iteration']], cfg.epochs)
+        for it in summary['iterations']
     ]
 
 # %% ../../nbs/studies/32_outcomes.ipynb #0e7b443f
