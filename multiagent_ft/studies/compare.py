@@ -171,7 +171,7 @@ def shared_tokens(
     except (OSError, ValueError):
         known = {}
     for name in set().union(*used) - known.keys():
-        file = store._folder('generate', name) / 'completions.jsonl'
+        file = store.folder('generate', name) / 'completions.jsonl'
         known[name] = sum(len(c['token_ids']) for c in read_jsonl(file)) if file.is_file() else 0
     write_atomic(memo, json.dumps(dict(sorted(known.items()))))
     return dict(apart=sum(known[k] for u in used for k in u), together=sum(known[k] for k in set().union(*used)))
