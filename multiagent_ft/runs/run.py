@@ -7,12 +7,14 @@ __all__ = ['SMALL', 'worker_count', 'protocol_of', 'executor_for', 'RunContext',
            'recipe_context', 'finetune_all', 'train_iteration', 'report_idle_agents', 'pseudo_label_accuracy',
            'examples_by_role', 'cut_turns', 'more_about', 'evaluate_iteration', 'run', 'init_run_dir', 'run_lock',
            'write_summary', 'git_commit', 'source_digest', 'recipe_functions', 'input_digest', 'finished_summary',
-           'summary_table', 'check_unseen', 'evaluate_society', 'evaluate_run']
+           'summary_table', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 from .settings import Config, check_same, config_of, save_config, semantic, settled
 from multiagent_ft.core import (
     MaftError,
@@ -27,11 +29,21 @@ from multiagent_ft.core import (
     write_atomic,
     write_jsonl,
 )
-from ..method.debate import Agent, Seeds, Protocol, Society, iterations_of, save_society, untrained
-from ..method.prompts import Sampling
+from ..method.debate import Agent, Seeds, Protocol, Society, untrained
+from ..method.consensus import vote_to_dict
+from .society import iterations_of, load_society, save_society, with_engine
+from ..method.prompts import EngineSpec, Sampling
 from .evaluate import health, outcome, summarize_outcomes
 from ..training.finetune import finetune_key, versions
-from .jobs import EngineSpec, LocalExecutor, Job, CachedEngine, ProcessExecutor, engine_for
+from multiagent_ft.runs.jobs import (
+    CachedEngine,
+    Executor,
+    Job,
+    JobRunner,
+    LocalExecutor,
+    ProcessExecutor,
+    engine_for,
+)
 from .tracking import Progress, quiet, stage
 from multiagent_ft.method.recipes import (
     RecipeContext,
@@ -69,22 +81,21 @@ def worker_count(cfg: Config) -> int:
 
 def protocol_of(cfg: Config, task) -> Protocol:
     "How agents argue, from the configuration."
-    words = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
+    sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
     return Protocol(
-        cfg.rounds,
-        cfg.summary,
-        task.kind,
-        task.instruction,
-        words,
-        replace(words, max_new_tokens=cfg.summary_max_new_tokens),
-        cfg.prompts,
+        rounds=cfg.rounds,
+        summary=cfg.summary,
+        how=task.how,
+        sampling=sampling,
+        summary_sampling=replace(sampling, max_new_tokens=cfg.summary_max_new_tokens),
+        manner=cfg.prompts,
     )
 
 # %% ../../nbs/runs/28_run.ipynb #9a9e399d
-def executor_for(cfg: Config, store: Store, spec: EngineSpec):
+def executor_for(cfg: Config) -> Executor:
     "Worker processes, or this process alone, as `cfg.workers` says."
     n = worker_count(cfg)
-    return ProcessExecutor(store, spec, n) if n else LocalExecutor(store, engine_for(spec))
+    return ProcessExecutor(n) if n else LocalExecutor()
 
 
 class RunContext:
@@ -97,35 +108,39 @@ class RunContext:
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
         self.spec = EngineSpec(
-            cfg.model,
-            cfg.device,
-            '4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype,
-            cfg.batch_size,
-            cfg.revision,
-            cfg.chat_template,
-            cfg.trust_remote_code,
+            'hf',
+            dict(
+                model=cfg.model,
+                device=cfg.device,
+                dtype='4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype,
+                batch_size=cfg.batch_size,
+                revision=cfg.revision,
+                chat_template=cfg.chat_template,
+                trust_remote_code=cfg.trust_remote_code,
+            ),
         )
-        self.store = executor.store if executor else Store(cfg.store_folder)
+        self.store = Store(cfg.store_folder)
         self.protocol, self.recipe = protocol_of(cfg, self.task), recipe(cfg.recipe)
         self.settings = TrainingSettings(**dict(cfg.training))
 
     def __enter__(self):
         self.engine = engine_for(self.spec)
-        self.executor = self.shared or executor_for(self.cfg, self.store, self.spec)
-        self.speak, self.trace = CachedEngine(self.engine, self.executor, self.cfg.batch_size), {}
+        executor = self.shared or executor_for(self.cfg)
+        self.runner = JobRunner(self.store, self.engine, executor, self.spec)
+        self.cached, self.trace = CachedEngine(self.runner, self.cfg.batch_size), {}
         return self
 
     def __exit__(self, *e):
         if not self.shared:
-            self.executor.close()
+            self.runner.close()
 
     @contextlib.contextmanager
     def step(self, k: int, name: str):
         "One step of iteration `k`; remembers which entries of the store it stood on."
-        self.executor.used.clear()
+        self.runner.used.clear()
         with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name):
             yield
-        self.trace[f'iteration-{k}/{name}'] = sorted(self.executor.used)
+        self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
 
 # %% ../../nbs/runs/28_run.ipynb #a885d30a
 def check_disjoint(train: list[Problem], evaluation: list[Problem]):
@@ -158,19 +173,21 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
 
     def generate(requests):
         with Progress(len(requests), step[0]) as p:
-            return ws.speak.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
+            return ws.cached.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
 
     return RecipeContext(
         generate,
-        lambda rows: finetune_all(ws, k, rows),
-        ws.protocol,
-        cfg.seed,
-        cfg.w,
-        cfg.critic_loss,
-        cfg.min_support,
-        cfg.early_stop in (('eval', 'all') if exam else ('all',)),
-        lambda name, n: step.__setitem__(0, name),
-        cfg.votes,
+        train=lambda rows: finetune_all(ws, k, rows),
+        protocol=ws.protocol,
+        read=ws.task.read,
+        gold_answer=ws.task.gold_answer,
+        seed=cfg.seed,
+        w=cfg.w,
+        critic_loss=cfg.critic_loss,
+        min_support=cfg.min_support,
+        early_stop=cfg.early_stop in (('eval', 'all') if exam else ('all',)),
+        stage=lambda name, n: step.__setitem__(0, name),
+        votes=cfg.votes,
     )
 
 
@@ -200,7 +217,7 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
     if not jobs:
         return {}
     with Progress(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as p:
-        paths = ws.executor.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
+        paths = ws.runner.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
     return {a.name: str(path) for a, path in zip(rows, paths)}
 
 # %% ../../nbs/runs/28_run.ipynb #bd9a3683
@@ -215,7 +232,7 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     with ws.step(k, 'finetune'):
         new = r.train(m, society, rows)
     write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, said))
-    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
+    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes)))
     return new, dict(
         consensus=pseudo_label_accuracy(ws.task, said, votes),
         rows=examples_by_role(rows, society),
@@ -261,14 +278,14 @@ def cut_turns(ws: RunContext, a: Agent, said: list[Transcript], labels: list) ->
     """Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all,
     everybody's."""
     if ws.recipe.train is not train_one:
-        return truncated_turns(said, labels, a.index, ws.task.kind, a.role)
+        return truncated_turns(said, labels, a.index, a.role)
     if ws.recipe.select is all_final_turns:
         said = [replace(t, turns=tuple(t.final())) for t in said]
-    return truncated_turns(said, labels, None, ws.task.kind)
+    return truncated_turns(said, labels)
 
 
 def more_about(ws: RunContext, said: list[Transcript], votes: list, rows: dict[Agent, list[Example]]) -> dict:
-    """Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut;
+    """Per agent: rows, unique rows, tokens, buckets, share of corrections, right turns lost because they were cut;
     debates that ended early and the critic rows that cost; and the health of the debates where gold is known."""
     labels = [v.answer for v in votes]
     agents = {
@@ -332,7 +349,7 @@ def run(
                 if k:
                     society, about = train_iteration(ws, k, society, train[k - 1])
                 said, exam = evaluate_iteration(ws, k, society, evaluation, keep=True)
-                save_society(replace(society, spec=ws.spec, protocol=ws.protocol), cfg.folder / f'iteration-{k}')
+                save_society(with_engine(society, ws.spec, ws.protocol, ws.task.kind), cfg.folder / f'iteration-{k}')
                 outcomes += said
                 iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
                 summary = write_summary(ws, iterations, outcomes)
@@ -541,6 +558,14 @@ def check_unseen(folder: Path, last: int, problems: list[Problem]):
         )
 
 
+class Evaluated(NamedTuple):
+    "What an evaluation found."
+
+    config: Config
+    iterations: dict[int, tuple]  # {iteration: (outcomes, methods and health)}
+    made: Counter  # jobs done for it, by kind
+
+
 def evaluate_society(
     folder: Path,  # a run folder
     task: str | None = None,  # default: the run's own
@@ -549,9 +574,8 @@ def evaluate_society(
     data: str | None = None,  # local data of the other task
     workers='auto',
     executor=None,
-) -> tuple[Config, dict[int, tuple]]:
-    """Examine society `iteration` of a run folder on `task`, next to the untrained one: (configuration, {iteration:
-    (outcomes, methods and health)})."""
+) -> Evaluated:
+    "Evaluate society `iteration` of a run folder on `task`, next to the untrained one."
     old = config_of(folder)
     last = iterations_of(folder, iteration)
     change = dict(task=task, data=data, levels=None) if task and task != old.task.name else dict(data=data or old.data)
@@ -567,10 +591,13 @@ def evaluate_society(
     _, problems = split_questions(ws)
     check_unseen(folder, last, problems)
     with ws:
-        return cfg, {
-            k: evaluate_iteration(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems)
+        found = {
+            k: evaluate_iteration(
+                ws, k, load_society(Path(folder) / f'iteration-{k}') if k else untrained(cfg.agents), problems
+            )
             for k in sorted({0, last})
         }
+    return Evaluated(cfg, found, made=ws.store.misses)
 
 
 def evaluate_run(
@@ -582,7 +609,7 @@ def evaluate_run(
     workers='auto',
 ) -> dict:
     "`evaluate_society`, as a summary of two iterations such as `run` returns."
-    cfg, found = evaluate_society(folder, task, iteration, eval, data, workers)
+    cfg, found, _ = evaluate_society(folder, task, iteration, eval, data, workers)
     lines = [
         dict(
             iteration=k,

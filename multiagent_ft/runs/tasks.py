@@ -27,6 +27,7 @@ from multiagent_ft.core import (
     rng_for,
 )
 from ..answers.reading import canonical, parse, read, same
+from ..method.prompts import how_to_answer
 from .data import BUILT_IN, READERS, DataSet, Row, checked, gold_of, problems_of, read_task_file
 from ..answers.latex import trimmed
 
@@ -180,9 +181,9 @@ class Task:
     forms: dict = field(default_factory=dict, repr=False, compare=False)  # answers met, by problem; for `grader.same`
 
     @property
-    def prompt(self) -> str:
-        "What `question_prompt` takes as its kind: the instruction, or the name of the usual one."
-        return self.instruction or self.kind
+    def how(self) -> str:
+        "The sentence that closes every question: how an answer should end."
+        return how_to_answer(self.kind, self.instruction)
 
     def key(self) -> dict:
         """What names the task in a run's key: its questions by their content, its functions by their source. Raises
@@ -578,7 +579,7 @@ def drawn(task: Task, part: str, n: int, seed=0, skip: int = 0) -> list[Problem]
             continue
         seen.add(normalized(text))
         misses = 0
-        out.append(Problem(f'{task.name}/{part}-{seed}-{len(out)}', text, gold, 'generator'))
+        out.append(Problem(f'{task.name}/{part}-{seed}-{len(out)}', text, gold, source='generator'))
     return out[skip:]
 
 # %% ../../nbs/runs/22_tasks.ipynb #7916e073
@@ -755,8 +756,8 @@ def _pools(task):
 def _evaluation_problems(task, pool, n, seed, report):
     "`n` problems with an answer, from the back of the random order."
     order = in_random_order(list(pool.values()), seed)[::-1]
-    found = with_values(task, [p for p in order if p.gold is not None], n, report)
-    _enough(task, found, n, order, 'to evaluate on')
+    found = with_values(task, [p for p in order if p.gold is not None], n=n, report=report)
+    _enough(task, found, asked=n, pool=order, purpose='to evaluate on')
     return found
 
 # %% ../../nbs/runs/22_tasks.ipynb #7c74d920
@@ -771,15 +772,17 @@ def split(
     "The paper's protocol: a random choice by seed, disjoint. Raises `MaftError` when more is asked than there is."
     skip = train * max(iteration - 1, 0) if fresh else 0
     if task.draw:
-        return Split(drawn(task, 'train', train, seed, skip), drawn(task, 'evaluation', evaluation, seed))
+        return Split(
+            drawn(task, 'train', train, seed=seed, skip=skip), drawn(task, 'evaluation', evaluation, seed=seed)
+        )
     pools = _pools(task)
     report, held = pools.report, pools.evaluation
-    to_evaluate = _evaluation_problems(task, held, evaluation, seed, report)
+    to_evaluate = _evaluation_problems(task, held, n=evaluation, seed=seed, report=report)
     taken = {normalized(p.text) for p in to_evaluate} if pools.one else held.keys()
     order = in_random_order([p for k, p in pools.train.items() if k not in taken], seed)
-    to_train = with_values(task, order, skip + train, report)
+    to_train = with_values(task, order, n=skip + train, report=report)
     beside = f', beside the {evaluation} to evaluate on' if pools.one else ''
     fresh_ones = f', {iteration} iterations with fresh ones each' if skip else ''
-    _enough(task, to_train, skip + train, order, f'to train on{beside}{fresh_ones}')
+    _enough(task, to_train, asked=skip + train, pool=order, purpose=f'to train on{beside}{fresh_ones}')
     report['unreadable'] = list(dict.fromkeys(report['unreadable']))
     return Split(to_train[skip:], to_evaluate, report)
