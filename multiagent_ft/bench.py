@@ -24,7 +24,7 @@ from .method.debate import Agent, Protocol, Seeds, Society, debate, untrained
 from .method.examples import Example, save_examples
 from .method.prompts import Sampling
 from .method.recipes import RecipeContext, own_turns
-from .runs.jobs import CachedEngine, EngineSpec, Job, LocalExecutor, ProcessExecutor
+from .runs.jobs import CachedEngine, EngineSpec, Job, JobRunner, ProcessExecutor
 from .runs.plan import bare_training
 from .runs.store import Store
 from .training.finetune import finetune_key
@@ -147,24 +147,24 @@ class Workload:
     folder: Path  # for stores and training examples
     workers: int = 0  # 0: this process only
 
-    def local(self, name: str) -> LocalExecutor:
+    def local(self, name: str) -> JobRunner:
         "An executor in this process over an empty store."
-        return LocalExecutor(Store(self.folder / name), self.engine)
+        return JobRunner(Store(self.folder / name), self.engine)
 
-    def processes(self, name: str) -> ProcessExecutor:
+    def processes(self, name: str) -> JobRunner:
         "An executor of worker processes over an empty store."
-        return ProcessExecutor(Store(self.folder / name), self.spec, self.workers)
+        return JobRunner(Store(self.folder / name), self.engine, ProcessExecutor(self.workers), self.spec)
 
 
 def timed_debate(
     work: Workload,
-    executor: LocalExecutor | ProcessExecutor,
+    runner: JobRunner,
     problems: list[Problem] | None = None,  # default: all of the workload
     block: int | None = None,  # problems per job; default: the batch size
 ) -> tuple[list[Transcript], float]:
     "One debate per problem through the store, as in a run: (transcripts, seconds)."
     start = time.perf_counter()
-    engine = CachedEngine(work.engine, executor, block or work.spec.batch_size)
+    engine = CachedEngine(runner, block or work.spec.batch_size)
     problems = work.problems if problems is None else problems
     transcripts = debate(problems, work.society, work.protocol, engine.generate, Seeds(0, 'bench'))
     return transcripts, time.perf_counter() - start

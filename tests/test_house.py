@@ -386,7 +386,6 @@ LARGE = {
     'runs.plan.sample': 301,
     'runs.run.finetune_all': 306,
     'runs.run.run': 445,
-    'runs.store.prune': 375,
     'studies.claims.claims_plot': 406,
     'studies.claims.judge': 388,
     'studies.compare.addresses': 317,
