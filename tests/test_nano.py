@@ -353,7 +353,9 @@ def test_debates_can_help_and_harm(engine):
     from multiagent_ft.method.debate import Seeds, Protocol, debate, untrained
     from multiagent_ft.nano.measure import held_out_problems, revising, summarizing
 
-    debates = debate(held_out_problems('arithmetic', 100), untrained(3), Protocol(), engine.generate, Seeds(0, 'test'))
+    debates = debate(
+        held_out_problems('arithmetic', 100), untrained(3), Protocol(), engine.generate, seeds=Seeds(0, 'test')
+    )
     page = revising(debates)
     assert page['vote_after'][0] >= page['vote_before'][0] - 0.1
     assert summarizing(debates)['keeps_all'][0] > 0.7

@@ -11,7 +11,7 @@ import json, re
 from collections import Counter
 from pathlib import Path
 from statistics import mean
-from ..answers.reading import extract, same
+from ..answers.reading import extract, read, same
 from ..method.consensus import vote
 from ..core import Problem, Transcript, write_atomic
 from ..method.debate import Agent, Seeds, Protocol, debate, generator_requests, untrained
@@ -32,7 +32,8 @@ def right(text: str, p: Problem) -> bool:
 
 def winner(texts: list[str], p: Problem) -> str | None:
     "The answer that a vote over `texts` gives; ties are drawn by the problem's id."
-    return vote([extract(t) for t in texts], 'random', p.id).answer
+    answer = vote([read(t) for t in texts], 'random', p.id).answer
+    return answer and answer.text
 
 
 def share(flags: list) -> list[float]:
@@ -181,7 +182,7 @@ def measure_nano(
         if task == 'arithmetic':
             page[task]['invited'] = by_invitation(texts, problems)
         for name, summary in (('peers', False), ('summary', True)):
-            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, Seeds(0, 'nano'))
+            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, seeds=Seeds(0, 'nano'))
             page[task][name] = revising(debates)
             if summary:
                 page[task]['summarize'] = summarizing(debates)

@@ -27,6 +27,7 @@ from multiagent_ft.core import (
     rng_for,
 )
 from ..answers.reading import canonical, read, reading, same
+from ..method.prompts import how_to_answer
 from .data import BUILT_IN, READERS, DataSet, Row, checked, gold_of, problems_of, read_task_file
 from ..answers.latex import trimmed
 
@@ -180,9 +181,9 @@ class Task:
     forms: dict = field(default_factory=dict, repr=False, compare=False)  # answers met, by problem; for `grader.same`
 
     @property
-    def prompt(self) -> str:
-        "What `question_prompt` takes as its kind: the instruction, or the name of the usual one."
-        return self.instruction or self.kind
+    def how(self) -> str:
+        "The sentence that closes every question: how an answer should end."
+        return how_to_answer(self.kind, self.instruction)
 
     def key(self) -> dict:
         """What names the task in a run's key: its questions by their content, its functions by their source. Raises
