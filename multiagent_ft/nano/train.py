@@ -196,7 +196,7 @@ def train_block(model, optimizers: list, tokenizer, seed: int, block: int, block
 
 
 def step(model, optimizers: list, loss, lr: float) -> float:
-    "One update of the weights, gradients clipped; the loss as a number."
+    "One update of the weights by `loss`, a tensor, gradients clipped; the loss as a number."
     import torch
 
     for o in optimizers:
