@@ -351,7 +351,7 @@ def train_nano(
         start = load_state(state, model, optimizers, key)
         log = [r for r in read_jsonl(out / 'loss.jsonl') if r['block'] < start]
     clock = time.monotonic()
-    with Progress(blocks, 'training nano', 'blocks', every=60) as progress:
+    with Progress(every=60).bar(blocks, 'training nano', 'blocks') as progress:
         progress.skip(start)
         for block in range(start, blocks):
             log.append(train_block(model, optimizers, tokenizer, seed, block, blocks))

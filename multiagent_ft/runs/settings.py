@@ -198,6 +198,7 @@ class RunSettings(Section):
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
     project: Text = key('multiagent_ft', 'its project there')
+    quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/25_settings.ipynb #5adef685
 SECTIONS = dict(
