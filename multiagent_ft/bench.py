@@ -94,9 +94,9 @@ def adapted(engine, folder: Path, n: int = 3, rank: int = 16) -> Society:
     def give(a):
         with silence_training():
             model = init_model(
-                engine, None, TrainingSettings(rank=rank, learning_rate=1e-3), a.index + 10 * (a.role == 'critic')
+                engine.base, None, TrainingSettings(rank=rank, learning_rate=1e-3), a.index + 10 * (a.role == 'critic')
             )
-            save_agent(engine, model, folder / a.name, agent_tensors(model))
+            save_agent(engine.base, model, folder / a.name, agent_tensors(model))
         return replace(a, adapter=str(folder / a.name))
 
     society = untrained(n)
@@ -135,15 +135,15 @@ def plainly(engine, turns: list, sampling: Sampling) -> tuple[int, float]:
         top_p=sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=engine.stop_ids,
-        pad_token_id=engine.pad_id,
+        pad_token_id=engine.base.pad_id,
     )
     models = {(u.role, u.agent): None for u in turns}
     for who in models:
-        models[who] = deepcopy(engine.base)
+        models[who] = deepcopy(engine.base.model)
     n, t = 0, time.perf_counter()
     with torch.inference_mode():
         for u in turns:
-            ids = torch.tensor([u.completion.prompt_ids], device=engine.device)
+            ids = torch.tensor([u.completion.prompt_ids], device=engine.base.device)
             n += (
                 models[u.role, u.agent]
                 .generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
@@ -157,7 +157,7 @@ def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
     from multiagent_ft.engines.huggingface import generate_batch
 
-    held, engine.stop_ids, total = engine.stop_ids, [-1], 0.0
+    held, engine.base.stop_ids, total = engine.base.stop_ids, [-1], 0.0
     try:
         for role in dict.fromkeys(u.role for u in turns):
             cs = [u.completion for u in turns if u.role == role]
@@ -166,7 +166,7 @@ def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
                 round(mean(len(c.token_ids) for c in cs)),
             )
             rows = [(prompt, i, replace(sampling, max_new_tokens=new)) for i in range(batch)]
-            with engine.adapters.speaking(None) as model:
+            with engine.base.adapters.with_adapter(None) as model:
                 times = []
                 for _ in range(2):
                     t = time.perf_counter()
@@ -174,7 +174,7 @@ def perfect(engine, turns: list, sampling: Sampling, batch: int) -> float:
                     times.append(time.perf_counter() - t)
             total += min(times) * len(cs) / batch
     finally:
-        engine.stop_ids = held
+        engine.base.stop_ids = held
     return total
 
 # %% ../nbs/61_bench.ipynb #e21158fa
@@ -195,12 +195,12 @@ def multiply_rate(device='cpu', n: int = 1024, seconds: float = 0.5) -> float:
 
 def arithmetic(engine, turns: list) -> float:
     "Seconds the multiplications of these answers would take at that rate; attention left out."
-    emb = engine.base.get_input_embeddings().weight.numel()
-    layers = sum(p.numel() for n, p in engine.base.named_parameters() if p.ndim == 2) - emb * (
-        1 if engine.base.config.tie_word_embeddings else 2
+    emb = engine.base.model.get_input_embeddings().weight.numel()
+    layers = sum(p.numel() for n, p in engine.base.model.named_parameters() if p.ndim == 2) - emb * (
+        1 if engine.base.model.config.tie_word_embeddings else 2
     )
     read, new = sum(len(u.completion.prompt_ids) for u in turns), tokens(turns)
-    return (layers * (read + new) + emb * new) / multiply_rate(engine.device)
+    return (layers * (read + new) + emb * new) / multiply_rate(engine.base.device)
 
 # %% ../nbs/61_bench.ipynb #b728f3e4
 def plain_training(source: str, engine, rows: list, s: TrainingSettings, as_it_comes: bool = False) -> float:
@@ -215,7 +215,7 @@ def plain_training(source: str, engine, rows: list, s: TrainingSettings, as_it_c
     t = time.perf_counter()
     with silence_training(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as d:
         data = datasets.Dataset.from_list([dict(input_ids=list(r.input_ids), labels=list(r.labels)) for r in rows])
-        kind = {} if as_it_comes else dict(bf16=engine.device.type != 'cpu', activation_checkpointing=False)
+        kind = {} if as_it_comes else dict(bf16=engine.base.device.type != 'cpu', activation_checkpointing=False)
         args = SFTConfig(
             output_dir=d,
             per_device_train_batch_size=s.batch_size,
@@ -226,13 +226,13 @@ def plain_training(source: str, engine, rows: list, s: TrainingSettings, as_it_c
             save_strategy='no',
             disable_tqdm=True,
             logging_strategy='no',
-            use_cpu=engine.device.type == 'cpu',
+            use_cpu=engine.base.device.type == 'cpu',
             **kind,
         )
         SFTTrainer(
-            model=load_weights(source, engine.device, engine.dtype),
+            model=load_weights(source, engine.base.device, engine.base.dtype),
             args=args,
-            processing_class=engine.tok,
+            processing_class=engine.base.tokenizer,
             train_dataset=data,
             peft_config=LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear'),
         ).train()
@@ -317,7 +317,7 @@ def jobs_of(
             'multiagent_ft.training.finetune:finetune_job',
             dict(
                 parent=None,
-                rows_file=str(save_examples(folder / f'{a.name}.jsonl', rs)),
+                examples_file=str(save_examples(folder / f'{a.name}.jsonl', rs)),
                 settings=asdict(s),
                 seed=a.index,
                 scratch=True,
@@ -421,7 +421,7 @@ def hold_memory(
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as d:
         engine = HFEngine(model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions)
-        kept = [deepcopy(engine.base) for _ in range(2 * agents - 1)] if case == 'copies' else []
+        kept = [deepcopy(engine.base.model) for _ in range(2 * agents - 1)] if case == 'copies' else []
         protocol = Protocol(sampling=Sampling(1.0, 1.0, new))
         society = adapted(engine, Path(d) / 'adapters', agents) if many else untrained(agents)
         problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
@@ -430,7 +430,7 @@ def hold_memory(
         s = TrainingSettings(method=method, learning_rate=1e-4, epochs=1, batch_size=8)
         jobs, _ = jobs_of(engine, society, said, protocol, s, Path(d))
         here.run(jobs if many else jobs[:1])
-        base = sum(p.nbytes for n, p in engine.base.named_parameters() if '.lora_' not in n)
+        base = sum(p.nbytes for n, p in engine.base.model.named_parameters() if '.lora_' not in n)
         adapters = sum(f.stat().st_size for f in Path(d).glob('adapters/*/*.safetensors'))
         return dict(
             case=case,
@@ -506,7 +506,7 @@ def speeds(
             engine, replace(spec, model=engine.source), society, problems, protocol, few, folder, workers
         )
         # enough steps to be fair would take an hour
-        if model != 'nano' and engine.device.type == 'cpu':
+        if model != 'nano' and engine.base.device.type == 'cpu':
             return dict(generation=generation)
         s = TrainingSettings(learning_rate=1e-3, batch_size=32 if model == 'nano' else 8)
         return dict(
@@ -713,7 +713,7 @@ def weigh(dtype: str, block: int, compiled: bool = False, questions: int = 256) 
 
     engine = HFEngine('nano', dtype=dtype, batch_size=block)
     if compiled:
-        engine.base.forward = torch.compile(engine.base.forward, dynamic=True)
+        engine.base.model.forward = torch.compile(engine.base.model.forward, dynamic=True)
     problems = split(load_task('arithmetic'), 1, questions, 0).evaluation
     requests = generator_requests(
         problems, untrained(1).generators, Protocol(sampling=Sampling(1.0, 1.0, 160)), Seeds(0, 'bench')

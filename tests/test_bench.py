@@ -67,8 +67,8 @@ def test_the_random_model_speaks_with_the_tokenizer_alone(tmp_path):
     e = HFEngine(yardsticks.half_billion(tmp_path / 'm', layers=1), batch_size=4)
     said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
     assert (
-        e.base.config.vocab_size == 151_936
-        and max(t for c in said for t in c.token_ids) < len(e.tok)
+        e.base.model.config.vocab_size == 151_936
+        and max(t for c in said for t in c.token_ids) < len(e.base.tokenizer)
         and any(c.text.strip() for c in said)
     )
 
