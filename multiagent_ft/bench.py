@@ -126,8 +126,8 @@ def with_adapters(
     def adapted(agent: Agent) -> Agent:
         seed = agent.index + 10 * (agent.role == 'critic')
         with silence_training():
-            model = init_model(engine.base.model, None, settings, seed=seed)
-            save_agent(engine.base.model, model, folder / agent.name, tensors=agent_tensors(model))
+            model = init_model(engine.base, None, settings, seed=seed)
+            save_agent(engine.base, model, folder / agent.name, tensors=agent_tensors(model))
         return replace(agent, adapter=str(folder / agent.name))
 
     society = untrained(n)
@@ -223,13 +223,13 @@ def timed(work: Callable) -> float:
 
 def upper_bound(engine, turns: list[Turn], sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
-    from multiagent_ft.engines.huggingface import generate_batch
+    from multiagent_ft.engines.huggingface import Row, generate_batch
 
-    stop_ids, engine.stop_ids, total = engine.base.stop_ids, [-1], 0.0  # no answer ends early
+    stop_ids, engine.base.stop_ids, total = engine.base.stop_ids, [-1], 0.0  # no answer ends early
     try:
         for role in dict.fromkeys(u.role for u in turns):
             mine = [u for u in turns if u.role == role]
-            rows = perfect_batch(mine, sampling, batch)
+            rows = [Row(*row) for row in perfect_batch(mine, sampling, batch)]
             with engine.base.adapters.with_adapter(None) as model:
                 best = min(timed(lambda: generate_batch(engine, model, rows)) for _ in range(2))
             total += best * len(mine) / batch
@@ -484,7 +484,7 @@ def peak_memory(
             case=case,
             agents=2 * agents if many else 1,
             peak=peak() - before,
-            model=sum(p.nbytes for n, p in work.engine.base.named_parameters() if '.lora_' not in n),
+            model=sum(p.nbytes for n, p in work.engine.base.model.named_parameters() if '.lora_' not in n),
             adapters=sum(f.stat().st_size for f in Path(folder).glob('adapters/*/*.safetensors')),
             copies=1 + len(copies),
         )
@@ -557,7 +557,7 @@ def speeds(
         engine = HFEngine(**asdict(spec))
         work = Workload(
             engine=engine,
-            spec=replace(spec, model=engine.source),
+            spec=replace(spec, model=engine.base.source),
             society=with_adapters(engine, folder / 'adapters'),
             problems=split(load_task('arithmetic'), 1, questions).evaluation,
             protocol=Protocol(sampling=Sampling(1.0, top_p, new)),

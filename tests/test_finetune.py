@@ -187,8 +187,8 @@ def test_fused_lora_is_pefts(engine):
         return float(loss.detach()), float(plain.detach()), ours
 
     (a, whole, ga), (b, _, gb) = (
-        grads(ft.init_model(engine.base.model, None, s, 0)),
-        grads(tr.fuse_lora(ft.init_model(engine.base.model, None, s, 0))),
+        grads(ft.init_model(engine.base, None, s, 0)),
+        grads(tr.fuse_lora(ft.init_model(engine.base, None, s, 0))),
     )
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
@@ -542,9 +542,9 @@ def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch)
 
 def test_the_engine_never_meets_the_trainers_object(engine, job):
     before = {id(m) for m in engine.base.model.modules()}
-    model = tr.weight_sharing_copy(engine.base.model)
+    model = tr.weight_sharing_copy(engine.base)
     assert not before & {id(m) for m in model.modules()}
-    mine, theirs = dict(model.named_parameters()), base_tensors(engine.base.model)
+    mine, theirs = dict(model.named_parameters()), base_tensors(engine.base)
     # one base in memory
     assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())
     config = json.dumps(engine.base.model.config.to_dict(), sort_keys=True, default=str)
@@ -588,8 +588,8 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cls, 'compute_loss', both)
     with ft.silence_training():
-        run = tr.TrainingRun(engine.base.model, None, rows, s, seed=0, micro=4, folder=tmp_path)
-        tr.SFT().train(ft.init_model(engine.base.model, None, s, 0), run)
+        run = tr.TrainingRun(engine.base, None, rows, s, seed=0, micro=4, folder=tmp_path)
+        tr.SFT().train(ft.init_model(engine.base, None, s, 0), run)
     assert pairs and all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
@@ -630,7 +630,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     )
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
     mine, theirs = (
-        dict(tr.weight_sharing_copy(eng.base.model).named_parameters()),
+        dict(tr.weight_sharing_copy(eng.base).named_parameters()),
         {plain_name(k): p for k, p in eng.base.model.named_parameters() if '.lora_' not in k},
     )
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())

@@ -150,7 +150,7 @@ def bare_training(engine, rows: list[Example], s: TrainingSettings) -> float:
     from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
 
     with silence():
-        model = fuse_lora(init_model(engine.base.model, None, s, 0)).train()
+        model = fuse_lora(init_model(engine.base, None, s, 0)).train()
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, rows, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     t = time.perf_counter()

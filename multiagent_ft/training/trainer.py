@@ -6,8 +6,9 @@
 __all__ = ['METHODS', 'SCHEDULES', 'DTYPES', 'FOREIGN', 'TOKENS_PER_MICRO_BATCH', 'OBJECTIVES', 'TrainingSettings', 'init_model',
            'check_method', 'fuse_lora', 'check_adapter_shape', 'length_grouped_order', 'LengthGroupedSampler',
            'tokens_by_step', 'pad_right', 'Collator', 'completion_loss', 'our_trainer', 'trainer_class',
-           'micro_batch_size', 'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint',
-           'latest', 'run_trainer', 'check_count', 'Objective', 'SFT', 'objective_of', 'objective_name']
+           'micro_batch_size', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments', 'one_device',
+           'commit_checkpoint', 'latest', 'run_trainer', 'check_count', 'Objective', 'SFT', 'objective_of',
+           'objective_name']
 
 # %% ../../nbs/training/17_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Protocol, runtime_checkable
-from ..core import MaftError, canonical_json, digest, file_digest, load_object, rng_for, write_atomic
+from ..core import MaftError, canonical_json, file_digest, load_object, rng_for, write_atomic
 from ..engines.huggingface import Base
 from ..method.examples import Example, load_examples
 from .base import agent_tensors, silence_training, shapes_in, tied, weight_sharing_copy
@@ -345,39 +346,41 @@ def micro_batch_size(
     return min(divisors, key=lambda m: abs(math.log(m * mean / TOKENS_PER_MICRO_BATCH)))
 
 # %% ../../nbs/training/17_trainer.ipynb #cc4a2808
+class Watch:
+    "Tells how far training is, stops on NaN and asks for checkpoints: what our callback does at each step."
+
+    def __init__(self, progress: Callable | None, tokens: list[int], every: float | None):
+        self.progress, self.tokens, self.every = progress, tokens, every
+        self.last, self.asked = time.monotonic(), 0.0
+
+    def on_log(self, args, state, control, logs=None, **kw):
+        if 'loss' not in logs:
+            return
+        loss, step = logs['loss'], state.global_step
+        if not math.isfinite(loss):
+            raise GuardError('finite', f'the loss is {loss} at step {step}.', LOWER)
+        if self.progress:
+            tokens, lr = self.tokens[step - 1], logs['learning_rate']
+            self.progress(dict(step=step, steps=state.max_steps, loss=loss, lr=lr, tokens=tokens))
+
+    def on_step_end(self, args, state, control, **kw):
+        due = self.every is not None and time.monotonic() - self.last >= self.every
+        if due and state.global_step < state.max_steps:
+            control.should_save, self.asked = True, time.monotonic()
+
+    def on_save(self, args, state, control, **kw):
+        commit_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}')
+        self.last = time.monotonic()
+        if self.every:  # at most a twentieth of the time
+            self.every = max(self.every, 20 * (self.last - self.asked))
+
+
 @lru_cache(maxsize=1)
-def progress_callback_class():
-    "A callback that keeps the loss curve, tells how far training is, stops on NaN and asks for checkpoints."
+def progress_callback_class() -> type:
+    "`Watch` as a callback of transformers, which is imported when training starts."
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
-        def __init__(self, progress, tokens, every):
-            self.progress, self.tokens, self.every = progress, tokens, every
-            self.last, self.asked = time.monotonic(), 0.0
-
-        def on_log(self, args, state, control, logs=None, **kw):
-            if 'loss' not in logs:
-                return
-            loss, step = logs['loss'], state.global_step
-            if not math.isfinite(loss):
-                raise GuardError('finite', f'the loss is {loss} at step {step}.', LOWER)
-            if self.progress:
-                tokens, lr = self.tokens[step - 1], logs['learning_rate']
-                self.progress(dict(step=step, steps=state.max_steps, loss=loss, lr=lr, tokens=tokens))
-
-        def on_step_end(self, args, state, control, **kw):
-            if self.every is None or state.global_step >= state.max_steps:
-                return
-            if time.monotonic() - self.last >= self.every:
-                control.should_save, self.asked = True, time.monotonic()
-
-        def on_save(self, args, state, control, **kw):
-            commit_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}')
-            self.last = time.monotonic()
-            if self.every:  # at most a twentieth of the time
-                self.every = max(self.every, 20 * (self.last - self.asked))
-
-    return Watch
+    return type('WatchCallback', (Watch, TrainerCallback), {})
 
 # %% ../../nbs/training/17_trainer.ipynb #65ff16fa
 @dataclass(frozen=True)
