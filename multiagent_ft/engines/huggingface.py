@@ -233,7 +233,9 @@ def base_identity(source: str, commit: str | None = None) -> dict:  # folder or 
         from transformers.utils import cached_file
 
         folder = Path(cached_file(source, 'config.json', revision=commit)).parent
-    files = sorted(f for f in folder.iterdir() if f.name == 'config.json' or f.suffix in ('.safetensors', '.py'))
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    kinds = ('.safetensors', '.py') if 'auto_map' in config else ('.safetensors',)  # does it bring code of its own?
+    files = sorted(f for f in folder.iterdir() if f.name == 'config.json' or f.suffix in kinds)
     return dict(files={f.name: cached_file_digest(f) for f in files}, commit=commit)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #e22579ec
