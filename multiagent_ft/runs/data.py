@@ -175,7 +175,9 @@ def cell(row: Row, column: str, key: str):  # what it is for: the YAML's key
     "One cell. Raises `MaftError` that lists the columns when there is no such one."
     if column in row.cells:
         return row.cells[column]
-    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, 0.7)
+    near = difflib.get_close_matches(
+        column.casefold(), there := {str(c).casefold(): c for c in row.cells}, n=1, cutoff=0.7
+    )
     raise MaftError(
         f'{row.place}: no column {column!r}; there are {", ".join(map(str, row.cells))[:300]}.\n'
         'Say in a YAML file which one it is'
@@ -259,7 +261,7 @@ def problem_of(row: Row, d: DataSet) -> Problem:
     choices = choices_of(row, d) if d.choices else []
     text = '\n'.join([question_of(row, d), *(f'({x}) {c}' for x, c in zip(ascii_uppercase, choices))])
     gold = gold_of(row.cells[d.answer], d.kind, choices) if answered(row, d) else None
-    return Problem(f'{d.name}/{row.id}', text, gold, re.sub(r'.*[/\\]', '', row.place))
+    return Problem(f'{d.name}/{row.id}', text, gold, source=re.sub(r'.*[/\\]', '', row.place))
 
 # %% ../../nbs/runs/21_data.ipynb #13dc3cf6
 def local_parts(d: DataSet) -> dict[str, Callable]:

@@ -579,7 +579,7 @@ def drawn(task: Task, part: str, n: int, seed=0, skip: int = 0) -> list[Problem]
             continue
         seen.add(normalized(text))
         misses = 0
-        out.append(Problem(f'{task.name}/{part}-{seed}-{len(out)}', text, gold, 'generator'))
+        out.append(Problem(f'{task.name}/{part}-{seed}-{len(out)}', text, gold, source='generator'))
     return out[skip:]
 
 # %% ../../nbs/runs/22_tasks.ipynb #7916e073
@@ -756,8 +756,8 @@ def _pools(task):
 def _evaluation_problems(task, pool, n, seed, report):
     "`n` problems with an answer, from the back of the random order."
     order = in_random_order(list(pool.values()), seed)[::-1]
-    found = with_values(task, [p for p in order if p.gold is not None], n, report)
-    _enough(task, found, n, order, 'to evaluate on')
+    found = with_values(task, [p for p in order if p.gold is not None], n=n, report=report)
+    _enough(task, found, asked=n, pool=order, purpose='to evaluate on')
     return found
 
 # %% ../../nbs/runs/22_tasks.ipynb #7c74d920
@@ -772,15 +772,17 @@ def split(
     "The paper's protocol: a random choice by seed, disjoint. Raises `MaftError` when more is asked than there is."
     skip = train * max(iteration - 1, 0) if fresh else 0
     if task.draw:
-        return Split(drawn(task, 'train', train, seed, skip), drawn(task, 'evaluation', evaluation, seed))
+        return Split(
+            drawn(task, 'train', train, seed=seed, skip=skip), drawn(task, 'evaluation', evaluation, seed=seed)
+        )
     pools = _pools(task)
     report, held = pools.report, pools.evaluation
-    to_evaluate = _evaluation_problems(task, held, evaluation, seed, report)
+    to_evaluate = _evaluation_problems(task, held, n=evaluation, seed=seed, report=report)
     taken = {normalized(p.text) for p in to_evaluate} if pools.one else held.keys()
     order = in_random_order([p for k, p in pools.train.items() if k not in taken], seed)
-    to_train = with_values(task, order, skip + train, report)
+    to_train = with_values(task, order, n=skip + train, report=report)
     beside = f', beside the {evaluation} to evaluate on' if pools.one else ''
     fresh_ones = f', {iteration} iterations with fresh ones each' if skip else ''
-    _enough(task, to_train, skip + train, order, f'to train on{beside}{fresh_ones}')
+    _enough(task, to_train, asked=skip + train, pool=order, purpose=f'to train on{beside}{fresh_ones}')
     report['unreadable'] = list(dict.fromkeys(report['unreadable']))
     return Split(to_train[skip:], to_evaluate, report)

@@ -89,7 +89,8 @@ def run_all(
 ) -> tuple[list[dict], Counter, list[Path]]:
     """Run every entry with every seed, as far as that is not done: (records, jobs made, run folders). Everything is
     checked before anything is generated."""
-    from multiagent_ft.runs.run import RunContext, evaluate_society, split_questions, run
+    from contextlib import closing
+    from multiagent_ft.runs.run import RunContext, evaluate_society, executor_for, run, split_questions
 
     todo = [(e, config_for(base, e, s, root)) for s, e in product(seeds, entries)]
     for cfg in {
@@ -97,9 +98,8 @@ def run_all(
     }.values():
         split_questions(RunContext(cfg))
     records, made, n = [], Counter(), len(todo)
-    with RunContext(todo[0][1]) as first:
+    with closing(executor_for(todo[0][1])) as shared:
         for i, (e, cfg) in enumerate(todo, 1):
-            shared = first.executor if RunContext(cfg).spec == first.spec else None
             with stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
                 made.update(run(cfg, shared, again=False)['made'])
                 records += (
@@ -110,10 +110,8 @@ def run_all(
 # %% ../../nbs/studies/35_compare.ipynb #44f9c306
 def elsewhere(e: StudyRow, cfg: Config, made: Counter, executor, evaluate_society: Callable) -> list[dict]:
     "Records of a finished run on the task `e.exam`, with what it learned at home; `executor` as in `run`."
-    before = executor.store.misses.copy() if executor else Counter()
-    _, found = evaluate_society(cfg.out, e.exam, executor=executor)
-    if executor:
-        made.update(executor.store.misses - before)
+    _, found, new = evaluate_society(cfg.out, e.exam, executor=executor)
+    made.update(new)
     home = {
         it['iteration']: it for it in json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))['iterations']
     }
@@ -173,7 +171,7 @@ def shared_tokens(
     except (OSError, ValueError):
         known = {}
     for name in set().union(*used) - known.keys():
-        file = store._folder('generate', name) / 'completions.jsonl'
+        file = store.folder('generate', name) / 'completions.jsonl'
         known[name] = sum(len(c['token_ids']) for c in read_jsonl(file)) if file.is_file() else 0
     write_atomic(memo, json.dumps(dict(sorted(known.items()))))
     return dict(apart=sum(known[k] for u in used for k in u), together=sum(known[k] for k in set().union(*used)))
