@@ -438,7 +438,7 @@ def all_naive(work: Workload, each: list[list[Example]], s: TrainingSettings, de
 
 
 def warm_up(job: Job, s: TrainingSettings, **key) -> Job:
-    "One epoch of a job under another key (`key` is added to it), so that nothing measured has to be imported or compiled first."
+    "One epoch of a job under another key (`key` is added to it): nothing measured has to be imported first."
     return replace(job, key=dict(job.key, warm=True, **key), args=dict(job.args, settings=asdict(replace(s, epochs=1))))
 
 
@@ -554,11 +554,11 @@ def speeds(
     batch = max(1, min(questions // 2 if small else questions, 128))
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        args = dict(model=bench_model(model, folder, layers), dtype=dtype, batch_size=batch)
-        engine = HFEngine(**args)
+        spec = EngineSpec('hf', dict(model=bench_model(model, folder, layers), dtype=dtype, batch_size=batch))
+        engine = HFEngine(**spec.args)
         work = Workload(
             engine=engine,
-            spec=EngineSpec('hf', args | dict(model=engine.source)),
+            spec=EngineSpec('hf', spec.args | dict(model=engine.source)),
             society=with_adapters(engine, folder / 'adapters'),
             problems=split(load_task('arithmetic'), 1, questions).evaluation,
             protocol=Protocol(sampling=Sampling(1.0, top_p, new)),

@@ -29,7 +29,7 @@ HEAVY = {
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
 WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
-DOORS = {('answers.reading', 'answers.sandbox'), ('answers.reading', 'answers.latex'), ('runs.society', 'runs.jobs')}
+DOORS = {('answers.reading', 'answers.sandbox'), ('runs.society', 'runs.jobs')}
 
 
 def numbered():
@@ -375,10 +375,6 @@ LARGE = {
     'engines.huggingface.generate_all': 313,
     'engines.huggingface.score_all': 410,
     'engines.server.__init__': 331,
-    'nano.measure.revising': 344,
-    'nano.text.chat': 354,
-    'nano.train.speed': 375,
-    'nano.train.train_nano': 395,
     'runs.evaluate.outcome': 351,
     'runs.explain.iteration_lines': 538,
     'runs.explain.trained': 373,
