@@ -378,13 +378,13 @@ class Scripted:
         return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
 
 
-def tiny_trainer(folder, engine, parent, rows_file, settings, seed, scratch):
+def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
     "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
     at = Path(scratch) / 'step.json'
     step, weight = (
         json.loads(at.read_text())
         if at.exists()
-        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(rows_file)))
+        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(examples_file)))
     )
     for step in range(step, 3):
         weight = core.seed_for(weight)

@@ -208,7 +208,7 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
                 'multiagent_ft.training.finetune:finetune_job',
                 dict(
                     parent=a.adapter,
-                    rows_file=str(file.absolute()),
+                    examples_file=str(file.absolute()),
                     settings=asdict(ws.settings),
                     seed=seed,
                     scratch=True,
