@@ -6,16 +6,15 @@
 __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 'ASKS_DEBATE', 'TURNS', 'PAPER', 'BASE',
            'MAJORITY', 'MAJORITY_EQUAL', 'DEBATE_ONLY', 'STAR', 'MAJORITY_FT', 'MULTIAGENT_FT', 'MAJORITY_FT_EQUAL',
            'WITHOUT_CRITIC', 'SINGLE_AGENT_FT', 'SINGLE_AGENT_FT_ALONE', 'UNION_FT', 'FIXED', 'FIRST', 'LESS',
-           'RECIPES', 'RecipeContext', 'Asks', 'Objective', 'by_vote', 'Recipe', 'full_debate', 'answer_once',
-           'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns', 'all_first_turns',
-           'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold', 'correct_turns',
-           'train_each', 'train_one', 'load_recipe', 'check_transcripts', 'check_votes', 'check_examples',
-           'check_society', 'recipe_source']
+           'RECIPES', 'RecipeContext', 'Asks', 'by_vote', 'Recipe', 'full_debate', 'answer_once', 'replicas',
+           'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns', 'all_first_turns', 'all_final_turns',
+           'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold', 'correct_turns', 'train_each', 'train_one',
+           'load_recipe', 'check_transcripts', 'check_votes', 'check_examples', 'check_society', 'recipe_source']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Callable, Mapping, Protocol as Interface, runtime_checkable
+from typing import Any, Callable, Mapping
 from .consensus import Vote
 from multiagent_ft.core import (
     Answer,
@@ -103,16 +102,6 @@ ASKS_ONE, ASKS_EACH, ASKS_MAJ_K = Asks('one'), Asks('agents'), Asks('votes')
 ASKS_HINT, ASKS_DEBATE = Asks('one', hinted=True), Asks('agents', debates=True)
 
 # %% ../../nbs/method/07_recipes.ipynb #d0c3a1f8
-@runtime_checkable
-class Objective(Interface):
-    "What training optimizes, as data; the training wing knows how."
-
-    name: str
-
-    def key(self) -> dict:
-        "What of it decides the trained weights, JSON-able; {} for plain supervised finetuning."
-
-
 TURNS = ('own', 'final', 'any')
 
 
@@ -132,7 +121,7 @@ class Recipe:
     select: Callable | None = None  # (ctx, society, transcripts, votes) -> {agent: examples}
     train: Callable | None = None  # (ctx, society, {agent: examples}) -> society
     answer: Callable  # (ctx, society, problems, seeds) -> transcripts
-    objective: str | Objective = 'sft'  # what training optimizes
+    objective: Any = 'sft'  # what training optimizes: a name, or a frozen dataclass of the training wing
     sample_asks: Asks = ASKS_DEBATE  # what `sample` asks for, per question
     answer_asks: Asks = ASKS_DEBATE  # what `answer` asks for, per question
     turns: str = 'own'  # turns an agent trains on: its 'own' (checked), the 'final' ones of all agents, or 'any'
@@ -535,9 +524,12 @@ def recipe_source(recipe: Recipe) -> dict:
     Raises `MaftError` for a function that cannot be named."""
     functions = {n: getattr(recipe, n) for n in ('sample', 'label', 'select', 'train', 'answer')}
     objective = recipe.objective
+    if not isinstance(objective, str):
+        kind = type(objective)
+        objective = dict(kind=f'{kind.__module__}:{kind.__qualname__}', **asdict(objective))
     return dict(
         functions={n: f and function_key(f) for n, f in functions.items()},
-        objective=objective if isinstance(objective, str) else dict(name=objective.name, **objective.key()),
+        objective=objective,
         turns=recipe.turns,
         one_model=recipe.one_model,
     )
