@@ -10,7 +10,7 @@ __all__ = ['SMALL', 'worker_count', 'protocol_of', 'executor_for', 'RunContext',
            'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
-import contextlib, json, os, subprocess, sys
+import contextlib, json, os, subprocess
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from multiagent_ft.runs.jobs import (
     ProcessExecutor,
     engine_for,
 )
-from .tracking import Progress, quiet, stage
+from .tracking import Progress
 from multiagent_ft.method.recipes import (
     RecipeContext,
     answer_once,
@@ -104,9 +104,13 @@ class RunContext:
     "What a run works with: store, engine, executor, task, tracker. A context manager; Ctrl-C ends the workers too."
 
     def __init__(
-        self, cfg: Config, executor=None
-    ):  # one that several runs of a model and a store share; it is left open
+        self,
+        cfg: Config,
+        executor=None,  # one that several runs of a model and a store share; it is left open
+        progress: Progress | None = None,  # where progress is shown; default: on standard error
+    ):
         self.cfg = cfg = settled(cfg)
+        self.progress = progress or Progress(quiet=cfg.quiet)
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
         self.spec = EngineSpec(
@@ -140,7 +144,8 @@ class RunContext:
     def step(self, k: int, name: str):
         "One step of iteration `k`; remembers which entries of the store it stood on."
         self.runner.used.clear()
-        with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name):
+        of = f'/{self.cfg.iterations}' if k <= self.cfg.iterations else ''
+        with self.progress.stage(f'iteration {k}{of}'), self.progress.stage(name):
             yield
         self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
 
@@ -164,8 +169,8 @@ def split_questions(ws: RunContext) -> tuple[list[list[Problem]], list[Problem]]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
     ws.split = splits[0].report
-    if ws.split and not quiet():
-        print(splits[0], file=sys.stderr)
+    if ws.split:
+        ws.progress.say(str(splits[0]))
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../../nbs/runs/28_run.ipynb #85bae7dd
@@ -174,8 +179,8 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
     cfg, step = ws.cfg, ['answers']
 
     def generate(requests):
-        with Progress(len(requests), step[0]) as p:
-            return ws.cached.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
+        with ws.progress.bar(len(requests), step[0]) as bar:
+            return ws.cached.generate(requests, bar.count)
 
     return RecipeContext(
         generate,
@@ -218,8 +223,8 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
         )
     if not jobs:
         return {}
-    with Progress(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as p:
-        paths = ws.runner.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
+    with ws.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as bar:
+        paths = ws.runner.run(jobs, bar.count)
     return {a.name: str(path) for a, path in zip(rows, paths)}
 
 # %% ../../nbs/runs/28_run.ipynb #bd9a3683
@@ -233,7 +238,7 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     check_votes(r, said, votes)
     rows = r.select(m, society, said, votes)
     check_examples(r, society, said, rows)
-    report_idle_agents(rows)
+    report_idle_agents(rows, ws.progress)
     with ws.step(k, 'finetune'):
         new = r.train(m, society, rows)
     check_society(r, society, new)
@@ -246,14 +251,13 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     )
 
 # %% ../../nbs/runs/28_run.ipynb #c52af5eb
-def report_idle_agents(rows: dict[Agent, list[Example]]):
+def report_idle_agents(rows: dict[Agent, list[Example]], progress: Progress):
     "Say which agents have nothing to learn in this iteration and stay their parent."
     idle = [a.name for a, r in rows.items() if not r]
-    if idle and not quiet():
-        print(
+    if idle:
+        progress.say(
             f'no rows for {", ".join(idle)}: no turn of theirs both ended by itself and agreed with a label (a cut'
-            ' turn is not learned: see max_new_tokens), so they stay as they were',
-            file=sys.stderr,
+            ' turn is not learned: see max_new_tokens), so they stay as they were'
         )
 
 # %% ../../nbs/runs/28_run.ipynb #7756db91
@@ -333,11 +337,12 @@ def evaluate_iteration(
 def run(
     cfg: Config,
     executor=None,  # to share among several runs, see `executor_for`; default: one of its own
+    progress: Progress | None = None,  # where it is shown; default: on standard error
     again: bool = True,  # False: a finished run is read, see `finished_summary`, instead of looking up its every step
 ) -> dict:
     """Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped.
     Returns the summary."""
-    ws = RunContext(cfg, executor)
+    ws = RunContext(cfg, executor, progress)
     train, evaluation = split_questions(ws)
     cfg, before = ws.cfg, ws.store.misses.copy()
     init_run_dir(cfg)
@@ -570,6 +575,7 @@ def evaluate_society(
     data: str | None = None,  # local data of the other task
     workers='auto',
     executor=None,
+    progress: Progress | None = None,  # where it is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, next to the untrained one."
     old = config_of(folder)
@@ -583,7 +589,7 @@ def evaluate_society(
         iterations=0,
         eval=old.eval if eval is None else eval,
     )
-    ws = RunContext(cfg, executor)
+    ws = RunContext(cfg, executor, progress)
     _, problems = split_questions(ws)
     check_unseen(folder, last, problems)
     with ws:

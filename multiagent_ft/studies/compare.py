@@ -12,13 +12,14 @@ import json, re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from .statistics import TableRow, csv_text, markdown
 from ..runs.settings import PATHS, Config, semantic, settled
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
-from ..runs.tracking import stage
+from ..runs.tracking import Progress
 from multiagent_ft.studies.outcomes import (
     by_iteration,
     iteration_csv,
@@ -94,12 +95,14 @@ def run_all(
     }.values():
         split_questions(RunContext(cfg))
     records, made, n = [], Counter(), len(todo)
+    progress = Progress(quiet=base.quiet)
+    elsewhere_too = partial(evaluate_society, progress=progress)
     with closing(executor_for(todo[0][1])) as shared:
         for i, (e, cfg) in enumerate(todo, 1):
-            with stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
-                made.update(run(cfg, shared, again=False)['made'])
+            with progress.stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
+                made.update(run(cfg, shared, progress=progress, again=False)['made'])
                 records += (
-                    records_of(cfg.out, e.label) if not e.exam else elsewhere(e, cfg, made, shared, evaluate_society)
+                    records_of(cfg.out, e.label) if not e.exam else elsewhere(e, cfg, made, shared, elsewhere_too)
                 )
     return records, made, list(dict.fromkeys(c.out for _, c in todo))
 

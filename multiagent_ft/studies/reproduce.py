@@ -282,7 +282,6 @@ from ..runs.settings import Config
 from ..core import MaftError, write_atomic
 from .diversity import SPELLING, run_diversity
 from .plots import panels_plot, save_figure
-from ..runs.tracking import stage
 from .outcomes import by_iteration, save_records, scores, size_of
 from ..runs.store import Store
 from ..runs.tasks import GENERATED
@@ -391,8 +390,7 @@ def diversity_records(
     out = []
     for s in seeds:
         for e in entries:
-            with stage(f'diversity of {e.label}, seed {s}'):
-                pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
+            pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
             out += [
                 dict(
                     recipe=e.label,
