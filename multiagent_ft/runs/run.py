@@ -6,8 +6,8 @@
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'executor_for', 'RunContext', 'check_disjoint', 'split_questions',
            'recipe_context', 'finetune_all', 'train_iteration', 'report_idle_agents', 'pseudo_label_accuracy',
            'examples_by_role', 'cut_turns', 'more_about', 'evaluate_iteration', 'run', 'init_run_dir', 'run_lock',
-           'write_summary', 'git_commit', 'source_digest', 'recipe_functions', 'input_digest', 'finished_summary',
-           'summary_table', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
+           'write_summary', 'git_commit', 'source_digest', 'input_digest', 'finished_summary', 'summary_table',
+           'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess
@@ -48,10 +48,12 @@ from .tracking import Progress
 from multiagent_ft.method.recipes import (
     RecipeContext,
     answer_once,
-    full_debate,
-    all_final_turns,
-    train_one,
-    recipe,
+    check_examples,
+    check_society,
+    check_transcripts,
+    check_votes,
+    load_recipe,
+    recipe_source,
 )
 from ..method.examples import Example, truncated_turns, examples_report, save_examples
 from .store import Store
@@ -124,7 +126,7 @@ class RunContext:
             ),
         )
         self.store = Store(cfg.store_folder)
-        self.protocol, self.recipe = protocol_of(cfg, self.task), recipe(cfg.recipe)
+        self.protocol, self.recipe = protocol_of(cfg, self.task), load_recipe(cfg.recipe)
         self.settings = TrainingSettings(**dict(cfg.training))
 
     def __enter__(self):
@@ -185,7 +187,7 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
         train=lambda rows: finetune_all(ws, k, rows),
         protocol=ws.protocol,
         read=ws.task.read,
-        gold_answer=ws.task.gold_answer,
+        gold_answer=ws.task.gold_answer if ws.recipe.uses_gold else None,
         seed=cfg.seed,
         w=cfg.w,
         critic_loss=cfg.critic_loss,
@@ -230,12 +232,16 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     "Society k from society k-1, and what there is to say about it."
     folder, m, r = ws.folder / f'iteration-{k}', recipe_context(ws, k), ws.recipe
     with ws.step(k, 'collect'):
-        said = r.collect(m, society, problems, Seeds(ws.cfg.seed, 'train', k))
+        said = r.sample(m, society, problems, Seeds(ws.cfg.seed, 'train', k))
+    check_transcripts(r, 'sample', problems, said)
     votes = r.label(m, said)
+    check_votes(r, said, votes)
     rows = r.select(m, society, said, votes)
+    check_examples(r, society, said, rows)
     report_idle_agents(rows, ws.progress)
     with ws.step(k, 'finetune'):
         new = r.train(m, society, rows)
+    check_society(r, society, new)
     write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, said))
     write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes)))
     return new, dict(
@@ -281,9 +287,9 @@ def examples_by_role(rows: dict[Agent, list[Example]], society: Society) -> dict
 def cut_turns(ws: RunContext, a: Agent, said: list[Transcript], labels: list) -> int:
     """Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all,
     everybody's."""
-    if ws.recipe.train is not train_one:
+    if ws.recipe.turns == 'own':
         return truncated_turns(said, labels, a.index, a.role)
-    if ws.recipe.select is all_final_turns:
+    if ws.recipe.turns == 'final':
         said = [replace(t, turns=tuple(t.final())) for t in said]
     return truncated_turns(said, labels)
 
@@ -297,7 +303,7 @@ def more_about(ws: RunContext, said: list[Transcript], votes: list, rows: dict[A
         for a, r in rows.items()
     }
     known = all(t.problem.gold is not None for t in said)
-    ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.collect is full_debate else []
+    ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.sample_asks.debates else []
     # no critic spoke; each might have been a reinforcement for every critic
     lost = sum(len(t.at(1)) for t in ended if t.rounds < 2)
     return dict(
@@ -314,6 +320,7 @@ def evaluate_iteration(
     m, luck, cfg = recipe_context(ws, k, exam=True), Seeds(ws.cfg.seed, 'eval'), ws.cfg
     with ws.step(k, 'evaluate'):
         said = ws.recipe.answer(m, society, problems, luck)
+    check_transcripts(ws.recipe, 'answer', problems, said)
     if keep:
         write_jsonl(ws.folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, said))
     outcomes = [outcome(t, ws.task, cfg.seed, k) for t in said]
@@ -482,18 +489,13 @@ def source_digest() -> str:
     return digest({f.relative_to(here).as_posix(): file_digest(f) for f in here.rglob('*.py')})
 
 
-def recipe_functions(ws: RunContext) -> list[str]:
-    "The functions a run's recipe is made of, by name."
-    return [f'{f.__module__}.{f.__qualname__}' for f in vars(ws.recipe).values() if callable(f)]
-
-
 def input_digest(ws: RunContext, train: list[list[Problem]], evaluation: list[Problem]) -> str:
     "One digest of all that decides a run's result: settings, model, questions, libraries, and this package's source."
     return digest(
         [
             semantic(ws.cfg),
             ws.cfg.iterations,
-            recipe_functions(ws),
+            recipe_source(ws.recipe),
             ws.engine.identity(None),
             train,
             evaluation,
@@ -515,13 +517,7 @@ def finished_summary(ws: RunContext) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     there = {f.name for kind in ('generate', 'finetune') for f in ws.store.path.glob(f'{kind}/*/*')}
-    # what a recipe of your own does may have changed under the same name
-    ours = all(f.startswith('multiagent_ft.') for f in recipe_functions(ws))
-    return (
-        summary
-        if same and ours and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names)
-        else None
-    )
+    return summary if same and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names) else None
 
 # %% ../../nbs/runs/28_run.ipynb #8f17da3c
 def summary_table(summary: dict) -> list[list[str]]:

@@ -583,10 +583,10 @@ def describe() -> tuple[dict, ...]:
 def settled(cfg: Config, recipe=None) -> Config:  # a `Recipe`; default: the one it names
     "`cfg` with what its recipe fixes; a recipe that trains no agent has no iterations."
     if recipe is None:
-        from multiagent_ft.method.recipes import recipe as named
+        from multiagent_ft.method.recipes import load_recipe
 
-        recipe = named(cfg.recipe)
-    return cfg.but(**recipe.settings | ({} if recipe.trains else dict(iterations=0)))
+        recipe = load_recipe(cfg.recipe)
+    return cfg.but(**dict(recipe.settings) | ({} if recipe.trains else dict(iterations=0)))
 
 # %% ../../nbs/runs/25_settings.ipynb #0aa15a46
 def semantic(config: Config) -> dict:

@@ -13,7 +13,7 @@ __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3
 from dataclasses import dataclass, field
 from .compare import StudyRow
 from ..core import MaftError
-from ..method.recipes import recipe
+from ..method.recipes import load_recipe
 
 # %% ../../nbs/studies/36_reproduce.ipynb #ae485962
 def published(text: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:  # see above
@@ -57,7 +57,7 @@ class Experiment:
 
 def plainly(*names: str) -> tuple[StudyRow, ...]:
     "Entries for recipes by their own names. Raises `MaftError` for an unknown one."
-    return tuple(StudyRow(n, recipe(n).name) for n in names)
+    return tuple(StudyRow(n, load_recipe(n).name) for n in names)
 
 # %% ../../nbs/studies/36_reproduce.ipynb #17051a62
 TABLE1 = Experiment(
