@@ -22,10 +22,11 @@ from typing import Callable, NamedTuple
 from .core import MaftError, Problem, Transcript, Turn
 from .method.debate import Agent, Protocol, Seeds, Society, debate, untrained
 from .method.examples import Example, save_examples
-from .method.prompts import Sampling
+from .method.prompts import EngineSpec, Sampling
 from .method.recipes import RecipeContext, own_turns
-from .runs.jobs import CachedEngine, EngineSpec, Job, JobRunner, ProcessExecutor
+from .runs.jobs import CachedEngine, Job, JobRunner, ProcessExecutor
 from .runs.plan import bare_training
+from .runs.society import reader
 from .runs.store import Store
 from .training.finetune import finetune_key
 from .training.trainer import TrainingSettings
@@ -126,8 +127,8 @@ def with_adapters(
     def adapted(agent: Agent) -> Agent:
         seed = agent.index + 10 * (agent.role == 'critic')
         with silence_training():
-            model = init_model(engine, None, settings, seed=seed)
-            save_agent(engine, model, folder / agent.name, tensors=agent_tensors(model))
+            model = init_model(engine.base, None, settings, seed=seed)
+            save_agent(engine.base, model, folder / agent.name, tensors=agent_tensors(model))
         return replace(agent, adapter=str(folder / agent.name))
 
     society = untrained(n)
@@ -164,9 +165,9 @@ def timed_debate(
 ) -> tuple[list[Transcript], float]:
     "One debate per problem through the store, as in a run: (transcripts, seconds)."
     start = time.perf_counter()
-    engine = CachedEngine(runner, block or work.spec.batch_size)
+    engine = CachedEngine(runner, block or work.spec.args['batch_size'])
     problems = work.problems if problems is None else problems
-    transcripts = debate(problems, work.society, work.protocol, engine.generate, Seeds(0, 'bench'))
+    transcripts = debate(problems, work.society, work.protocol, engine.generate, seeds=Seeds(0, 'bench'), read=reader())
     return transcripts, time.perf_counter() - start
 
 
@@ -192,13 +193,13 @@ def naive_debate(engine, turns: list[Turn], sampling: Sampling) -> float:
         top_p=sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=engine.stop_ids,
-        pad_token_id=engine.pad_id,
+        pad_token_id=engine.base.pad_id,
     )
-    models = {who: deepcopy(engine.base) for who in {(u.role, u.agent) for u in turns}}
+    models = {who: deepcopy(engine.base.model) for who in {(u.role, u.agent) for u in turns}}
     generated, start = 0, time.perf_counter()
     with torch.inference_mode():
         for u in turns:
-            ids = torch.tensor([u.completion.prompt_ids], device=engine.device)
+            ids = torch.tensor([u.completion.prompt_ids], device=engine.base.device)
             model = models[u.role, u.agent]
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
             generated += out.shape[1] - ids.shape[1]
@@ -223,18 +224,18 @@ def timed(work: Callable) -> float:
 
 def upper_bound(engine, turns: list[Turn], sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
-    from multiagent_ft.engines.huggingface import generate_batch
+    from multiagent_ft.engines.huggingface import Row, generate_batch
 
-    stop_ids, engine.stop_ids, total = engine.stop_ids, [-1], 0.0  # no answer ends early
+    stop_ids, engine.base.stop_ids, total = engine.base.stop_ids, [-1], 0.0  # no answer ends early
     try:
         for role in dict.fromkeys(u.role for u in turns):
             mine = [u for u in turns if u.role == role]
-            rows = perfect_batch(mine, sampling, batch)
-            with engine.adapters.speaking(None) as model:
+            rows = [Row(*row) for row in perfect_batch(mine, sampling, batch)]
+            with engine.base.adapters.with_adapter(None) as model:
                 best = min(timed(lambda: generate_batch(engine, model, rows)) for _ in range(2))
             total += best * len(mine) / batch
     finally:
-        engine.stop_ids = stop_ids
+        engine.base.stop_ids = stop_ids
     return total
 
 # %% ../nbs/61_bench.ipynb #e21158fa
@@ -260,19 +261,19 @@ def matmul_rate(
 
 def matmul_seconds(engine, turns: list[Turn]) -> float:
     "Seconds that the multiplications of these answers would take at that rate; attention left out."
-    embedding = engine.base.get_input_embeddings().weight.numel()
-    tied = engine.base.config.tie_word_embeddings
-    matrices = sum(p.numel() for _, p in engine.base.named_parameters() if p.ndim == 2)
+    embedding = engine.base.model.get_input_embeddings().weight.numel()
+    tied = engine.base.model.config.tie_word_embeddings
+    matrices = sum(p.numel() for _, p in engine.base.model.named_parameters() if p.ndim == 2)
     layers = matrices - embedding * (1 if tied else 2)
     read, new = sum(len(u.completion.prompt_ids) for u in turns), tokens(turns)
-    return (layers * (read + new) + embedding * new) / matmul_rate(engine.device)
+    return (layers * (read + new) + embedding * new) / matmul_rate(engine.base.device)
 
 # %% ../nbs/61_bench.ipynb #b728f3e4
 def sft_config(engine, s: TrainingSettings, folder: str, defaults: bool):
     "TRL's settings for the same training; with its own precision and checkpointing if `defaults`."
     from trl import SFTConfig
 
-    ours = {} if defaults else dict(bf16=engine.device.type != 'cpu', activation_checkpointing=False)
+    ours = {} if defaults else dict(bf16=engine.base.device.type != 'cpu', activation_checkpointing=False)
     return SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=s.batch_size,
@@ -283,7 +284,7 @@ def sft_config(engine, s: TrainingSettings, folder: str, defaults: bool):
         save_strategy='no',
         disable_tqdm=True,
         logging_strategy='no',
-        use_cpu=engine.device.type == 'cpu',
+        use_cpu=engine.base.device.type == 'cpu',
         **ours,
     )
 
@@ -307,9 +308,9 @@ def naive_training(
         rows = [dict(input_ids=list(x.input_ids), labels=list(x.labels)) for x in examples]
         lora = LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear')
         SFTTrainer(
-            model=load_weights(source, engine.device, engine.dtype),
+            model=load_weights(source, engine.base.device, engine.base.dtype),
             args=sft_config(engine, s, folder, defaults),
-            processing_class=engine.tok,
+            processing_class=engine.base.tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
             peft_config=lora,
         ).train()
@@ -348,7 +349,7 @@ def compare_generation(
         ours=n / seconds,
         naive=naive_debate(work.engine, sample, sampling),
         naive_answers=len(sample),
-        upper_bound=n / upper_bound(work.engine, turns, sampling, batch=work.spec.batch_size),
+        upper_bound=n / upper_bound(work.engine, turns, sampling, batch=work.spec.args['batch_size']),
         matmul=n / matmul_seconds(work.engine, turns),
     )
     if work.workers:
@@ -360,7 +361,7 @@ def compare_generation(
 
 def debate_by_workers(work: Workload) -> float:
     "Seconds that the debates take in worker processes; their start is not counted."
-    batch = work.spec.batch_size
+    batch = work.spec.args['batch_size']
     with work.processes('workers') as executor:
         one_each = work.problems[: 2 * batch : batch] or work.problems[:1]
         timed_debate(work, executor, problems=one_each, block=1)
@@ -369,7 +370,7 @@ def debate_by_workers(work: Workload) -> float:
 # %% ../nbs/61_bench.ipynb #b2376ace
 def examples_by_agent(work: Workload, transcripts: list[Transcript]) -> dict[Agent, list[Example]]:
     "Every agent's own turns of these debates, most tokens first, as in a run."
-    context = RecipeContext(None, None, work.protocol, min_support=2 if len(work.society) > 1 else 1)
+    context = RecipeContext(None, None, work.protocol, reader(), min_support=2 if len(work.society) > 1 else 1)
     chosen = own_turns(context, work.society, transcripts, context.labels(transcripts))
     examples = {agent: xs for agent, xs in chosen.items() if xs}
     if not examples:  # a random model: its agents never agree
@@ -392,7 +393,7 @@ def finetune_jobs(work: Workload, examples: dict[Agent, list[Example]], s: Train
             kind='finetune',
             key=finetune_key(work.engine, None, mine, settings=s, seed=agent.index),
             fn='multiagent_ft.training.finetune:finetune_job',
-            args=dict(parent=None, rows_file=str(rows_file), settings=asdict(s), seed=agent.index, scratch=True),
+            args=dict(parent=None, examples_file=str(rows_file), settings=asdict(s), seed=agent.index, scratch=True),
             size=len(mine),
         )
 
@@ -433,11 +434,11 @@ def trained_tokens(each: list[list[Example]], s: TrainingSettings) -> int:
 
 def all_naive(work: Workload, each: list[list[Example]], s: TrainingSettings, defaults: bool = False) -> float:
     "Seconds of the naive baseline, agent after agent."
-    return sum(naive_training(work.spec.model, work.engine, xs, s=s, defaults=defaults) for xs in each)
+    return sum(naive_training(work.spec.args['model'], work.engine, xs, s=s, defaults=defaults) for xs in each)
 
 
 def warm_up(job: Job, s: TrainingSettings, **key) -> Job:
-    "One epoch of a job under another key (`key` is added to it), so that nothing measured has to be imported or compiled first."
+    "One epoch of a job under another key (`key` is added to it): nothing measured has to be imported first."
     return replace(job, key=dict(job.key, warm=True, **key), args=dict(job.args, settings=asdict(replace(s, epochs=1))))
 
 
@@ -471,7 +472,7 @@ def peak_memory(
     from multiagent_ft.runs.tasks import load_task, split  # noqa: F401
 
     method = case if case in ('lora', 'qlora', 'full') else 'lora'
-    spec = EngineSpec(model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions)
+    spec = EngineSpec('hf', dict(model=model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions))
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
         work, copies = memory_workload(case, spec, Path(folder), agents=agents, new=new)
@@ -484,7 +485,7 @@ def peak_memory(
             case=case,
             agents=2 * agents if many else 1,
             peak=peak() - before,
-            model=sum(p.nbytes for n, p in work.engine.base.named_parameters() if '.lora_' not in n),
+            model=sum(p.nbytes for n, p in work.engine.base.model.named_parameters() if '.lora_' not in n),
             adapters=sum(f.stat().st_size for f in Path(folder).glob('adapters/*/*.safetensors')),
             copies=1 + len(copies),
         )
@@ -495,14 +496,14 @@ def memory_workload(case: str, spec: EngineSpec, folder: Path, agents: int, new:
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.runs.tasks import load_task, split
 
-    engine = HFEngine(**asdict(spec))
-    copies = [deepcopy(engine.base) for _ in range(2 * agents - 1)] if case == 'copies' else []
+    engine = HFEngine(**spec.args)
+    copies = [deepcopy(engine.base.model) for _ in range(2 * agents - 1)] if case == 'copies' else []
     own = case in ('society', 'copies')
     work = Workload(
         engine=engine,
         spec=spec,
         society=with_adapters(engine, folder / 'adapters', agents) if own else untrained(agents),
-        problems=split(load_task('arithmetic'), 1, spec.batch_size).evaluation,
+        problems=split(load_task('arithmetic'), 1, spec.args['batch_size']).evaluation,
         protocol=Protocol(sampling=Sampling(1.0, 1.0, new)),
         folder=folder,
     )
@@ -553,11 +554,11 @@ def speeds(
     batch = max(1, min(questions // 2 if small else questions, 128))
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        spec = EngineSpec(bench_model(model, folder, layers), dtype=dtype, batch_size=batch)
-        engine = HFEngine(**asdict(spec))
+        spec = EngineSpec('hf', dict(model=bench_model(model, folder, layers), dtype=dtype, batch_size=batch))
+        engine = HFEngine(**spec.args)
         work = Workload(
             engine=engine,
-            spec=replace(spec, model=engine.source),
+            spec=EngineSpec('hf', spec.args | dict(model=engine.base.source)),
             society=with_adapters(engine, folder / 'adapters'),
             problems=split(load_task('arithmetic'), 1, questions).evaluation,
             protocol=Protocol(sampling=Sampling(1.0, top_p, new)),
@@ -565,7 +566,7 @@ def speeds(
             workers=workers,
         )
         generation, transcripts = compare_generation(work, few)
-        if not small and engine.device.type == 'cpu':  # enough steps to be fair would take an hour
+        if not small and engine.base.device.type == 'cpu':  # enough steps to be fair would take an hour
             return dict(generation=generation)
         s = TrainingSettings(learning_rate=1e-3, batch_size=32 if small else 8)
         return dict(generation=generation, finetuning=compare_finetuning(work, transcripts, s))
@@ -584,7 +585,7 @@ def in_a_process(function: str, **kw) -> dict:
         'import json, sys\nfrom multiagent_ft import bench\n'
         f'print(json.dumps(bench.{function}(**json.loads(sys.argv[1]))))'
     )
-    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1)), 'MAFT_QUIET': '1'}
+    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1))}
     done = subprocess.run([sys.executable, '-c', code, json.dumps(kw)], capture_output=True, text=True, env=env)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ['no reason given'])[-1]
