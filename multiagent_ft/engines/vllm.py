@@ -6,12 +6,13 @@
 __all__ = ['RANKS', 'SERVED', 'ABOUT_TRAINING', 'PLAIN_STARTS', 'MEMORY', 'ABOUT', 'PROBE', 'PROBE_TOKENS', 'TOLERANCE',
            'unserved_settings', 'unserved_tensors', 'check_adapter', 'unmix64', 'seeds_at', 'Draw', 'draw_rows',
            'seeded_draws', 'Served', 'serve', 'explain_vllm_error', 'EngineProcess', 'About', 'about_vllm', 'Adapter',
-           'VLLMEngine', 'lora_capacity', 'ModelConfig', 'read_config', 'started', 'use', 'row_for', 'generate_all',
-           'completion', 'score_all', 'Probe', 'probe_adapter', 'check_loaded']
+           'VLLMSettings', 'VLLMEngine', 'lora_capacity', 'ModelConfig', 'read_config', 'renderer_for', 'started',
+           'use', 'row_for', 'generate_all', 'ask', 'completion', 'score_all', 'Probe', 'probe_adapter', 'check_loaded']
 
-# %% ../../nbs/engines/15_vllm.ipynb #585e11c1
-import itertools, json, os, shutil, signal, socket, subprocess, sys, tempfile, weakref
+# %% ../../nbs/engines/15_vllm.ipynb #caf67a21
+import gc, itertools, json, os, shutil, signal, socket, subprocess, sys, tempfile, weakref
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,7 @@ from multiagent_ft.engines.huggingface import (
     base_identity,
     find_model,
     load_tokenizer,
+    pick_device,
 )
 from ..method.prompts import GOLDEN, MIX, Request, Sampling, mix64, token_budget
 
@@ -111,7 +113,11 @@ class Draw(NamedTuple):
     given: int = -1  # this token, whatever its probability: its log-probability is wanted
 
 
-def draw_rows(logits, draws: list[Draw], steps: list[int]):  # (rows, vocabulary) of the next tokens; 0 for the first
+def draw_rows(
+    logits,  # tensor (rows, vocabulary) of the next tokens
+    draws: list[Draw],
+    steps: list[int],  # 0 for the first new token
+):
     "The next token of each row, as `prompts.draw` defines it: a tensor of shape (rows,)."
     samplings = [Sampling(temperature=d.temperature, top_p=d.top_p) for d in draws]
     sampler = SeededSampler(seeds_at([d.seed for d in draws], steps), samplings, start=0, device=logits.device)
@@ -205,7 +211,10 @@ class Served:
         from vllm import LLM
 
         draws = 'multiagent_ft.engines.vllm:SeededDraws'
-        self.llm = LLM(logits_processors=[draws], skip_tokenizer_init=True, generation_config='vllm', **settings)
+        usual = dict(enable_prefix_caching=True, disable_log_stats=True, seed=0)
+        self.llm = LLM(
+            logits_processors=[draws], skip_tokenizer_init=True, generation_config='vllm', **usual | settings
+        )
         return dict(blocks=self.llm.llm_engine.vllm_config.cache_config.num_gpu_blocks)
 
     def complete(self, rows: list[dict], one_at_a_time: bool = False):
@@ -320,7 +329,7 @@ class EngineProcess:
                 start_new_session=True,  # Ctrl-C is for us, and the whole session can be ended
             )
         self.channel = Connection(ours.detach())
-        self.close = weakref.finalize(self, _end, self.process, self.channel, self.log.parent)
+        self.close = weakref.finalize(self, _end, self.process, channel=self.channel, folder=self.log.parent)
 
     def call(self, do: str, **message):
         "Send a message; the answer. Raises `MaftError` in one or two lines, and ends the process, when it fails."
@@ -414,40 +423,54 @@ class Adapter(NamedTuple):
     path: str
 
 
+@dataclass(frozen=True)
+class VLLMSettings:
+    "How an engine is built. Raises `MaftError` for what vLLM has not."
+
+    dtype: str = 'auto'  # 'auto' is float32 on a CPU, bfloat16 on a GPU
+    device: str = 'auto'  # where agents are trained; vLLM takes the GPUs it sees
+    batch_size: int | None = None  # requests in one step at most; default: vLLM's own
+    max_length: int | None = None  # tokens of prompt and answer together; default: what the model was made for
+    chat_template: str | Path | None = None  # a Jinja file in place of the tokenizer's template
+    revision: str | None = None  # commit, tag or branch of a Hugging Face id
+    trust_remote_code: bool = False  # run Python that comes with the model: only if you have read it
+    template_args: dict | None = None  # handed to the template, such as dict(enable_thinking=False) for Qwen3
+    max_loras: int = 8  # adapters in one batch; more are served, in turns
+    max_lora_rank: int = 16  # the largest rank of an adapter
+    check_adapters: bool = True  # compare each with transformers on the CPU when it is loaded
+    python: str | None = None  # the interpreter that has vLLM; default: this one
+    settings: dict = field(default_factory=dict)  # more keywords of `vllm.LLM`, such as gpu_memory_utilization
+    env: dict = field(default_factory=dict)  # environment variables of its process, such as VLLM_CPU_KVCACHE_SPACE
+
+    def __post_init__(self):
+        if self.dtype == '4bit':
+            raise MaftError('dtype 4bit is for engine hf: vLLM would round the base in a way of its own.')
+        object.__setattr__(self, 'max_lora_rank', lora_capacity(self.max_lora_rank))
+
+    @property
+    def loading(self) -> dict:
+        "What transformers and vLLM are told about loading."
+        return dict(revision=self.revision, trust_remote_code=self.trust_remote_code)
+
+
 class VLLMEngine:
     "vLLM in a process of its own: PEFT adapters by request, our seeded draws. Not repeatable bit by bit."
 
     def __init__(
         self,
         model: str | Path,  # folder, Hugging Face id, or 'nano'
-        dtype: str = 'auto',  # 'auto' is float32 on a CPU, bfloat16 on a GPU
-        max_length: int | None = None,  # tokens of prompt and answer together; default: what the model was made for
-        chat_template: str | Path | None = None,  # a Jinja file in place of the tokenizer's template
-        revision: str | None = None,  # commit, tag or branch of a Hugging Face id
-        trust_remote_code: bool = False,  # run Python that comes with the model: only if you have read it
-        template_args: dict | None = None,  # handed to the template, such as dict(enable_thinking=False) for Qwen3
-        max_loras: int = 8,  # adapters in one batch; more are served, in turns
-        max_lora_rank: int = 16,  # the largest rank of an adapter
-        check_adapters: bool = True,  # compare each with transformers on the CPU when it is loaded
-        python: str | None = None,  # the interpreter that has vLLM; default: this one
-        settings: dict | None = None,  # more keywords of `vllm.LLM`, such as dict(gpu_memory_utilization=0.8)
-        env: dict | None = None,  # environment variables of its process, such as dict(VLLM_CPU_KVCACHE_SPACE='4')
+        **how,  # the fields of `VLLMSettings`
     ):
-        self.process = None
-        self.about, self.python = about_vllm(python), python
-        self.name, self.source, self.revision = str(model), find_model(model), revision
-        self.load = dict(revision=revision, trust_remote_code=trust_remote_code)
-        self.tokenizer = load_tokenizer(self.source, **self.load)
-        if chat_template:
-            self.tokenizer.chat_template = read_template(chat_template)
-        self.chat_template, self.template_args = chat_template, template_args
-        self.context, stops, self.commit = read_config(self.source, max_length, **self.load)
-        self.renderer = Renderer(self.tokenizer, self.name, stops, template_args)
+        self.process, self.how = None, VLLMSettings(**how)
+        self.about = about_vllm(self.how.python)
+        self.name, self.source = str(model), find_model(model)
+        self.config = read_config(self.source, self.how.max_length, **self.how.loading)
+        self.context = self.config.context
+        self.renderer = renderer_for(self.name, self.how, stops=self.config.stops)
         self.render, self.encode, self.decode = self.renderer.render, self.renderer.encode, self.renderer.decode
         self.stop_ids = self.renderer.stop_ids
-        self.dtype = dtype if dtype != 'auto' else 'float32' if self.about.device == 'cpu' else 'bfloat16'
-        self.max_loras, self.max_lora_rank = max_loras, lora_capacity(max_lora_rank)
-        self.check_adapters, self.settings, self.env = check_adapters, dict(settings or {}), dict(env or {})
+        usual = 'float32' if self.about.device == 'cpu' else 'bfloat16'
+        self.dtype = usual if self.how.dtype == 'auto' else self.how.dtype
         self.adapters, self.numbers, self.bases = {}, itertools.count(1), {}
         self.checked, self.with_lora = {}, False
         self.folder = Path(tempfile.mkdtemp(prefix='maft-adapters-'))
@@ -461,19 +484,21 @@ class VLLMEngine:
         return generate_all(self, requests)
 
     def logprobs(self, prompt_ids, token_ids, adapter: str | None = None) -> list[np.ndarray]:
-        return score_all(self, prompt_ids, token_ids, adapter)
+        return score_all(self, prompt_ids, token_ids, adapter=adapter)
 
     @property
     def base(self):
         "What a trainer needs. vLLM's process ends first, so its memory is free."
         self.close()
-        return self.in_process('auto').base
+        return self.in_process(self.how.device).base
 
     def in_process(self, device: str = 'cpu') -> HFEngine:
         "The same model on transformers, loaded once per device: trained on, and what adapters are compared with."
+        device = str(pick_device(device))
         if device not in self.bases:
-            how = dict(chat_template=self.chat_template, template_args=self.template_args, **self.load)
-            self.bases[device] = HFEngine(self.source, device=device, dtype=self.dtype, max_length=self.context, **how)
+            text = dict(chat_template=self.how.chat_template, template_args=self.how.template_args)
+            numbers = dict(device=device, dtype=self.dtype, max_length=self.context)
+            self.bases[device] = HFEngine(self.source, **numbers, **text, **self.how.loading)
         return self.bases[device]
 
     def close(self):
@@ -482,19 +507,34 @@ class VLLMEngine:
             self.process.close()
         self.process, self.checked = None, {}
 
+    def free_gpu(self):
+        "Let go of a base that was trained on: the GPU is vLLM's."
+        for device in [d for d in self.bases if d != 'cpu']:
+            import torch
+
+            del self.bases[device]
+            gc.collect()
+            if device.startswith('cuda'):
+                torch.cuda.empty_cache()
+
+    def capabilities(self):
+        from multiagent_ft.method.prompts import Capabilities
+
+        return Capabilities(adapters=True, logprobs=True, exact_repeat=False, token_ids=True)
+
     def identity(self, adapter: str | None = None) -> dict:
         "All that may change an answer, JSON-able. The same identity does not promise the same answer again."
         return dict(
             engine='vllm',
             version=self.about.vllm,
             torch=self.about.torch,
-            base=base_identity(self.source, self.commit),
+            base=base_identity(self.source, self.config.commit),
             adapter=adapter and adapter_identity(adapter),
             **self.renderer.identity(),
             dtype=self.dtype,
             device=self.about.device,
             context=self.context,
-            flags=dict(max_lora_rank=self.max_lora_rank, settings=self.settings, env=self.env),
+            flags=dict(max_lora_rank=self.how.max_lora_rank, settings=self.how.settings, env=self.how.env),
         )
 
     def versions(self) -> dict[str, str]:
@@ -516,7 +556,11 @@ class ModelConfig(NamedTuple):
     commit: str | None  # of the hub
 
 
-def read_config(model: str, max_length: int | None = None, **how) -> ModelConfig:
+def read_config(
+    model: str,
+    max_length: int | None = None,
+    **how: str | bool | None,  # keywords of transformers: revision, trust_remote_code
+) -> ModelConfig:
     "Raises `MaftError` where the configuration cannot be read."
     from transformers import AutoConfig, GenerationConfig
 
@@ -537,32 +581,33 @@ def read_config(model: str, max_length: int | None = None, **how) -> ModelConfig
     )
 
 
+def renderer_for(model: str, how: VLLMSettings, stops: list[int]) -> Renderer:
+    "Tokenizer and chat template, as the settings name them."
+    tokenizer = load_tokenizer(find_model(model), **how.loading)
+    if how.chat_template:
+        tokenizer.chat_template = read_template(how.chat_template)
+    return Renderer(tokenizer, model, stops=stops, args=how.template_args)
+
+
 def started(engine: VLLMEngine, with_lora: bool) -> EngineProcess:
     "The engine's process, started if there is none, or again if it was started without LoRA and LoRA is needed."
     if engine.process and (engine.with_lora or not with_lora):
         return engine.process
     engine.close()
-    for device in [d for d, hf in engine.bases.items() if hf.base.device.type != 'cpu']:
-        del engine.bases[device]  # the GPU is vLLM's now
-    quiet = dict(VLLM_NO_USAGE_STATS='1', VLLM_LOGGING_LEVEL='WARNING', VLLM_ENABLE_V1_MULTIPROCESSING='0')
-    lora = dict(
-        enable_lora=True,
-        max_loras=engine.max_loras,
-        max_cpu_loras=2 * engine.max_loras,
-        max_lora_rank=engine.max_lora_rank,
-    )
-    engine.process = EngineProcess(engine.name, engine.python, quiet | engine.env)
+    engine.free_gpu()
+    how, quiet = engine.how, dict(VLLM_NO_USAGE_STATS='1', VLLM_LOGGING_LEVEL='WARNING')
+    lora = dict(max_loras=how.max_loras, max_cpu_loras=2 * how.max_loras, max_lora_rank=how.max_lora_rank)
+    in_one_process = dict(VLLM_ENABLE_V1_MULTIPROCESSING='0')
+    engine.process = EngineProcess(engine.name, how.python, quiet | in_one_process | how.env)
+    given = dict(max_num_seqs=how.batch_size) if how.batch_size else {}
+    if with_lora:
+        given |= dict(enable_lora=True, **lora)
     engine.process.call(
         'start',
         model=engine.source,
         dtype=engine.dtype,
         max_model_len=engine.context,
-        enable_prefix_caching=True,
-        seed=0,
-        disable_log_stats=True,
-        **engine.load,
-        **(lora if with_lora else {}),
-        **engine.settings,
+        **how.loading | given | how.settings,
     )
     engine.with_lora = with_lora
     return engine.process
@@ -574,7 +619,7 @@ def use(engine: VLLMEngine, folder: str | None) -> Adapter | None:
         return None
     name = adapter_identity(folder)
     if name not in engine.adapters:
-        check_adapter(folder, engine.max_lora_rank)
+        check_adapter(folder, engine.how.max_lora_rank)
         aside, path = engine.folder / f'.{name}', engine.folder / name
         aside.mkdir()
         for file in ('adapter_config.json', 'adapter_model.safetensors'):
@@ -584,10 +629,18 @@ def use(engine: VLLMEngine, folder: str | None) -> Adapter | None:
     return engine.adapters[name]
 
 
-def row_for(engine, prompt: tuple, adapter: Adapter | None, draw: Draw, max_tokens: int, **wanted) -> dict:
+def row_for(
+    engine: VLLMEngine,
+    prompt: tuple,
+    adapter: Adapter | None,
+    draw: Draw,
+    max_tokens: int,
+    logprobs: bool = False,  # of the new tokens
+    score: int = 0,  # log-probabilities of the prompt from this token on
+) -> dict:
     "A request as vLLM's process takes it."
-    row = dict(prompt=list(prompt), adapter=adapter, draw=draw, max_tokens=max_tokens, stop=engine.stop_ids)
-    return row | dict(logprobs=False, score=0) | wanted
+    wanted = dict(max_tokens=max_tokens, stop=engine.stop_ids, logprobs=logprobs, score=score)
+    return dict(prompt=list(prompt), adapter=adapter, draw=draw, **wanted)
 
 
 def generate_all(engine: VLLMEngine, requests: list[Request]) -> list[Completion]:
@@ -598,28 +651,35 @@ def generate_all(engine: VLLMEngine, requests: list[Request]) -> list[Completion
     for i, (r, prompt) in enumerate(zip(requests, prompts)):
         if engine.token_budget(len(prompt), r.sampling):
             equal.setdefault((r.adapter or '', prompt, r.seed, r.sampling), []).append(i)
-    keys = sorted(equal, key=lambda k: (k[0], k[1], k[2], repr(k[3])))
-    if not keys:
-        return completions
-    rows = []
-    for adapter, prompt, seed, sampling in keys:
-        how = Draw(seed, sampling.temperature, sampling.top_p, len(prompt))
-        limit = engine.token_budget(len(prompt), sampling)
-        rows.append(row_for(engine, prompt, adapter=use(engine, adapter or None), draw=how, max_tokens=limit))
-    process = started(engine, any(row['adapter'] for row in rows))
-    check_loaded(engine, {k[0] for k in keys if k[0]})
-    for key, answer in zip(keys, process.call('complete', rows=rows)):
-        for i in equal[key]:
-            completions[i] = completion(engine, prompts[i], answer['ids'])
+    groups = [equal[k] for k in sorted(equal, key=lambda k: (*k[:3], repr(k[3])))]
+    answers = ask(engine, [requests[same[0]] for same in groups], [prompts[same[0]] for same in groups])
+    for same, ids in zip(groups, answers):
+        for i in same:
+            completions[i] = completion(engine, prompts[i], ids)
     return completions
+
+
+def ask(engine: VLLMEngine, requests: list[Request], prompts: list[tuple]) -> list[list[int]]:
+    "The token ids that vLLM adds to each prompt."
+    rows = []
+    for r, prompt in zip(requests, prompts):
+        how = Draw(r.seed, temperature=r.sampling.temperature, top_p=r.sampling.top_p, prompt=len(prompt))
+        limit = engine.token_budget(len(prompt), r.sampling)
+        rows.append(row_for(engine, prompt, adapter=use(engine, r.adapter), draw=how, max_tokens=limit))
+    if not rows:
+        return []
+    folders = {r.adapter for r in requests} - {None}
+    process = started(engine, with_lora=bool(folders))
+    check_loaded(engine, folders)
+    return [answer['ids'] for answer in process.call('complete', rows=rows)]
 
 
 def completion(engine: VLLMEngine, prompt: tuple, ids: list[int]) -> Completion:
     "Cut at the first stop token; without one the answer was cut by length."
     end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)
     if end is None:
-        return Completion(engine.decode(ids), 'length', prompt, ids)
-    return Completion(engine.decode(ids[:end]), 'stop', prompt, ids[: end + 1])
+        return Completion(engine.decode(ids), 'length', prompt_ids=prompt, token_ids=ids)
+    return Completion(engine.decode(ids[:end]), 'stop', prompt_ids=prompt, token_ids=ids[: end + 1])
 
 # %% ../../nbs/engines/15_vllm.ipynb #7fb4048d
 def score_all(engine: VLLMEngine, prompt_ids: list[tuple], token_ids: list[tuple], adapter: str | None = None):
@@ -632,7 +692,7 @@ def score_all(engine: VLLMEngine, prompt_ids: list[tuple], token_ids: list[tuple
     told, rows = use(engine, adapter), []
     for i in todo:
         *prompt, last = *prompt_ids[i], *token_ids[i]
-        how = Draw(0, 0, 1, len(prompt), given=last)
+        how = Draw(seed=0, temperature=0, top_p=1, prompt=len(prompt), given=last)
         rows.append(row_for(engine, prompt, adapter=told, draw=how, max_tokens=1, score=len(prompt_ids[i])))
     process = started(engine, adapter is not None)
     check_loaded(engine, {adapter} - {None})
@@ -658,7 +718,7 @@ def probe_adapter(engine: VLLMEngine, folder: str, adapter: Adapter | None = Non
     "Ask vLLM and transformers the same question. `adapter` is what vLLM is told, if not the adapter in `folder`."
     reference, prompt = engine.in_process('cpu'), engine.render(PROBE)
     greedy = Sampling(temperature=0, max_new_tokens=PROBE_TOKENS)
-    how = Draw(0, 0, 1, len(prompt))
+    how = Draw(seed=0, temperature=0, top_p=1, prompt=len(prompt))
     row = row_for(engine, prompt, adapter or use(engine, folder), draw=how, max_tokens=PROBE_TOKENS, logprobs=True)
     (answer,) = started(engine, with_lora=True).call('complete', rows=[row])
     (expected,) = reference.generate([Request(PROBE, seed=0, sampling=greedy, adapter=folder)])
@@ -669,7 +729,7 @@ def probe_adapter(engine: VLLMEngine, folder: str, adapter: Adapter | None = Non
 
 def check_loaded(engine: VLLMEngine, folders: set[str]):
     "Probe each adapter once per process. Raises `MaftError` for one whose weights vLLM does not compute with."
-    for folder in sorted(folders) if engine.check_adapters else ():
+    for folder in sorted(folders) if engine.how.check_adapters else ():
         name = use(engine, folder).name
         if name in engine.checked:
             continue
