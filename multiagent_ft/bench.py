@@ -585,7 +585,7 @@ def in_a_process(function: str, **kw) -> dict:
         'import json, sys\nfrom multiagent_ft import bench\n'
         f'print(json.dumps(bench.{function}(**json.loads(sys.argv[1]))))'
     )
-    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1)), 'MAFT_QUIET': '1'}
+    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1))}
     done = subprocess.run([sys.executable, '-c', code, json.dumps(kw)], capture_output=True, text=True, env=env)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ['no reason given'])[-1]

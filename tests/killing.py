@@ -398,7 +398,6 @@ def whole_loop(folder, k=0):
     from multiagent_ft.runs import run as house
     from multiagent_ft.runs.settings import load_config
 
-    os.environ['MAFT_QUIET'] = '1'
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     engine = Scripted()
     house.engine_for, house.git_commit = lambda spec: engine, lambda: None
@@ -420,6 +419,7 @@ def whole_loop(folder, k=0):
                 samples=2,
                 workers=0,
                 wandb='off',
+                quiet=True,
             ),
         )
     )

@@ -16,7 +16,7 @@ from ..core import MaftError, Message, Transcript
 from ..method.debate import Seeds, untrained
 from ..method.prompts import Sampling
 from ..engines.huggingface import out_of_memory
-from ..method.recipes import RecipeContext, calls, recipe
+from ..method.recipes import RecipeContext, load_recipe
 from ..method.examples import Example
 from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
 
@@ -24,10 +24,10 @@ from ..training.trainer import TrainingSettings, length_grouped_order, micro_bat
 def answers(cfg: Config) -> dict:
     """Answers asked for, by step; the first N samples of the plain vote are the generators' own and are not counted
     twice."""
-    r, cfg = recipe(cfg.recipe), settled(cfg)
+    r, cfg = load_recipe(cfg.recipe), settled(cfg)
     return dict(
-        collect=cfg.iterations * cfg.train * calls(r.collect, cfg),
-        examine=(cfg.iterations + 1) * cfg.eval * calls(r.answer, cfg),
+        collect=cfg.iterations * cfg.train * (r.sample_asks.calls(cfg) if r.trains else 0),
+        examine=(cfg.iterations + 1) * cfg.eval * r.answer_asks.calls(cfg),
         plain_vote=cfg.eval * max(cfg.votes - cfg.agents, 0) * r.trains,
     )
 
@@ -100,7 +100,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
 
     cfg = settled(cfg)
     task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
-    r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
+    r, society, luck = load_recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     means = RecipeContext(
         engine.generate,
         train=None,
@@ -119,7 +119,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
     )
     with threads(1 if worker_count(cfg) else torch.get_num_threads()):
         said, t = timed(
-            lambda p: (r.collect or r.answer)(means, society, p, luck),
+            lambda p: (r.sample or r.answer)(means, society, p, luck),
             problems,
             questions,
             -(-engine.base.batch.rows // cfg.agents),
