@@ -1,5 +1,5 @@
 """Language models that teach themselves by arguing: multiagent finetuning (arXiv 2501.05707)."""
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What most programs need, and the module each name is looked up in when it is first asked for: importing the package
 # costs nothing.
@@ -22,6 +22,8 @@ _HOME = dict(
     untrained='method.debate',
     vote='method.consensus',
     Recipe='method.recipes',
+    MULTIAGENT_FT='method.recipes',
+    RECIPES='method.recipes',
     RecipeContext='method.recipes',
     Task='runs.tasks',
     LocalExecutor='runs.jobs',

@@ -1,23 +1,28 @@
 "Every recipe, end to end on nano with a handful of questions; and by hand on a scripted engine."
 
 import json
+from dataclasses import replace
 import pytest
 from multiagent_ft.runs.settings import PATHS, load_config, settled
 from multiagent_ft.runs.tasks import Task
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
+from multiagent_ft.method.prompts import UNIQUE_ID, ScriptedEngine
 from multiagent_ft.method.debate import Agent, Seeds, Protocol, Society, untrained
 from multiagent_ft.method.recipes import (
     RECIPES,
     RecipeContext,
-    Recipe,
-    answer_single,
+    MULTIAGENT_FT,
+    SINGLE_AGENT_FT,
+    STAR,
     answer_maj_k,
+    check_examples,
+    check_society,
+    check_transcripts,
+    check_votes,
     full_debate,
-    calls,
-    train_each,
+    load_recipe,
     own_turns,
-    recipe,
-    variant,
+    recipe_source,
 )
 from conftest import maft
 
@@ -48,7 +53,7 @@ def test_every_recipe_runs_end_to_end(done):
         assert last['debate']['n'] == 6 and s['recipe'] == name
         o = [o for o in read_jsonl(folder / name / 'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
         assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o) / 6  # k/n and nothing else
-        want = {answer_single: 1, answer_maj_k: 6}.get(r.answer, 2)
+        want = dict(one=1, votes=6, agents=2)[r.answer_asks.first]
         assert all(len(x['first']) == want for x in o), name
 
 
@@ -114,10 +119,8 @@ def test_variants_are_written_into_the_configuration(done):
     folder, _ = done
     assert 'summary: false' in (folder / 'without-summary' / 'config.yaml').read_text()
     assert 'temperature: 2.0' in (folder / 'single-agent-ft-t2' / 'config.yaml').read_text()
-    assert (
-        json.loads((folder / 'unique-id' / 'iteration-0' / 'society.json').read_text())['protocol']['manner']
-        == 'unique-id'
-    )
+    page = json.loads((folder / 'unique-id' / 'iteration-0' / 'society.json').read_text())
+    assert page['protocol']['prompts']['agent_id'] == UNIQUE_ID.agent_id
 
 
 def test_second_call_makes_nothing(done):
@@ -125,43 +128,47 @@ def test_second_call_makes_nothing(done):
     assert all(not s['made'] for s in run_all(['base', 'star', 'multiagent-ft'], folder).values())
 
 
-def boxes(requests, say):
-    return [Completion(r'\boxed{%s}' % say(r), 'stop', (len(r.chat[-1].content),), (r.where[4], 2)) for r in requests]
+def sevens(request):
+    return boxed(request, 7)
+
+
+def boxed(request, answer):
+    return Completion(rf'\boxed{{{answer}}}', 'stop', (len(request.chat[-1].content),), (request.where.draw, 2))
 
 
 def test_star_without_gold_is_one_clear_line():
-    means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read, TASK.gold_answer)
+    ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read, TASK.gold_answer)
     with pytest.raises(MaftError, match='question q has none'):
-        recipe('star').collect(means, untrained(1), [Problem('q', '?')], Seeds())
+        STAR.sample(ctx, untrained(1), [Problem('q', '?')], Seeds())
 
 
 def test_star_asks_again_only_where_it_was_wrong():
     asked = []
 
-    def generate(rs):
-        asked.append([r.where for r in rs])
-        return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
+    def script(request):
+        asked.append((request.where.role, request.where.problem))
+        right = request.where.problem == 'a' or request.where.role == 'hinted'
+        return boxed(request, 7 if right else 5)
 
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
-    said = recipe('star').collect(
-        RecipeContext(generate, None, Protocol(), TASK.read, TASK.gold_answer), untrained(2), problems, Seeds()
-    )
-    assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
-    # the hinted word is nobody's answer
-    assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']
+    engine = ScriptedEngine(script, name='needs a hint')
+    ctx = RecipeContext(engine.generate, None, Protocol(), TASK.read, TASK.gold_answer)
+    debates = STAR.sample(ctx, untrained(2), problems, Seeds())
+    assert [p for role, p in asked if role == 'hinted'] == ['b'] and [len(t.turns) for t in debates] == [1, 2]
+    # the hinted answer is no agent's
+    assert [t.final()[0].text for t in debates] == [r'\boxed{7}', r'\boxed{5}']
 
 
-def test_a_trained_generator_fills_the_crowd():
+def test_self_consistency_samples_a_trained_generator():
     seen = []
+
+    def script(request):
+        seen.append((request.adapter, request.where.draw))
+        return boxed(request, 7)
+
     society = Society((Agent('generator', 0, 'mine'), Agent('generator', 1, 'other')), untrained(2).critics)
-    means = RecipeContext(
-        lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7),
-        None,
-        Protocol(),
-        TASK.read,
-        votes=5,
-    )
-    answer_maj_k(means, society, [Problem('a', '?', '7')], Seeds())
+    ctx = RecipeContext(ScriptedEngine(script, name='seen').generate, None, Protocol(), TASK.read, votes=5)
+    answer_maj_k(ctx, society, [Problem('a', '?', '7')], Seeds())
     assert seen == [('mine', i) for i in range(5)]
 
 
@@ -175,23 +182,104 @@ def test_settled_changes_only_what_the_recipe_fixes():
         settled(load_config(flags=dict(recipe='magic')))
 
 
+OWN = """
+from multiagent_ft.method.recipes import MULTIAGENT_FT, own_turns
+
+def critics(ctx, society, transcripts, votes):
+    return {a: e for a, e in own_turns(ctx, society, transcripts, votes).items() if a.role == 'critic'}
+
+mine = MULTIAGENT_FT.but('mine', source='this test', select=critics)
+number = 7
+"""
+
+
 def test_a_recipe_of_ones_own_runs(tmp_path):
-    RECIPES['mine'] = Recipe(
-        'mine',
-        'this test',
-        full_debate,
-        lambda m, s, t, v: {a: r for a, r in own_turns(m, s, t, v).items() if a.role == 'critic'},
-        train_each,
-        full_debate,
-    )
-    try:
-        assert calls(RECIPES['mine'].answer, load_config()) == 9 and variant(
-            RECIPES['mine'], 'x', 'y', seed=3
-        ).settings == dict(seed=3)
-        s = run_all(['mine'], tmp_path)['mine']
-        assert sum(s['iterations'][1]['rows']['generator']) == 0
-    finally:
-        del RECIPES['mine']
+    (tmp_path / 'my.py').write_text(OWN)
+    from multiagent_ft.runs.run import run
+
+    flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', out=str(tmp_path / 'x'))
+    s = run(load_config(flags=flags | dict(recipe=f'{tmp_path}/my.py:mine', store=str(tmp_path / 'store'))))
+    assert s['iterations'][1]['rows']['generator'] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    'file, name, said',
+    [
+        (None, 'mine', 'there is no file'),
+        (OWN, 'other', "defines no 'other'"),
+        (OWN, 'number', 'type Recipe'),
+        ('1 / 0', 'mine', 'line 1 fails at import'),
+        ('def f(:', 'mine', 'fails at import'),
+    ],
+)
+def test_a_recipe_file_that_holds_none_is_one_line(tmp_path, file, name, said):
+    if file:
+        (tmp_path / 'my.py').write_text(file)
+    with pytest.raises(MaftError, match=said) as e:
+        load_recipe(f'{tmp_path}/my.py:{name}')
+    assert len(str(e.value).splitlines()) == 1
+
+
+def wrapped(*args):
+    return full_debate(*args)
+
+
+def test_a_wrapped_function_is_counted_as_what_it_wraps():
+    from multiagent_ft.runs.plan import answers
+    from multiagent_ft.studies.compare import addresses
+
+    cfg = load_config()
+    mine = MULTIAGENT_FT.but('mine', sample=wrapped, answer=wrapped)
+    assert mine.sample_asks.calls(cfg) == mine.answer_asks.calls(cfg) == 9
+    assert recipe_source(mine) != recipe_source(MULTIAGENT_FT)
+    assert (mine.turns, mine.one_model) == ('own', False)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('multiagent_ft.runs.plan.load_recipe', lambda name: mine)
+        counted = answers(cfg)
+        m.setattr('multiagent_ft.studies.compare.load_recipe', lambda name: mine)
+        total = addresses(cfg).total()
+    assert counted == answers(cfg) and total == addresses(cfg).total()
+
+
+def test_what_a_recipe_returns_is_checked():
+    ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read)
+    society, problems = untrained(2), [Problem('q', '?', '7')]
+    debates = full_debate(ctx, society, problems, Seeds())
+    votes = ctx.labels(debates)
+    own = own_turns(ctx, society, debates, votes)
+    check_examples(MULTIAGENT_FT, society, debates, own)
+    swapped = dict(zip(own, [*own.values()][::-1]))
+    nobody = {a: [replace(e, token_ids=(1, 2, 3)) for e in es] for a, es in own.items()}
+    for wrong, said in (
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, swapped), 'not of its own turns'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, nobody), 'not of its own turns'),
+        (lambda: check_examples(SINGLE_AGENT_FT, society, debates, nobody), 'not final turns'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {Agent('critic', 5): []}), 'critic-5'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {None: []}), 'None'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, [*own]), 'not a list'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {society.critics[0]: ['x']}), 'not an Example'),
+        (lambda: check_votes(MULTIAGENT_FT, debates, []), '0 votes for 1 transcripts'),
+        (lambda: check_votes(MULTIAGENT_FT, debates, [None]), 'list of votes'),
+        (lambda: check_transcripts(MULTIAGENT_FT, 'sample', problems, debates * 2), '2 transcripts for 1'),
+        (lambda: check_transcripts(MULTIAGENT_FT, 'sample', problems, None), 'list of transcripts'),
+        (lambda: check_society(MULTIAGENT_FT, society, untrained(3)), 'same agents'),
+        (lambda: check_society(MULTIAGENT_FT, society, None), 'same agents'),
+        (lambda: MULTIAGENT_FT.but('x', select=None), 'needs sample, select, train'),
+        (lambda: MULTIAGENT_FT.but('x', turns='all'), 'own, final, any'),
+    ):
+        with pytest.raises(MaftError, match=said) as e:
+            wrong()
+        assert len(str(e.value).splitlines()) == 1
+
+
+def test_recipes_are_registered_nowhere():
+    with pytest.raises(TypeError):
+        RECIPES['mine'] = MULTIAGENT_FT
+
+
+def test_a_function_that_cannot_be_named_is_refused():
+    with pytest.raises(MaftError, match='FILE.py:NAME'):
+        recipe_source(MULTIAGENT_FT.but('x', select=max))
 
 
 def test_unknown_recipe_on_the_command_line(tmp_path):

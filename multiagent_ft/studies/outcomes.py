@@ -13,7 +13,7 @@ import numpy as np
 from .statistics import TableRow, estimate, score_table
 from ..runs.settings import config_of
 from ..core import MaftError, digest, read_jsonl, write_atomic
-from ..runs.evaluate import methods
+from ..runs.evaluate import in_current_words, methods
 from ..runs.tasks import GENERATED
 
 # %% ../../nbs/studies/32_outcomes.ipynb #7c299086
@@ -89,7 +89,8 @@ def save_records(path: Path, records: list[dict]) -> Path:
 def load_records(path: Path) -> list[dict]:
     "The inverse of `save_records`. Raises `MaftError` when there is no such file, or a broken one."
     try:
-        return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).decode().splitlines()]
+        lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
+        return [in_current_words(json.loads(line)) for line in lines]
     except FileNotFoundError:
         raise MaftError(f'{path}: no such file.') from None
     except (OSError, EOFError, ValueError) as e:
