@@ -33,7 +33,7 @@ from multiagent_ft.engines.huggingface import (
     load_tokenizer,
     pick_device,
 )
-from ..method.prompts import GOLDEN, MIX, Request, Sampling, mix64, token_budget
+from ..method.prompts import GOLDEN, MIX, Capabilities, Request, Sampling, mix64, token_budget
 
 # %% ../../nbs/engines/15_vllm.ipynb #dd10c649
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM can be started for
@@ -517,9 +517,7 @@ class VLLMEngine:
             if device.startswith('cuda'):
                 torch.cuda.empty_cache()
 
-    def capabilities(self):
-        from multiagent_ft.method.prompts import Capabilities
-
+    def capabilities(self) -> Capabilities:
         return Capabilities(adapters=True, logprobs=True, exact_repeat=False, token_ids=True)
 
     def identity(self, adapter: str | None = None) -> dict:
