@@ -438,7 +438,7 @@ def all_naive(work: Workload, each: list[list[Example]], s: TrainingSettings, de
 
 
 def warm_up(job: Job, s: TrainingSettings, **key) -> Job:
-    "One epoch of a job under another key (`key` is added to it), so that nothing measured has to be imported or compiled first."
+    "One epoch of a job under another key (`key` is added to it): nothing measured has to be imported first."
     return replace(job, key=dict(job.key, warm=True, **key), args=dict(job.args, settings=asdict(replace(s, epochs=1))))
 
 
