@@ -124,19 +124,13 @@ class RunContext:
         self.settings = TrainingSettings(**dict(cfg.training))
 
     def __enter__(self):
-        self.engine, self.before = engine_for(self.spec), os.environ.get('MAFT_TOO_SLOW')
-        # an answer that could not be read in time stays unread, in every process and after a resume
-        os.environ['MAFT_TOO_SLOW'] = str(self.store.path / 'too-slow.txt')
+        self.engine = engine_for(self.spec)
         executor = self.shared or executor_for(self.cfg)
         self.runner = JobRunner(self.store, self.engine, executor, self.spec)
         self.cached, self.trace = CachedEngine(self.runner, self.cfg.batch_size), {}
         return self
 
     def __exit__(self, *e):
-        if self.before is None:
-            os.environ.pop('MAFT_TOO_SLOW', None)
-        else:
-            os.environ['MAFT_TOO_SLOW'] = self.before
         if not self.shared:
             self.runner.close()
 
