@@ -339,6 +339,22 @@ def test_links_of_the_documents_lead_somewhere():
             assert (doc.parent / target).exists(), f'{doc.name} links to {target}, which is not there'
 
 
+GLOSSARY = re.compile(r'\]\(([\w/]+\.ipynb)\) `(\w+)` \|')
+
+
+def test_glossary_links_lead_to_the_names():
+    cells = json.loads((ROOT / 'nbs' / 'glossary.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
+    rows = [line for line in text.splitlines() if line.startswith('| **')]
+    found = GLOSSARY.findall(text)
+    assert len(found) == len(rows) > 50
+    for path, name in found:
+        folder, _, notebook = path.rpartition('/')
+        module = f'{folder}.{notebook[3:].removesuffix(".ipynb")}'.strip('.')
+        assert (ROOT / 'nbs' / path).is_file(), f'glossary: {path} is not there'
+        assert hasattr(importlib.import_module(f'multiagent_ft.{module}'), name), f'glossary: {module} has no {name}'
+
+
 def test_files_are_of_a_size_to_live_with():
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True)
     if listed.returncode:
@@ -383,7 +399,7 @@ LARGE = {
     'runs.plan.plan': 320,
     'runs.plan.sample': 324,
     'runs.run.finetune_all': 306,
-    'runs.run.run': 445,
+    'runs.run.run': 449,
     'studies.claims.claims_plot': 406,
     'studies.claims.judge': 388,
     'studies.compare.addresses': 317,
