@@ -248,10 +248,10 @@ def plan_comparison(
     ws = RunContext(max(cfgs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total())))
     train, _ = split_questions(ws)
     with ws:
-        measured = sample(ws.cfg, ws.engine, train[0])
+        measured = sample(ws, train[0])
     per, workers = measured.generated / max(measured.answers, 1), max(1, worker_count(base))
     learn = {(way_of_learning(c), k): c.train for c in cfgs for k in range(1, c.iterations + 1)}
-    trained = sum(learn.values()) * base.epochs * measured.row_tokens / max(measured.questions, 1)
+    trained = sum(learn.values()) * base.epochs * measured.example_tokens / max(measured.questions, 1)
     seconds = seconds_for(measured, n['together'] * per, trained, workers)
     return [
         counted,
