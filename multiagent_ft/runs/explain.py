@@ -216,7 +216,8 @@ def _label_line(labels: dict) -> list[str]:
 
 def _accuracy_line(it: dict, confirmed: bool) -> str:
     shares = ', '.join(f'{m} {100 * v["accuracy"]:.1f} %' for m, v in it['methods'].items())
-    return f'  accuracy      {shares} of {it["health"]["asked"]} questions, {"" if confirmed else "NOT "}confirmed by outcomes.jsonl'
+    verdict = 'confirmed' if confirmed else 'NOT confirmed'
+    return f'  accuracy      {shares} of {it["health"]["asked"]} questions, {verdict} by outcomes.jsonl'
 
 
 def iteration_lines(record: RunRecord, store: Store, it: dict) -> tuple[list[str], list[str]]:

@@ -16,21 +16,21 @@ from .settings import Config, settled
 from ..core import MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, untrained
 from ..method.prompts import Sampling
-from ..training.finetune import out_of_memory
-from ..method.recipes import Recipe, calls
+from ..engines.huggingface import out_of_memory
+from ..method.recipes import Recipe, load_recipe
 from ..method.examples import Example
 from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
-from .run import RunContext, recipe_context, recipe_for, split_questions, worker_count
+from .run import RunContext, recipe_context, split_questions, worker_count
 
 # %% ../../nbs/runs/29_plan.ipynb #bc0b34ea
 def answers(cfg: Config, recipe: Recipe | None = None) -> dict:  # default: the one `cfg` names
     """Answers asked for, by step; the first N samples of self-consistency are the generators' own and are not counted
     twice."""
-    recipe = recipe or recipe_for(cfg)
+    recipe = recipe or load_recipe(cfg.recipe)
     cfg = settled(cfg, recipe)
     return dict(
-        sample=cfg.iterations * cfg.train * calls(recipe.collect, cfg),
-        evaluate=(cfg.iterations + 1) * cfg.eval * calls(recipe.answer, cfg),
+        sample=cfg.iterations * cfg.train * (recipe.sample_asks.calls(cfg) if recipe.trains else 0),
+        evaluate=(cfg.iterations + 1) * cfg.eval * recipe.answer_asks.calls(cfg),
         self_consistency=cfg.eval * max(cfg.votes - cfg.agents, 0) * recipe.trains,
     )
 
@@ -73,8 +73,8 @@ QUICK = 10
 
 
 def timed(answer: Callable, problems: list, questions: int, full: int) -> tuple[list, float]:
-    """What `answer(problems)` returns and its seconds, for `questions` of them or, as long as that is quick, more: up to
-    `full`."""
+    """What `answer(problems)` returns and its seconds, for `questions` of them or, as long as that is quick, more: at
+    most `full`."""
     while True:
         start = time.perf_counter()
         found = answer(problems[:questions])
@@ -111,7 +111,7 @@ def sample(ws, problems: list[Problem], questions: int = 16) -> Sample:  # an op
     cfg, recipe, engine = ws.cfg, ws.recipe, ws.engine
     society, seeds = untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     context = replace(recipe_context(ws, 1), generate=engine.generate, read=ws.task.read, train=None)
-    first_step = recipe.collect or recipe.answer
+    first_step = recipe.sample or recipe.answer
 
     def answer(some):
         return first_step(context, society, some, seeds)
@@ -133,15 +133,15 @@ def batches(engine, rows: list[Example], s: TrainingSettings) -> list[list[dict]
     device."""
     from multiagent_ft.training.trainer import Collator
 
-    lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
-    micro = micro_batch_size(lengths, s, engine.device.type)
+    lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.base.pad_id)
+    micro = micro_batch_size(lengths, s, engine.base.device.type)
     items = [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
 
     def parts(xs, n):
         return [xs[i : i + n] for i in range(0, len(xs), n)]
 
     def piece(ids):
-        return {k: v.to(engine.device) for k, v in collate([items[i] for i in ids]).items()}
+        return {k: v.to(engine.base.device) for k, v in collate([items[i] for i in ids]).items()}
 
     return [
         [piece(ids) for ids in parts(batch, micro)]
@@ -157,7 +157,7 @@ def bare_training(engine, rows: list[Example], s: TrainingSettings) -> float:
     from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
 
     with silence():
-        model = fuse_lora(init_model(engine, None, s, 0)).train()
+        model = fuse_lora(init_model(engine.base, None, s, 0)).train()
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, rows, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     t = time.perf_counter()
@@ -178,7 +178,7 @@ def learning_speed(engine, rows: list[Example], s: TrainingSettings, at_most: in
     rows = rows[:: max(1, len(rows) // want)][:want]
     if not rows:
         return 0.0
-    micro = micro_batch_size([len(r.input_ids) for r in rows], s, engine.device.type)
+    micro = micro_batch_size([len(r.input_ids) for r in rows], s, engine.base.device.type)
     while True:
         try:
             return sum(len(r.input_ids) for r in rows) / bare_training(
@@ -245,7 +245,7 @@ def plan(
     recipe: Recipe | None = None,  # default: the one `cfg` names
 ) -> dict:
     "Counts (`answers`) and estimates (all else) for a whole run."
-    recipe = recipe or recipe_for(cfg)
+    recipe = recipe or load_recipe(cfg.recipe)
     cfg, asked = settled(cfg, recipe), answers(cfg, recipe)
     total, t = sum(asked.values()) / max(s.answers, 1), cfg.training
     examples = s.examples / max(s.questions, 1) * cfg.train * cfg.iterations
@@ -308,5 +308,5 @@ def make_plan(cfg: Config, questions: int = 16) -> dict:
     train, evaluation = split_questions(ws)
     with ws:
         s = sample(ws, train[0] + evaluation, questions)
-        found = memory(ws.cfg, ws.engine.base, s.longest)
+        found = memory(ws.cfg, ws.engine.base.model, s.longest)
         return plan(cfg, s, found, workers=max(1, worker_count(cfg)), recipe=ws.recipe)

@@ -12,13 +12,14 @@ import json, re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from .statistics import TableRow, csv_text, markdown
 from ..runs.settings import PATHS, Config, semantic, settled
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
-from ..runs.tracking import stage
+from ..runs.tracking import Progress
 from multiagent_ft.studies.outcomes import (
     by_iteration,
     iteration_csv,
@@ -28,14 +29,7 @@ from multiagent_ft.studies.outcomes import (
     save_records,
     size_of,
 )
-from multiagent_ft.method.recipes import (
-    answer_single,
-    answer_maj_k,
-    answer_once,
-    answer_with_hint,
-    full_debate,
-    recipe,
-)
+from ..method.recipes import ASKS_MAJ_K, load_recipe
 from ..runs.store import Store
 
 # %% ../../nbs/studies/35_compare.ipynb #e9c11dfb
@@ -52,7 +46,10 @@ class StudyRow:
 def entry(text: str) -> StudyRow:  # RECIPE, or RECIPE:key=value,key=value
     "An entry as it is written on the command line. Raises `MaftError` for an unknown recipe or key."
     name, _, rest = text.partition(':')
-    recipe(name)
+    if name.endswith('.py'):  # a recipe of your own: FILE.py:NAME
+        own, _, rest = rest.partition(':')
+        name = f'{name}:{own}'
+    load_recipe(name)
     settings = dict(s.partition('=')[::2] for s in rest.split(',') if s)
     for k, v in settings.items():
         if k not in PATHS or k in FIXED:
@@ -98,12 +95,14 @@ def run_all(
     }.values():
         split_questions(RunContext(cfg))
     records, made, n = [], Counter(), len(todo)
+    progress = Progress(quiet=base.quiet)
+    elsewhere_too = partial(evaluate_society, progress=progress)
     with closing(executor_for(todo[0][1])) as shared:
         for i, (e, cfg) in enumerate(todo, 1):
-            with stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
-                made.update(run(cfg, shared, again=False)['made'])
+            with progress.stage(f'{i}/{n} {e.label}, seed {cfg.seed}'):
+                made.update(run(cfg, shared, progress=progress, again=False)['made'])
                 records += (
-                    records_of(cfg.out, e.label) if not e.exam else elsewhere(e, cfg, made, shared, evaluate_society)
+                    records_of(cfg.out, e.label) if not e.exam else elsewhere(e, cfg, made, shared, elsewhere_too)
                 )
     return records, made, list(dict.fromkeys(c.out for _, c in todo))
 
@@ -116,8 +115,8 @@ def elsewhere(e: StudyRow, cfg: Config, made: Counter, executor, evaluate_societ
         it['iteration']: it for it in json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))['iterations']
     }
     return [
-        record(e.label, e.exam, cfg.seed, home[k] | dict(health=x['health']), o, cfg.epochs)
-        for k, (o, x) in found.items()
+        record(e.label, e.exam, cfg.seed, home[k] | dict(health=x.health), x.outcomes, cfg.epochs)
+        for k, x in found.items()
     ]
 
 # %% ../../nbs/studies/35_compare.ipynb #86ea79ac
@@ -179,11 +178,11 @@ def shared_tokens(
 # %% ../../nbs/studies/35_compare.ipynb #b32d6dfb
 def way_of_learning(cfg: Config) -> str:
     "What decides which adapters a run trains: its functions but for the last, and its settings but for the exam's."
-    r = recipe(cfg.recipe)
+    r = load_recipe(cfg.recipe)
     return digest(
         [
             semantic(cfg) | dict(recipe='', eval=0, samples=0),
-            *(f.__name__ for f in (r.collect, r.label, r.select, r.train) if f),
+            *(f.__name__ for f in (r.sample, r.label, r.select, r.train) if f),
         ]
     )
 
@@ -191,17 +190,17 @@ def way_of_learning(cfg: Config) -> str:
 def addresses(cfg: Config) -> Counter:
     """{address: questions asked there} of one run. Agents that learned the same way under the same settings share an
     address."""
-    r, out, who = recipe(cfg.recipe), Counter(), 'base'
+    r, out, who = load_recipe(cfg.recipe), Counter(), 'base'
     words = digest(
         [cfg.task.name, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.prompts, cfg.data, cfg.model]
     )
 
-    def say(how, split, who, n):
-        for j in range({answer_single: 1, answer_with_hint: 1, answer_maj_k: cfg.votes}.get(how, cfg.agents)):
+    def ask(asks, split, who, n):
+        for j in range(asks.first_answers(cfg)):
             out[words, split, who, 'generator', j] = n
-        if how is answer_with_hint:
+        if asks.hinted:
             out[words, split, who, 'hinted'] = n
-        if how in (answer_once, answer_single, answer_maj_k, answer_with_hint):
+        if not asks.debates:
             return
         for m, role, j in product(
             range(2, cfg.rounds + 1), ['summarizer'] * cfg.summary + ['critic'], range(cfg.agents)
@@ -210,11 +209,11 @@ def addresses(cfg: Config) -> Counter:
 
     for k in range(cfg.iterations + 1):
         if k:
-            say(r.collect, f'train {k}', who, cfg.train)
+            ask(r.sample_asks, f'train {k}', who, cfg.train)
             who = (way_of_learning(cfg), k)
-        say(r.answer, 'eval', who, cfg.eval)
+        ask(r.answer_asks, 'eval', who, cfg.eval)
     if r.trains:
-        say(answer_maj_k, 'eval', 'base', cfg.eval)
+        ask(ASKS_MAJ_K, 'eval', 'base', cfg.eval)
     return out
 
 
@@ -245,7 +244,7 @@ def plan_comparison(
     if not measure:
         return [counted]
     # the row that asks and learns most speaks for all
-    ws = RunContext(max(cfgs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total())))
+    ws = RunContext(max(cfgs, key=lambda c: (load_recipe(c.recipe).trains, addresses(c).total())))
     train, _ = split_questions(ws)
     with ws:
         measured = sample(ws, train[0])

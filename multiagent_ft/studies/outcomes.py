@@ -13,7 +13,7 @@ import numpy as np
 from .statistics import TableRow, estimate, score_table
 from ..runs.settings import config_of
 from ..core import MaftError, digest, read_jsonl, write_atomic
-from ..runs.evaluate import methods
+from ..runs.evaluate import in_current_words, methods
 from ..runs.tasks import GENERATED
 
 # %% ../../nbs/studies/32_outcomes.ipynb #7c299086
@@ -39,13 +39,13 @@ def record(
     epochs: int = 1,  # an iteration of summary.json
 ) -> dict:
     "One line of outcomes.jsonl.gz: who was right, what it cost, what was learned from."
-    cost = (it.get('collected') or {}).get('cost', {}).get('debate', {})
+    cost = (it.get('sampled') or {}).get('cost', {}).get('debate', {})
     learned = (
         dict(
             collected=cost.get('generated'),
             trained=epochs * sum(a['seen'] for a in it.get('agents', {}).values()),
-            rows=sum(map(sum, it['rows'].values())),
-            roles={role: sum(n) for role, n in it['rows'].items()},
+            rows=sum(map(sum, it['examples'].values())),
+            roles={role: sum(n) for role, n in it['examples'].items()},
         )
         if 'agents' in it
         else {}
@@ -63,7 +63,7 @@ def record(
         right=encoded(outcomes),
         cost=it['health']['cost'],
         learned=learned,
-        labels=it['consensus'],
+        labels={k.replace('pseudo_label_accuracy', 'precision'): v for k, v in it['consensus'].items()},
         health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')},
     )
 
@@ -89,7 +89,8 @@ def save_records(path: Path, records: list[dict]) -> Path:
 def load_records(path: Path) -> list[dict]:
     "The inverse of `save_records`. Raises `MaftError` when there is no such file, or a broken one."
     try:
-        return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).decode().splitlines()]
+        lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
+        return [in_current_words(json.loads(line)) for line in lines]
     except FileNotFoundError:
         raise MaftError(f'{path}: no such file.') from None
     except (OSError, EOFError, ValueError) as e:

@@ -13,7 +13,7 @@ __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3
 from dataclasses import dataclass, field
 from .compare import StudyRow
 from ..core import MaftError
-from ..method.recipes import recipe
+from ..method.recipes import load_recipe
 
 # %% ../../nbs/studies/36_reproduce.ipynb #ae485962
 def published(text: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:  # see above
@@ -57,7 +57,7 @@ class Experiment:
 
 def plainly(*names: str) -> tuple[StudyRow, ...]:
     "Entries for recipes by their own names. Raises `MaftError` for an unknown one."
-    return tuple(StudyRow(n, recipe(n).name) for n in names)
+    return tuple(StudyRow(n, load_recipe(n).name) for n in names)
 
 # %% ../../nbs/studies/36_reproduce.ipynb #17051a62
 TABLE1 = Experiment(
@@ -282,7 +282,6 @@ from ..runs.settings import Config
 from ..core import MaftError, write_atomic
 from .diversity import SPELLING, run_diversity
 from .plots import panels_plot, save_figure
-from ..runs.tracking import stage
 from .outcomes import by_iteration, save_records, scores, size_of
 from ..runs.store import Store
 from ..runs.tasks import GENERATED
@@ -391,8 +390,7 @@ def diversity_records(
     out = []
     for s in seeds:
         for e in entries:
-            with stage(f'diversity of {e.label}, seed {s}'):
-                pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
+            pages = run_diversity(config_for(base, e, s, root).out, questions, embed)
             out += [
                 dict(
                     recipe=e.label,
