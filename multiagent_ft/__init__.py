@@ -30,7 +30,6 @@ _HOME = dict(
     ProcessExecutor='runs.jobs',
     Config='runs.settings',
     Grader='runs.tasks',
-    MULTIAGENT_FT='method.recipes',
     Experiment='runs.run',
     Progress='runs.tracking',
     Result='runs.run',

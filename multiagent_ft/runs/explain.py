@@ -82,7 +82,7 @@ def entries_of(record: RunRecord, store: Store, step: str) -> list[UsedEntry]:  
         except MaftError:
             found.append(UsedEntry('?', name, wrong='not in the store (pruned?)'))
             continue
-        found.append(UsedEntry(e.kind, name, e.key, e.path, wrong=integrity_error(e.path, again=True)))
+        found.append(UsedEntry(e.kind, name, e.key, e.path, wrong=integrity_error(e.path)))
     return found
 
 # %% ../../nbs/runs/30_explain.ipynb #c43c4797
