@@ -238,9 +238,15 @@ N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2
 """
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The folder of a training run that was not killed."
+    with patch.object(nano_train, 'chats', lambda seed, block: chats(seed, block, 4)):
+        return nano_train.train_nano(tmp_path_factory.mktemp('whole'), blocks=30, shape=TINY, every=2)
+
+
 @pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
-def test_killed_training_ends_in_the_same_bytes(tmp_path, few, moment):
-    whole = nano_train.train_nano(tmp_path / 'whole', blocks=30, shape=TINY, every=2)
+def test_killed_training_ends_in_the_same_bytes(tmp_path, whole, few, moment):
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path / 'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
     state, t = tmp_path / 'killed/checkpoint.safetensors', time.monotonic()
     while p.poll() is None and not state.exists() and time.monotonic() - t < 300:

@@ -54,7 +54,7 @@ class Society(method.Society):
         if kind != self.kind:
             protocol = replace(protocol, how=how_to_answer(kind))
         if engine is None:
-            from multiagent_ft.runs.jobs import engine_for
+            from multiagent_ft.engines.by_name import engine_for
 
             engine = engine_for(self.spec)
         problems = [Problem('asked', question)]
