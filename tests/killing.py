@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from multiagent_ft import core
+from multiagent_ft.method.prompts import ScriptedEngine, adapter_digest
 from multiagent_ft.runs import store as store_module
 from multiagent_ft.runs.store import Store
 
@@ -360,22 +361,9 @@ def look_at_race(folder):
     )
 
 
-class Scripted:
-    "An engine whose words follow from the request's seed and the adapter's bytes."
-
-    batch_size = 4
-
-    def identity(self, adapter=None):
-        return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter) / 'weights.txt'))
-
-    def render(self, chat):
-        return tuple(chat[-1].content.encode())
-
-    def generate(self, requests):
-        def say(r):
-            return f'\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}'
-
-        return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
+def by_seed(request):
+    "An answer that follows from the request's seed and the adapter's bytes."
+    return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
 def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
@@ -406,7 +394,7 @@ def whole_loop(folder, k=0):
     finetune.finetune_job = tiny_trainer
     settings = dict(agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off', quiet=True)
     cfg = Config(out='run', store='store', model='scripted', **settings)
-    house.run(cfg, objects=house.Objects(engine=Scripted()))
+    house.run(cfg, objects=house.Objects(engine=ScriptedEngine(by_seed, batch_size=4)))
 
 
 PROGRAMS = dict(

@@ -187,19 +187,23 @@ def _agent_line(name: str, a: TrainedAgent) -> str:
     return f'    {name:<16} ' + (f'NOT KNOWN: {a.wrong}' if a.wrong else f'{weights}, as before')
 
 # %% ../../nbs/runs/30_explain.ipynb #4c4e7b2f
+def _plain_values(model: dict) -> str:
+    "What an engine says of itself in single values, digests cut short."
+    plain = {k: v for k, v in model.items() if k != 'adapter' and isinstance(v, (str, int, float))}
+    return ', '.join(f'{k} {v[:12] if isinstance(v, str) else v}' for k, v in plain.items())
+
+
 def head_lines(record: RunRecord, model: dict) -> list[str]:  # the part `model` of a generation key
     "What holds for all numbers of a run: code, base model, seeds."
-    c, commit = record.config, record.provenance['commit']
-    base = model.get('base', {})
+    c, commit, base = record.config, record.provenance['commit'], model.get('base', {})
     files = ', '.join(f'{n} {d[:12]}' for n, d in base.get('files', {}).items())
-    engine = {k: v[:12] if isinstance(v, str) else v for k, v in model.items() if k not in ('base', 'adapter')}
     return [
         f'{record.folder}: {c.recipe} with {c.model} on {c.task.name}, {c.agents} agents, {c.rounds} rounds',
         f'  code          {"commit " + commit if commit else "no commit (not run from a checkout)"}; '
         + ', '.join(f'{k} {v}' for k, v in record.provenance['versions'].items()),
         f'  base model    {files or "none: " + str(model.get("engine", "?"))}'
         + (f'; commit {base["commit"]} of the Hub' if base.get('commit') else ''),
-        '  engine        ' + ', '.join(f'{k} {v}' for k, v in engine.items() if not isinstance(v, (dict, list))),
+        f'  engine        {_plain_values(model)}',
         f"  seeds         a draw's seed is the hash of {c.seed}, split, problem, round, role and agent (and the"
         ' iteration, in training)',
         f'  questions     {c.train} to train on and {c.eval} to evaluate on, chosen by seed {c.seed}',

@@ -15,7 +15,7 @@ from typing import Callable
 from .settings import Config, settled
 from ..core import MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, untrained
-from ..method.prompts import Sampling
+from ..method.prompts import Request, Sampling
 from ..engines.huggingface import out_of_memory
 from ..method.recipes import Recipe, load_recipe
 from ..method.examples import Example
@@ -100,10 +100,9 @@ def threads(n: int | None):  # None: as it is
         torch.set_num_threads(before)
 
 # %% ../../nbs/runs/29_plan.ipynb #5e78d400
-def warm_up(engine, problem: Problem):
+def warm_up(engine):
     "One short answer: the first call of an engine pays for more than itself."
-    chat, sampling = (Message('user', 'Hello'),), Sampling(max_new_tokens=2)
-    engine.generate([Seeds(0, 'plan').request(chat, problem, 1, 'generator', 0, sampling, None)])
+    engine.generate([Request((Message('user', 'Hello'),), seed=0, sampling=Sampling(max_new_tokens=2))])
 
 
 def sample(ws, problems: list[Problem], questions: int = 16) -> Sample:  # an open `RunContext`; how many to begin with
@@ -116,7 +115,7 @@ def sample(ws, problems: list[Problem], questions: int = 16) -> Sample:  # an op
     def answer(some):
         return first_step(context, society, some, seeds)
 
-    warm_up(engine, problems[0])
+    warm_up(engine)
     full = -(-cfg.batch_size // cfg.agents)
     with threads(1 if worker_count(cfg) else None):
         transcripts, seconds = timed(answer, problems, questions, full)
@@ -237,6 +236,19 @@ def seconds_for(s: Sample, generated: float, trained: float, workers: int = 1) -
     return (generated / max(speed, 1e-9) + trained / (s.training_speed or speed)) / max(workers, 1)
 
 
+def _tokens(cfg: Config, s: Sample, answers: int) -> dict:
+    "Tokens, examples and steps of a run that asks for so many answers."
+    each, t = answers / max(s.answers, 1), cfg.training
+    examples = s.examples / max(s.questions, 1) * cfg.train * cfg.iterations
+    return dict(
+        tokens_generated=round(each * s.generated),
+        tokens_prompt=round(each * s.prompt),
+        examples=round(examples),
+        steps=round(examples * t.epochs / t.batch_size),
+        tokens_trained=round(examples * t.epochs * s.example_tokens / max(s.examples, 1)),
+    )
+
+
 def plan(
     cfg: Config,
     s: Sample,
@@ -247,21 +259,13 @@ def plan(
     "Counts (`answers`) and estimates (all else) for a whole run."
     recipe = recipe or load_recipe(cfg.recipe)
     cfg, asked = settled(cfg, recipe), answers(cfg, recipe)
-    total, t = sum(asked.values()) / max(s.answers, 1), cfg.training
-    examples = s.examples / max(s.questions, 1) * cfg.train * cfg.iterations
-    trained = examples * t.epochs * s.example_tokens / max(s.examples, 1)
+    p = dict(answers=asked, **_tokens(cfg, s, sum(asked.values())))
     adapters = 2 * cfg.agents * cfg.iterations * memory['adapter']
-    return dict(
-        answers=asked,
-        tokens_generated=round(total * s.generated),
-        tokens_prompt=round(total * s.prompt),
-        examples=round(examples),
-        steps=round(examples * t.epochs / t.batch_size),
-        tokens_trained=round(trained),
-        disk=round(total * (s.generated + s.prompt) * 6 * 2 + adapters),
+    return p | dict(
+        disk=round((p['tokens_generated'] + p['tokens_prompt']) * 6 * 2 + adapters),
         memory=max(memory['generating'], memory['training']) * max(workers, 1),
         memory_full_copies=memory['full_copies'],
-        seconds=round(seconds_for(s, total * s.generated, trained, workers)),
+        seconds=round(seconds_for(s, p['tokens_generated'], p['tokens_trained'], workers)),
         tokens_per_second=round(s.generated / max(s.seconds, 1e-9)),
         training_tokens_per_second=round(s.training_speed),
         workers=workers,

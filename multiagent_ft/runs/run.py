@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SMALL', 'SCHEMA', 'worker_count', 'executor_for', 'Objects', 'task_for', 'spec_for', 'protocol_for', 'recipe_key',
            'engine_key', 'object_keys', 'RunContext', 'check_can_train', 'check_disjoint', 'split_questions',
-           'recipe_context', 'finetune_one', 'finetune_all', 'call_recipe', 'train_iteration', 'report_idle_agents',
-           'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report',
-           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'run_iterations', 'run', 'check_same_objects',
-           'init_run_dir', 'run_lock', 'summary_head', 'write_summary', 'git_commit', 'source_digest', 'input_digest',
-           'finished_summary', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen',
-           'Evaluated', 'evaluate_society', 'evaluate_run']
+           'recipe_context', 'finetune_one', 'finetune_all', 'call_recipe', 'Selection', 'select_examples',
+           'train_iteration', 'report_idle_agents', 'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated',
+           'training_report', 'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'run_iterations', 'run',
+           'check_same_objects', 'init_run_dir', 'run_lock', 'summary_head', 'write_summary', 'git_commit',
+           'source_digest', 'input_digest', 'finished_summary', 'summary_table', 'Result', 'accuracy_table',
+           'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -36,7 +36,7 @@ from ..answers.reading import PARSER_VERSION
 from ..method.consensus import Vote, vote_to_dict
 from ..method.debate import Agent, Protocol, Seeds, Society, untrained
 from ..method.examples import Example, examples_report, save_examples, truncated_turns
-from ..method.prompts import EngineSpec, Sampling
+from ..method.prompts import PROMPTS, EngineSpec, Prompts, Sampling, load_prompts
 from multiagent_ft.method.recipes import (
     RECIPES,
     Recipe,
@@ -102,7 +102,7 @@ class Objects:
 
     task: Task | None = None
     recipe: Recipe | None = None
-    prompts: Any = None
+    prompts: Prompts | None = None
     engine: Any = None  # anything with the engine protocol
 
 
@@ -133,7 +133,7 @@ def protocol_for(cfg: Config, task: Task, prompts=None) -> Protocol:
         how=task.how,
         sampling=sampling,
         summary_sampling=replace(sampling, max_new_tokens=g.summary_max_new_tokens),
-        manner=prompts or cfg.debate.prompts,
+        prompts=load_prompts(prompts or cfg.debate.prompts),
     )
 
 # %% ../../nbs/runs/28_run.ipynb #c0b71e66
@@ -164,12 +164,12 @@ def engine_key(engine) -> dict:
     return key
 
 
-def object_keys(cfg: Config, objects: Objects, recipe: Recipe, task: Task) -> dict[str, Any]:
+def object_keys(cfg: Config, objects: Objects, recipe: Recipe, task: Task, prompts: Prompts) -> dict[str, Any]:
     "{recipe, task, prompts, engine: key} of all that is not the package's own; empty for a run that only uses names."
     keys = dict(
         recipe=recipe_key(recipe),
         task=task.key() if objects.task or is_object_name(cfg.task.name) else None,
-        prompts=objects.prompts and asdict(objects.prompts),
+        prompts=None if prompts in PROMPTS.values() else asdict(prompts),
         engine=objects.engine and engine_key(objects.engine),
     )
     return {k: json.loads(json.dumps(v)) for k, v in keys.items() if v}
@@ -194,7 +194,7 @@ class RunContext:
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
         self.settings = TrainingSettings(**dict(cfg.training))
-        self.keys = object_keys(cfg, objects, self.recipe, self.task)
+        self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -224,11 +224,16 @@ class RunContext:
             yield
         self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
 
+    def counts(self) -> dict:
+        "Jobs made and found so far, and the seconds they took, by kind."
+        spent = {k: round(s, 3) for k, s in self.store.spent.items()}
+        return dict(made=dict(self.store.misses), found=dict(self.store.hits), spent=spent)
+
 
 def check_can_train(ws: RunContext):
     "Raises `MaftError` for an engine that has no adapters and a recipe that trains some."
-    abilities = getattr(ws.engine, 'capabilities', None)
-    if ws.recipe.trains and ws.cfg.iterations and abilities and not abilities().adapters:
+    able = not hasattr(ws.engine, 'capabilities') or ws.engine.capabilities().adapters
+    if ws.recipe.trains and ws.cfg.iterations and not able:
         raise MaftError(
             f'recipe {ws.recipe.name} trains adapters, and engine {type(ws.engine).__name__} can use none. Choose a'
             ' recipe that trains no agent (debate, majority), iterations 0, or another engine.'
@@ -339,27 +344,41 @@ def call_recipe(ws: RunContext, part: str, *args):
         ) from e
 
 # %% ../../nbs/runs/28_run.ipynb #bd9a3683
-def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Problem]) -> tuple[Society, dict]:
-    "Society k from society k-1, and what there is to report about it."
-    folder, context = ws.folder / f'iteration-{k}', recipe_context(ws, k)
+class Selection(NamedTuple):
+    "What comes of the debates on training questions."
+
+    transcripts: list[Transcript]
+    votes: list[Vote]
+    examples: dict[Agent, list[Example]]
+
+
+def select_examples(ws: RunContext, k: int, society: Society, problems: list[Problem]) -> Selection:
+    "Let society k-1 answer the training questions, and choose what its agents train on; each step is checked."
+    context, recipe = recipe_context(ws, k), ws.recipe
     with ws.step(k, 'sample'):
         transcripts = call_recipe(ws, 'sample', context, society, problems, Seeds(ws.cfg.seed, 'train', k))
-    check_transcripts(ws.recipe, 'sample', problems, transcripts)
+    check_transcripts(recipe, 'sample', problems, transcripts)
     votes = call_recipe(ws, 'label', context, transcripts)
-    check_votes(ws.recipe, transcripts, votes)
+    check_votes(recipe, transcripts, votes)
     examples = call_recipe(ws, 'select', context, society, transcripts, votes)
-    check_examples(ws.recipe, society, transcripts, examples)
+    check_examples(recipe, society, transcripts, examples)
     report_idle_agents(examples, ws.progress)
+    return Selection(transcripts, votes, examples)
+
+
+def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Problem]) -> tuple[Society, dict]:
+    "Society k from society k-1, and what there is to report about it."
+    folder, found = ws.folder / f'iteration-{k}', select_examples(ws, k, society, problems)
     with ws.step(k, 'finetune'):
-        new = call_recipe(ws, 'train', context, society, examples)
+        new = call_recipe(ws, 'train', recipe_context(ws, k), society, found.examples)
     check_society(ws.recipe, society, new)
-    write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, transcripts))
-    by_problem = zip(transcripts, votes)
-    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in by_problem))
+    write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, found.transcripts))
+    votes = (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(found.transcripts, found.votes))
+    write_jsonl(folder / 'votes.jsonl', votes)
     return new, dict(
-        consensus=pseudo_label_accuracy(ws.task, transcripts, votes),
-        examples=examples_by_role(examples, society),
-        **training_report(ws, transcripts, votes, examples),
+        consensus=pseudo_label_accuracy(ws.task, found.transcripts, found.votes),
+        examples=examples_by_role(found.examples, society),
+        **training_report(ws, found),
     )
 
 # %% ../../nbs/runs/28_run.ipynb #c52af5eb
@@ -406,14 +425,14 @@ def right_but_truncated(ws: RunContext, agent: Agent, transcripts: list[Transcri
     return truncated_turns(transcripts, labels)
 
 
-def training_report(ws: RunContext, transcripts: list[Transcript], votes: list[Vote], examples: dict) -> dict:
+def training_report(ws: RunContext, found: Selection) -> dict:
     """Per agent: examples, unique ones, tokens, buckets, share of corrections, right turns lost to truncation; debates
     that ended early and the critic examples that cost; and the health of the debates where gold is known."""
-    labels = [v.answer for v in votes]
+    transcripts, labels = found.transcripts, [v.answer for v in found.votes]
     agents = {
         a.name: examples_report(own, ws.cfg.w if a.role == 'critic' else None)
         | dict(truncated=right_but_truncated(ws, a, transcripts, labels))
-        for a, own in examples.items()
+        for a, own in found.examples.items()
     }
     known = all(t.problem.gold is not None for t in transcripts)
     debates = transcripts if ws.recipe.sample_asks.debates else []
@@ -482,9 +501,7 @@ def run_iterations(ws: RunContext, train: list[list[Problem]], evaluation: list[
         iterations.append(dict(iteration=k, methods=found.methods, **report, health=found.health))
         summary = write_summary(ws, iterations, outcomes)
         track.log(dict(event='iteration', **iterations[-1]))
-    made, found = dict(ws.store.misses), dict(ws.store.hits)
-    spent = {k: round(s, 3) for k, s in ws.store.spent.items()}
-    track.log(dict(event='done', made=made, found=found, spent=spent))
+    track.log(dict(event='done', **ws.counts()))
     return summary
 
 
