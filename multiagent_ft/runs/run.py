@@ -49,7 +49,7 @@ from multiagent_ft.method.recipes import (
     load_recipe,
     recipe_source,
 )
-from .evaluate import health, outcome, summarize_outcomes
+from .evaluate import health, outcome, overflow_note, summarize_outcomes
 from multiagent_ft.runs.jobs import (
     CachedEngine,
     CachedReader,
@@ -475,6 +475,8 @@ def evaluate_iteration(
     if keep:
         write_jsonl(ws.folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, transcripts))
     outcomes = [outcome(t, ws.task, ws.cfg.seed, k) for t in transcripts]
+    if note := overflow_note(outcomes):
+        ws.progress.say(f'iteration {k}: {note}')
     if k == 0 and ws.cfg.votes > ws.cfg.agents and ws.recipe.trains:
         add_self_consistency(ws, outcomes, context, problems)
     return Evaluation(outcomes, methods=summarize_outcomes(outcomes), health=health(outcomes))
