@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from multiagent_ft import core
+from multiagent_ft.method.prompts import ScriptedEngine, adapter_digest
 from multiagent_ft.runs import store as store_module
 from multiagent_ft.runs.store import Store
 
@@ -360,22 +361,9 @@ def look_at_race(folder):
     )
 
 
-class Scripted:
-    "An engine whose words follow from the request's seed and the adapter's bytes."
-
-    batch_size = 4
-
-    def identity(self, adapter=None):
-        return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter) / 'weights.txt'))
-
-    def render(self, chat):
-        return tuple(chat[-1].content.encode())
-
-    def generate(self, requests):
-        def say(r):
-            return f'\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}'
-
-        return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
+def by_seed(request):
+    "An answer that follows from the request's seed and the adapter's bytes."
+    return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
 def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
@@ -399,7 +387,7 @@ def whole_loop(folder, k=0):
     from multiagent_ft.runs.settings import load_config
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
-    engine = Scripted()
+    engine = ScriptedEngine(by_seed, batch_size=4)
     house.engine_for, house.git_commit = lambda spec: engine, lambda: None
     house.finetune_key = lambda engine, parent, rows, settings, seed: dict(
         parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
 from .decoding import SeededSampler, decode_batch
-from ..method.prompts import Request, Sampling, token_budget
+from ..method.prompts import Capabilities, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
 # where it is installed, PEFT imports it, and it complains of kernels that are not used here
@@ -552,6 +552,10 @@ class HFEngine:
     def identity(self, adapter: str | None = None) -> dict:
         "All of the engine that may change an answer, JSON-able."
         return self.base.identity(adapter) | dict(batch_size=self.base.batch.asked)
+
+    def capabilities(self) -> Capabilities:
+        "Everything: it runs the model itself."
+        return Capabilities()
 
     def versions(self) -> dict:
         return versions()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError
-from ..method.prompts import Request, token_budget
+from ..method.prompts import Capabilities, Request, token_budget
 from .huggingface import adapter_identity, find_model, load_tokenizer
 
 # %% ../../nbs/engines/14_server.ipynb #c0e89f7b
@@ -205,6 +205,10 @@ class ServerEngine:
         raise MaftError(
             'a server is not asked for the probability of given tokens here: use HFEngine on the same model for that.'
         )
+
+    def capabilities(self) -> Capabilities:
+        "Token ids go both ways, adapters can be loaded; the same request need not give the same text."
+        return Capabilities(logprobs=False, exact_repeat=False)
 
     def identity(self, adapter: str | None = None) -> dict:
         "What a client can know."

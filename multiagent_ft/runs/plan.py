@@ -14,7 +14,7 @@ from typing import Callable
 from .settings import Config, settled
 from ..core import MaftError, Message, Transcript
 from ..method.debate import Seeds, untrained
-from ..method.prompts import Sampling
+from ..method.prompts import Request, Sampling
 from ..engines.huggingface import out_of_memory
 from ..method.recipes import RecipeContext, load_recipe
 from ..method.examples import Example
@@ -114,9 +114,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
         votes=cfg.votes,
     )
     # the first call pays for warming up
-    engine.generate(
-        [luck.request((Message('user', 'Hello'),), problems[0], 1, 'generator', 0, Sampling(max_new_tokens=2), None)]
-    )
+    engine.generate([Request((Message('user', 'Hello'),), seed=0, sampling=Sampling(max_new_tokens=2))])
     with threads(1 if worker_count(cfg) else torch.get_num_threads()):
         said, t = timed(
             lambda p: (r.sample or r.answer)(means, society, p, luck),

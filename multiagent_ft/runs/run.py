@@ -32,7 +32,7 @@ from multiagent_ft.core import (
 from ..method.debate import Agent, Seeds, Protocol, Society, untrained
 from ..method.consensus import vote_to_dict
 from .society import iterations_of, load_society, save_society, with_engine
-from ..method.prompts import EngineSpec, Sampling
+from ..method.prompts import EngineSpec, Sampling, load_prompts
 from .evaluate import health, outcome, summarize_outcomes
 from ..training.finetune import finetune_key, versions
 from multiagent_ft.runs.jobs import (
@@ -90,7 +90,7 @@ def protocol_of(cfg: Config, task) -> Protocol:
         how=task.how,
         sampling=sampling,
         summary_sampling=replace(sampling, max_new_tokens=cfg.summary_max_new_tokens),
-        manner=cfg.prompts,
+        prompts=load_prompts(cfg.prompts),
     )
 
 # %% ../../nbs/runs/28_run.ipynb #9a9e399d
@@ -496,6 +496,7 @@ def input_digest(ws: RunContext, train: list[list[Problem]], evaluation: list[Pr
             semantic(ws.cfg),
             ws.cfg.iterations,
             recipe_source(ws.recipe),
+            ws.protocol,
             ws.engine.identity(None),
             train,
             evaluation,
