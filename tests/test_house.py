@@ -448,10 +448,6 @@ def nodes(function):
 MAX_NODES = 300  # of a function; design, section 8
 # Still larger, being taken apart (part 1 of the second edition): none may be added, none may grow.
 LARGE = {
-    'answers.symbolic.equation': 325,
-    'answers.symbolic.evaluate': 441,
-    'answers.symbolic.one': 361,
-    'answers.symbolic.value': 305,
     'cli.bench': 358,
     'cli.compare_recipes': 331,
     'cli.deco': 334,
