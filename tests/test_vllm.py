@@ -170,6 +170,24 @@ def test_process_ends_when_ours_lets_go():
     assert child.wait(timeout=60) in (0, -signal.SIGKILL)
 
 
+def test_a_run_makes_room_for_the_adapters_of_all_its_agents():
+    from multiagent_ft.runs.run import spec_for
+    from multiagent_ft.runs.settings import Config
+
+    spec = spec_for(Config(engine=dict(name='vllm', args=dict(python='/x')), agents=4, rank=24))
+    assert spec.engine == 'vllm' and spec.args['max_loras'] == 8 and spec.args['python'] == '/x'
+    assert vllm.VLLMSettings(**{k: v for k, v in spec.args.items() if k != 'model'}).max_lora_rank == 32
+
+
+@pytest.mark.parametrize('training', [dict(method='full'), dict(method='qlora'), dict(target_modules=['lm_head'])])
+def test_a_run_with_agents_that_vllm_cannot_serve_is_refused_before_it_starts(training):
+    from multiagent_ft.runs.run import spec_for
+    from multiagent_ft.runs.settings import Config
+
+    with pytest.raises(MaftError, match='engine vllm serves plain LoRA on linear layers; .* needs engine hf'):
+        spec_for(Config(engine=dict(name='vllm'), training=training))
+
+
 # From here on with vLLM. One engine for all: it takes half a minute to start.
 engines = pytest.mark.engines
 
