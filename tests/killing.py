@@ -384,33 +384,17 @@ def whole_loop(folder, k=0):
     "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
     from multiagent_ft.training import finetune
     from multiagent_ft.runs import run as house
-    from multiagent_ft.runs.settings import load_config
+    from multiagent_ft.runs.settings import Config
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
-    engine = ScriptedEngine(by_seed, batch_size=4)
-    house.engine_for, house.git_commit = lambda spec: engine, lambda: None
-    house.finetune_key = lambda engine, parent, rows, settings, seed: dict(
-        parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed
+    house.git_commit = lambda: None
+    house.finetune_key = lambda engine, parent, examples, settings, seed, objective: dict(
+        parent=engine.identity(parent), rows=core.digest([[e.prompt_ids, e.token_ids] for e in examples]), seed=seed
     )
     finetune.finetune_job = tiny_trainer
-    house.run(
-        load_config(
-            None,
-            dict(
-                out='run',
-                store='store',
-                model='scripted',
-                agents=2,
-                train=5,
-                eval=3,
-                iterations=2,
-                samples=2,
-                workers=0,
-                wandb='off',
-                quiet=True,
-            ),
-        )
-    )
+    settings = dict(agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off', quiet=True)
+    cfg = Config(out='run', store='store', model='scripted', **settings)
+    house.run(cfg, objects=house.Objects(engine=ScriptedEngine(by_seed, batch_size=4)))
 
 
 PROGRAMS = dict(

@@ -66,10 +66,10 @@ def test_somebody_learned_wherever_somebody_should(done):
                 'agents'
             ]
         }
-        rows = sum(sum(v) for v in s['iterations'][-1]['rows'].values())
+        rows = sum(sum(v) for v in s['iterations'][-1]['examples'].values())
         assert bool(adapters - {None}) == bool(rows) and not (rows and not RECIPES[name].trains), name
-    assert sum(runs['star']['iterations'][1]['rows']['generator']) > 0
-    assert runs['without-critic']['iterations'][1]['rows']['critic'] == [0, 0]
+    assert sum(runs['star']['iterations'][1]['examples']['generator']) > 0
+    assert runs['without-critic']['iterations'][1]['examples']['critic'] == [0, 0]
 
 
 def test_untrained_and_shared_recipes_cost_nothing_twice(done):
@@ -85,7 +85,7 @@ def test_untrained_and_shared_recipes_cost_nothing_twice(done):
     assert made['single-agent-ft-alone'] == made['critic-loss-last'] == made['critic-loss-turns'] == {}
     # the words differ after the summaries
     assert made['unique-id'].get('generate') and made['cooperative'] == {'generate': 2}
-    if sum(runs['multiagent-ft']['iterations'][1]['rows']['generator']):
+    if sum(runs['multiagent-ft']['iterations'][1]['examples']['generator']):
         assert made['without-critic'].get('finetune', 0) == 0
 
 
@@ -95,7 +95,7 @@ def test_union_ft_learns_exactly_what_the_agents_would_have(done):
     def rows(n):
         return sorted(
             json.dumps(r, sort_keys=True)
-            for f in (folder / n / 'iteration-1' / 'rows').glob('*.jsonl')
+            for f in (folder / n / 'iteration-1' / 'examples').glob('*.jsonl')
             for r in read_jsonl(f)
         )
 
@@ -110,7 +110,7 @@ def test_single_agent_ft_learns_last_words_as_answers_to_the_bare_question(done)
         for u in t['turns']
         if u['role'] == 'generator'
     }
-    rows = read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'rows' / 'generator-0.jsonl')
+    rows = read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'examples' / 'generator-0.jsonl')
     prompts = {(p, tuple(u['completion']['prompt_ids'])) for (p, _), u in first.items()}
     assert all((r['problem'], tuple(r['prompt_ids'])) in prompts for r in rows) and all(r['round'] == 2 for r in rows)
 
@@ -199,7 +199,7 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
 
     flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', out=str(tmp_path / 'x'))
     s = run(load_config(flags=flags | dict(recipe=f'{tmp_path}/my.py:mine', store=str(tmp_path / 'store'))))
-    assert s['iterations'][1]['rows']['generator'] == [0, 0]
+    assert s['iterations'][1]['examples']['generator'] == [0, 0]
 
 
 @pytest.mark.parametrize(
