@@ -173,7 +173,7 @@ class TrainingSection(Section):
 class EngineSettings(Section):
     "Which model generates, and through what."
 
-    name: Text = key('hf', 'hf (Hugging Face, in process), server, or FILE.py:CLASS of your own', 'engine')
+    name: Text = key('hf', 'hf (Hugging Face, in process), vllm, server, or FILE.py:CLASS of your own', 'engine')
     model: FileOrFolder = key('nano', 'Hugging Face id or local folder; nano is the model in this package')
     revision: Text | None = key(None, 'commit, tag or branch of the model on the Hub; null = its main branch')
     chat_template: FileOrFolder | None = key(None, 'file with a Jinja chat template, for a model that has none')
