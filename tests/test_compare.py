@@ -50,8 +50,8 @@ def outcome(i, right, first=(True, False, True), seed=0):
 def rec(label, seed, k, right, exam=None, **learned):
     it = dict(
         iteration=k,
-        consensus=dict(kept=1, asked=2, precision=0.5),
-        rows=dict(generator=[1], critic=[2]),
+        consensus=dict(kept=1, asked=2, pseudo_label_accuracy=0.5),
+        examples=dict(generator=[1], critic=[2]),
         health=dict(
             asked=len(right),
             cost=dict(debate=dict(generated=10 * len(right))),
@@ -62,7 +62,7 @@ def rec(label, seed, k, right, exam=None, **learned):
     if learned:
         it |= dict(
             agents=dict(a=dict(seen=learned['seen'])),
-            collected=dict(cost=dict(debate=dict(generated=learned['collected']))),
+            sampled=dict(cost=dict(debate=dict(generated=learned['collected']))),
         )
     return record(
         label, 'play', seed, it, [outcome(i, bool(x), seed=exam or seed) for i, x in enumerate(right)], epochs=2

@@ -448,24 +448,12 @@ def nodes(function):
 MAX_NODES = 300  # of a function; design, section 8
 # Still larger, being taken apart (part 1 of the second edition): none may be added, none may grow.
 LARGE = {
-    'answers.symbolic.equation': 325,
-    'answers.symbolic.evaluate': 441,
-    'answers.symbolic.one': 361,
-    'answers.symbolic.value': 305,
     'cli.bench': 358,
     'cli.compare_recipes': 331,
     'cli.deco': 334,
     'cli.reproduce_paper': 365,
     'cli.spoken': 311,
     'cli.takes_settings': 346,
-    'engines.chat.__init__': 386,
-    'engines.decoding._nucleus': 304,
-    'engines.decoding.decode_batch': 606,
-    'engines.decoding.prefill': 513,
-    'engines.huggingface.__init__': 377,
-    'engines.huggingface.generate_all': 313,
-    'engines.huggingface.score_all': 410,
-    'engines.server.__init__': 331,
     'runs.explain.iteration_lines': 538,
     'runs.explain.trained': 373,
     'runs.jobs.run': 302,
@@ -494,9 +482,6 @@ LARGE = {
     'studies.statistics.read_runs': 302,
     'studies.statistics.score_table': 337,
     'studies.statistics.stderrs': 360,
-    'training.finetune.finetune_job': 423,
-    'training.trainer.init_model': 371,
-    'training.trainer.train': 495,
 }
 
 

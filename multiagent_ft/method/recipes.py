@@ -28,7 +28,6 @@ from multiagent_ft.core import (
     load_object,
 )
 from .debate import Agent, Seeds, Protocol, Society, debate, no_stage, untrained
-from .prompts import hint_prompt
 from multiagent_ft.method.examples import (
     Example,
     agrees,
@@ -62,7 +61,7 @@ class RecipeContext:
             problems,
             society,
             replace(self.protocol, **protocol),
-            self.generate,
+            generate=self.generate,
             seeds=seeds,
             read=self.read,
             stage=self.stage,
@@ -190,7 +189,7 @@ def own_generator_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "As `own_turns`, critics left as they are (paper Table 2, 'w/o critic')."
-    return {a: r for a, r in own_turns(ctx, society, transcripts, votes).items() if a.role == 'generator'}
+    return {a: r for a, r in own_turns(ctx, society, transcripts, votes=votes).items() if a.role == 'generator'}
 
 # %% ../../nbs/method/07_recipes.ipynb #62dfc317
 def all_first_turns(
@@ -222,7 +221,7 @@ def all_own_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "The union of all agents' examples, for ONE model: the control the paper lacks."
-    own = own_turns(ctx, society, transcripts, votes)
+    own = own_turns(ctx, society, transcripts, votes=votes)
     return {society.generators[0]: [e for examples in own.values() for e in examples]}
 
 # %% ../../nbs/method/07_recipes.ipynb #e89e4385
@@ -230,14 +229,24 @@ def with_hints(ctx: RecipeContext, society: Society, problems: list[Problem], se
     "Generator 0 answers once more, with the right answer as a hint: one turn (role 'hinted') per problem."
 
     def request(p):
-        chat = (Message('user', hint_prompt(p.text, p.gold, ctx.protocol.how)),)
-        return seeds.request(chat, p, 1, 'hinted', 0, ctx.protocol.sampling, society.generators[0].adapter)
+        chat = (Message('user', ctx.protocol.prompts.fill('hint', p.text, ctx.protocol.how, answer=p.gold)),)
+        return seeds.request(
+            chat,
+            p,
+            round=1,
+            role='hinted',
+            draw=0,
+            sampling=ctx.protocol.sampling,
+            adapter=society.generators[0].adapter,
+        )
 
     requests = [request(p) for p in problems]
     ctx.stage('answers with a hint', len(requests))
     completions = ctx.generate(requests) if requests else []
     answers = ctx.read(completions, problems) if requests else []
-    return [Turn(0, 'hinted', 1, c, a) for c, a in zip(completions, answers, strict=True)]
+    return [
+        Turn(agent=0, role='hinted', round=1, completion=c, answer=a) for c, a in zip(completions, answers, strict=True)
+    ]
 
 
 def answer_with_hint(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
@@ -249,9 +258,9 @@ def answer_with_hint(ctx: RecipeContext, society: Society, problems: list[Proble
             f'recipe star trains on gold answers, and question {blind.id} has none. Add "gold" to it, or choose'
             ' another recipe.'
         )
-    first = answer_single(ctx, society, problems, seeds)
+    first = answer_single(ctx, society, problems, seeds=seeds)
     wrong = [t.problem for t in first if not agrees(t.final()[0], ctx.gold_answer(t.problem))]
-    hinted = {p.id: turn for p, turn in zip(wrong, with_hints(ctx, society, wrong, seeds), strict=True)}
+    hinted = {p.id: turn for p, turn in zip(wrong, with_hints(ctx, society, wrong, seeds=seeds), strict=True)}
     return [replace(t, turns=(*t.turns, hinted[t.problem.id])) if t.problem.id in hinted else t for t in first]
 
 # %% ../../nbs/method/07_recipes.ipynb #7ff6db3b

@@ -115,8 +115,8 @@ def elsewhere(e: StudyRow, cfg: Config, made: Counter, executor, evaluate_societ
         it['iteration']: it for it in json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))['iterations']
     }
     return [
-        record(e.label, e.exam, cfg.seed, home[k] | dict(health=x['health']), o, cfg.epochs)
-        for k, (o, x) in found.items()
+        record(e.label, e.exam, cfg.seed, home[k] | dict(health=x.health), x.outcomes, cfg.epochs)
+        for k, x in found.items()
     ]
 
 # %% ../../nbs/studies/35_compare.ipynb #86ea79ac
@@ -247,10 +247,10 @@ def plan_comparison(
     ws = RunContext(max(cfgs, key=lambda c: (load_recipe(c.recipe).trains, addresses(c).total())))
     train, _ = split_questions(ws)
     with ws:
-        measured = sample(ws.cfg, ws.engine, train[0])
+        measured = sample(ws, train[0])
     per, workers = measured.generated / max(measured.answers, 1), max(1, worker_count(base))
     learn = {(way_of_learning(c), k): c.train for c in cfgs for k in range(1, c.iterations + 1)}
-    trained = sum(learn.values()) * base.epochs * measured.row_tokens / max(measured.questions, 1)
+    trained = sum(learn.values()) * base.epochs * measured.example_tokens / max(measured.questions, 1)
     seconds = seconds_for(measured, n['together'] * per, trained, workers)
     return [
         counted,

@@ -39,13 +39,13 @@ def record(
     epochs: int = 1,  # an iteration of summary.json
 ) -> dict:
     "One line of outcomes.jsonl.gz: who was right, what it cost, what was learned from."
-    cost = (it.get('collected') or {}).get('cost', {}).get('debate', {})
+    cost = (it.get('sampled') or {}).get('cost', {}).get('debate', {})
     learned = (
         dict(
             collected=cost.get('generated'),
             trained=epochs * sum(a['seen'] for a in it.get('agents', {}).values()),
-            rows=sum(map(sum, it['rows'].values())),
-            roles={role: sum(n) for role, n in it['rows'].items()},
+            rows=sum(map(sum, it['examples'].values())),
+            roles={role: sum(n) for role, n in it['examples'].items()},
         )
         if 'agents' in it
         else {}
@@ -63,7 +63,7 @@ def record(
         right=encoded(outcomes),
         cost=it['health']['cost'],
         learned=learned,
-        labels=it['consensus'],
+        labels={k.replace('pseudo_label_accuracy', 'precision'): v for k, v in it['consensus'].items()},
         health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')},
     )
 

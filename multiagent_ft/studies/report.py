@@ -158,7 +158,7 @@ def health_rows(summary: dict) -> list[list]:
     themselves."""
     rows = []
     for it in summary['iterations']:
-        for name, h in (('training', it.get('collected')), ('exam', it.get('health'))):
+        for name, h in (('training', it.get('sampled')), ('exam', it.get('health'))):
             if not h:
                 continue
             turns = sum(h['finish'].values())
@@ -192,7 +192,7 @@ def row_rows(summary: dict) -> list[list]:
             ', '.join(f'{k} {v}' for k, v in a['buckets'].items()),
             percent(a['w_asked'], 0),
             percent(a['w_reached'], 0),
-            a['cut'],
+            a['truncated'],
         ]
         for it in summary['iterations']
         for name, a in it.get('agents', {}).items()
@@ -212,9 +212,9 @@ def remarks(summary: dict) -> list[str]:
                 f'Iteration {k}: only {c["kept"]} of {c["asked"]} questions got a label; there was little to learn'
                 ' from.'
             )
-        if c['precision'] is not None and c['precision'] < 0.5:
+        if c['pseudo_label_accuracy'] is not None and c['pseudo_label_accuracy'] < 0.5:
             said.append(
-                f'Iteration {k}: only {percent(c["precision"], 0)} of the labels were right; the society learned'
+                f'Iteration {k}: only {percent(c["pseudo_label_accuracy"], 0)} of the labels were right; the society learned'
                 ' mistakes.'
             )
         if idle:
@@ -251,9 +251,13 @@ def health_section(r: Results) -> str:
     its = r.summary['iterations']
     lines = {
         'labels that are right': [
-            (i['iteration'], c['precision'], *wilson(round(c['precision'] * c['kept']), c['kept']))
+            (
+                i['iteration'],
+                c['pseudo_label_accuracy'],
+                *wilson(round(c['pseudo_label_accuracy'] * c['kept']), c['kept']),
+            )
             for i in its
-            if (c := i['consensus'])['precision'] is not None
+            if (c := i['consensus'])['pseudo_label_accuracy'] is not None
         ],
         'questions with a label': [
             (i['iteration'], c['kept'] / c['asked'], *wilson(c['kept'], c['asked']))
@@ -268,11 +272,11 @@ def health_section(r: Results) -> str:
         [
             i['iteration'],
             f'{c["kept"]} of {c["asked"]} ({percent(c["kept"] / c["asked"], 0)})',
-            percent(c['precision']),
+            percent(c['pseudo_label_accuracy']),
             c.get('tied'),
             c.get('abstained'),
-            ' '.join(map(str, i['rows']['generator'])),
-            ' '.join(map(str, i['rows']['critic'])),
+            ' '.join(map(str, i['examples']['generator'])),
+            ' '.join(map(str, i['examples']['critic'])),
         ]
         for i in its
         if (c := i['consensus'])['asked']
@@ -329,7 +333,7 @@ def cost_section(r: Results) -> str:
     "Calls and tokens per iteration: training debates, exam, finetuning."
     rows = []
     for it in r.summary['iterations']:
-        for name, h in (('training debates', it.get('collected')), ('exam', it.get('health'))):
+        for name, h in (('training debates', it.get('sampled')), ('exam', it.get('health'))):
             rows += [
                 [it['iteration'], name + ('' if m == 'debate' else f', {m}'), c['calls'], c['prompt'], c['generated']]
                 for m, c in (h or {}).get('cost', {}).items()
