@@ -454,14 +454,6 @@ LARGE = {
     'cli.reproduce_paper': 365,
     'cli.spoken': 311,
     'cli.takes_settings': 346,
-    'engines.chat.__init__': 386,
-    'engines.decoding._nucleus': 304,
-    'engines.decoding.decode_batch': 606,
-    'engines.decoding.prefill': 513,
-    'engines.huggingface.__init__': 377,
-    'engines.huggingface.generate_all': 313,
-    'engines.huggingface.score_all': 410,
-    'engines.server.__init__': 331,
     'runs.explain.iteration_lines': 538,
     'runs.explain.trained': 373,
     'runs.jobs.run': 302,
@@ -490,9 +482,6 @@ LARGE = {
     'studies.statistics.read_runs': 302,
     'studies.statistics.score_table': 337,
     'studies.statistics.stderrs': 360,
-    'training.finetune.finetune_job': 423,
-    'training.trainer.init_model': 371,
-    'training.trainer.train': 495,
 }
 
 

@@ -56,7 +56,7 @@ def call_server(
     )
     own = client or httpx.Client(follow_redirects=True)
     try:
-        return retrying(call_once, own, url, body, key_env=key_env, timeout=timeout)
+        return retrying(call_once, own, url, body=body, key_env=key_env, timeout=timeout)
     except Unanswered as e:
         help = (
             'It is busy: try later, or with a smaller concurrency' if e.status == 429 else 'Is the server up? Start it'
@@ -71,7 +71,7 @@ def call_server(
 
 
 def call_once(client, url: str, body: dict | None, key_env: str, timeout: float) -> dict | str:
-    "One try. Raises `Unanswered` for what may be different next time."
+    "One try, over an httpx `client`. Raises `Unanswered` for what may be different next time."
     import httpx
 
     key = os.environ.get(key_env)
@@ -97,7 +97,7 @@ def call_once(client, url: str, body: dict | None, key_env: str, timeout: float)
 
 
 def all_of(response) -> bytes:
-    "The body; of a refusal, as far as it came."
+    "The body of an httpx `response`; of a refusal, as far as it came."
     import httpx
 
     try:
@@ -223,6 +223,7 @@ class ServerEngine:
 
 
 def checked_url(url: str) -> str:
+    "The address without its last slash. Raises `MaftError` where it is none."
     if not url.lower().startswith(('http://', 'https://')):
         raise MaftError(
             f'{url!r} is no address of a server: it begins with http:// or https://, such as http://localhost:8000/v1.'
@@ -259,7 +260,8 @@ def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the
         decoded = engine.decode(tokens[:-1] if tokens[-1] in engine.stop_ids else tokens)
         check_same_tokenizer(engine, decoded, text)
         text = decoded
-    return Completion(text, finish if finish in ('stop', 'length') else 'error', ids, tokens)
+    finish = finish if finish in ('stop', 'length') else 'error'
+    return Completion(text, finish, prompt_ids=ids, token_ids=tokens)
 
 
 def check_same_tokenizer(engine: ServerEngine, decoded: str, text: str):

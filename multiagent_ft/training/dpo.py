@@ -60,7 +60,7 @@ def debate_with_draws(
     answers = ctx.read([c for *_, c in rows], [by_id[problem] for problem, *_ in rows])
     turns = {p.id: [] for p in problems}
     for (problem, round, role, agent, completion), answer in zip(rows, answers, strict=True):
-        turns[problem].append(Turn(agent, f'{role} draw', round, completion, answer))
+        turns[problem].append(Turn(agent, f'{role} draw', round, completion=completion, answer=answer))
     return [replace(t, turns=(*t.turns, *turns[t.problem.id])) for t in transcripts]
 
 # %% ../../nbs/training/19_dpo.ipynb #d0000009
@@ -100,6 +100,7 @@ def pairs_of(transcript: Transcript, vote: Vote, agent: Agent) -> list[list[Pair
 
 
 def pair(preferred: Turn, rejected: Turn, problem: str) -> Pair:
+    "The pair of two turns after one prompt."
     c = preferred.completion
     return Pair(
         tuple(c.prompt_ids),
