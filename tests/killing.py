@@ -158,7 +158,7 @@ def kill(program, folder, fresh, every=1):
 
 
 def full(program, folder):
-    """One line for each place at which the room may end: what was said, what is left, what a second run with more room
+    """One line for each place at which the room may end: the error, what is left, what a second run with more room
     made of it."""
     work, look = PROGRAMS[program]
     for n in range(1, 100_000):
@@ -175,13 +175,13 @@ def full(program, folder):
 
         assert ended(forked(child)) == 0
         os.close(w)
-        said = os.read(r, 5000).decode()
+        error = os.read(r, 5000).decode()
         os.close(r)
         seen, left = look(here), [p.name for p in (here / 'store' / 'tmp').glob('*')]
         ended(forked(lambda: work(here)))
-        print(json.dumps(dict(n=n, said=said, seen=seen, left=left, after=tree(here))), flush=True)
+        print(json.dumps(dict(n=n, error=error, seen=seen, left=left, after=tree(here))), flush=True)
         shutil.rmtree(here)
-        if not said:
+        if not error:
             break
 
 

@@ -12,7 +12,11 @@ from ..core import MaftError, canonical_json, load_object
 from ..method.prompts import Engine, EngineSpec
 
 # %% ../../nbs/engines/10_by_name.ipynb #417088c1
-ENGINES = dict(hf='multiagent_ft.engines.huggingface:HFEngine', server='multiagent_ft.engines.server:ServerEngine')
+ENGINES = dict(
+    hf='multiagent_ft.engines.huggingface:HFEngine',
+    vllm='multiagent_ft.engines.vllm:VLLMEngine',
+    server='multiagent_ft.engines.server:ServerEngine',
+)
 
 
 def engine_for(spec: EngineSpec) -> Engine:
