@@ -26,6 +26,7 @@ test-slow: .venv/installed-dev ## the long tests
 check: .venv/installed-dev   ## notebooks, package and README in step? notebooks tidy?
 	$(BIN)/python tools/check.py
 	$(BIN)/python tools/lint_nbs.py
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/python tools/readme.py --check
 

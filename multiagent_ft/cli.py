@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Callable
 import typer
 from . import __version__
-from .runs.settings import Config, describe, load_config, read_yaml
+from .runs.settings import SHORT, Config, describe, given_settings, is_switch, load_config
 from .core import MaftError
 
 # %% ../nbs/71_cli.ipynb #bfc013d3
@@ -61,7 +61,7 @@ def flag(k: str) -> inspect.Parameter:  # a key of `Config`
     "A typer option for one setting."
     row = next(r for r in describe() if r['key'] == k)
     names, kind, metavar = [f'--{k}'], str, METAVAR.get(k, 'N')
-    if Config.model_fields[k].annotation is bool:
+    if is_switch(k):
         names, kind, metavar = [f'--{k}/--no-{k}'], bool, None
     say = row['meaning'].replace('; null =', '; default:')
     help = f'{say[0].upper()}{say[1:]}.' + (f' Default: {row["default"]}.' if row['default'] != 'null' else '')
@@ -125,13 +125,8 @@ def takes_settings(*keys: str) -> Callable:  # settings that get a flag of their
             flags, more = {k: kw.pop(k) for k in keys}, {k: kw.pop(k) for k in SHARED}
             # raises what is wrong with any of them
             config = load_config(more['config'], flags, more['set'] or [], more['quick'])
-            given = (
-                {k for k, v in flags.items() if v is not None}
-                | {s.partition('=')[0] for s in more['set'] or []}
-                | set(read_yaml(more['config'])[0] if more['config'] else ())
-                | ({'quick'} if more['quick'] else set())
-            )
-            return f(config, given, **kw)
+            named = given_settings(more['config'], flags, more['set'] or []).values
+            return f(config, {SHORT[path] for path in named} | ({'quick'} if more['quick'] else set()), **kw)
 
         command.__name__, command.__doc__ = f.__name__, f.__doc__
         command.__signature__ = inspect.Signature(
@@ -295,7 +290,7 @@ def _top(
 # %% ../nbs/71_cli.ipynb #1c8c73d5
 def headline(c: Config) -> str:
     "A run in one line, with what its recipe fixes."
-    from multiagent_ft.method.recipes import settled
+    from multiagent_ft.runs.settings import settled
 
     c = settled(c)
 
@@ -303,7 +298,7 @@ def headline(c: Config) -> str:
         return f'{getattr(c, k)} {k if getattr(c, k) != 1 else k[:-1]}'
 
     return (
-        f'{c.recipe}: {c.model} on {c.task}, {n("agents")}, {n("rounds")}{"" if c.summary else ", no summaries"},'
+        f'{c.recipe}: {c.model} on {c.task.name}, {n("agents")}, {n("rounds")}{"" if c.summary else ", no summaries"},'
         f' {n("iterations")}, {c.train} questions to learn from and {c.eval} to be examined on, seed {c.seed} ->'
         f' {c.folder}'
     )
@@ -566,19 +561,18 @@ def compare_recipes(
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     goes on where it was stopped."""
     from multiagent_ft.studies.compare import compare, entry, plan_comparison, savings_note, seeds_from
-    from multiagent_ft.runs.settings import validated
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
     if iterations is None:
         iterations = config.iterations if 'iterations' in given else 1
-    base, entries = validated(config.model_dump() | dict(iterations=iterations)), [entry(r) for r in rows]
+    base, entries = config.but(iterations=iterations), [entry(r) for r in rows]
     with results_only():
         ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out, baseline)
-    print_lines(found['lines'], f'{base.model} on {base.task}')
+    print_lines(found['lines'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
         print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')
@@ -697,23 +691,24 @@ def explain_run(dir: RunDir):
 @app.command('config')
 @takes_settings(*OFTEN)
 def configuration(config, given):
-    "All settings and what they mean; or, with flags, the configuration they amount to, as YAML."
+    """All settings and what they mean, section by section; or, with flags, the configuration they amount to, as YAML.
+    A setting is named by its key or by its path: --set rank=8 is --set training.rank=8."""
     if given:
         print(dump_config(config), end='')
         return
+    from itertools import groupby
     from rich.console import Console
     from rich.table import Table
+    from multiagent_ft.runs.settings import SECTIONS
 
     t = Table('key', 'default', 'meaning', box=None, header_style='bold', padding=(0, 2, 0, 0))
-    for role, say in dict(
-        semantic='What is run. With any of these changed it is another run.',
-        operational='Where and how. These may change within a run folder.',
-    ).items():
+    for section, rows in groupby(describe(), key=lambda r: r['path'].rpartition('.')[0]):
         t.add_row('', '', '')
-        t.add_row('', '', say, style='bold')
-        for r in describe():
-            if r['role'] == role:
-                t.add_row(r['key'], r['default'], f'{r["meaning"]}\n[dim]{r["allowed"]}[/dim]')
+        t.add_row(section, '', SECTIONS[section].__doc__ if section else 'The run.', style='bold')
+        for r in rows:
+            own = r['path'].rpartition('.')[2]
+            name = r['key'] if own == r['key'] else f'{r["key"]} ({r["path"]})'
+            t.add_row(f'  {name}' if section else name, r['default'], f'{r["meaning"]}\n[dim]{r["allowed"]}[/dim]')
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(t)
 
 # %% ../nbs/71_cli.ipynb #fe291416

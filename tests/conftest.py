@@ -1,4 +1,5 @@
-"What every test may lean on: a quiet, offline, one-thread process; where recorded data lies; the command line as a user runs it."
+"""What every test relies on: a quiet, offline, one-thread process, the folder of recorded data, and the command line as
+a user runs it."""
 
 import os, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path

@@ -4,9 +4,11 @@
     python tests/killing.py clean PROGRAM FOLDER                    once, undisturbed
     python tests/killing.py race  PROGRAM FOLDER N [ROUNDS]         N processes at once
     python tests/killing.py full  PROGRAM FOLDER                    the disk is full from change n on, n = 1, 2, …
-    python tests/killing.py storm PROGRAM FOLDER N SEED             N processes at once, killed at random places, started again until all come through
+    python tests/killing.py storm PROGRAM FOLDER N SEED             N processes at once, killed at random places and
+                                                                    started again until all come through
 
-A change is: creating or opening a file for writing, every piece written, mkdir, rename, link, unlink, rmdir, chmod, truncate, fsync.
+A change is: creating or opening a file for writing, every piece written, mkdir, rename, link, unlink, rmdir, chmod,
+truncate, fsync.
 The n-th one is not done; the process kills itself instead (SIGKILL: no clean-up). A write is done by half first.
 One line of JSON is printed for each kill. Programs are at the end of this file.
 """
@@ -46,7 +48,7 @@ def tick(what, half=None):
     die()
 
 
-REAL = {n: getattr(os, n) for n in ('write', 'open')}
+REAL = {'write': os.write, 'open': os.open, 'io.open': io.open}
 
 
 class Counted(io.FileIO):
@@ -55,50 +57,52 @@ class Counted(io.FileIO):
         return super().write(b)
 
 
+CHANGES = 'mkdir rename replace link symlink unlink remove rmdir chmod fsync fdatasync truncate ftruncate utime'.split()
+
+
+def counted(name):
+    "`os.NAME`, counted."
+    real = getattr(os, name)
+
+    def call(*a, **k):
+        tick(name)
+        return real(*a, **k)
+
+    return call
+
+
+def os_open(path, flags, *a, **k):
+    if flags & (os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_RDWR):
+        tick('open')
+    return REAL['open'](path, flags, *a, **k)
+
+
+def os_write(fd, b):
+    tick('write', lambda: REAL['write'](fd, bytes(b)[: len(b) // 2]))
+    return REAL['write'](fd, b)
+
+
+def opened(file, mode='r', buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
+    "`open`, with the writing counted."
+    if not set(mode) & set('wax+'):
+        return REAL['io.open'](file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if not isinstance(file, int):
+        tick('open')
+    raw = Counted(file, mode.replace('b', '').replace('t', ''), closefd=closefd, opener=opener)
+    if buffering == 0:
+        return raw
+    f = io.BufferedRandom(raw) if '+' in mode else io.BufferedWriter(raw)
+    return f if 'b' in mode else io.TextIOWrapper(f, encoding or 'utf-8', errors, newline)
+
+
 def install(at, log=None, full=False):
-    """From now on this process counts, and ends before change number `at`; or, if `full`, finds no room for it or
+    """From here on this process counts, and ends before change number `at`; or, if `full`, finds no room for it or
     anything after."""
     COUNT.update(n=0, at=at, log=log, full=full)
-
-    def wrap(module, name):
-        real = getattr(module, name)
-
-        def counted(*a, **k):
-            tick(name)
-            return real(*a, **k)
-
-        setattr(module, name, counted)
-
-    for (
-        name
-    ) in 'mkdir rename replace link symlink unlink remove rmdir chmod fsync fdatasync truncate ftruncate utime'.split():
+    for name in CHANGES:
         if hasattr(os, name):
-            wrap(os, name)
-
-    def os_open(path, flags, *a, **k):
-        if flags & (os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_RDWR):
-            tick('open')
-        return REAL['open'](path, flags, *a, **k)
-
-    def os_write(fd, b):
-        tick('write', lambda: REAL['write'](fd, bytes(b)[: len(b) // 2]))
-        return REAL['write'](fd, b)
-
+            setattr(os, name, counted(name))
     os.open, os.write = os_open, os_write
-
-    plain = io.open
-
-    def opened(file, mode='r', buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
-        if not set(mode) & set('wax+'):
-            return plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        if not isinstance(file, int):
-            tick('open')
-        raw = Counted(file, mode.replace('b', '').replace('t', ''), closefd=closefd, opener=opener)
-        if buffering == 0:
-            return raw
-        f = io.BufferedRandom(raw) if '+' in mode else io.BufferedWriter(raw)
-        return f if 'b' in mode else io.TextIOWrapper(f, encoding or 'utf-8', errors, newline)
-
     io.open = builtins.open = opened
 
 

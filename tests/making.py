@@ -4,6 +4,18 @@ import json, os, subprocess, sys, tempfile
 from pathlib import Path
 from hypothesis import strategies as st
 
+# A program that begins with this has no torch and no transformers.
+WITHOUT_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'transformers'):
+            raise ImportError(f'{name} is not to be imported here')
+
+sys.meta_path.insert(0, NoTorch())
+"""
+
 leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 # anything JSON can say
 value = st.recursive(leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4), max_leaves=12)

@@ -17,7 +17,7 @@ from multiagent_ft.answers.symbolic import form
 DATA = SHARED / 'data'
 
 
-# Reading ------------------------------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_long_texts_take_time_in_proportion():
     assert extract('{' * 10**6 + '\\boxed{5}') == '5' and last_box('x') is None and announced('\\boxed{}') == ''
 
 
-# The same -----------------------------------------------------------------------------------------------------------------
+# The same ---------------------------------------------------------------------------------------------------
 
 CLASSES = [
     [
@@ -413,7 +413,8 @@ def test_terms_may_change_places(terms, rnd):
         'The last column must not be a pivot column.',
         'It does not change the determinant. This was just taking the transpose.',
         'The P-value 0.22 does not imply the null hypothesis is correct. It may be that the sample is too small.',
-        'The rank is $3$, so both systems have a unique solution. The first is $(1,0,1)$, and the second of them all is $(1,1,2)$.',
+        'The rank is $3$, so both systems have a unique solution. '
+        'The first is $(1,0,1)$, and the second of them all is $(1,1,2)$.',
         'If $k<2$ the ratio is $\\frac{1}{2}$; if $k>2$, the ratio is zero: the window should be round.',
         'The second row was multiplied by 2 so the determinant is 2 times that of the first matrix.',
     ],
@@ -437,7 +438,8 @@ def test_a_timeout_holds_in_another_process(monkeypatch, tmp_path):
             [
                 sys.executable,
                 '-c',
-                r"from multiagent_ft.answers.reading import reading; print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])",
+                'from multiagent_ft.answers.reading import reading; '
+                r"print(reading(r'\strange{8}+x')[1], reading(r'\sqrt{8}')[1])",
             ],
             cwd=ROOT,
             capture_output=True,
@@ -512,7 +514,7 @@ def test_college_mathematics_is_read_and_equals_itself():
     assert not changed, changed
 
 
-# Nothing hangs, nothing falls ---------------------------------------------------------------------------------------------
+# Nothing hangs, nothing falls -------------------------------------------------------------------------------
 
 BOMBS = [
     '9^{9^{9^9}}',
@@ -745,7 +747,7 @@ def test_any_text_has_a_form(text):
     harmless(text)
 
 
-# The helper process -------------------------------------------------------------------------------------------------------
+# The helper process -----------------------------------------------------------------------------------------
 
 FRESH = iter(range(10**6))
 
@@ -847,7 +849,9 @@ def test_importing_starts_nothing():
         [
             sys.executable,
             '-c',
-            'import sys; from multiagent_ft import answers, consensus; print(answers._algebra.process, "sympy" in sys.modules, answers.same("1/2", "0.5"), answers._algebra.process)',
+            'import sys; from multiagent_ft import answers, consensus; '
+            'print(answers._algebra.process, "sympy" in sys.modules, answers.same("1/2", "0.5"), '
+            'answers._algebra.process)',
         ],
         cwd=ROOT,
         capture_output=True,
@@ -856,7 +860,7 @@ def test_importing_starts_nothing():
     assert done.stdout.split() == ['None', 'False', 'True', 'None'], done.stderr
 
 
-# The pieces ---------------------------------------------------------------------------------------------------------------
+# The pieces -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

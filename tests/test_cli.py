@@ -1,4 +1,5 @@
-"The command line as a user meets it: each test starts a process of its own. Bad input ends with exit code 2 and one or two lines."
+"""The command line as a user meets it: each test starts a process of its own. Bad input ends with exit code 2 and one
+or two lines."""
 
 import errno, json, os, pty, re, signal, subprocess, sys, time
 from pathlib import Path
@@ -102,7 +103,8 @@ def test_help_and_version(run_maft, monkeypatch, capfd):
 def test_light():
     code = f"""import sys
 from multiagent_ft.cli import main
-for args in ['--help'], ['--version'], ['run', '--help'], ['config'], ['config', '--agents', '4'], ['run', '--agents', '1']:
+for line in '--help', '--version', 'run --help', 'config', 'config --agents 4', 'run --agents 1':
+    args = line.split()
     sys.argv = ['maft', *args]
     try: main()
     except SystemExit: pass

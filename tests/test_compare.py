@@ -15,7 +15,7 @@ from multiagent_ft.studies.compare import (
     shared_tokens,
     write_study,
 )
-from multiagent_ft.runs.settings import load_config, validated
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError, write_jsonl
 from multiagent_ft.method.recipes import RECIPES
 from multiagent_ft.studies.outcomes import (
@@ -130,7 +130,7 @@ def test_other_questions_are_never_paired():
 
 def test_addresses_are_shared_where_seeds_are():
     def of(t, **kw):
-        return config_for(validated(BASE.model_dump() | kw), entry(t), 0, 'x')
+        return config_for(BASE.but(**kw), entry(t), 0, 'x')
 
     def both(a, b):
         return requests([of(a), of(b)])
@@ -148,7 +148,7 @@ def test_addresses_are_shared_where_seeds_are():
 
 def test_folders_never_meet():
     outs = {
-        config_for(validated(BASE.model_dump() | kw), entry(t), s, 'x').out
+        config_for(BASE.but(**kw), entry(t), s, 'x').out
         for kw in ({}, dict(eval=9), dict(iterations=2))
         for t in ('debate', 'multiagent-ft', 'multiagent-ft:w=0.2')
         for s in (0, 1)
@@ -164,9 +164,9 @@ def test_folders_never_meet():
 def test_claim(tmp_path):
     init_study_dir(tmp_path / 'new', BASE)
     init_study_dir(tmp_path / 'new', BASE)
-    init_study_dir(tmp_path / 'new', validated(BASE.model_dump() | dict(seed=5, recipe='debate')))
+    init_study_dir(tmp_path / 'new', BASE.but(seed=5, recipe='debate'))
     with pytest.raises(MaftError, match='eval 8 -> 9'):
-        init_study_dir(tmp_path / 'new', validated(BASE.model_dump() | dict(eval=9)))
+        init_study_dir(tmp_path / 'new', BASE.but(eval=9))
     (tmp_path / 'file').write_text('x')
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')

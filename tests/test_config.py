@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 from multiagent_ft.runs.settings import (
     Config,
+    PATHS,
     QUICK,
     check_same,
     config_of,
@@ -31,8 +32,9 @@ def fault(**kw):
 
 def test_import_is_light():
     code = (
-        "import sys, multiagent_ft.runs.settings as c; c.load_config(); print([m for m in ('torch', 'transformers', 'numpy',"
-        " 'pandas', 'rich', 'typer') if m in sys.modules])"
+        'import sys, multiagent_ft.runs.settings as c; c.load_config(); '
+        "heavy = ('torch', 'transformers', 'numpy', 'pandas', 'rich', 'typer'); "
+        'print([m for m in heavy if m in sys.modules])'
     )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
 
@@ -52,7 +54,9 @@ def test_the_models_file_is_chosen_by_whatever_layer_names_it(tmp_path):
     f = tmp_path / 'mine.yaml'
     f.write_text('model: org/big\n')
     assert (
-        load_config(f).learning_rate == float(model_defaults('org/big')['learning_rate']) != load_config().learning_rate
+        load_config(f).learning_rate
+        == float(model_defaults('org/big')['training.learning_rate'])
+        != load_config().learning_rate
     )
     assert load_config(f, sets=['model=nano']) == load_config()
     assert load_config(f, sets=['method=full']).learning_rate < load_config(f).learning_rate
@@ -71,7 +75,7 @@ def test_frozen_and_every_key_documented():
     c = load_config()
     with pytest.raises(Exception):
         c.seed = 3
-    assert [r['key'] for r in describe()] == list(Config.model_fields) and all(r['meaning'] for r in describe())
+    assert [r['key'] for r in describe()] == list(PATHS) and all(r['meaning'] for r in describe())
 
 
 text = st.text(
@@ -86,7 +90,7 @@ text = st.text(
     project=text,
     seed=st.integers(0, 2**70),
     w=st.none() | st.floats(0, 1),
-    lr=st.floats(1e-9, 1),
+    lr=st.floats(1e-9, 1, exclude_max=True),
     agents=st.integers(2, 9),
     summary=st.booleans(),
     levels=st.none() | st.lists(st.integers(1, 5), min_size=1),
@@ -107,7 +111,7 @@ def test_written_and_read_back(tmp_path_factory, task, project, seed, w, lr, age
             levels=levels,
         )
     )
-    c = Config(**c.model_dump() | dict(w=w))
+    c = c.but(w=w)
     folder = tmp_path_factory.getbasetemp() / 'round-trip'
     save_config(c, folder)
     assert config_of(folder) == c
@@ -142,6 +146,11 @@ def test_written_and_read_back(tmp_path_factory, task, project, seed, w, lr, age
         (['learning_rate=0'], ['learning_rate is 0']),
         (['rank=null'], ['rank is null']),
         (['task='], ['task is null']),
+        (['training.epocs=3'], ['unknown key training.epocs', 'did you mean training.epochs?']),
+        (['training.epochs=0'], ['training.epochs is 0', 'a whole number, 1 or more']),
+        (['micro_batch=5'], ['micro_batch 5 with train_batch 32', 'divisor']),
+        (['train=5', 'task.train=6'], ['train is set twice', 'task.train']),
+        (['debate=long'], ['debate is long', 'settings']),
         (['seed'], ['KEY=VALUE']),
         (['=3'], ['KEY=VALUE']),
         (['agents=x', 'rounds=x', 'train=x', 'eval=x'], ['train is x', 'eval is x', '(and 2 more)']),
@@ -162,6 +171,10 @@ def test_bad_values(sets, parts):
         (b'- train\n- eval\n', ['line 1', 'key: value']),
         (b'seed: 1\nseed: 2\n', ['line 2', 'twice', 'line 1']),
         (b'model: {name: nano}\n', ['line 1', 'model is']),
+        (b'training:\n  rank: 4\n  epocs: 3\n', ['line 3', 'training.epocs', 'did you mean training.epochs?']),
+        (b'debate:\n  agents: 0\n', ['line 2', 'agents is 0']),
+        (b'debate:\n  agents: 3\n  agents: 4\n', ['line 3', 'twice', 'line 2']),
+        (b'agents: 3\ndebate:\n  agents: 4\n', ['agents is set twice']),
         (b'{[a]: 1}\n', ['line 1', 'not valid YAML']),
         (b'a: &x [*x]\n', ['a']),
         (b'a: ' + b'[' * 5000 + b']' * 5000, ['mine.yaml']),
@@ -200,7 +213,7 @@ def test_no_secrets(secret, tmp_path):
     f = tmp_path / 'c.yaml'
     f.write_text(f'project: x\ntoken: {secret}\n')
     assert secret not in fault(file=f)
-    c = Config(**load_config().model_dump() | dict(project=secret))  # even one that came another way is not written
+    c = Config(project=secret)  # even one that came another way is not written
     with pytest.raises(MaftError):
         dump_config(c)
 
@@ -240,3 +253,39 @@ def test_derived():
     assert str(c.folder) == 'runs/arithmetic-nano' and str(c.store_folder) == 'runs/store'
     assert str(load_config(sets=['task=my/quiz.yaml', 'model=org/big/']).folder) == 'runs/quiz-big'
     assert load_config(flags=dict(out='~/x')).folder == type(c.folder)(os.path.expanduser('~/x'))
+
+
+def test_tree_and_short_names_are_the_same():
+    a = Config(train=12, rank=8, gradient_checkpointing=True, task='words')
+    b = Config(task=dict(name='words', train=12), training=dict(rank=8, gradient_checkpointing=True))
+    assert a == b == load_config(sets=['task.train=12', 'training.rank=8', 'gradient_checkpointing=yes', 'task=words'])
+    assert a.rank == a.training.rank == 8 and a.but(rank=4).training.rank == 4 and a.but(rank=4).but(rank=8) == a
+    assert Config() == load_config() and Config().training.epochs == 2
+    with pytest.raises(MaftError, match='epochs is 0: it must be a whole number, 1 or more'):
+        Config(training=dict(epochs=0))
+    with pytest.raises(AttributeError):
+        a.no_such_setting
+
+
+def test_every_setting_of_the_trainer_can_be_set():
+    from dataclasses import asdict
+    from multiagent_ft.training.trainer import TrainingSettings
+
+    sets = ['gradient_checkpointing=true', 'target_modules=q_proj,v_proj', 'micro_batch=8', 'max_grad_norm=0.5']
+    sets += ['train_dtype=float32', 'group_by_length=false', 'train_batch=16', 'learning_rate=1e-3', 'epochs=3']
+    sets += ['rank=4', 'alpha=8', 'dropout=0.1', 'warmup=0', 'weight_decay=0.1', 'schedule=linear', 'method=full']
+    chosen, usual = (asdict(TrainingSettings(**dict(load_config(sets=s).training))) for s in (sets, ()))
+    assert [k for k in chosen if chosen[k] == usual[k]] == []
+
+
+def test_nested_and_flat_files_mean_the_same(tmp_path):
+    (tmp_path / 'flat.yaml').write_text(
+        'train: 12\nengine_args: {url: x}\ntarget_modules: [q, v]\nmanner: cooperative\n'
+    )
+    (tmp_path / 'tree.yaml').write_text(
+        'task: {train: 12}\nengine:\n  args: {url: x}\ntraining: {target_modules: [q, v]}\ndebate: {prompts: cooperative}\n'
+    )
+    c = load_config(tmp_path / 'tree.yaml', sets=['engine.args.key=y'])
+    assert c.engine.args == dict(url='x', key='y') and c.but(engine_args=dict(url='x')) == load_config(
+        tmp_path / 'flat.yaml'
+    )

@@ -140,8 +140,8 @@ def test_consensus_is_one_minus_agreement():
 
 def test_embeddings_do_not_depend_on_the_process():
     code = (
-        'from multiagent_ft.studies.diversity import *; import hashlib; print(hashlib.sha256(char_ngrams(["14+80=94", "é'
-        ' ☃"]).tobytes()).hexdigest())'
+        'from multiagent_ft.studies.diversity import *; import hashlib; '
+        'print(hashlib.sha256(char_ngrams(["14+80=94", "é ☃"]).tobytes()).hexdigest())'
     )
     assert (
         len(

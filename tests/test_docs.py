@@ -1,4 +1,5 @@
-"""Every notebook can become a page of the documentation: nbdev runs the exported cells, and every cell that holds an import, by themselves.
+"""Every notebook can become a page of the documentation: nbdev runs the exported cells, and every cell that holds an
+import, on their own.
 
 Quarto, which makes HTML of the result, is not needed (and not here)."""
 

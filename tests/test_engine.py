@@ -146,7 +146,7 @@ def test_batch_size_is_irrelevant_for_nano():
 
 def test_the_same_request_is_asked_once(engine, monkeypatch):
     rows, batch = [], hf.generate_batch
-    monkeypatch.setattr(hf, 'answer_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
+    monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
 
@@ -222,11 +222,13 @@ def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
 
 def test_room(llama):
     e = HFEngine(llama, max_length=100)
-    assert e.room(50, Sampling(max_new_tokens=40)) == 40 and e.room(70, Sampling(max_new_tokens=40)) == 30
     assert (
-        e.room(90, Sampling(max_new_tokens=40)) == 10
-        and e.room(91, Sampling(max_new_tokens=40)) == 0
-        and e.room(400, Sampling()) == 0
+        e.token_budget(50, Sampling(max_new_tokens=40)) == 40 and e.token_budget(70, Sampling(max_new_tokens=40)) == 30
+    )
+    assert (
+        e.token_budget(90, Sampling(max_new_tokens=40)) == 10
+        and e.token_budget(91, Sampling(max_new_tokens=40)) == 0
+        and e.token_budget(400, Sampling()) == 0
     )
     chats = [(Message('user', '1' * n),) for n in (10, 70, 78, 200)]
     out = e.generate([Request(c, 5, Sampling(1, 1, 40)) for c in chats])
@@ -261,7 +263,7 @@ def test_logprobs(engine, adapters):
 @pytest.mark.parametrize('keep,fold', [(1, False), (2, False), (16, False), (2, True), (16, True)])
 def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
     "Whatever was on before, an adapter answers as PEFT loaded alone, and the base as if none had ever been there."
-    monkeypatch.setattr(hf, 'FOLD', hf.MERGE_BELOW if fold else 0)
+    monkeypatch.setattr(hf, 'MERGE_BELOW', hf.MERGE_BELOW if fold else 0)
     e = HFEngine(llama, keep_adapters=keep)
     assert e.adapters.fold == fold and e.identity()['folded'] == fold
     prompts = [e.render(r.chat) for r in asks(3)]
@@ -289,7 +291,7 @@ def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
 
 def test_one_base_in_memory(llama, adapters, monkeypatch):
     "Only models so small that it does not matter get copies to fold adapters into."
-    monkeypatch.setattr(hf, 'FOLD', 0)
+    monkeypatch.setattr(hf, 'MERGE_BELOW', 0)
     e = HFEngine(llama)
     where = e.base.get_input_embeddings().weight.data_ptr()
     n = sum(p.numel() for p in e.base.parameters())
@@ -329,7 +331,7 @@ def test_full_weights(llama, tmp_path, engine):
 @pytest.mark.parametrize('fold', [True, False])
 def test_adapters_that_do_not_fit(llama, adapters, tmp_path, fold, monkeypatch):
     if not fold:
-        monkeypatch.setattr(hf, 'FOLD', 0)
+        monkeypatch.setattr(hf, 'MERGE_BELOW', 0)
     other = HFEngine(make('llama', tmp_path / 'wide', hidden=96))
     with pytest.raises(MaftError, match='does not fit'):
         other.generate(asks(1, adapters))
@@ -443,19 +445,19 @@ def test_out_of_memory_halves_the_batch(llama, engine, monkeypatch):
         return batch(engine, model, rows)
 
     before = engine.generate(asks(20))
-    monkeypatch.setattr(hf, 'answer_batch', small)
+    monkeypatch.setattr(hf, 'generate_batch', small)
     assert texts(e.generate(asks(20))) == texts(before) and sizes == [20, 10, 5, 5, 5, 5]
     assert len(e.notes) == 2 and 'batches of 5' in e.notes[-1] and e.identity()['batch_size'] == 64
     monkeypatch.setattr(
         hf,
-        'answer_batch',
+        'generate_batch',
         lambda *a: (_ for _ in ()).throw(
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         ),
     )
     with pytest.raises(MaftError, match='out of memory'):
         e.generate(asks(1))
-    monkeypatch.setattr(hf, 'answer_batch', lambda *a: (_ for _ in ()).throw(RuntimeError('a bug')))
+    monkeypatch.setattr(hf, 'generate_batch', lambda *a: (_ for _ in ()).throw(RuntimeError('a bug')))
     with pytest.raises(RuntimeError, match='a bug'):
         e.generate(asks(1))
 

@@ -1,4 +1,5 @@
-"From a number back to its sources: an untouched run has no fault whatever its recipe, and a touched one has, in a sentence instead of a traceback."
+"""From a number back to its sources: an untouched run has no fault whatever its recipe; a changed one has, and says so
+in a sentence instead of a traceback."""
 
 import shutil
 

@@ -120,9 +120,10 @@ def test_the_order_of_agents_does_not_matter(job):
 
 def test_another_process_another_history_the_same_bytes(job, models, rows_file, tmp_path):
     code = (
-        'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; from multiagent_ft.training.finetune import'
-        ' finetune_job\nmodel, rows, out, settings = sys.argv[1:]; finetune_job(out, HFEngine(model, device="cpu"),'
-        ' None, rows, json.loads(settings), 0)'
+        'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; '
+        'from multiagent_ft.training.finetune import finetune_job; '
+        'model, rows, out, settings = sys.argv[1:]; '
+        'finetune_job(out, HFEngine(model, device="cpu"), None, rows, json.loads(settings), 0)'
     )
     subprocess.run(
         [sys.executable, '-c', code, models('llama'), rows_file, tmp_path / 'there', json.dumps(FAST)], check=True
@@ -186,8 +187,8 @@ def test_lean_adapters_are_pefts(engine):
         return float(loss.detach()), float(plain.detach()), ours
 
     (a, whole, ga), (b, _, gb) = (
-        grads(ft.beginning(engine, None, s, 0)),
-        grads(tr.fuse_lora(ft.beginning(engine, None, s, 0))),
+        grads(ft.init_model(engine, None, s, 0)),
+        grads(tr.fuse_lora(ft.init_model(engine, None, s, 0))),
     )
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
@@ -232,7 +233,8 @@ ft.CHECKPOINT_SECONDS = 0
 def progress(p):
     print(p['step'], flush=True)
     if p['step'] == int(at): os.kill(os.getpid(), signal.SIGKILL)
-ft.finetune_job(out, HFEngine(model, device='cpu'), None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
+engine = HFEngine(model, device='cpu')
+ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
 """
 
 
@@ -309,7 +311,7 @@ def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
 
 
 def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(tr, 'seal', lambda folder: pytest.fail('a checkpoint was written'))
+    monkeypatch.setattr(tr, 'commit_checkpoint', lambda folder: pytest.fail('a checkpoint was written'))
     finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
 
 
@@ -318,8 +320,8 @@ def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monk
 
 def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
     "What modelco 1.1.2 does from its second iteration on."
-    parent, real = job('parent'), ft.beginning
-    monkeypatch.setattr(ft, 'beginning', lambda engine, parent, s, seed: real(engine, None, s, seed))
+    parent, real = job('parent'), ft.init_model
+    monkeypatch.setattr(ft, 'init_model', lambda engine, parent, s, seed: real(engine, None, s, seed))
     with pytest.raises(GuardError, match='did not take over the parent') as e:
         job('child', parent=parent)
     assert e.value.guard == 'start'
@@ -328,14 +330,14 @@ def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
 def test_guard_start_another_base(job, engine, monkeypatch):
     import torch
 
-    real = tr.twin
+    real = tr.weight_sharing_copy
 
     def off(engine, own=False):
         model = real(engine, own)
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.01, requires_grad=False)
         return model
 
-    monkeypatch.setattr(tr, 'twin', off)
+    monkeypatch.setattr(tr, 'weight_sharing_copy', off)
     with pytest.raises(GuardError, match='differ by up to') as e:
         job()
     assert e.value.guard == 'start'
@@ -371,7 +373,7 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
 def test_guard_base_another_agents_adapter(job, models, monkeypatch):
     """An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may
     not touch another."""
-    monkeypatch.setattr('multiagent_ft.engines.huggingface.FOLD', 0)
+    monkeypatch.setattr('multiagent_ft.engines.huggingface.MERGE_BELOW', 0)
     engine = HFEngine(models('llama'), device='cpu')
     other, real = job('other', eng=engine), ft.train
     engine.logprobs([(5, 6)], [(7,)], str(other))
@@ -519,7 +521,7 @@ def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch)
 
 def test_the_engine_never_meets_the_trainers_object(engine, job):
     before = {id(m) for m in engine.base.modules()}
-    model = tr.twin(engine)
+    model = tr.weight_sharing_copy(engine)
     assert not before & {id(m) for m in model.modules()}
     mine, theirs = dict(model.named_parameters()), base_tensors(engine)
     # one base in memory
@@ -560,8 +562,8 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
         return loss
 
     monkeypatch.setattr(cls, 'compute_loss', both)
-    with ft.hush():
-        ft.train(ft.beginning(engine, None, s, 0), engine, rows, s, 0, 4, tmp_path, None, None)
+    with ft.silence_training():
+        ft.train(ft.init_model(engine, None, s, 0), engine, rows, s, 0, 4, tmp_path, None, None)
     assert pairs and all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
@@ -600,7 +602,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     )
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
     mine, theirs = (
-        dict(tr.twin(eng).named_parameters()),
+        dict(tr.weight_sharing_copy(eng).named_parameters()),
         {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k},
     )
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())

@@ -1,9 +1,11 @@
-"The house is in order: notebooks and package in step, imports go downward, the front door is light, documents are fresh."
+"""The rules of the house, checked: notebooks and package agree, imports go one way, importing is light, functions are
+small, documents are fresh."""
 
 import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
 import pytest
 from conftest import ROOT, tracked
 import check, lint_nbs
+from making import WITHOUT_TORCH
 
 PKG = ROOT / 'multiagent_ft'
 HEAVY = {
@@ -77,10 +79,10 @@ def ours(module, node):
     return [name] if name in ORDER else [f'{name}.{a.name}'.strip('.') for a in node.names]
 
 
-def imports(module, top_only=False):
-    """Names of modules imported by one of ours: ours as `.wing.name`, others by their first part. Imports inside
-    functions count unless `top_only`."""
-    tree = ast.parse(source(module).read_text(encoding='utf-8'))
+def imports(module, top_only=False, code=None):
+    """Names of modules imported by one of ours (or by `code` in its place): ours as `.wing.name`, others by their first
+    part. Imports inside functions count unless `top_only`."""
+    tree = ast.parse(code or source(module).read_text(encoding='utf-8'))
     inside = inside_functions(tree) if top_only else set()
     for n in ast.walk(tree):
         if id(n) in inside:
@@ -113,18 +115,52 @@ def test_check_notices_an_edited_module(tmp_path):
     assert check.changed_by_tools(tmp_path) == ['multiagent_ft/core.py']
 
 
-@pytest.mark.parametrize('module', MODULES)
-def test_imports_go_one_way(module):
-    "Wing by wing and number by number."
-    for name in imports(module):
+def backward_imports(module, code=None):
+    "What a module (with this code, if given) imports of ours that it must not, one line each."
+    for name in imports(module, code=code):
         if not name.startswith('.'):
             continue
         other = name[1:]
         if other not in ORDER:
-            assert other in ('__version__', ''), f'{module} imports {other}: not one of our modules'
+            if other not in ('__version__', ''):
+                yield f'{module} imports {other}: not one of our modules'
         elif (module, other) not in DOORS:
-            assert wing(other) <= wing(module), f'{module} imports {other}: a wing that comes later'
-            assert ORDER[other] < ORDER[module], f'{module} ({ORDER[module]}) imports {other} ({ORDER[other]})'
+            if wing(other) > wing(module):
+                yield f'{module} imports {other}: a wing that comes later'
+            elif ORDER[other] >= ORDER[module]:
+                yield f'{module} ({ORDER[module]}) imports {other} ({ORDER[other]})'
+
+
+# Being taken apart (their saving, loading and asking moves to runs): must become empty.
+MOVING = {'method.debate', 'method.recipes', 'runs.tasks'}
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_go_one_way(module):
+    "Wing by wing and number by number."
+    found = list(backward_imports(module))
+    if found and module in MOVING:
+        pytest.xfail('; '.join(found))
+    assert not found
+
+
+@pytest.mark.parametrize(
+    'module, line, fault',
+    [
+        ('method.debate', 'from multiagent_ft.engines.huggingface import HFEngine', 'a wing that comes later'),
+        ('method.debate', 'from ..engines.huggingface import HFEngine', 'a wing that comes later'),
+        ('method.debate', 'from ..engines import huggingface', 'a wing that comes later'),
+        ('method.debate', 'import multiagent_ft.runs.store', 'a wing that comes later'),
+        ('method.debate', 'def f():\n    from ..runs.store import Store', 'a wing that comes later'),
+        ('method.debate', 'from .recipes import Recipe', 'method.debate (3) imports method.recipes (7)'),
+        ('method.debate', 'from .debate import Society', 'method.debate (3) imports method.debate (3)'),
+        ('method.debate', 'from ..core import Problem\nfrom .nowhere import x', 'not one of our modules'),
+        ('core', 'from .method import prompts', 'a wing that comes later'),
+    ],
+)
+def test_an_import_the_wrong_way_is_caught(module, line, fault):
+    (found,) = backward_imports(module, code=line)
+    assert fault in found
 
 
 def test_core_imports_nothing_of_ours():
@@ -143,12 +179,35 @@ def test_method_wing_is_read_without_torch(module):
 LIGHT = ['multiagent_ft', *(f'multiagent_ft.{m}' for m in [*TORCH_FREE, 'cli'])]
 
 
-@pytest.mark.parametrize('module', LIGHT)
-def test_importing_does_not_import_torch(module):
-    code = f'import sys, {module}; heavy = {sorted(HEAVY)!r}; print([h for h in heavy if h in sys.modules])'
+def test_importing_does_not_import_torch():
+    "One process imports them one after the other and says which brings something heavy."
+    code = f"""
+import importlib, sys
+for module in {LIGHT!r}:
+    importlib.import_module(module)
+    if found := [h for h in {sorted(HEAVY)!r} if h in sys.modules]:
+        sys.exit(f'import {{module}} also imports {{found}}')
+"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == '[]', f'import {module} also imports {done.stdout.strip()}'
+
+
+def test_method_wing_works_where_torch_cannot_be_imported():
+    "All of it is imported; tests/test_notebooks.py runs its notebooks, 01 to 07, the same way."
+    code = (
+        WITHOUT_TORCH
+        + f"""
+import importlib
+for module in {TORCH_FREE!r}:
+    importlib.import_module(f'multiagent_ft.{{module}}')
+try:
+    import torch
+except ImportError as e:
+    print(e)
+"""
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout == 'torch is not to be imported here\n', done.stderr
 
 
 def test_version_is_settings_version():
@@ -165,6 +224,26 @@ def test_version_is_settings_version():
 @pytest.mark.parametrize('path', lint_nbs.notebooks(), ids=lambda p: p.name)
 def test_notebook_follows_the_house_rules(path):
     assert lint_nbs.lint(path) == []
+
+
+def test_no_more_arguments_by_position_and_no_more_quaint_words():
+    "tools/ratchet.json holds what is left of both, file by file; after a repair: `python tools/lint_nbs.py --ratchet`."
+    assert lint_nbs.over_ratchet() == []
+
+
+def test_ratchet_notices_one_more(tmp_path, monkeypatch):
+    page = dict(
+        cells=[dict(cell_type='code', source='#| export\nx = g(1, 2, 3, 4)\nprint(1, 2, 3, 4)\ny = h(1, 2, *c)')]
+    )
+    (tmp_path / 'page.ipynb').write_text(json.dumps(page))
+    assert lint_nbs.positional(tmp_path / 'page.ipynb') == ['g(1, 2, 3, 4)']
+    (tmp_path / 'page.md').write_text(
+        'Whoever mends it anew passes the exam. We recommend an example, dearly examined_on.'
+    )
+    words = [w.split()[0].lower() for w in lint_nbs.quaint(tmp_path / 'page.md')]
+    assert sorted(words) == ['anew', 'exam', 'examined', 'mends', 'whoever']
+    monkeypatch.setattr(lint_nbs, 'counted', lambda: dict(words={'new.md': ['exam (write: evaluation)']}, keywords={}))
+    assert lint_nbs.over_ratchet() == ['new.md: words: 1 found, 0 allowed: exam (write: evaluation)']
 
 
 def test_lint_sees_each_fault(tmp_path):

@@ -1,4 +1,5 @@
-"A content key misses nothing: one thing changed at a time, and the job is another; nothing changed that matters, and it is the same."
+"""A content key misses nothing: change one thing that matters and the job is another; change nothing that matters and
+it is the same."""
 
 import json
 import shutil

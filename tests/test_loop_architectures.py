@@ -1,4 +1,5 @@
-"One iteration of the whole method on ordinary architectures with their own chat templates: recorded words, real rows, real training."
+"""One iteration of the whole method on ordinary architectures with their own chat templates: recorded completions, real
+examples, real training."""
 
 import json
 

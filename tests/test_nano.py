@@ -233,7 +233,8 @@ from pathlib import Path
 from multiagent_ft.nano import train as N
 from multiagent_ft.nano.text import chats
 N.chats = lambda seed, block: chats(seed, block, 4)
-N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32), every=2)
+small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
+N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2)
 """
 
 

@@ -218,75 +218,46 @@ def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
 # Damage of every sort
 
 
+def answers_of(path):
+    return path / 'sub' / 'answers.txt'
+
+
+def checksums_of(path):
+    return path / 'checksums.json'
+
+
+def in_place_of_the_folder(path, make):
+    shutil.rmtree(path)
+    make()
+
+
+DAMAGES = {
+    'missing file': lambda path: answers_of(path).unlink(),
+    'missing folder': lambda path: shutil.rmtree(path / 'sub'),
+    'a folder in the place of a file': lambda path: (answers_of(path).unlink(), answers_of(path).mkdir()),
+    'one byte': lambda path: answers_of(path).write_bytes(b'13\n'),
+    'cut': lambda path: answers_of(path).write_bytes(b'12'),
+    'longer': lambda path: answers_of(path).write_bytes(b'12\n7\n'),
+    'empty file': lambda path: answers_of(path).write_bytes(b''),
+    'no key': lambda path: (path / 'key.json').unlink(),
+    'another key': lambda path: (path / 'key.json').write_text('{"key":{},"kind":"finetune"}'),
+    'empty key': lambda path: (path / 'key.json').write_text(''),
+    'no checksums': lambda path: checksums_of(path).unlink(),
+    'broken checksums': lambda path: checksums_of(path).write_bytes(checksums_of(path).read_bytes()[:-20]),
+    'binary checksums': lambda path: checksums_of(path).write_bytes(b'\xff\xfe\0'),
+    'checksums of another shape': lambda path: checksums_of(path).write_text('["sub/answers.txt"]'),
+    'checksums without size': lambda path: checksums_of(path).write_text('{"sub/answers.txt": {}}'),
+    'empty folder': lambda path: in_place_of_the_folder(path, path.mkdir),
+    'a file in the place of the entry': lambda path: in_place_of_the_folder(path, lambda: path.write_text('?')),
+    'a dangling link': lambda path: in_place_of_the_folder(path, lambda: path.symlink_to('nowhere')),
+}
+
+
 def damage(path, how):
-    f = path / 'sub' / 'answers.txt'
     for p in path.rglob('*'):
         if p.is_file():
             p.chmod(0o644)
-    if how == 'missing file':
-        f.unlink()
-    elif how == 'missing folder':
-        shutil.rmtree(f.parent)
-    elif how == 'a folder in the place of a file':
-        f.unlink()
-        f.mkdir()
-    elif how == 'one byte':
-        f.write_bytes(b'13\n')
-    elif how == 'cut':
-        f.write_bytes(b'12')
-    elif how == 'longer':
-        f.write_bytes(b'12\n7\n')
-    elif how == 'empty file':
-        f.write_bytes(b'')
-    elif how == 'no key':
-        (path / 'key.json').unlink()
-    elif how == 'another key':
-        (path / 'key.json').write_text('{"key":{},"kind":"finetune"}')
-    elif how == 'empty key':
-        (path / 'key.json').write_text('')
-    elif how == 'no checksums':
-        (path / 'checksums.json').unlink()
-    elif how == 'broken checksums':
-        (path / 'checksums.json').write_bytes((path / 'checksums.json').read_bytes()[:-20])
-    elif how == 'binary checksums':
-        (path / 'checksums.json').write_bytes(b'\xff\xfe\0')
-    elif how == 'checksums of another shape':
-        (path / 'checksums.json').write_text('["sub/answers.txt"]')
-    elif how == 'checksums without size':
-        (path / 'checksums.json').write_text('{"sub/answers.txt": {}}')
-    elif how == 'empty folder':
-        shutil.rmtree(path)
-        path.mkdir()
-    elif how == 'a file in the place of the entry':
-        shutil.rmtree(path)
-        path.write_text('?')
-    elif how == 'a dangling link':
-        shutil.rmtree(path)
-        path.symlink_to('nowhere')
-    else:
-        raise AssertionError(how)
-
-
-DAMAGES = [
-    'missing file',
-    'missing folder',
-    'a folder in the place of a file',
-    'one byte',
-    'cut',
-    'longer',
-    'empty file',
-    'no key',
-    'another key',
-    'empty key',
-    'no checksums',
-    'broken checksums',
-    'binary checksums',
-    'checksums of another shape',
-    'checksums without size',
-    'empty folder',
-    'a file in the place of the entry',
-    'a dangling link',
-]
+    DAMAGES[how](path)
 
 
 def whole(folder):

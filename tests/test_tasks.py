@@ -1,4 +1,5 @@
-"Tasks: every recorded question is read, splits are what they say, bad data is named by file, line and column before anything is generated."
+"""Tasks: every recorded question is read, splits are what they say, bad data is named by file, line and column before
+anything is generated."""
 
 import json, re
 from functools import cache

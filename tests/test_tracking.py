@@ -128,7 +128,8 @@ REAL = (
     """
 import sys
 from multiagent_ft.runs.tracking import Tracker, rebuild
-with Tracker(sys.argv[1], wandb='auto', config=dict(task='arithmetic', settings=dict(hf_token='hf_secretsecretsecret'))) as t:
+config = dict(task='arithmetic', settings=dict(hf_token='hf_secretsecretsecret'))
+with Tracker(sys.argv[1], wandb='auto', config=config) as t:
     for i in range(3): t.log(dict(event='evaluated', iteration=i, note='key %s', debate=.5 + i/10))
 print(t.mirror.mode)
 print(rebuild(sys.argv[1], wandb='offline'))

@@ -1,7 +1,7 @@
 """The wheel alone: installed into an environment of its own, outside the checkout, it must import and run.
 
-The heavy libraries are lent by the environment the tests run in (a .pth line; its editable install of this package does not come along),
-so nothing is downloaded. The workflow `test.yaml` does the same with everything installed afresh.
+The heavy libraries are those of the environment the tests run in (a .pth line; its editable install of this package
+does not come along), so nothing is downloaded. The workflow `test.yaml` does the same with a fresh installation.
 """
 
 import json, os, subprocess, sys, sysconfig, venv

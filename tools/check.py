@@ -1,4 +1,4 @@
-"""Are notebooks and package in step? Runs nbdev's clean and export and exits 1 if that changed, made or removed any file.
+"""Do notebooks and package agree? Runs nbdev's clean and export; exits 1 if that changed, made or removed any file.
 
 python tools/check.py            in place (what it changes is what you forgot: commit it)
 python tools/check.py --aside    on a copy, touching nothing here

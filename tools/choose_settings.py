@@ -1,10 +1,12 @@
 """Choose nano's finetuning settings: a fixed list of tries, on development questions and a seed that no result uses.
 
-    python tools/choose_settings.py OUT [RECIPE …]    run what is missing (resumable), print the table, write OUT/tries.jsonl.gz
+    python tools/choose_settings.py OUT [RECIPE …]    run what is missing (resumable), print the table,
+                                                      write OUT/tries.jsonl.gz
 
-Both kinds of recipe get the same number of tries, three iterations each, 500 fresh unlabelled questions per iteration, 500 development
-questions to judge by. (With two rounds a critic speaks once, so critic_loss `last` and `critic_turns` are the same: `all` is the other one.)
-nbs/results/01_nano_learning.ipynb reads nbs/data/nano_search.jsonl.gz, a copy of OUT/tries.jsonl.gz, and says what was chosen and by which rule.
+Both kinds of recipe get the same number of tries, three iterations each, 500 fresh unlabelled questions per iteration
+and 500 development questions to judge by. (With two rounds a critic answers once, so critic_loss `last` and
+`critic_turns` are the same: `all` is the other one.) nbs/results/01_nano_learning.ipynb reads
+nbs/data/nano_search.jsonl.gz, a copy of OUT/tries.jsonl.gz, and says what was chosen and by which rule.
 """
 
 import sys

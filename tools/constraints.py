@@ -1,4 +1,5 @@
-"Rewrite constraints.txt from the environment this runs in: the exact set, without this package and without build tags such as +cpu."
+"""Rewrite constraints.txt from the environment this runs in: the exact versions, without this package and without
+build tags such as +cpu."""
 
 import re, subprocess, sys
 from pathlib import Path

@@ -4,7 +4,8 @@
 
 The rules, and why:
   name       nbs/WING/NN_name.ipynb exports to multiagent_ft/WING/name.py: the number is reading and import order
-  opening    title and `> one line` in a cell of their own (they become the module's docstring and the page's head), then `#| default_exp`
+  opening    title and `> one line` in a cell of their own (they become the module's docstring and the page's head),
+             then `#| default_exp`
   ending     the last section of a numbered notebook is "What this notebook does not show"
   headings   one title, no level skipped
   directives one spelling, `#| name`, above the code; anything else is silently ignored by nbdev
@@ -13,6 +14,10 @@ The rules, and why:
   length     notebooks short enough to be read (functions are measured by tests/test_house.py, width by ruff)
   outputs    small, no errors, nothing from this machine (paths, stderr)
   ids        each cell has one: nbdev writes it into the module
+  keywords   a call has at most three arguments by position (exported cells; RATCHET has what is left)
+  words      the field's words and plain English (notebooks, tests, tools, documents; RATCHET has what is left)
+
+    python tools/lint_nbs.py --ratchet   write the counts of the last two into tools/ratchet.json: they may only fall
 """
 
 import ast, json, re, sys
@@ -27,6 +32,34 @@ DIRECTIVES = set(
 )
 MAX_CELLS, MAX_OUTPUT = 120, 100_000
 NOT_CHAPTERS = ('tutorials', 'results')
+MAX_POSITIONAL = 3
+# Functions that may be called with more arguments by position, and why.
+VARIADIC = {
+    **dict.fromkeys(['print', 'max', 'min', 'zip', 'chain', 'joinpath'], 'takes any number of equals'),
+    **dict.fromkeys(['seed_for', 'rng_for', 'digest'], 'an address: any number of parts'),
+    **dict.fromkeys(['reshape', 'view', 'new_zeros', 'new_empty', 'expand', 'permute'], 'a shape'),
+    **dict.fromkeys(['fill_between', 'plot', 'annotate', 'text'], 'matplotlib, as its own pages write it'),
+}
+# What a reader has to guess or to look up, and what to write instead. Design, section 2.
+WORDS = {
+    r'exam(?:s|ined?|ines|ining)?': 'evaluation, evaluate, held-out set',
+    r'learn(?:s|ed|ing)? from': 'train on',
+    r'luck(?:y)?': 'seed, chance',
+    r'mend(?:s|ed|ing)?': 'fix, correct',
+    r'anew': 'again',
+    r'whoever|somebody': 'a user, a process, or the passive',
+    r'dear(?:er|est)?': 'expensive, costly',
+    r'(?:goes|go|going|went|gone) on': 'continue, resume',
+    r'trainings|a training': 'training run',
+    r'nursery|hush': 'fork server, silence',
+}
+# Where such a word is what is meant.
+WORDS_ARE_FINE = {
+    'tools/lint_nbs.py': 'this list',
+    'nbs/glossary.ipynb': 'what the first edition called it',
+    'CHANGELOG.md': 'old names, for those who look for them',
+}
+RATCHET = ROOT / 'tools' / 'ratchet.json'
 MACHINE = re.compile(r'(?<![\w.…/])/(?:tmp|root|home|work|Users|private|var/folders)/[\w.-]+')
 
 
@@ -49,49 +82,79 @@ def exported(d):
     return any(k in d for k in ('export', 'exports', 'exporti'))
 
 
+def check_directives(src):
+    "One spelling, above the code, known. Yields faults."
+    for line in src.splitlines():
+        if re.match(r'\s*#\s*\|', line) and not re.match(r'#\| [a-z]', line):
+            yield f'directive spelled {line.strip()[:30]!r}: write `#| name` at the start of a line'
+    opening = re.match(r'(?:(?:#.*|%.*|\s*)\n)*', src + '\n')[0]
+    if '\n#| ' in src[len(opening) :]:
+        yield 'a directive below code is ignored: move it to the top of the cell'
+    for name in directives(src).keys() - DIRECTIVES:
+        yield f'unknown directive {name!r}'
+
+
+def is_import(node):
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def check_imports(src, tree):
+    "Imports in cells of their own. Yields faults."
+    d = directives(src)
+    if exported(d) or d.get('eval:') == 'false':
+        return
+    rest = [n for n in tree.body if not is_import(n) and not ast.unparse(n).startswith('sys.path')]
+    if rest and any(map(is_import, ast.walk(tree))):
+        yield 'import and other code in one cell: give the import a cell of its own'
+
+
+def check_output(o):
+    "No error, no noise, nothing of this machine. Yields faults."
+    if o['output_type'] == 'error':
+        yield f'stores an error ({o["ename"]})'
+    if o.get('name') == 'stderr':
+        yield 'stores stderr output: silence the noise'
+    if m := MACHINE.search(re.sub(r'"image/\w+": "[^"]*"', '', json.dumps(o))):
+        yield f'output shows this machine: {m[0]}'
+
+
+def parsed(src):
+    return ast.parse(re.sub(r'^[%!].*$', '', src, flags=re.M))
+
+
+def check_code(c):
+    "Rules about one code cell. Yields faults."
+    src = source(c)
+    yield from check_directives(src)
+    try:
+        yield from check_imports(src, parsed(src))
+    except SyntaxError as e:
+        yield f'not Python: {e.msg}'
+    for o in c.get('outputs', []):
+        yield from check_output(o)
+
+
+def defined(c):
+    "Names of the functions and classes that a cell exports."
+    src = source(c)
+    try:
+        body = parsed(src).body if c['cell_type'] == 'code' and exported(directives(src)) else []
+    except SyntaxError:
+        return []
+    return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+
+
 def check_cells(cells):
     "Rules about single cells. Yields (cell number, fault)."
     seen = {}
     for i, c in enumerate(cells):
-        src, code = source(c), c['cell_type'] == 'code'
-        if not src.strip():
+        if not source(c).strip():
             yield i, 'an empty cell: remove it'
-        if not code:
-            continue
-        d = directives(src)
-        for line in src.splitlines():
-            if re.match(r'\s*#\s*\|', line) and not re.match(r'#\| [a-z]', line):
-                yield i, f'directive spelled {line.strip()[:30]!r}: write `#| name` at the start of a line'
-        opening = re.match(r'(?:(?:#.*|%.*|\s*)\n)*', src + '\n')[0]
-        if '\n#| ' in src[len(opening) :]:
-            yield i, 'a directive below code is ignored: move it to the top of the cell'
-        for name in d.keys() - DIRECTIVES:
-            yield i, f'unknown directive {name!r}'
-        try:
-            tree = ast.parse(re.sub(r'^[%!].*$', '', src, flags=re.M))
-        except SyntaxError as e:
-            yield i, f'not Python: {e.msg}'
-            continue
-        mixed = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
-        rest = [
-            n
-            for n in tree.body
-            if not isinstance(n, (ast.Import, ast.ImportFrom)) and not ast.unparse(n).startswith('sys.path')
-        ]
-        if mixed and rest and not exported(d) and d.get('eval:') != 'false':
-            yield i, 'import and other code in one cell: give the import a cell of its own'
-        if exported(d):
-            for name in (x.name for x in tree.body if isinstance(x, (ast.FunctionDef, ast.ClassDef))):
-                if seen.setdefault(name, i) != i:
-                    yield i, f'{name} is exported twice (first in cell {seen[name]}): the module would hold both'
-        for o in c.get('outputs', []):
-            text = json.dumps(o)
-            if o['output_type'] == 'error':
-                yield i, f'stores an error ({o["ename"]})'
-            if o.get('name') == 'stderr':
-                yield i, 'stores stderr output: silence the noise'
-            if m := MACHINE.search(re.sub(r'"image/\w+": "[^"]*"', '', text)):
-                yield i, f'output shows this machine: {m[0]}'
+        if c['cell_type'] == 'code':
+            yield from ((i, fault) for fault in check_code(c))
+        for name in defined(c):
+            if seen.setdefault(name, i) != i:
+                yield i, f'{name} is exported twice (first in cell {seen[name]}): the module would hold both'
 
 
 def check_headings(cells, numbered):
@@ -162,6 +225,70 @@ def lint(path):
     return [f'{name}, cell {i} ({ids[i]}): {what}' for i, what in sorted(faults, key=lambda f: f[0])]
 
 
+def code_of(path):
+    "Sources of the exported cells of a notebook."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [source(c) for c in cells if c['cell_type'] == 'code' and exported(directives(source(c)))]
+
+
+def positional(path):
+    "Calls in exported cells with more than three arguments by position, as text."
+    found = []
+    for src in code_of(path):
+        for n in ast.walk(parsed(src)):
+            if isinstance(n, ast.Call) and len(n.args) > MAX_POSITIONAL:
+                name = ast.unparse(n.func)
+                if name.split('.')[-1] not in VARIADIC:
+                    found.append(f'{name}(' + ', '.join(map(ast.unparse, n.args)) + ')')
+    return found
+
+
+def quaint(path):
+    "Words of `WORDS` in a notebook's cells or a text file, as `word (write: …)`."
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.ipynb':
+        text = '\n'.join(map(source, json.loads(text)['cells']))
+    return [
+        f'{m} (write: {instead})'
+        for word, instead in WORDS.items()
+        for m in re.findall(rf'(?<![a-z])(?:{word})(?![a-z])', text, re.I)
+    ]
+
+
+def texts():
+    "Everything written by hand."
+    return [*notebooks(), *sorted((ROOT / 'tests').glob('*.py')), *sorted((ROOT / 'tools').glob('*.py')),
+            *sorted(ROOT.glob('*.md'))]  # fmt: skip
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def counted():
+    "{rule: {file: what is found there}}, for the rules of which some breaches are left."
+    chapters = [p for p in notebooks() if is_chapter(p)]
+    words = {relative(p): quaint(p) for p in texts() if relative(p) not in WORDS_ARE_FINE}
+    return dict(keywords={relative(p): positional(p) for p in chapters}, words=words)
+
+
+def over_ratchet():
+    "Files that break a rule more often than tools/ratchet.json allows, one line each."
+    allowed = json.loads(RATCHET.read_text())
+    return [
+        f'{name}: {rule}: {len(found)} found, {allowed[rule].get(name, 0)} allowed: ' + '; '.join(found)
+        for rule, files in counted().items()
+        for name, found in files.items()
+        if len(found) > allowed[rule].get(name, 0)
+    ]
+
+
+def write_ratchet():
+    counts = {rule: {f: len(found) for f, found in files.items() if found} for rule, files in counted().items()}
+    RATCHET.write_text(json.dumps(counts, indent=1, sort_keys=True) + '\n')
+    return ', '.join(f'{rule}: {sum(files.values())}' for rule, files in counts.items())
+
+
 def notebooks():
     return sorted(
         p for p in NBS.rglob('*.ipynb') if not any(x.startswith(('.', '_')) for x in p.relative_to(NBS).parts)
@@ -169,7 +296,12 @@ def notebooks():
 
 
 def main():
+    if sys.argv[1:] == ['--ratchet']:
+        print(write_ratchet())
+        return 0
     faults = [f for p in sys.argv[1:] or notebooks() for f in lint(p)]
+    if not sys.argv[1:]:
+        faults += over_ratchet()
     print('\n'.join(faults) if faults else f'{len(sys.argv[1:] or notebooks())} notebooks follow the house rules')
     return 1 if faults else 0
 

@@ -1,11 +1,12 @@
 """Run notebooks again, in place, and keep what they show.
 
     python tools/nbrun.py                    every notebook
-    python tools/nbrun.py nbs/00_core.ipynb  only these
-    python tools/nbrun.py --check            change nothing; exit 1 and name the notebooks that would show something else
+    python tools/nbrun.py nbs/01_core.ipynb  only these
+    python tools/nbrun.py --check            change nothing; exit 1 and name the notebooks whose outputs would change
     python tools/nbrun.py --force slow,gpu   also run cells with these flags (left alone otherwise, their outputs kept)
 
-Cells run as in nbdev's own tests: in the notebook's folder, in order, stopping at the first error (the notebook is then left as it was).
+Cells run as in nbdev's own tests: in the notebook's folder, in order, stopping at the first error (the notebook is then
+left as it was).
 """
 
 import argparse, os, sys, time

@@ -2,9 +2,9 @@
 
     python tools/tiny_models.py OUT [llama qwen2 qwen3 mistral phi3 gemma gemma2 ...]
 
-Weights are random (seeded), a few hundred kilobytes a model; the tokenizers are trained here on a page of text and carry the
-control tokens of the real ones. Chat templates are TRL's copies of the originals, but for Mistral's, which is written below
-to behave as the original does: no system role, strict alternation, trimmed turns.
+Weights are random (seeded), a few hundred kilobytes a model; the tokenizers are trained here on a page of text and
+carry the special tokens of the real ones. Chat templates are TRL's copies of the originals, except Mistral's, which is
+written below to behave as the original does: no system role, strict alternation, trimmed turns.
 """
 
 import sys
@@ -73,11 +73,14 @@ MODELS = dict(
 )
 # added, but not special: kept when decoding
 PLAIN = dict(qwen3=['<think>', '</think>', '<tool_response>', '</tool_response>'])
-TEXT = r"""What is the result of 3+7*1+4-9*6? Work step by step, then give the final answer as \boxed{number}.
-Other agents answered the same question. Use their answers as advice. Look for mistakes in them and in your own answer, then answer the question again.
-Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her friends every day with four.
-user assistant system model You are Qwen, created by Alibaba Cloud. You are a helpful assistant. 0 1 2 3 4 5 6 7 8 9 10 11 12 20 100""".split(
-    '\n'
+TEXT = (
+    'What is the result of 3+7*1+4-9*6? Work step by step, then give the final answer as \\boxed{number}.',
+    'Other agents answered the same question. Use their answers as advice. Look for mistakes in them and in your own '
+    'answer, then answer the question again.',
+    "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her friends "
+    'every day with four.',
+    'user assistant system model You are Qwen, created by Alibaba Cloud. You are a helpful assistant. '
+    '0 1 2 3 4 5 6 7 8 9 10 11 12 20 100',
 )
 
 

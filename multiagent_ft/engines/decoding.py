@@ -190,7 +190,7 @@ def decode_batch(
     stopping_criteria=None,
     **kw,  # also from `generate`
 ) -> list[list[int]]:
-    """A decoding loop for `generate(custom_generate=speak)`: the new tokens of each row, up to its end or limit and
+    """A decoding loop for `generate(custom_generate=decode_batch)`: the new tokens of each row, up to its end or limit and
     perhaps a few beyond."""
     cache, start, step = kw.get('past_key_values'), input_ids.shape[1], 0
     can_leave = isinstance(cache, DynamicCache) and all(isinstance(l, DynamicLayer) for l in cache.layers)

@@ -469,7 +469,7 @@ def generate_all(engine: HFEngine, requests: list[Request]) -> list[Completion]:
     prompts = [engine.render(r.chat) for r in requests]
     out, groups = [None] * len(requests), {}
     for i, (r, p) in enumerate(zip(requests, prompts)):
-        if not engine.room(len(p), r.sampling):
+        if not engine.token_budget(len(p), r.sampling):
             out[i] = Completion('', 'context_overflow', p)
         else:
             groups.setdefault(r.adapter, {}).setdefault((p, r.seed, r.sampling), []).append(i)
@@ -493,7 +493,7 @@ def generate_all(engine: HFEngine, requests: list[Request]) -> list[Completion]:
 def generate_batch(engine: HFEngine, model, rows: list[tuple]) -> list[Completion]:
     "The completions of (prompt, seed, sampling) in one batch."
     prompts, seeds, samplings = zip(*rows)
-    limits = [engine.room(len(p), s) for p, s in zip(prompts, samplings)]
+    limits = [engine.token_budget(len(p), s) for p, s in zip(prompts, samplings)]
     ids, mask = pad_left(prompts, engine.pad_id, engine.device)
     config = GenerationConfig(
         do_sample=False,

@@ -122,12 +122,12 @@ class ServerEngine:
             self.renderer.stop_ids,
         )
 
-    def call_server(self, path: str, body: dict | None = None) -> dict | str:
+    def ask(self, path: str, body: dict | None = None) -> dict | str:
         return call_server(self.url + path, body, **self.how)
 
     def names(self) -> dict[str, dict]:
         "What the server serves now: name -> what it says about it."
-        page = self.ask('/models')
+        page = self.call_server('/models')
         return {m['id']: m for m in (page.get('data') or [] if isinstance(page, dict) else [])}
 
     def use(self, adapter: str | None) -> str:
@@ -136,7 +136,7 @@ class ServerEngine:
             return self.model
         name = f'maft-{adapter_identity(adapter)[:24]}'
         if name not in self.names():
-            self.ask('/load_lora_adapter', dict(lora_name=name, lora_path=str(Path(adapter).resolve())))
+            self.call_server('/load_lora_adapter', dict(lora_name=name, lora_path=str(Path(adapter).resolve())))
         return name
 
     def generate(self, requests: list[Request]) -> list[Completion]:
@@ -167,7 +167,7 @@ def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the
     ids, s = engine.render(r.chat), r.sampling
     if not (n := token_budget(engine.context, len(ids), s)):
         return Completion('', 'context_overflow', ids)
-    page = engine.ask(
+    page = engine.call_server(
         '/completions',
         dict(
             model=model,

@@ -6,12 +6,11 @@
 __all__ = ['PAPER', 'FIRST', 'LESS', 'VARIANTS', 'RECIPES', 'RecipeContext', 'by_vote', 'Recipe', 'full_debate', 'answer_once',
            'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns', 'all_first_turns',
            'all_final_turns', 'all_own_turns', 'answer_with_hint', 'by_gold', 'correct_turns', 'calls', 'train_each',
-           'train_one', 'variant', 'recipe', 'settled']
+           'train_one', 'variant', 'recipe']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import dataclass, field, replace
 from typing import Callable
-from ..runs.settings import Config, validated
 from .consensus import Vote
 from ..core import MaftError, Message, Problem, Transcript, Turn
 from .debate import Agent, Seeds, Protocol, Society, debate, untrained
@@ -200,7 +199,7 @@ def correct_turns(
     return {society.generators[0]: rows}
 
 # %% ../../nbs/method/07_recipes.ipynb #3ee46fd9
-def calls(how: Callable, cfg: Config) -> int:  # one of the ways to speak
+def calls(how: Callable, cfg) -> int:  # one of the ways to speak
     "Calls per question, at most."
     return {answer_once: cfg.agents, answer_single: 1, answer_maj_k: cfg.votes, answer_with_hint: 2}.get(how, cfg.calls)
 
@@ -345,9 +344,3 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise MaftError(f'unknown recipe {name!r}: use one of {", ".join(RECIPES)}.')
     return RECIPES[name]
-
-
-def settled(cfg: Config) -> Config:
-    "`cfg` with what its recipe fixes; a recipe that trains nobody has no iterations."
-    r = recipe(cfg.recipe)
-    return validated(cfg.model_dump() | r.settings | ({} if r.trains else dict(iterations=0)))

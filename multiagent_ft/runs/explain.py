@@ -145,7 +145,7 @@ def head_lines(folder: Path, p: dict, model: dict) -> list[str]:  # the part `mo
     c, pr = p['config'], p['provenance']
     files = ', '.join(f'{n} {d[:12]}' for n, d in model['base']['files'].items())
     return [
-        f'{folder}: {c.recipe} with {c.model} on {c.task}, {c.agents} agents, {c.rounds} rounds',
+        f'{folder}: {c.recipe} with {c.model} on {c.task.name}, {c.agents} agents, {c.rounds} rounds',
         f'  code        {"commit " + pr["commit"] if pr["commit"] else "no commit (not run from a checkout)"}; '
         + ', '.join(f'{k} {v}' for k, v in pr['versions'].items()),
         f'  base model  {files}'

@@ -117,7 +117,7 @@ class WorkerProcess:
     def __init__(self, store: Path, spec: EngineSpec, threads: int = 1):
         env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'MAFT_QUIET': '1'}
         self.p = subprocess.Popen(
-            [sys.executable, '-c', 'from multiagent_ft.runs.jobs import worker_main; serve()'],
+            [sys.executable, '-P', '-c', 'from multiagent_ft.runs.jobs import worker_main; worker_main()'],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -133,7 +133,7 @@ class WorkerProcess:
         except BrokenPipeError:
             raise WorkerDied(f'a worker process ended (exit status {self.p.wait()})') from None
 
-    def run_job(self, job: Job) -> dict:
+    def do(self, job: Job) -> dict:
         "Do one job; the reply says whether it was made or found. Raises what went wrong there."
         self.send(vars(job))
         line = self.p.stdout.readline()

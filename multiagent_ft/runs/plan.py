@@ -11,12 +11,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable
-from .settings import Config
+from .settings import Config, settled
 from ..core import MaftError, Message, Transcript
 from ..method.debate import Seeds, untrained
 from ..method.prompts import Sampling
 from ..training.finetune import out_of_memory
-from ..method.recipes import RecipeContext, calls, recipe, settled
+from ..method.recipes import RecipeContext, calls, recipe
 from ..method.examples import Example
 from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
 
@@ -95,11 +95,11 @@ def threads(n: int):
 def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample:  # to begin with
     "Let the untrained society do the first steps of its recipe on `engine` and measure them; nothing is stored."
     import torch
-    from multiagent_ft.runs.run import protocol_of, settings_of, worker_count
+    from multiagent_ft.runs.run import protocol_of, worker_count
     from multiagent_ft.runs.tasks import load_task
 
     cfg = settled(cfg)
-    protocol = protocol_of(cfg, load_task(cfg.task, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
+    protocol = protocol_of(cfg, load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
     r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     means = RecipeContext(
         engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes
@@ -118,7 +118,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
         rows = (
             [x for rs in r.select(means, society, said, r.label(means, said)).values() for x in rs] if r.trains else []
         )
-        return measure(said, rows, t, learning_speed(engine, rows, settings_of(cfg)))
+        return measure(said, rows, t, learning_speed(engine, rows, TrainingSettings(**dict(cfg.training))))
 
 # %% ../../nbs/runs/29_plan.ipynb #750efbef
 def batches(engine, rows: list[Example], s: TrainingSettings) -> list[list[dict]]:

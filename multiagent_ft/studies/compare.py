@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from .statistics import TableRow, csv_text, markdown
-from ..runs.settings import Config, semantic, validated
+from ..runs.settings import PATHS, Config, semantic, settled
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
 from ..runs.tracking import stage
@@ -35,7 +35,6 @@ from multiagent_ft.method.recipes import (
     answer_with_hint,
     full_debate,
     recipe,
-    settled,
 )
 from ..runs.store import Store
 
@@ -56,7 +55,7 @@ def entry(text: str) -> StudyRow:  # RECIPE, or RECIPE:key=value,key=value
     recipe(name)
     settings = dict(s.partition('=')[::2] for s in rest.split(',') if s)
     for k, v in settings.items():
-        if k not in Config.model_fields or k in FIXED:
+        if k not in PATHS or k in FIXED:
             raise MaftError(
                 f'{text}: {k!r} cannot be set for one row. Write RECIPE:key=value with keys of `maft config`, for'
                 ' example multiagent-ft:w=0.3.'
@@ -77,12 +76,12 @@ def config_for(
     "The configuration of one run. Raises `MaftError` naming the row whose settings do not fit."
     shared = dict(store=base.store or Path(root) / 'store', wandb='off' if base.wandb == 'auto' else base.wandb)
     try:
-        cfg = settled(validated(base.model_dump() | dict(recipe=e.recipe, seed=seed) | shared | e.settings))
+        cfg = settled(base.but(**dict(recipe=e.recipe, seed=seed) | shared | e.settings))
     except MaftError as x:
         raise MaftError(f'{e.label}: {x}') from None
     name = re.sub(r'[^\w.=-]+', '-', e.label).strip('-')[:60]
     mark = digest([{k: v for k, v in semantic(cfg).items() if k != 'seed'}, cfg.iterations])[:6]
-    return validated(cfg.model_dump() | dict(out=Path(root) / 'runs' / f'{name}-{mark}' / f'seed-{seed}'))
+    return cfg.but(out=Path(root) / 'runs' / f'{name}-{mark}' / f'seed-{seed}')
 
 # %% ../../nbs/studies/35_compare.ipynb #57c24880
 def run_all(
@@ -94,7 +93,7 @@ def run_all(
 
     todo = [(e, config_for(base, e, s, root)) for s, e in product(seeds, entries)]
     for cfg in {
-        (c.task, c.data, c.levels, c.train, c.eval, c.seed, c.iterations, c.fresh): c for _, c in todo
+        (c.task.name, c.data, c.levels, c.train, c.eval, c.seed, c.iterations, c.fresh): c for _, c in todo
     }.values():
         split_questions(RunContext(cfg))
     records, made, n = [], Counter(), len(todo)
@@ -196,7 +195,7 @@ def addresses(cfg: Config) -> Counter:
     address."""
     r, out, who = recipe(cfg.recipe), Counter(), 'base'
     words = digest(
-        [cfg.task, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.manner, cfg.data, cfg.model]
+        [cfg.task.name, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.prompts, cfg.data, cfg.model]
     )
 
     def say(how, split, who, n):
@@ -316,7 +315,9 @@ def compare(
     init_study_dir(out, base)
     records, made, folders = run_all(entries, base, numbers, out)
     tokens = shared_tokens(folders, Store(base.store or Path(out) / 'store'), Path(out) / 'runs' / 'tokens.json')
-    lines = write_study(out, f'{base.model} on {base.task}', records, baseline or labels[0], [savings_note(tokens)])
+    lines = write_study(
+        out, f'{base.model} on {base.task.name}', records, baseline or labels[0], [savings_note(tokens)]
+    )
     return dict(lines=lines, records=records, made=dict(made), tokens=tokens)
 
 

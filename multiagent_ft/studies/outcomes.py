@@ -83,7 +83,7 @@ def records_of(folder: Path, label: str) -> list[dict]:
     for o in read_jsonl(Path(folder) / 'outcomes.jsonl'):
         outcomes.setdefault(o['iteration'], []).append(o)
     return [
-        record(label, task=cfg.task, seed=cfg.seed, it=it, outcomes=outcomes[it['iteration']], epochs=cfg.epochs)
+        record(label, task=cfg.task.name, seed=cfg.seed, it=it, outcomes=outcomes[it['iteration']], epochs=cfg.epochs)
         for it in summary['iterations']
     ]
 
@@ -258,8 +258,7 @@ def method_table(
     tokens = {name: float(x) for name, x in per_seed.groupby('recipe', observed=True).mean().items()}
     training = {} if iterations is None else training_tokens(iterations, iteration)
     about = {
-        name: dict(method=method, generated=None if x != x else x) | training.get(name, {})
-        for name, x in tokens.items()
+        name: dict(method=method, generated=None if x != x else x) | training.get(name, {}) for name, x in tokens.items()
     }
     return score_table(scores(rows, method), baseline, about=about)
 

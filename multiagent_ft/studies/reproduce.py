@@ -278,7 +278,7 @@ from multiagent_ft.studies.compare import (
     write_study,
 )
 from .statistics import TableRow, estimate, markdown_table, format_estimate
-from ..runs.settings import Config, validated
+from ..runs.settings import Config
 from ..core import MaftError, write_atomic
 from .diversity import SPELLING, run_diversity
 from .plots import panels_plot, save_figure
@@ -298,11 +298,8 @@ def tasks_for(x: Experiment, model: str, asked: list[str] = ()) -> list[str]:  #
 
 def base_for(x: Experiment, cfg: Config, task: str) -> Config:
     "The settings that all rows share."
-    return validated(
-        cfg.model_dump()
-        | x.settings
-        | dict(task=task, iterations=x.iterations, data=None if task in GENERATED else cfg.data)
-    )
+    data = None if task in GENERATED else cfg.data
+    return cfg.but(**x.settings | dict(task=task, iterations=x.iterations, data=data))
 
 
 def entries_for(x: Experiment, cfg: Config, task: str) -> list[StudyRow]:
