@@ -258,7 +258,8 @@ def method_table(
     tokens = {name: float(x) for name, x in per_seed.groupby('recipe', observed=True).mean().items()}
     training = {} if iterations is None else training_tokens(iterations, iteration)
     about = {
-        name: dict(method=method, generated=None if x != x else x) | training.get(name, {}) for name, x in tokens.items()
+        name: dict(method=method, generated=None if x != x else x) | training.get(name, {})
+        for name, x in tokens.items()
     }
     return score_table(scores(rows, method), baseline, about=about)
 
