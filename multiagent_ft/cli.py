@@ -367,7 +367,9 @@ def bench(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(metavar='PART', help='speed, memory or rest. May be repeated. Default: all.', show_default=False),
+        typer.Option(
+            metavar='PART', help='speed, memory or overhead. May be repeated. Default: all.', show_default=False
+        ),
     ] = None,
     questions: Annotated[
         int | None,
@@ -379,18 +381,18 @@ def bench(
     ] = None,
     json: Annotated[bool, typer.Option('--json', help='Print the figures as JSON.')] = False,
 ):
-    "Measure speed and memory, side by side with the plain way (about a quarter of an hour; nothing else should run)."
+    "Measure speed and memory, beside a naive baseline (about a quarter of an hour; nothing else should run)."
     from json import dumps
-    from multiagent_ft.bench import bench, failures, tables
+    from multiagent_ft.bench import PARTS, bench, failures, tables
     from multiagent_ft.core import write_atomic
 
     with results_only():
         page = bench(
             model or ['nano', 'half-billion'],
-            layers,
-            questions,
-            tuple(part or ('speed', 'memory', 'rest')),
-            lambda what: print(what, file=sys.stderr, flush=True),
+            layers=layers,
+            questions=questions,
+            parts=tuple(part or PARTS),
+            say=lambda what: print(what, file=sys.stderr, flush=True),
         )
     if out:
         write_atomic(out, dumps(page, indent=1) + '\n')

@@ -18,8 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from multiagent_ft import core
-from multiagent_ft.runs import store as housekeeping
-from multiagent_ft.runs import store as shop
+from multiagent_ft.runs import store as store_module
 from multiagent_ft.runs.store import Store
 
 COUNT = dict(n=0, at=None, log=None, full=False)
@@ -197,7 +196,7 @@ def race(program, folder, n, rounds):
 
 
 def storm(program, folder, n, seed):
-    "Processes killed at random changes while the others go on; each is started again, until all came through."
+    "Processes killed at random changes while the others continue; each is started again, until all came through."
     work, look = PROGRAMS[program]
     rng = random.Random(seed)
     kills = 0
@@ -291,9 +290,9 @@ def naive(folder, k=0):
 
 
 def look_at_store(folder):
-    "What somebody would see: entries, and what is wrong with them."
+    "What a user would see: entries, and what is wrong with them."
     store = Store(folder / 'store')
-    return dict(entries=[e.digest for e in housekeeping.ls(store)], wrong=[str(p) for p in housekeeping.verify(store)])
+    return dict(entries=[e.digest for e in store_module.ls(store)], wrong=[str(p) for p in store_module.verify(store)])
 
 
 def one_file(folder):
@@ -329,10 +328,10 @@ def same_job(folder, k, n):
     (folder / f'got-{k}').write_text((got / 'who.txt').read_text()[0] + (got / 'too.txt').read_text())
 
 
-def mend(folder, k, n):
-    "All find the same damaged entry at once, and each mends it."
+def repair(folder, k, n):
+    "All find the same corrupt entry at the same time, and each repairs it."
     path = folder / 'store'
-    key = dict(mend=True)
+    key = dict(repair=True)
 
     def work(into):
         (into / 'who.txt').write_text(str(k))
@@ -342,7 +341,6 @@ def mend(folder, k, n):
         made = Store(path).job('generate', key, work)
         (made / 'same.txt').chmod(0o644)
         (made / 'same.txt').write_text('damn')
-        shop._checked.clear()
         (folder / 'go').touch()
     while not (folder / 'go').exists():
         time.sleep(0.002)
@@ -354,11 +352,11 @@ def look_at_race(folder):
     store = Store(folder / 'store')
     return dict(
         got=[p.read_text() for p in sorted(folder.glob('got-*'))],
-        entries=len(housekeeping.ls(store)),
-        wrong=len(housekeeping.verify(store)),
+        entries=len(store_module.ls(store)),
+        wrong=len(store_module.verify(store)),
         left=[p.name for d in ('tmp', 'scratch') for p in (store.path / d).glob('*')],
         aside=len(list((store.path / 'damaged').glob('*'))),
-        who=[(e.path / 'who.txt').read_text()[0] for e in housekeeping.ls(store)],
+        who=[(e.path / 'who.txt').read_text()[0] for e in store_module.ls(store)],
     )
 
 
@@ -433,7 +431,7 @@ PROGRAMS = dict(
     naive=(naive, lambda folder: None),
     file=(one_file, look_at_file),
     same=(same_job, look_at_race),
-    mend=(mend, look_at_race),
+    repair=(repair, look_at_race),
 )
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from multiagent_ft import bench
-from multiagent_ft import bench as yardsticks
 from multiagent_ft.core import MaftError
 from multiagent_ft.engines.huggingface import find_model
 
@@ -23,31 +22,31 @@ def test_speeds_on_nano():
     g, f = s['generation'], s['finetuning']
     assert (
         g['answers'] == 4 * 9
-        and g['plain_answers'] == 9
+        and g['naive_answers'] == 9
         and 0 < g['tokens'] <= 24 * 36
         and f['agents'] == 6
-        and f['rows'] == 24
+        and f['examples'] == 24
     )
     assert (
-        all(x[k] > 0 for x in (g, f) for k in ('ours', 'plain', 'ceiling'))
-        and f['as_it_comes'] > 0
-        and g['multiply'] > 0
+        all(x[k] > 0 for x in (g, f) for k in ('ours', 'naive', 'upper_bound'))
+        and f['trl_defaults'] > 0
+        and g['matmul'] > 0
     )
 
 
-def test_a_run_is_generation_training_and_the_rest(tmp_path):
-    r = bench.the_rest(str(tmp_path), 8)
+def test_a_run_is_generation_training_and_overhead(tmp_path):
+    r = bench.overhead(str(tmp_path), questions=4)
     assert (
         r['generating'] > 0
         and r['training'] > 0
-        and abs(r['generating'] + r['training'] + r['rest'] * r['seconds'] - r['seconds']) < 1e-6 * r['seconds']
-        and 0 < r['rest'] < 1
+        and abs(r['generating'] + r['training'] + r['share'] * r['seconds'] - r['seconds']) < 1e-6 * r['seconds']
+        and 0 < r['share'] < 1
     )
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
     a, b = (
-        bench.in_a_process('hold_memory', case=c, model='nano', dtype='auto', questions=2, new=8)
+        bench.in_a_process('peak_memory', case=c, model='nano', dtype='auto', questions=2, new=8)
         for c in ('one', 'copies')
     )
     assert (
@@ -59,12 +58,12 @@ def test_memory_is_measured_in_a_process_of_its_own():
     )
 
 
-def test_the_random_model_speaks_with_the_tokenizer_alone(tmp_path):
+def test_random_model_draws_only_tokens_of_the_tokenizer(tmp_path):
     from multiagent_ft.method.prompts import Request, Sampling
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.method.prompts import opening
 
-    e = HFEngine(yardsticks.half_billion(tmp_path / 'm', layers=1), batch_size=4)
+    e = HFEngine(bench.half_billion(tmp_path / 'm', layers=1), batch_size=4)
     said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
     assert (
         e.base.config.vocab_size == 151_936

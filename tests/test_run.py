@@ -128,10 +128,10 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     class LookedUp(Exception):
         pass
 
-    def examine(*a, **kw):
+    def look_up(*a, **kw):
         raise LookedUp
 
-    monkeypatch.setattr(run, 'examine', examine)
+    monkeypatch.setattr(run, 'evaluate_iteration', look_up)
 
     def config(**kw):
         return load_config(None, dict(SMALL, out=str(home), store=str(tmp_path / 'store')) | kw)
@@ -147,7 +147,7 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
         run.run(config())  # `maft run` itself always looks
     assert not is_read(iterations=2)
     with monkeypatch.context() as m:
-        m.setattr(run, 'code', lambda: 'another')
+        m.setattr(run, 'source_digest', lambda: 'another')
         assert not is_read()
     with monkeypatch.context() as m:
         m.setattr(run, 'versions', lambda: dict(torch='1.0'))
@@ -523,7 +523,7 @@ def test_one_process_at_a_time(runs):
     home = runs[0] / 'demo'
     code = (
         'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'
-        " held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+        " run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     at_work = subprocess.Popen([sys.executable, '-c', code, home], stdout=subprocess.PIPE, text=True)
     try:

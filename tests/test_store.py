@@ -1,14 +1,14 @@
-"The store: one name per job, whole or not at all, whoever works in it and whenever it is killed; and its housekeeping."
+"The store: one name per job, whole or not at all, however many work in it and whenever it is killed; housekeeping."
 
 import errno, json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
-from making import keys, killing, leaf, memory, shuffled
-from multiagent_ft.runs import store as shop
+from making import keys, killing, memory, shuffled
+from multiagent_ft.runs import store as store_module
 from multiagent_ft.core import MaftError, canonical_json, file_digest
 from multiagent_ft.runs.store import entry, ls, prune, verify
-from multiagent_ft.runs.store import Store, is_stale, diff, job_digest, lease_name
+from multiagent_ft.runs.store import Store, is_stale, job_digest, lease_name
 
 
 def write(text='12\n7\n7\n'):
@@ -26,8 +26,8 @@ def fast():
         yield Path(d)
 
 
-def forget():
-    shop._checked.clear()  # what another process would know
+def forget(store):
+    store._seen.clear()  # what another process would know
 
 
 # One name per job
@@ -46,7 +46,7 @@ def test_different_keys_have_different_names(a, b):
 
 @settings(max_examples=20)
 @given(st.lists(keys, max_size=4))
-def test_what_is_filed_is_found_under_its_key_only(some):
+def test_an_entry_is_found_under_its_key_only(some):
     with memory() as d:
         store = Store(Path(d) / 'store')
         for key in some:
@@ -174,9 +174,9 @@ def test_paths_stay_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
 
 def test_read_once_per_process(store, monkeypatch):
     path = store.job('generate', {}, write())
-    forget()
+    forget(store)
     read = []
-    monkeypatch.setattr(shop, 'file_digest', lambda p: read.append(p.name) or file_digest(p))
+    monkeypatch.setattr(store_module, 'file_digest', lambda p: read.append(p.name) or file_digest(p))
     for _ in range(3):
         assert store.find('generate', {})
     assert sorted(read) == ['answers.txt', 'key.json']
@@ -188,8 +188,8 @@ def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
     "Files, then the folders that list them, then the rename, then the folder that lists the entry."
     store.job('generate', dict(first=1), write())
     did = []
-    real_sync, real_rename = shop.fsync_dir, os.rename
-    monkeypatch.setattr(shop, 'fsync_dir', lambda p: (did.append(('sync', Path(p))), real_sync(p)))
+    real_sync, real_rename = store_module.fsync_dir, os.rename
+    monkeypatch.setattr(store_module, 'fsync_dir', lambda p: (did.append(('sync', Path(p))), real_sync(p)))
     monkeypatch.setattr(os, 'rename', lambda a, b: (did.append(('rename', Path(a), Path(b))), real_rename(a, b)))
 
     def work(folder):
@@ -267,11 +267,11 @@ def whole(folder):
 
 @pytest.mark.parametrize('known', [True, False], ids=['same process', 'new process'])
 @pytest.mark.parametrize('how', DAMAGES)
-def test_damage_is_named_set_aside_and_mended(store, capsys, how, known):
+def test_corrupt_entry_is_named_quarantined_and_made_again(store, capsys, how, known):
     path = store.job('generate', dict(a=1), whole)
     damage(path, how)
     if not known:
-        forget()
+        forget(store)
     # within one tick of the clock a change of equal length may not show
     elif how in ('one byte',):
         os.utime(path / 'sub' / 'answers.txt', (1, 1))
@@ -283,15 +283,15 @@ def test_damage_is_named_set_aside_and_mended(store, capsys, how, known):
     store.job('generate', dict(a=1), lambda folder: 1 / 0)
 
 
-def test_damage_twice(store, capsys):
+def test_corrupt_twice_is_quarantined_twice(store, capsys):
     for _ in range(3):
         damage(store.job('generate', dict(a=1), whole), 'cut')
-        forget()
+        forget(store)
     store.job('generate', dict(a=1), whole)
     assert len(list((store.path / 'damaged').glob('*'))) == 3 and verify(store) == {}
 
 
-def test_verify_finds_every_sort_and_moves_nothing(store):
+def test_verify_finds_every_corruption_and_moves_nothing(store):
     for how in DAMAGES:
         if how not in ('a file in the place of the entry', 'a dangling link'):
             damage(store.job('generate', dict(how=how), whole), how)
@@ -300,43 +300,43 @@ def test_verify_finds_every_sort_and_moves_nothing(store):
     assert len(wrong) == len(DAMAGES) - 2 == len(ls(store)) - 1 and not (store.path / 'damaged').exists()
 
 
-def test_find_sets_aside_too(store, capsys):
+def test_find_quarantines_too(store, capsys):
     path = store.job('generate', {}, whole)
     damage(path, 'cut')
-    forget()
+    forget(store)
     assert store.find('generate', {}) is None and not path.exists() and 'damaged' in capsys.readouterr().err
 
 
-def test_what_we_may_not_read_is_not_condemned(store, monkeypatch):
+def test_permission_error_is_not_corruption(store, monkeypatch):
     path = store.job('generate', {}, whole)
-    forget()
+    forget(store)
     for number in (errno.EACCES, errno.EMFILE, errno.ESTALE):
 
         def refuse(p, n=number):
             raise OSError(n, os.strerror(n), str(p))
 
-        monkeypatch.setattr(shop, 'file_digest', refuse)
+        monkeypatch.setattr(store_module, 'file_digest', refuse)
         with pytest.raises(MaftError, match='cannot work in the store'):
             store.find('generate', {})
-    monkeypatch.setattr(shop, 'file_digest', file_digest)
+    monkeypatch.setattr(store_module, 'file_digest', file_digest)
     assert store.find('generate', {}) == path
 
 
-def test_a_disk_that_cannot_read_is_damage(store, monkeypatch, capsys):
+def test_read_error_of_the_disk_is_corruption(store, monkeypatch, capsys):
     store.job('generate', {}, whole)
-    forget()
+    forget(store)
 
     def broken(p):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(p))
 
-    monkeypatch.setattr(shop, 'file_digest', broken)
+    monkeypatch.setattr(store_module, 'file_digest', broken)
     assert store.find('generate', {}) is None and 'the disk cannot read it' in capsys.readouterr().err
 
 
 # Killed at every change
 
 
-def test_killed_at_every_change(fast):
+def test_resume_after_a_kill_at_every_change(fast):
     """Right after each kill every entry is whole; one more run, and the store is to the byte what an undisturbed run
     makes."""
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
@@ -348,7 +348,7 @@ def test_killed_at_every_change(fast):
         assert k['after'] == want, (k['n'], k['what'], set(k['after'].items()) ^ set(want.items()))
 
 
-def test_killed_again_and_again_in_one_store(fast):
+def test_resume_after_many_kills_in_one_store(fast):
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
     *kills, through = killing('kill', 'jobs', fast / 'kill')
     assert len(kills) >= 20 and through['after'] == {f'{k}': v for k, v in want.items()}
@@ -362,7 +362,7 @@ def test_these_tests_catch_a_cache_that_is_not_safe(fast):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_a_storm_of_kills(fast, seed):
-    "Four processes at the same jobs, killed at random changes while the others go on."
+    "Four processes at the same jobs, killed at random changes while the others continue."
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
     storm, end = killing('storm', 'jobs', fast / 'storm', 4, seed)
     assert storm['kills'] >= 4 and storm['seen']['wrong'] == []
@@ -378,20 +378,20 @@ def test_race_of_eight(fast):
         assert len(seen['got']) == 8 and set(seen['got']) == {seen['who'][0] * 2}
 
 
-def test_eight_mend_one_damaged_entry(fast):
-    "It is set aside once, however many saw the damage; nobody comes home with the damaged one."
-    for seen in killing('race', 'mend', fast, 8, 10):
+def test_race_of_eight_repairs_a_corrupt_entry_once(fast):
+    "It is set aside once, however many saw the damage; no process returns the corrupt one."
+    for seen in killing('race', 'repair', fast, 8, 10):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 1, seen
         assert len(seen['got']) == 8
 
 
-def test_the_slower_one_does_not_move_the_mended_entry_away(store, capsys):
+def test_slower_process_does_not_quarantine_the_repaired_entry(store, capsys):
     path = store.job('generate', {}, whole)
     damage(path, 'cut')
-    forget()
+    forget(store)
     inode = path.stat().st_ino
     store.job('generate', {}, whole)
-    assert shop._set_aside(store.path, path, inode, 'as another process saw it') is False
+    assert store_module._set_aside(store.path, path, inode=inode, why='as another process saw it') is False
     assert store.find('generate', {}) == path
 
 
@@ -416,12 +416,12 @@ def test_threads_share_a_store(store):
 def dead_mark(name):
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     parts = lease_name(name).split('.')
-    parts[4:6] = str(child.pid), shop._started(child.pid)
+    parts[4:6] = str(child.pid), store_module._started(child.pid)
     child.communicate(b'\n')
     return '.'.join(parts)
 
 
-def test_whose_is_it(tmp_path):
+def test_lease_is_stale_once_its_owner_is_dead(tmp_path):
     mine = lease_name('x')
     parts = mine.split('.')
 
@@ -433,7 +433,7 @@ def test_whose_is_it(tmp_path):
     assert not is_stale(here())
     assert is_stale(here(start='1')), 'our number, used again'
     assert is_stale(here(boot='earlier')), 'before the machine was started again'
-    assert is_stale(here(host=shop.FREE))
+    assert is_stale(here(host=store_module.FREE))
     assert is_stale(tmp_path / dead_mark('x'))
     for unknown in (
         here(host='another-machine'),
@@ -448,30 +448,32 @@ def test_whose_is_it(tmp_path):
         assert is_stale(unknown)
 
 
-def test_a_process_of_somebody_else_is_alive(monkeypatch):
+def test_lease_of_another_user_is_not_stale(monkeypatch):
     "Machines that hide other people's processes (hidepid) must not make them look dead."
 
     def refuse(pid, signal):
         raise PermissionError
 
-    monkeypatch.setattr(shop, '_line', lambda path: '')
+    monkeypatch.setattr(store_module, '_line', lambda path: '')
     monkeypatch.setattr(os, 'kill', refuse)
     assert (
-        shop._started('12345') in ('?', '') if not Path('/proc/self/stat').exists() else shop._started('12345') == '?'
+        store_module._started('12345') in ('?', '')
+        if not Path('/proc/self/stat').exists()
+        else store_module._started('12345') == '?'
     )
 
 
 @pytest.mark.skipif(shutil.which('ps') is None, reason='no ps here')
-def test_whose_is_it_without_proc(monkeypatch):
+def test_lease_owner_without_proc(monkeypatch):
     "As on macOS, which has no /proc: `ps` is asked."
-    monkeypatch.setattr(shop, '_line', lambda path: '')
+    monkeypatch.setattr(store_module, '_line', lambda path: '')
     monkeypatch.setattr(Path, 'exists', lambda self: False)
     child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
-    a = shop._started(str(child.pid))
-    b = shop._started(child.pid)
+    a = store_module._started(str(child.pid))
+    b = store_module._started(child.pid)
     child.kill()
     time.sleep(0.2)
-    zombie = shop._started(child.pid)
+    zombie = store_module._started(child.pid)
     child.wait()
     child.stdin.close()
     assert (
@@ -479,14 +481,14 @@ def test_whose_is_it_without_proc(monkeypatch):
         and len(a) == 12
         and zombie
         == ''
-        == shop._started(child.pid)
-        == shop._started('')
-        == shop._started('x')
-        == shop._started('9' * 30)
+        == store_module._started(child.pid)
+        == store_module._started('')
+        == store_module._started('x')
+        == store_module._started('9' * 30)
     )
 
 
-def test_swept_once_their_owner_is_dead(store):
+def test_stale_leases_are_garbage_collected(store):
     store.job('generate', {}, write())
     for d in ('tmp', 'scratch'):
         (store.path / d).mkdir(exist_ok=True)
@@ -530,7 +532,7 @@ def test_scratch_outlives_a_failure(store):
     assert not any((store.path / 'scratch').iterdir())
 
 
-def test_the_latest_scratch_of_the_dead_is_taken_over_once(store):
+def test_the_latest_stale_scratch_is_taken_over_once(store):
     (store.path / 'scratch').mkdir(parents=True)
     name = job_digest('finetune', {})
     for i, when in enumerate((100, 300, 200)):
@@ -547,7 +549,7 @@ def test_the_latest_scratch_of_the_dead_is_taken_over_once(store):
     ] and len(set(got)) == 4
 
 
-def test_scratch_of_the_living_is_not_touched(store):
+def test_scratch_of_a_live_process_is_not_touched(store):
     mine = store.scratch('finetune', {})
     (mine / 'checkpoint').write_text('3')
     Store(store.path).job('finetune', {}, write())
@@ -556,7 +558,7 @@ def test_scratch_of_the_living_is_not_touched(store):
     assert not any((store.path / 'scratch').iterdir())
 
 
-def test_a_job_of_many_steps_goes_on_where_it_was_killed(tmp_path):
+def test_resume_from_the_checkpoint_of_a_killed_job(tmp_path):
     program = """
 import os, signal, sys
 from multiagent_ft.runs.store import Store
@@ -587,7 +589,7 @@ print((store.job('finetune', key, work)/'weights').read_text())
 # When the disk says no
 
 
-def test_the_disk_is_full_at_every_change(fast):
+def test_full_disk_at_every_change(fast):
     """Whichever change finds no room: one error that says what to do, nothing half-written to be seen, and with more
     room all ends well."""
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
@@ -598,7 +600,7 @@ def test_the_disk_is_full_at_every_change(fast):
         assert f['seen']['wrong'] == [] and f['left'] == [] and f['after'] == want, f['n']
 
 
-def test_a_disk_that_is_really_full(tmp_path):
+def test_full_disk_for_real(tmp_path):
     "A disk of 64 kB (needs root, and a mount that is allowed)."
     mounted = (
         sys.platform == 'linux'
@@ -632,7 +634,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         RuntimeError('SafetensorError: I/O error: No space left on device (os error 28)'),
     ],
 )
-def test_full_in_anybodys_words(store, fault):
+def test_full_disk_in_any_wording(store, fault):
     def work(folder):
         write()(folder)
         raise fault
@@ -647,7 +649,7 @@ def test_full_in_anybodys_words(store, fault):
     )
 
 
-def test_full_behind_another_error(store):
+def test_full_disk_behind_another_error(store):
     def work(folder):
         try:
             raise OSError(errno.ENOSPC, 'No space left on device')
@@ -747,12 +749,12 @@ def test_prune_keeps_what_runs_name(store, tmp_path, capsys):
     assert c.exists()
 
 
-def test_prune_clears_damage_and_the_scratch_nobody_will_ask_for(store, tmp_path, capsys):
+def test_prune_removes_corrupt_entries_and_abandoned_scratch(store, tmp_path, capsys):
     path = store.job('generate', {}, whole)
     damage(path, 'cut')
-    forget()
+    forget(store)
     store.job('generate', {}, whole)
-    for name, age in (('a' * 64, 0), ('b' * 64, shop.WEEK + 1), (path.name, 0)):
+    for name, age in (('a' * 64, 0), ('b' * 64, store_module.WEEK + 1), (path.name, 0)):
         d = store.path / 'scratch' / dead_mark(name)
         d.mkdir(parents=True)
         (d / 'x').write_text('x')
@@ -787,7 +789,7 @@ def test_prune_refuses_what_it_cannot_read(store, tmp_path, text):
     assert len(ls(store)) == 1
 
 
-def test_prune_waits_for_those_at_work(store, tmp_path):
+def test_prune_refuses_while_a_process_works(store, tmp_path):
     store.job('generate', dict(old=1), write())
     a_run(tmp_path / 'run')
 
@@ -808,41 +810,8 @@ def test_entry_by_its_first_letters(store):
             entry(store, begins)
 
 
-# diff
-
-
-@given(keys, keys)
-def test_diff_is_empty_if_and_only_if_equal(a, b):
-    assert (diff(a, b) == []) == (canonical_json(a) == canonical_json(b))
-    assert diff(a, shuffled(a)) == [] and len(diff(a, b)) == len(diff(b, a))
-
-
-@given(keys, st.text(), leaf)
-def test_one_change_one_line(a, k, v):
-    b = {**a, k: v}
-    if k not in a:
-        assert len(diff(a, b)) == 1 and 'absent -> ' in diff(a, b)[0]
-
-
-def test_diff_reads_well():
-    assert diff(dict(seed=0, train=dict(lr=0.1)), dict(seed=0, train=dict(lr=0.2))) == ['train.lr: 0.1 -> 0.2']
-    assert diff(dict(stop=[1, 2]), dict(stop=[1, 2, 3])) == ['stop[2]: absent -> 3']
-    assert diff(dict(a=1), dict(a=1.0)) == ['a: 1 -> 1.0'] and diff(dict(a=True), dict(a=1)) == ['a: true -> 1']
-    long = diff(dict(t='x' * 500 + 'one' + 'y' * 500), dict(t='x' * 500 + 'two' + 'y' * 500))
-    assert len(long) == 1 and len(long[0]) < 160 and 'one' in long[0] and 'two' in long[0]
-
-
-def test_no_torch():
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            (
-                'import sys, multiagent_ft.runs.store, multiagent_ft.runs.store; print([m for m in ("torch",'
-                ' "transformers", "numpy") if m in sys.modules])'
-            ),
-        ],
-        capture_output=True,
-        text=True,
-    )
+def test_store_imports_no_torch():
+    heavy = "('torch', 'transformers', 'numpy')"
+    code = f'import sys, multiagent_ft.runs.store; print([m for m in {heavy} if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.strip() == '[]', done.stdout + done.stderr

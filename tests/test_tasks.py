@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import SHARED, needs_shared
 from multiagent_ft.answers.reading import extract, same
-from multiagent_ft.core import MaftError, Problem, held_out
+from multiagent_ft.core import MaftError, Problem, held_out, rng_for
 from multiagent_ft.method.prompts import question_prompt
 from multiagent_ft.runs.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
-from multiagent_ft.runs.tasks import GENERATED, Task, in_random_order, load_task, normalized, score, split
+from multiagent_ft.runs.tasks import GENERATED, Grader, Task, in_random_order, load_task, normalized, split
 
 DATA = SHARED / 'data'
 LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA / 'mmlu_stem')
@@ -51,7 +51,7 @@ def test_every_recorded_question_is_read(name, rows, different):
     problems = a if a is b else a + b
     assert len(problems) == rows == len({p.id for p in problems})
     for p in problems:
-        assert p.text and p.gold and score(task, p.gold, p)
+        assert p.text and p.gold and task.score(p.gold, p)
         assert same(p.gold, extract(f'So it is \\boxed{{{p.gold}}}.', task.kind))
     s = split(task)
     assert s.report['different'] == different and s.report['in_both'] == [] and len(s.train) == len(s.evaluation) == 500
@@ -75,7 +75,7 @@ def test_gold_answers_are_what_the_files_say():
 
 
 @needs_shared
-def test_train_comes_from_train_and_the_exam_from_test():
+def test_training_and_evaluation_questions_come_from_their_parts():
     s = split(recorded('gsm8k'), seed=3)
     assert all(p.source.startswith('train.jsonl') for p in s.train) and all(
         p.source.startswith('test.jsonl') for p in s.evaluation
@@ -87,9 +87,9 @@ def test_train_comes_from_train_and_the_exam_from_test():
 def test_fresh_questions_every_iteration(name):
     task = recorded(name)
     splits = [split(task, 200, 300, seed=1, iteration=k, fresh=True) for k in (1, 2, 3)]
-    exam = {normalized(p.text) for p in splits[0].evaluation}
+    to_evaluate = {normalized(p.text) for p in splits[0].evaluation}
     seen = [normalized(p.text) for s in splits for p in s.train]
-    assert len(seen) == len(set(seen)) == 600 and not exam & set(seen)
+    assert len(seen) == len(set(seen)) == 600 and not to_evaluate & set(seen)
     assert all(s.evaluation == splits[0].evaluation for s in splits)
     assert split(task, 200, 300, seed=1, iteration=3).train == splits[0].train
 
@@ -99,13 +99,13 @@ def test_too_few_are_counted():
     svamp = recorded('svamp')
     refused(
         lambda: split(svamp, 500, 500, iteration=2, fresh=True),
-        'svamp has 500 different questions to learn from, beside the 500 of the exam',
+        'svamp has 500 different questions to train on, beside the 500 to evaluate on',
         '1000 are asked for',
         '2 iterations',
     )
     refused(lambda: split(svamp, 600, 500), 'svamp has 500 different questions', '600')
-    refused(lambda: split(svamp, 0, 1001), 'svamp has 1000 different questions for the exam', '1001')
-    refused(lambda: split(recorded('gsm8k'), 500, 1320), '1319 different questions for the exam')
+    refused(lambda: split(svamp, 0, 1001), 'svamp has 1000 different questions to evaluate on', '1001')
+    refused(lambda: split(recorded('gsm8k'), 500, 1320), '1319 different questions to evaluate on')
 
 
 @needs_shared
@@ -149,16 +149,16 @@ def test_splits_are_disjoint_and_do_not_depend_on_order(a, b, parts, seed, rnd):
         return (lists[0], lists[1], dict(rows=0)) if parts else (lists[1], lists[1], dict(rows=0))
 
     task = Task('play', 'number', load=load)
-    exam, learn = {normalized(t) for t in b}, {normalized(t) for t in (a if parts else b)}
-    n = len(exam) if parts else len(exam) // 2
-    m = len(learn - exam) if parts else len(exam) - n
+    to_evaluate, to_train = {normalized(t) for t in b}, {normalized(t) for t in (a if parts else b)}
+    n = len(to_evaluate) if parts else len(to_evaluate) // 2
+    m = len(to_train - to_evaluate) if parts else len(to_evaluate) - n
     s, again = split(task, m, n, seed), split(task, m, n, seed)
     keys = [normalized(p.text) for p in s.train + s.evaluation]
     assert len(keys) == len(set(keys)) == n + m
     assert keys == [normalized(p.text) for p in again.train + again.evaluation]
     assert [normalized(p.text) for p in split(task, 0, max(n - 1, 0), seed).evaluation] == keys[m:][: max(n - 1, 0)]
-    if m < len(learn):
-        refused(lambda: split(task, len(learn) + 1, n, seed), 'task play has')
+    if m < len(to_train):
+        refused(lambda: split(task, len(to_train) + 1, n, seed), 'task play has')
 
 
 def test_seeds_differ_and_order_is_kept_when_a_question_goes():
@@ -168,7 +168,7 @@ def test_seeds_differ_and_order_is_kept_when_a_question_goes():
     assert in_random_order([p for p in pool if p.id != '7'], 0) == [p for p in order if p.id != '7']
 
 
-def test_the_exam_keeps_what_is_in_both_parts(tmp_path):
+def test_evaluation_keeps_what_is_in_both_parts(tmp_path):
     jsonl(tmp_path / 'd' / 'train.jsonl', [dict(question=f'{i}+1?', answer=i + 1) for i in range(6)])
     jsonl(
         tmp_path / 'd' / 'test.jsonl',
@@ -215,7 +215,7 @@ def test_made_up_questions_are_held_out_and_disjoint(name):
         assert all(eval(re.search(r'of (.*)\?', p.text)[1]) == int(p.gold) for p in splits[0].train)
 
 
-def test_prose_is_not_examined(tmp_path):
+def test_prose_golds_are_left_out_of_evaluation(tmp_path):
     jsonl(
         tmp_path / 'd.jsonl',
         [
@@ -235,7 +235,7 @@ def test_prose_is_not_examined(tmp_path):
         and split(task, 3, 4).train == s.train[:3]
         and split(task, 4, 3).evaluation == s.evaluation[:3]
     )
-    refused(lambda: split(task, 5, 4), '4 different questions with a readable answer (of 8) to learn from', '5')
+    refused(lambda: split(task, 5, 4), '4 different questions with a readable answer (of 8) to train on', '5')
     refused(
         lambda: split(own(tmp_path, 'data: d.jsonl\nkind: math\n'), 4, 4),
         'd.jsonl, line',
@@ -442,8 +442,8 @@ def test_several_columns_and_a_pattern_of_ones_own(tmp_path):
     assert (
         p.text == 'Ann is ninety. Is Ann old?'
         and notes['other_levels'] == 1
-        and score(task, task.read('Hm.\nAnswer: yes'), p)
-        and not score(task, task.read('Answer: no'), p)
+        and task.score(*task.read(['Hm.\nAnswer: yes'], [p]), p)
+        and not task.score(*task.read(['Answer: no'], [p]), p)
     )
 
 
@@ -707,7 +707,7 @@ def test_a_pattern_is_no_instruction():
 # --------------------------------------------------------------------------------------------------
 
 
-def test_only_the_exam_needs_answers(tmp_path):
+def test_only_evaluation_needs_answers(tmp_path):
     jsonl(
         tmp_path / 'd' / 'train.jsonl',
         [dict(question=f'{i}+1?') for i in range(9)]
@@ -722,7 +722,7 @@ def test_only_the_exam_needs_answers(tmp_path):
     )
     assert (
         s.report['unanswered'] == 9
-        and '9 without an answer (only learned from)' in str(s)
+        and '9 without an answer (training only)' in str(s)
         and len(s.report['repeated']) == 2
         and len(s.report['contradictory']) == 1
     )
@@ -730,7 +730,7 @@ def test_only_the_exam_needs_answers(tmp_path):
     refused(
         lambda: split(own(tmp_path, 'data: d\n'), 8, 1),
         'test.jsonl, line 2',
-        'no answer, and this row is for the exam',
+        'no answer, and this row is for evaluation',
         '`unreadable: skip`',
     )
     assert len(split(own(tmp_path, 'data: d\nunreadable: skip\n'), 8, 1).evaluation) == 1
@@ -739,7 +739,7 @@ def test_only_the_exam_needs_answers(tmp_path):
 
 
 @pytest.mark.parametrize('nothing', ['', '  ', None])
-def test_one_pool_examines_on_those_with_answers(tmp_path, nothing):
+def test_one_pool_evaluates_on_questions_with_answers(tmp_path, nothing):
     rows = [dict(question=f'{i}+1?', answer=str(i + 1) if i % 4 == 0 else nothing) for i in range(40)]
     task = own(tmp_path, f'data: {jsonl(tmp_path / "d.jsonl", rows).name}\n')
     s = split(task, 30, 6)
@@ -750,7 +750,7 @@ def test_one_pool_examines_on_those_with_answers(tmp_path, nothing):
         and s.report['unanswered'] == 30
     )
     assert split(task, 20, 6).train == s.train[:20] and split(task, 30, 4).evaluation == s.evaluation[:4]
-    refused(lambda: split(task, 1, 11), '10 different questions with a readable answer (of 40) for the exam')
+    refused(lambda: split(task, 1, 11), '10 different questions with a readable answer (of 40) to evaluate on')
     jsonl(tmp_path / 'e.jsonl', [dict(question='1+1?', answer=nothing)])
     refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), 'e.jsonl, line 1', 'nor in any other row')
     jsonl(tmp_path / 'e.jsonl', [dict(question='1+1?', result=2)])
@@ -775,3 +775,151 @@ def test_nothing_answered_is_told_of_the_part_that_is_used(tmp_path):
         'unanswered.jsonl, line 1',
         "no column 'answer'",
     )
+
+
+# Tasks made in Python
+# --------------------------------------------------------------------------------------------------
+
+
+def same_word(a, b):
+    return a.casefold() == b.casefold()
+
+
+def words_task(grader, rows=(('Which word?', 'red'), ('And now?', 'blue'))):
+    return Task.from_rows(list(rows), 'regex:Answer: (.*)', grader=grader, instruction='End with "Answer: word".')
+
+
+def test_from_rows_takes_dicts_pairs_tables_and_parts():
+    import datasets, pandas as pd
+
+    rows = [dict(question='1+1?', answer=2), dict(question='2+2?', answer=4)]
+    expected = [('1+1?', '2'), ('2+2?', '4')]
+    for some in (
+        rows,
+        [('1+1?', 2), ('2+2?', '4.0')],
+        pd.DataFrame(rows),
+        datasets.Dataset.from_list(rows),
+        iter(rows),
+    ):
+        assert [(p.text, p.gold) for p in Task.from_rows(some).load()[0]] == expected
+    parts = Task.from_rows(dict(train=[dict(question='3+3?')], test=rows), name='sums')
+    s = split(parts, 1, 2)
+    assert [p.gold for p in s.train] == [None] and s.train[0].id == 'sums/train-1' and len(s.evaluation) == 2
+    choice = Task.from_rows([dict(q='Which?', c=['red', 'blue'], a='blue')], question='q', choices='c', answer='a')
+    assert choice.kind == 'choice' and choice.load()[0][0].gold == 'B'
+    assert [a and a.text for a in choice.read(['\\boxed{B}', 'Hm.'], [choice.load()[0][0]] * 2)] == ['B', None]
+
+
+@pytest.mark.parametrize(
+    'make,expected',
+    [
+        (lambda: Task.from_rows([]), ['no rows']),
+        (lambda: Task.from_rows([('1+1?', 2), '2+2?']), ['row 2', 'found a str']),
+        (lambda: Task.from_rows([('1+1?', 'two')]), ['row 1', 'column answer', 'two']),
+        (lambda: Task.from_rows([dict(question='1+1?', result=2)]), ['row 1', "no column 'answer'"]),
+        (lambda: Task.from_rows([('1+1?', 2)], 'nmber'), ['nmber', 'number, math']),
+        (lambda: Task.from_rows([('1+1?', 2)], qestion='Q'), ['qestion', 'did you mean question']),
+        (lambda: Task.from_rows([('1+1?', 2)], grader=same_word), ['grader is a function', 'Grader(same']),
+        (lambda: Task.from_rows([('1+1?', 2)], grader=Grader(read=str)), ['instruction']),
+        (lambda: Task.from_rows([('1+1?', 2)], name='my rows'), ['name']),
+        (lambda: Task.from_file('nowhere.jsonl').load(), ['nowhere.jsonl', 'no such file']),
+        (lambda: Task.from_file('nowhere.yaml'), ['nowhere.yaml']),
+        (lambda: Task.from_function(lambda rng: 1 / 0).draw(rng_for(0)), ['fails', 'division by zero']),
+        (lambda: Task.from_function(lambda rng: 'text').draw(rng_for(0)), ['must return (question']),
+        (lambda: Task.from_function(lambda rng: ('', 1)).draw(rng_for(0)), ['a text is needed']),
+        (lambda: Task.from_function(lambda rng: ('1+1?', 'two')).draw(rng_for(0)), ['no answer of kind number']),
+        (lambda: Task.from_function(rng_for(0).random).key(), ['source cannot be read', 'FILE.py:NAME']),
+    ],
+)
+def test_a_task_that_cannot_be_made_is_refused_in_a_line(make, expected):
+    refused(make, *expected)
+
+
+def test_from_file_reads_what_load_task_reads(tmp_path):
+    path = jsonl(tmp_path / 'quiz.jsonl', [dict(question='1+1?', answer=2)])
+    (tmp_path / 'quiz.yaml').write_text('data: quiz.jsonl\n')
+    for task in (Task.from_file(path), Task.from_file(tmp_path / 'quiz.yaml'), load_task(str(path))):
+        assert task.load()[0][0].gold == '2' and task.key() == Task.from_file(path).key()
+    assert Task.from_file(path, kind='math').kind == 'math'
+    other = jsonl(tmp_path / 'b' / 'quiz.jsonl', [dict(question='1+1?', answer=3)])
+    assert Task.from_file(other).key() != Task.from_file(path).key()
+
+
+def test_from_function_draws_distinct_questions_and_reads_their_answers():
+    def tens(rng):
+        a, b = rng.randrange(1, 90), rng.randrange(1, 90)
+        return f'What is {10 * a} + {10 * b}?', float(10 * (a + b))
+
+    task = Task.from_function(tens)
+    s = split(task, 20, 20)
+    assert len({p.text for p in (*s.train, *s.evaluation)}) == 40 and task.name == 'tens'
+    assert all(p.gold == str(int(p.gold)) for p in s.train) and split(task, 5, 5).train == s.train[:5]
+    assert task.key() == Task.from_function(tens).key() != Task.from_function(tens, kind='math').key()
+    refused(lambda: split(Task.from_function(lambda rng: ('1+1?', 2), name='one'), 3, 3), 'task one has only')
+
+
+def test_a_symmetric_grader_decides_forms_and_scores():
+    task = words_task(Grader(same=same_word))
+    p, q = task.load()[0]
+    answers = task.read(['Answer: RED', 'Answer: red', 'Answer: green', 'none', 'Answer: Red'], [p] * 5)
+    assert [a and a.form for a in answers] == ['RED', 'RED', 'green', None, 'RED']
+    assert [task.score(a, p) for a in answers] == [True, True, False, False, True]
+    assert task.gold_answer(p).form == 'RED' and task.gold_answer(q).form == 'blue'
+    assert task.read(['Answer: red'], [q])[0].form == 'red'  # another problem, other forms
+
+
+def test_an_asymmetric_grader_is_refused_with_the_pair():
+    task = words_task(Grader(same=lambda a, b: a in b))
+    p = task.load()[0][0]
+    refused(lambda: task.read(['Answer: re', 'Answer: red'], [p] * 2), 'not symmetric', "'re'", "'red'")
+    refused(lambda: task.score('re', p), 'not symmetric', "'re'", "'red'")
+
+
+def test_an_intransitive_grader_is_refused_with_the_answers():
+    task = words_task(Grader(same=lambda a, b: abs(int(a) - int(b)) <= 1), [('How many?', '1')])
+    p = task.load()[0][0]
+    refused(lambda: task.read([f'Answer: {n}' for n in (1, 3, 2)], [p] * 3), 'not transitive', "'1'", "'3'", "'2'")
+
+
+@pytest.mark.parametrize(
+    'grader,expected',
+    [
+        (Grader(same=lambda a, b: float(a) == float(b)), ["same fails on 'red' and 'blue'", 'ValueError']),
+        (Grader(same=lambda a, b: None), ['same gives None', "'red' and 'blue'", 'True or False']),
+        (Grader(verify=lambda answer, gold: 1 / 0), ["verify fails on 'red' and 'red'", 'ZeroDivisionError']),
+        (Grader(read=lambda text: 7), ['read gives 7', 'a text or None']),
+    ],
+)
+def test_a_grader_that_raises_or_gives_nonsense_is_one_line(grader, expected):
+    task = words_task(grader)
+    p = task.load()[0][0]
+    refused(
+        lambda: [task.score(a, p) for a in task.read(['Answer: red', 'Answer: blue'], [p] * 2)],
+        *expected,
+    )
+
+
+def test_a_verifier_only_scores_and_a_reader_only_reads():
+    task = words_task(Grader(verify=lambda answer, gold: gold in answer))
+    p = task.load()[0][0]
+    answers = task.read(['Answer: dark red', 'Answer: blue'], [p] * 2)
+    assert [task.score(a, p) for a in answers] == [True, False] and answers[0].form != task.gold_answer(p).form
+    task = words_task(Grader(read=lambda text: text.split()[-1] if text else None))
+    a, none = task.read(['I say red', ''], [p] * 2)
+    assert (a.text, a.form, a.how, none) == ('red', 'red', 'grader', None) and task.score(a, p)
+    assert task.kind == 'text' and task.key()['grader'].keys() == {'read'}
+
+
+def test_a_task_of_a_python_file_by_name(tmp_path):
+    lines = ['from multiagent_ft.runs.tasks import Task', 'mine = Task.from_rows([("1+1?", 2)])', 'three = 3']
+    (tmp_path / 'my.py').write_text('\n'.join(lines))
+    assert load_task(f'{tmp_path}/my.py:mine').load()[0][0].gold == '2'
+    refused(lambda: load_task(f'{tmp_path}/my.py:three'), 'my.py:three', 'of type Task', 'found a int')
+    refused(lambda: load_task(f'{tmp_path}/my.py:mien'), 'Did you mean mine?')
+    refused(lambda: load_task(f'{tmp_path}/none.py:mine'), 'none.py', 'no file')
+    refused(lambda: load_task(f'{tmp_path}/my.py:mine', data='x.jsonl'), 'takes no data')
+
+
+def test_no_task_can_be_added_to_ours():
+    with pytest.raises(TypeError):
+        GENERATED['mine'] = lambda rng: ('1+1?', '2')

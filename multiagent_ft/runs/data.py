@@ -9,7 +9,7 @@ __all__ = ['READERS', 'SUBJECTS', 'BUILT_IN', 'Row', 'text_of', 'jsonl_rows', 'c
 
 # %% ../../nbs/runs/21_data.ipynb #aed9df7c
 import csv, difflib, io, json, logging, re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ class Row:
 
     cells: dict  # value by column
     id: str  # within the data set: 'test-17'
-    place: str  # for people: 'data/test.jsonl, line 17'
+    place: str  # for the user: 'data/test.jsonl, line 17'
 
 
 def text_of(path: Path) -> str:
@@ -55,11 +55,11 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
             row = json.loads(line, parse_float=Decimal)
         except json.JSONDecodeError as e:
             raise MaftError(
-                f'{path}, line {i}, column {e.colno}: not valid JSON ({e.msg}). Mend or remove that line.'
+                f'{path}, line {i}, column {e.colno}: not valid JSON ({e.msg}). Fix or remove that line.'
             ) from None
         except (ValueError, ArithmeticError, RecursionError):
             raise MaftError(
-                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove'
+                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Fix or remove'
                 ' that line.'
             ) from None
         if not isinstance(row, dict):
@@ -124,7 +124,7 @@ class DataSet:
     name: str = ''  # default: the name of the YAML file
     # number, math, choice or regex:<pattern>; default: choice where there are choices, else number
     kind: str = ''
-    instruction: str = ''  # said after every question; default: the usual sentence for this kind
+    instruction: str = ''  # follows every question; default: the usual sentence for this kind
     question: str | list[str] = 'question'  # column; several are joined by a blank
     # column with the right answer: the bare answer, or a solution that ends in \boxed{…} or #### …
     answer: str = 'answer'
@@ -134,9 +134,9 @@ class DataSet:
     data: str = ''  # file, or folder of files; relative to the YAML file
     hub: str = ''  # or a data set of the Hub: owner/name
     config: str | list[str] = ''  # its configuration; several are put together
-    split: str = ''  # part that serves for both purposes; a+b takes those of a and b that are there
-    train: str = ''  # or: part to learn from
-    evaluation: str = ''  # … and part for the exam
+    split: str = ''  # part for training and evaluation both; a+b takes those of a and b that are there
+    train: str = ''  # or: part to train on
+    evaluation: str = ''  # … and part to evaluate on
     unreadable: str = 'stop'  # rows whose answer cannot be read: stop, or skip and report
 
 
@@ -175,7 +175,9 @@ def cell(row: Row, column: str, key: str):  # what it is for: the YAML's key
     "One cell. Raises `MaftError` that lists the columns when there is no such one."
     if column in row.cells:
         return row.cells[column]
-    near = difflib.get_close_matches(column.casefold(), there := {str(c).casefold(): c for c in row.cells}, 1, 0.7)
+    near = difflib.get_close_matches(
+        column.casefold(), there := {str(c).casefold(): c for c in row.cells}, n=1, cutoff=0.7
+    )
     raise MaftError(
         f'{row.place}: no column {column!r}; there are {", ".join(map(str, row.cells))[:300]}.\n'
         'Say in a YAML file which one it is'
@@ -193,17 +195,17 @@ def written(v) -> str:
 
 
 def question_of(row: Row, d: DataSet) -> str:
-    "The question's words. Raises `MaftError` naming line and column when there are none."
-    said = []
+    "The question's text. Raises `MaftError` naming line and column when there are none."
+    parts = []
     for c in _list(d.question):
-        said.append(written(cell(row, c, 'question')))
-        if not said[-1]:
+        parts.append(written(cell(row, c, 'question')))
+        if not parts[-1]:
             raise MaftError(f'{row.place}, column {c}: no question there.')
-        if re.search('[\ud800-\udfff]', said[-1]):
+        if re.search('[\ud800-\udfff]', parts[-1]):
             raise MaftError(
-                f'{row.place}, column {c}: holds half a character (a lone surrogate). Mend or remove that row.'
+                f'{row.place}, column {c}: holds half a character (a lone surrogate). Fix or remove that row.'
             )
-    return ' '.join(said)
+    return ' '.join(parts)
 
 # %% ../../nbs/runs/21_data.ipynb #589dd845
 def choices_of(row: Row, d: DataSet) -> list[str]:
@@ -215,16 +217,16 @@ def choices_of(row: Row, d: DataSet) -> list[str]:
             f'{row.place}, column {columns[0]}: expected a list of choices, found {str(got)[:40]!r}. With one column'
             ' per choice write `choices: [COLUMN, COLUMN, …]`.'
         )
-    said = [written(c) for c in got]
-    while said and not said[-1]:
-        said.pop()
-    if not 2 <= len(said) <= 26 or not all(said):
+    texts = [written(c) for c in got]
+    while texts and not texts[-1]:
+        texts.pop()
+    if not 2 <= len(texts) <= 26 or not all(texts):
         raise MaftError(f'{row.place}, column {columns[0]}: from 2 to 26 choices are needed, none of them empty.')
-    return said
+    return texts
 
 
 def letter_of(v, choices: list[str]) -> str | None:
-    "The letter of the choice that `v` names: by position, letter or words. None when it names none, or more than one."
+    "The letter of the choice that `v` names: by position, letter or text. None when it names none, or more than one."
     letters, s = ascii_uppercase[: len(choices)], written(v)
     at = s.isascii() and s.isdigit() and len(s) < 3 and int(s) < len(choices) and letters[int(s)]
     if not isinstance(v, str):
@@ -240,15 +242,17 @@ def gold_of(v, kind: str, choices: list[str]) -> str | None:
     if choices:
         return letter_of(v, choices)
     s = written(v)
+    if kind == 'text':
+        return s or None
     if kind.startswith('regex:'):
         return extract(s, kind) or s or None
     return extract(s if re.search(r'\\f?boxed|\\fbox|####|\banswer is\b', s) else f'\\boxed{{{s}}}', kind)
 
 
 def answered(row: Row, d: DataSet) -> bool:
-    "Does the row say what is right? A question to learn from need not."
+    "Does the row hold an answer? A training question need not."
     v = row.cells.get(d.answer)
-    # NaN, Parquet's way of saying nothing, is not itself
+    # NaN is not equal to itself
     return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))
 
 
@@ -257,7 +261,7 @@ def problem_of(row: Row, d: DataSet) -> Problem:
     choices = choices_of(row, d) if d.choices else []
     text = '\n'.join([question_of(row, d), *(f'({x}) {c}' for x, c in zip(ascii_uppercase, choices))])
     gold = gold_of(row.cells[d.answer], d.kind, choices) if answered(row, d) else None
-    return Problem(f'{d.name}/{row.id}', text, gold, re.sub(r'.*[/\\]', '', row.place))
+    return Problem(f'{d.name}/{row.id}', text, gold, source=re.sub(r'.*[/\\]', '', row.place))
 
 # %% ../../nbs/runs/21_data.ipynb #13dc3cf6
 def local_parts(d: DataSet) -> dict[str, Callable]:
@@ -302,11 +306,11 @@ def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     try:
         return datasets.load_dataset(d.hub, config or None, split=part)
     except Exception as e:
+        reason = ' '.join(str(e).split())[:160].rstrip('.')
+        files = [d.train or d.split.split('+')[-1] or 'train', *filter(None, [d.evaluation])]
         raise MaftError(
-            f'task {d.name}: cannot load {d.hub} from the Hub'
-            f' ({" ".join(str(e).split())[:160].rstrip(".")}).\nWithout the Hub, name a folder with'
-            f' {d.train or d.split.split("+")[-1] or "train"}.jsonl{" and " + d.evaluation + ".jsonl" if d.evaluation else ""}'
-            ' in it: --set data=FOLDER'
+            f'task {d.name}: cannot load {d.hub} from the Hub ({reason}).\nWithout the Hub, name a folder with'
+            f' {" and ".join(f"{name}.jsonl" for name in files)} in it: --set data=FOLDER'
         ) from None
     finally:
         hub_log.setLevel(level)
@@ -339,7 +343,7 @@ def hub_parts(d: DataSet) -> dict[str, Callable]:
 
 # %% ../../nbs/runs/21_data.ipynb #42a4a1f8
 def purposes(d: DataSet, there: list[str]) -> list[list[str]]:
-    """Parts to learn from and parts for the exam; a single list when the same serve for both. Raises `MaftError` when
+    """Parts to train on and parts to evaluate on; a single list when the same serve for both. Raises `MaftError` when
     that is not clear."""
     if d.split:
         wanted = [[p for p in d.split.split('+') if p in there or '+' not in d.split]]
@@ -363,144 +367,174 @@ def purposes(d: DataSet, there: list[str]) -> list[list[str]]:
 
 # %% ../../nbs/runs/21_data.ipynb #422a0dd3
 def levels_in(v) -> list[int]:
-    "The numbers `v` speaks of: '1-3', 'Level 2' or a list of such; [] when there are none."
+    "The levels `v` names: '1-3', 'Level 2' or a list of such; [] when there are none."
     if isinstance(v, (list, tuple)):
         return [n for x in v for n in levels_in(x)]
     m = re.fullmatch(r'(?:level\s*)?(\d{1,3})(?:\s*-\s*(\d{1,3}))?', written(v), re.I)
     return list(range(int(m[1]), int(m[2] or m[1]) + 1)) if m else []
 
 # %% ../../nbs/runs/21_data.ipynb #dcdf22b2
-def problems_of(d: DataSet) -> tuple[list[Problem], list[Problem], dict]:
-    """(to learn from, for the exam, notes); the same list twice when the data has no parts. Only what is learned from
-    may lack an answer. Raises `MaftError` naming file, line and column."""
-    parts = local_parts(d) if d.data else hub_parts(d)
-    wanted, notes, seen, blank = levels_in(d.levels), dict(rows=0, other_levels=0, unreadable=[]), set(), []
+@dataclass
+class _Found:
+    "What reading a data set has met so far."
 
-    def read(part, exam):
-        for row in parts[part]():
-            notes['rows'] += 1
-            if d.level and wanted:
-                seen.update(mine := levels_in(cell(row, d.level, 'level')))
-                if not set(mine) & set(wanted):
-                    notes['other_levels'] += 1
-                    continue
-            p = problem_of(row, d)
-            if p.gold is not None:
-                yield p
-            elif not answered(row, d) and not exam:
-                blank.append(row)
-                yield p
-            elif d.unreadable == 'skip':
-                notes['unreadable'].append(p.source)
-            elif not answered(row, d):
-                cell(row, d.answer, 'answer')
-                raise MaftError(
-                    f'{row.place}, column {d.answer}: no answer, and this row is for the exam.\nMend it, or leave'
-                    ' such rows out with `unreadable: skip`; only what is learned from may lack one.'
-                )
-            else:
-                raise MaftError(
-                    f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in'
-                    f' {str(row.cells[d.answer])[-60:]!r}.\nMend it, or name the right kind in a YAML file, or leave'
-                    ' such rows out there with `unreadable: skip`.'
-                )
+    rows: int = 0
+    other_levels: int = 0
+    unreadable: list = field(default_factory=list)  # where
+    unanswered: list = field(default_factory=list)  # rows to train on only
+    levels: set = field(default_factory=set)
 
-    lists = [[p for part in ps for p in read(part, exam=i > 0)] for i, ps in enumerate(purposes(d, list(parts)))]
-    if blank:
-        notes['unanswered'] = len(blank)
-    if blank and len(blank) == len(lists[-1]) and len(lists) == 1:  # one pool, and nothing in it to examine on
-        cell(blank[0], d.answer, 'answer')
-        raise MaftError(
-            f'{blank[0].place}, column {d.answer}: no answer here, nor in any other row. The exam needs some; only'
-            ' what is learned from does not.'
+    def notes(self):
+        notes = dict(rows=self.rows, other_levels=self.other_levels, unreadable=self.unreadable)
+        return notes | (dict(unanswered=len(self.unanswered)) if self.unanswered else {})
+
+
+def _of_level(row, d, found):
+    "Is the row of a level that is asked for?"
+    wanted = levels_in(d.levels)
+    if not (d.level and wanted):
+        return True
+    levels = levels_in(cell(row, d.level, 'level'))
+    found.levels.update(levels)
+    return bool(set(levels) & set(wanted))
+
+
+def _bad_answer(row, d):
+    "The error for a row whose answer is missing or cannot be read."
+    if not answered(row, d):
+        cell(row, d.answer, 'answer')  # is it the column that is missing?
+        return MaftError(
+            f'{row.place}, column {d.answer}: no answer, and this row is for evaluation.\nFix it, or leave such rows'
+            ' out with `unreadable: skip`; only training questions may lack one.'
         )
-    for found in lists:
-        if not found:
-            raise MaftError(
-                f'task {d.name}: no questions'
-                + (
-                    f' of level {", ".join(map(str, wanted))}; there are {", ".join(map(str, sorted(seen)))}.'
-                    if d.level and wanted
-                    else ' with a readable answer.'
-                )
-            )
-    return lists[0], lists[-1], notes
+    return MaftError(
+        f'{row.place}, column {d.answer}: no answer of kind {d.kind} can be read in'
+        f' {str(row.cells[d.answer])[-60:]!r}.\nFix it, or name the right kind in a YAML file, or leave such rows out'
+        ' there with `unreadable: skip`.'
+    )
+
+
+def _problems(d, rows, found, evaluation):
+    "The problems among `rows`, what is left out noted in `found`."
+    for row in rows:
+        found.rows += 1
+        if not _of_level(row, d, found):
+            found.other_levels += 1
+            continue
+        p = problem_of(row, d)
+        if p.gold is None and not answered(row, d) and not evaluation:
+            found.unanswered.append(row)
+        elif p.gold is None and d.unreadable == 'skip':
+            found.unreadable.append(p.source)
+            continue
+        elif p.gold is None:
+            raise _bad_answer(row, d)
+        yield p
+
+# %% ../../nbs/runs/21_data.ipynb #47c1e22b
+def problems_of(
+    d: DataSet,
+    parts: dict[str, Callable] | None = None,  # what reads the rows of each part; default: the files or the Hub
+) -> tuple[list[Problem], list[Problem], dict]:
+    """(training problems, evaluation problems, notes); the same list twice when the data has no parts. Only training
+    problems may lack an answer. Raises `MaftError` naming file, line and column."""
+    parts = parts or (local_parts(d) if d.data else hub_parts(d))
+    found = _Found()
+    lists = [
+        [p for part in names for p in _problems(d, parts[part](), found, evaluation=i > 0)]
+        for i, names in enumerate(purposes(d, list(parts)))
+    ]
+    unanswered = found.unanswered
+    if len(lists) == 1 and unanswered and len(unanswered) == len(lists[0]):  # one pool, nothing to evaluate on
+        cell(unanswered[0], d.answer, 'answer')
+        raise MaftError(
+            f'{unanswered[0].place}, column {d.answer}: no answer here, nor in any other row. Evaluation needs some;'
+            ' only training does not.'
+        )
+    if not all(lists):
+        levels = levels_in(d.levels) if d.level else []
+        of_level = f'of level {", ".join(map(str, levels))}; there are {", ".join(map(str, sorted(found.levels)))}.'
+        raise MaftError(f'task {d.name}: no questions {of_level if levels else "with a readable answer."}')
+    return lists[0], lists[-1], found.notes()
 
 # %% ../../nbs/runs/21_data.ipynb #cf81a8bf
-def read_task_file(path: Path) -> DataSet:
-    "A YAML file as a `DataSet`. Raises `MaftError` naming the file and the line, or the key whose value means nothing."
+def _yaml_items(path):
+    "(key node, value node) pairs of a YAML mapping."
     import yaml
 
-    text, given = text_of(path), {}
-
-    def broken(mark, what):
-        return MaftError(f'{path}, line {mark.line + 1}: {what}')
-
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text_of(path), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as e:
-        raise broken(e.problem_mark or e.context_mark, f'not valid YAML ({e.problem}).') from None
+        line = (e.problem_mark or e.context_mark).line + 1
+        raise MaftError(f'{path}, line {line}: not valid YAML ({e.problem}).') from None
     except (yaml.YAMLError, RecursionError):
         raise MaftError(f'{path}: not YAML (`key: value`, one per line).') from None
     if not isinstance(node, yaml.MappingNode):
         raise MaftError(f'{path}: a task is written as `key: value`, one per line, such as `question: COLUMN`.')
-    known = {f.name: 'list' in str(f.type) for f in fields(DataSet)}
-    for k, v in node.value:
-        near = difflib.get_close_matches(k.value, known, 1) if isinstance(k, yaml.ScalarNode) else []
-        if not isinstance(k, yaml.ScalarNode) or k.value not in known:
-            raise broken(
-                k.start_mark,
-                f'unknown key {k.value!r}: '
-                + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}.'),
-            )
-        if k.value in given:
-            raise broken(k.start_mark, f'{k.value} is given twice.')
-        several = (
-            isinstance(v, yaml.SequenceNode)
-            and known[k.value]
-            and v.value
-            and all(isinstance(x, yaml.ScalarNode) for x in v.value)
-        )
-        if not several and not isinstance(v, yaml.ScalarNode):
-            raise broken(
-                v.start_mark, f'{k.value} must be one value{" or a list of values" if known[k.value] else ""}.'
-            )
-        given[k.value] = [x.value for x in v.value] if several else v.value
-    return checked(replace(DataSet(name=path.stem), **given), str(path))
+    return node.value
+
+
+def _yaml_value(path, key, node, several):
+    "A text, or a list of texts where `several` may stand."
+    texts = [x.value for x in node.value if x.id == 'scalar'] if node.id == 'sequence' else []
+    if node.id == 'scalar':
+        return node.value
+    if several and texts and len(texts) == len(node.value):
+        return texts
+    wanted = 'one value or a list of values' if several else 'one value'
+    raise MaftError(f'{path}, line {node.start_mark.line + 1}: {key} must be {wanted}.')
+
+# %% ../../nbs/runs/21_data.ipynb #634388a9
+def read_task_file(path: Path) -> DataSet:
+    "A YAML file as a `DataSet`. Raises `MaftError` naming the file and the line, or the key whose value means nothing."
+    known, given = {f.name: 'list' in str(f.type) for f in fields(DataSet)}, {}
+    for k, v in _yaml_items(path):
+        key = k.value if k.id == 'scalar' else None
+        where = f'{path}, line {k.start_mark.line + 1}'
+        if key not in known:
+            near = difflib.get_close_matches(key or '', known, 1)
+            hint = f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}.'
+            raise MaftError(f'{where}: unknown key {k.value!r}: {hint}')
+        if key in given:
+            raise MaftError(f'{where}: {key} is given twice.')
+        given[key] = _yaml_value(path, key, v, several=known[key])
+    return checked(replace(DataSet(name=Path(path).stem), **given), str(path))
 
 # %% ../../nbs/runs/21_data.ipynb #5e30c8d7
+def _kind_fault(d):
+    "What is wrong with the kind of answer, or None."
+    if not (d.kind in KINDS or d.kind.startswith('regex:')):
+        return f'kind is {d.kind!r}: use one of {", ".join(KINDS)} or regex:<pattern>.'
+    if d.choices and d.kind != 'choice':
+        return f'there are choices, but kind is {d.kind}: leave it out or say `kind: choice`.'
+    if not d.kind.startswith('regex:'):
+        return None
+    try:
+        re.compile(d.kind[6:])
+    except re.error as e:
+        return f'kind is {d.kind!r}: not a regular expression ({e}).'
+    if not d.instruction:
+        return 'a kind of your own needs its `instruction:` (how should an answer end so that the pattern finds it?).'
+
+
+def _faults(d):
+    "(is it so?, what to say) for each way in which a description contradicts itself."
+    yield not re.fullmatch(r'[\w.-]+', d.name), f'name is {d.name!r}: use letters, digits, dots and dashes.'
+    kind_fault = _kind_fault(d)
+    yield kind_fault, kind_fault
+    yield d.instruction and ' ' not in d.instruction.strip(), f'instruction is {d.instruction!r}: write a sentence.'
+    yield d.levels and not d.level, 'levels are asked for, but no column holds them: `level: COLUMN`.'
+    yield d.levels and not levels_in(d.levels), f'levels is {d.levels!r}: write 1-3, or a list of numbers.'
+    yield d.unreadable not in ('stop', 'skip'), f'unreadable is {d.unreadable!r}: use stop or skip.'
+    yield not (d.question and d.answer), 'name the columns: `question: COLUMN` and `answer: COLUMN`.'
+    one_of_two = bool(d.train) != bool(d.evaluation) or d.split and d.train
+    yield one_of_two, 'say `split: PART` for one pool, or both `train: PART` and `evaluation: PART`.'
+
+# %% ../../nbs/runs/21_data.ipynb #cc67b547
 def checked(d: DataSet, where: str) -> DataSet:  # for errors
     "`d` with its kind settled. Raises `MaftError` when it contradicts itself."
-
-    def wrong(what):
-        raise MaftError(f'{where}: {what}')
-
     d = replace(d, kind=d.kind or ('choice' if d.choices else 'number'))
-    if not re.fullmatch(r'[\w.-]+', d.name):
-        wrong(f'name is {d.name!r}: use letters, digits, dots and dashes.')
-    if not (d.kind in KINDS or d.kind.startswith('regex:')):
-        wrong(f'kind is {d.kind!r}: use one of {", ".join(KINDS)} or regex:<pattern>.')
-    if d.choices and d.kind != 'choice':
-        wrong(f'there are choices, but kind is {d.kind}: leave it out or say `kind: choice`.')
-    if d.kind.startswith('regex:'):
-        try:
-            re.compile(d.kind[6:])
-        except re.error as e:
-            wrong(f'kind is {d.kind!r}: not a regular expression ({e}).')
-        if not d.instruction:
-            wrong(
-                'a kind of your own needs its `instruction:` (how should an answer end so that the pattern finds it?).'
-            )
-    if d.instruction and ' ' not in d.instruction.strip():
-        wrong(f'instruction is {d.instruction!r}: write a sentence.')
-    if d.levels and not d.level:
-        wrong('levels are asked for, but no column holds them: `level: COLUMN`.')
-    if d.levels and not levels_in(d.levels):
-        wrong(f'levels is {d.levels!r}: write 1-3, or a list of numbers.')
-    if d.unreadable not in ('stop', 'skip'):
-        wrong(f'unreadable is {d.unreadable!r}: use stop or skip.')
-    if not (d.question and d.answer):
-        wrong('name the columns: `question: COLUMN` and `answer: COLUMN`.')
-    if bool(d.train) != bool(d.evaluation) or d.split and d.train:
-        wrong('say `split: PART` for one pool, or both `train: PART` and `evaluation: PART`.')
+    for fault, what in _faults(d):
+        if fault:
+            raise MaftError(f'{where}: {what}')
     return d

@@ -14,7 +14,7 @@ from math import sqrt
 from typing import Iterable
 from ..core import MaftError, Problem, Transcript, Turn
 from ..method.consensus import vote
-from .tasks import Task, score
+from .tasks import Task
 
 # %% ../../nbs/runs/26_evaluate.ipynb #e086e2cc
 def scored_vote(
@@ -25,7 +25,7 @@ def scored_vote(
 ) -> dict:
     "The vote over `answers` as it goes into an outcome: answer, support, cast, tied, right."
     v = vote(answers, tie='random', seed=[seed, problem.id])
-    return dict(answer=v.answer, support=v.support, cast=v.cast, tied=v.tied, right=score(task, v.answer, problem))
+    return dict(answer=v.answer, support=v.support, cast=v.cast, tied=v.tied, right=task.score(v.answer, problem))
 
 # %% ../../nbs/runs/26_evaluate.ipynb #756cb0df
 def cost(turns: list[Turn]) -> dict:
@@ -44,6 +44,12 @@ def flips(
     pairs = list(zip(before, after, strict=True))
     return dict(mended=pairs.count((False, True)), spoiled=pairs.count((True, False)))
 
+# %% ../../nbs/runs/26_evaluate.ipynb #ff7c798f
+def _answers(task, turns, problem):
+    "{agent: text of its answer} of one round."
+    read = task.read([t.completion for t in turns], [problem] * len(turns))
+    return {t.agent: a and a.text for t, a in zip(turns, read)}
+
 # %% ../../nbs/runs/26_evaluate.ipynb #4762a7f2
 def outcome(
     transcript: Transcript,  # one finished debate
@@ -59,9 +65,9 @@ def outcome(
             f'{p.id}: no gold answer, so nothing to score with. Add "gold" to the question, or leave it out of the'
             ' evaluation.'
         )
-    said = [{t.agent: task.read(t.text) for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)]
-    answers = [[s.get(i) for i in agents] for s in said] or [[]]
-    right = [[score(task, a, p) for a in row] for row in answers]
+    rounds = [_answers(task, transcript.at(m), p) for m in range(1, transcript.rounds + 1)]
+    answers = [[found.get(i) for i in agents] for found in rounds] or [[]]
+    right = [[task.score(a, p) for a in row] for row in answers]
     return dict(
         iteration=iteration,
         problem=p.id,

@@ -58,7 +58,7 @@ def jobs_of(papers: dict, store: Store, step: str) -> list[dict]:  # e.g. 'itera
         except MaftError:
             found.append(dict(kind='?', digest=name, key=None, path=None, wrong='not in the store (pruned?)'))
             continue
-        found.append(dict(kind=e.kind, digest=name, key=e.key, path=e.path, wrong=integrity_error(e.path, again=True)))
+        found.append(dict(kind=e.kind, digest=name, key=e.key, path=e.path, wrong=integrity_error(e.path)))
     return found
 
 # %% ../../nbs/runs/30_explain.ipynb #c43c4797

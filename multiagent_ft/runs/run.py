@@ -7,12 +7,14 @@ __all__ = ['SMALL', 'worker_count', 'protocol_of', 'executor_for', 'RunContext',
            'recipe_context', 'finetune_all', 'train_iteration', 'report_idle_agents', 'pseudo_label_accuracy',
            'examples_by_role', 'cut_turns', 'more_about', 'evaluate_iteration', 'run', 'init_run_dir', 'run_lock',
            'write_summary', 'git_commit', 'source_digest', 'recipe_functions', 'input_digest', 'finished_summary',
-           'summary_table', 'check_unseen', 'evaluate_society', 'evaluate_run']
+           'summary_table', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, sys
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 from .settings import Config, check_same, config_of, save_config, semantic, settled
 from multiagent_ft.core import (
     MaftError,
@@ -31,7 +33,16 @@ from ..method.debate import Agent, Seeds, Protocol, Society, iterations_of, save
 from ..method.prompts import Sampling
 from .evaluate import health, outcome, summarize_outcomes
 from ..training.finetune import finetune_key, versions
-from .jobs import EngineSpec, LocalExecutor, Job, CachedEngine, ProcessExecutor, engine_for
+from multiagent_ft.runs.jobs import (
+    CachedEngine,
+    EngineSpec,
+    Executor,
+    Job,
+    JobRunner,
+    LocalExecutor,
+    ProcessExecutor,
+    engine_for,
+)
 from .tracking import Progress, quiet, stage
 from multiagent_ft.method.recipes import (
     RecipeContext,
@@ -81,10 +92,10 @@ def protocol_of(cfg: Config, task) -> Protocol:
     )
 
 # %% ../../nbs/runs/28_run.ipynb #9a9e399d
-def executor_for(cfg: Config, store: Store, spec: EngineSpec):
+def executor_for(cfg: Config) -> Executor:
     "Worker processes, or this process alone, as `cfg.workers` says."
     n = worker_count(cfg)
-    return ProcessExecutor(store, spec, n) if n else LocalExecutor(store, engine_for(spec))
+    return ProcessExecutor(n) if n else LocalExecutor()
 
 
 class RunContext:
@@ -105,7 +116,7 @@ class RunContext:
             cfg.chat_template,
             cfg.trust_remote_code,
         )
-        self.store = executor.store if executor else Store(cfg.store_folder)
+        self.store = Store(cfg.store_folder)
         self.protocol, self.recipe = protocol_of(cfg, self.task), recipe(cfg.recipe)
         self.settings = TrainingSettings(**dict(cfg.training))
 
@@ -113,8 +124,9 @@ class RunContext:
         self.engine, self.before = engine_for(self.spec), os.environ.get('MAFT_TOO_SLOW')
         # an answer that could not be read in time stays unread, in every process and after a resume
         os.environ['MAFT_TOO_SLOW'] = str(self.store.path / 'too-slow.txt')
-        self.executor = self.shared or executor_for(self.cfg, self.store, self.spec)
-        self.speak, self.trace = CachedEngine(self.engine, self.executor, self.cfg.batch_size), {}
+        executor = self.shared or executor_for(self.cfg)
+        self.runner = JobRunner(self.store, self.engine, executor, self.spec)
+        self.cached, self.trace = CachedEngine(self.runner, self.cfg.batch_size), {}
         return self
 
     def __exit__(self, *e):
@@ -123,15 +135,15 @@ class RunContext:
         else:
             os.environ['MAFT_TOO_SLOW'] = self.before
         if not self.shared:
-            self.executor.close()
+            self.runner.close()
 
     @contextlib.contextmanager
     def step(self, k: int, name: str):
         "One step of iteration `k`; remembers which entries of the store it stood on."
-        self.executor.used.clear()
+        self.runner.used.clear()
         with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name):
             yield
-        self.trace[f'iteration-{k}/{name}'] = sorted(self.executor.used)
+        self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
 
 # %% ../../nbs/runs/28_run.ipynb #a885d30a
 def check_disjoint(train: list[Problem], evaluation: list[Problem]):
@@ -164,7 +176,7 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
 
     def generate(requests):
         with Progress(len(requests), step[0]) as p:
-            return ws.speak.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
+            return ws.cached.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
 
     return RecipeContext(
         generate,
@@ -206,7 +218,7 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
     if not jobs:
         return {}
     with Progress(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as p:
-        paths = ws.executor.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
+        paths = ws.runner.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
     return {a.name: str(path) for a, path in zip(rows, paths)}
 
 # %% ../../nbs/runs/28_run.ipynb #bd9a3683
@@ -243,10 +255,8 @@ def report_idle_agents(rows: dict[Agent, list[Example]]):
 def pseudo_label_accuracy(task, said: list[Transcript], votes: list) -> dict:
     """How many questions got a label, how many votes were tied, how many agents abstained, and how many of the labels
     are right. Reported, never used."""
-    from multiagent_ft.runs.tasks import score
-
     kept = [(t, v) for t, v in zip(said, votes) if v.answer is not None]
-    known = [score(task, v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
+    known = [task.score(v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
     return dict(
         kept=len(kept),
         asked=len(said),
@@ -549,6 +559,14 @@ def check_unseen(folder: Path, last: int, problems: list[Problem]):
         )
 
 
+class Evaluated(NamedTuple):
+    "What an evaluation found."
+
+    config: Config
+    iterations: dict[int, tuple]  # {iteration: (outcomes, methods and health)}
+    made: Counter  # jobs done for it, by kind
+
+
 def evaluate_society(
     folder: Path,  # a run folder
     task: str | None = None,  # default: the run's own
@@ -557,9 +575,8 @@ def evaluate_society(
     data: str | None = None,  # local data of the other task
     workers='auto',
     executor=None,
-) -> tuple[Config, dict[int, tuple]]:
-    """Examine society `iteration` of a run folder on `task`, next to the untrained one: (configuration, {iteration:
-    (outcomes, methods and health)})."""
+) -> Evaluated:
+    "Evaluate society `iteration` of a run folder on `task`, next to the untrained one."
     old = config_of(folder)
     last = iterations_of(folder, iteration)
     change = dict(task=task, data=data, levels=None) if task and task != old.task.name else dict(data=data or old.data)
@@ -575,10 +592,11 @@ def evaluate_society(
     _, problems = split_questions(ws)
     check_unseen(folder, last, problems)
     with ws:
-        return cfg, {
+        found = {
             k: evaluate_iteration(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems)
             for k in sorted({0, last})
         }
+    return Evaluated(cfg, found, made=ws.store.misses)
 
 
 def evaluate_run(
@@ -590,7 +608,7 @@ def evaluate_run(
     workers='auto',
 ) -> dict:
     "`evaluate_society`, as a summary of two iterations such as `run` returns."
-    cfg, found = evaluate_society(folder, task, iteration, eval, data, workers)
+    cfg, found, _ = evaluate_society(folder, task, iteration, eval, data, workers)
     lines = [
         dict(
             iteration=k,

@@ -12,6 +12,7 @@ __all__ = ['FIXED', 'StudyRow', 'study_row', 'config_for', 'configs_for', 'Study
 import json, re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -96,14 +97,13 @@ def check_tasks(configs: list[Config]):
 
 def run_all(rows: list[StudyRow], base: Config, seeds: list[int], root: Path) -> StudyRun:
     "Run every row with every seed, as far as that is not done. Everything is checked before anything is generated."
-    from multiagent_ft.runs.run import RunContext, run
+    from multiagent_ft.runs.run import executor_for, run
 
     todo = configs_for(rows, base, seeds=seeds, root=root)
     check_tasks([cfg for _, cfg in todo])
     records, made = [], Counter()
-    with RunContext(todo[0][1]) as first:
+    with closing(executor_for(todo[0][1])) as executor:
         for i, (row, cfg) in enumerate(todo, 1):
-            executor = first.executor if RunContext(cfg).spec == first.spec else None
             with stage(f'{i}/{len(todo)} {row.label}, seed {cfg.seed}'):
                 made.update(run(cfg, executor, again=False)['made'])
                 if row.evaluate_on:
@@ -117,10 +117,8 @@ def records_elsewhere(row: StudyRow, cfg: Config, made: Counter, executor) -> li
     "Records of a finished run on the task `row.evaluate_on`, with its training at home; `executor` as in `run`."
     from multiagent_ft.runs.run import evaluate_society
 
-    before = executor.store.misses.copy() if executor else Counter()
-    _, found = evaluate_society(cfg.out, row.evaluate_on, executor=executor)
-    if executor:
-        made.update(executor.store.misses - before)
+    _, found, new = evaluate_society(cfg.out, row.evaluate_on, executor=executor)
+    made.update(new)
     summary = json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))
     home = {it['iteration']: it for it in summary['iterations']}
     return [
@@ -198,7 +196,7 @@ def shared_tokens(
     except (OSError, ValueError):
         known = {}
     for name in set().union(*used) - known.keys():
-        file = store._folder('generate', name) / 'completions.jsonl'
+        file = store.folder('generate', name) / 'completions.jsonl'
         known[name] = sum(len(c['token_ids']) for c in read_jsonl(file)) if file.is_file() else 0
     write_atomic(memo, json.dumps(dict(sorted(known.items()))))
     return dict(apart=sum(known[k] for u in used for k in u), together=sum(known[k] for k in set().union(*used)))
