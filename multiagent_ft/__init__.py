@@ -1,5 +1,5 @@
 """Language models that teach themselves by arguing: multiagent finetuning (arXiv 2501.05707)."""
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What most programs need, and the module each name is looked up in when it is first asked for: importing the package
 # costs nothing.
@@ -17,7 +17,7 @@ _HOME = dict(
     Agent='method.debate',
     Protocol='method.debate',
     Seeds='method.debate',
-    Society='method.debate',
+    Society='runs.society',
     debate='method.debate',
     untrained='method.debate',
     vote='method.consensus',

@@ -22,10 +22,11 @@ from typing import Callable, NamedTuple
 from .core import MaftError, Problem, Transcript, Turn
 from .method.debate import Agent, Protocol, Seeds, Society, debate, untrained
 from .method.examples import Example, save_examples
-from .method.prompts import Sampling
+from .method.prompts import EngineSpec, Sampling
 from .method.recipes import RecipeContext, own_turns
-from .runs.jobs import CachedEngine, EngineSpec, Job, JobRunner, ProcessExecutor
+from .runs.jobs import CachedEngine, Job, JobRunner, ProcessExecutor
 from .runs.plan import bare_training
+from .runs.society import reader
 from .runs.store import Store
 from .training.finetune import finetune_key
 from .training.trainer import TrainingSettings
@@ -164,9 +165,9 @@ def timed_debate(
 ) -> tuple[list[Transcript], float]:
     "One debate per problem through the store, as in a run: (transcripts, seconds)."
     start = time.perf_counter()
-    engine = CachedEngine(runner, block or work.spec.batch_size)
+    engine = CachedEngine(runner, block or work.spec.args['batch_size'])
     problems = work.problems if problems is None else problems
-    transcripts = debate(problems, work.society, work.protocol, engine.generate, Seeds(0, 'bench'))
+    transcripts = debate(problems, work.society, work.protocol, engine.generate, seeds=Seeds(0, 'bench'), read=reader())
     return transcripts, time.perf_counter() - start
 
 
@@ -348,7 +349,7 @@ def compare_generation(
         ours=n / seconds,
         naive=naive_debate(work.engine, sample, sampling),
         naive_answers=len(sample),
-        upper_bound=n / upper_bound(work.engine, turns, sampling, batch=work.spec.batch_size),
+        upper_bound=n / upper_bound(work.engine, turns, sampling, batch=work.spec.args['batch_size']),
         matmul=n / matmul_seconds(work.engine, turns),
     )
     if work.workers:
@@ -360,7 +361,7 @@ def compare_generation(
 
 def debate_by_workers(work: Workload) -> float:
     "Seconds that the debates take in worker processes; their start is not counted."
-    batch = work.spec.batch_size
+    batch = work.spec.args['batch_size']
     with work.processes('workers') as executor:
         one_each = work.problems[: 2 * batch : batch] or work.problems[:1]
         timed_debate(work, executor, problems=one_each, block=1)
@@ -369,7 +370,7 @@ def debate_by_workers(work: Workload) -> float:
 # %% ../nbs/61_bench.ipynb #b2376ace
 def examples_by_agent(work: Workload, transcripts: list[Transcript]) -> dict[Agent, list[Example]]:
     "Every agent's own turns of these debates, most tokens first, as in a run."
-    context = RecipeContext(None, None, work.protocol, min_support=2 if len(work.society) > 1 else 1)
+    context = RecipeContext(None, None, work.protocol, reader(), min_support=2 if len(work.society) > 1 else 1)
     chosen = own_turns(context, work.society, transcripts, context.labels(transcripts))
     examples = {agent: xs for agent, xs in chosen.items() if xs}
     if not examples:  # a random model: its agents never agree
@@ -433,11 +434,11 @@ def trained_tokens(each: list[list[Example]], s: TrainingSettings) -> int:
 
 def all_naive(work: Workload, each: list[list[Example]], s: TrainingSettings, defaults: bool = False) -> float:
     "Seconds of the naive baseline, agent after agent."
-    return sum(naive_training(work.spec.model, work.engine, xs, s=s, defaults=defaults) for xs in each)
+    return sum(naive_training(work.spec.args['model'], work.engine, xs, s=s, defaults=defaults) for xs in each)
 
 
 def warm_up(job: Job, s: TrainingSettings, **key) -> Job:
-    "One epoch of a job under another key (`key` is added to it), so that nothing measured has to be imported or compiled first."
+    "One epoch of a job under another key (`key` is added to it): nothing measured has to be imported first."
     return replace(job, key=dict(job.key, warm=True, **key), args=dict(job.args, settings=asdict(replace(s, epochs=1))))
 
 
@@ -471,7 +472,7 @@ def peak_memory(
     from multiagent_ft.runs.tasks import load_task, split  # noqa: F401
 
     method = case if case in ('lora', 'qlora', 'full') else 'lora'
-    spec = EngineSpec(model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions)
+    spec = EngineSpec('hf', dict(model=model, dtype='4bit' if method == 'qlora' else dtype, batch_size=questions))
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
         work, copies = memory_workload(case, spec, Path(folder), agents=agents, new=new)
@@ -495,14 +496,14 @@ def memory_workload(case: str, spec: EngineSpec, folder: Path, agents: int, new:
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.runs.tasks import load_task, split
 
-    engine = HFEngine(**asdict(spec))
+    engine = HFEngine(**spec.args)
     copies = [deepcopy(engine.base) for _ in range(2 * agents - 1)] if case == 'copies' else []
     own = case in ('society', 'copies')
     work = Workload(
         engine=engine,
         spec=spec,
         society=with_adapters(engine, folder / 'adapters', agents) if own else untrained(agents),
-        problems=split(load_task('arithmetic'), 1, spec.batch_size).evaluation,
+        problems=split(load_task('arithmetic'), 1, spec.args['batch_size']).evaluation,
         protocol=Protocol(sampling=Sampling(1.0, 1.0, new)),
         folder=folder,
     )
@@ -553,11 +554,11 @@ def speeds(
     batch = max(1, min(questions // 2 if small else questions, 128))
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
-        spec = EngineSpec(bench_model(model, folder, layers), dtype=dtype, batch_size=batch)
-        engine = HFEngine(**asdict(spec))
+        spec = EngineSpec('hf', dict(model=bench_model(model, folder, layers), dtype=dtype, batch_size=batch))
+        engine = HFEngine(**spec.args)
         work = Workload(
             engine=engine,
-            spec=replace(spec, model=engine.source),
+            spec=EngineSpec('hf', spec.args | dict(model=engine.source)),
             society=with_adapters(engine, folder / 'adapters'),
             problems=split(load_task('arithmetic'), 1, questions).evaluation,
             protocol=Protocol(sampling=Sampling(1.0, top_p, new)),

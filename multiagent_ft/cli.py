@@ -169,10 +169,8 @@ def harmless(text: str) -> str:
     return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '·', text)
 
 
-def spoken(t, kind: str) -> list[tuple[str, str]]:  # kind of answer
+def spoken(t) -> list[tuple[str, str]]:
     "`t`, a transcript, as (style, line) pairs, as `show` prints them."
-    from multiagent_ft.answers.reading import extract
-
     lines = [('bold', harmless(t.problem.text))]
     for m in range(1, t.rounds + 1):
         lines += [('', ''), ('bold', f'round {m}')]
@@ -183,21 +181,20 @@ def spoken(t, kind: str) -> list[tuple[str, str]]:  # kind of answer
                 lines += [('dim', f'  {u.role} {u.agent} hears')] + [
                     ('dim', f'    {s}') for s in harmless(heard[u.agent].text).splitlines()
                 ]
-            answer = extract(u.text, kind)
             lines.append(
                 (
                     f'bold {colour}',
                     (
                         f'  {u.role} {u.agent}:'
-                        f' {"no answer that could be read" if answer is None else harmless(answer)}{FINISH.get(u.completion.finish, "")}'
+                        f' {"no answer that could be read" if u.answer is None else harmless(u.answer.text)}{FINISH.get(u.completion.finish, "")}'
                     ),
                 )
             )
             lines += [(colour, f'    {s}') for s in harmless(u.text).splitlines()]
-    return lines + [('', ''), ('bold', verdict([extract(u.text, kind) for u in t.final()]))]
+    return lines + [('', ''), ('bold', verdict([u.answer for u in t.final()]))]
 
 # %% ../nbs/71_cli.ipynb #72800326
-def verdict(answers: list) -> str:  # one per agent, None = could not be read
+def verdict(answers: list) -> str:  # an `Answer` per agent, None = could not be read
     "The vote in one line."
     from multiagent_ft.method.consensus import vote
 
@@ -207,7 +204,7 @@ def verdict(answers: list) -> str:  # one per agent, None = could not be read
         return 'vote: nobody gave an answer that could be read'
     if v.answer is None:
         return f'vote: tied, {v.support} each of {v.cast}{mute}'
-    return f'vote: {harmless(v.answer)}, by {v.support} of {v.cast}{mute}'
+    return f'vote: {harmless(v.answer.text)}, by {v.support} of {v.cast}{mute}'
 
 
 def show(lines: list[tuple[str, str]]):
@@ -492,22 +489,22 @@ def debate(
             f'--run takes model, agents and rounds from {run}/config.yaml: leave out the other settings, or leave out'
             ' --run.'
         )
-    from multiagent_ft.method.debate import Society
+    from multiagent_ft.runs.society import Society
 
     society = untrained_society(config) if run is None else Society.load(run, iteration)
     with results_only():
         said = society.ask(question, seed=seed, kind=kind)
-    show(spoken(said, kind or society.protocol.kind))
+    show(spoken(said))
 
 
 def untrained_society(config: Config):
     "N copies of the base model, ready to argue."
-    from dataclasses import replace
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.runs.run import RunContext
+    from multiagent_ft.runs.society import with_engine
 
     ws = RunContext(config)
-    return replace(untrained(config.agents), spec=ws.spec, protocol=ws.protocol)
+    return with_engine(untrained(config.agents), ws.spec, ws.protocol, ws.task.kind)
 
 # %% ../nbs/71_cli.ipynb #2233ffd1
 STUDY = ('data', 'model', 'agents', 'rounds', 'summary', 'train', 'eval', 'seed', 'store', 'workers', 'device')
@@ -562,19 +559,19 @@ def compare_recipes(
 ):
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     goes on where it was stopped."""
-    from multiagent_ft.studies.compare import compare, entry, plan_comparison, savings_note, seeds_from
+    from multiagent_ft.studies.compare import compare, plan_comparison, savings_note, seeds_from, study_row
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
     if iterations is None:
         iterations = config.iterations if 'iterations' in given else 1
-    base, entries = config.but(iterations=iterations), [entry(r) for r in rows]
+    base, entries = config.but(iterations=iterations), [study_row(r) for r in rows]
     with results_only():
         ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out, baseline)
-    print_lines(found['lines'], f'{base.model} on {base.task.name}')
+    print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
         print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')

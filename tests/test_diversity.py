@@ -4,9 +4,9 @@ import json, subprocess, sys
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from multiagent_ft.answers.reading import extract
+from multiagent_ft.answers.reading import read
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn
-from multiagent_ft.method.debate import Agent, Protocol, Society, untrained
+from multiagent_ft.method.debate import Agent, Society, untrained
 from multiagent_ft.studies.diversity import (
     Measure,
     char_ngrams,
@@ -24,14 +24,13 @@ from multiagent_ft.method.prompts import ReplayEngine
 
 def debate(i, *rounds):
     "A debate; words of every agent, round by round."
-    return Transcript(
-        Problem(f'd/{i}', '?', '7'),
-        [
-            Turn(n, 'generator' if m == 1 else 'critic', m, Completion(w, 'stop', (9,), range(len(w.split()))))
-            for m, words in enumerate(rounds, 1)
-            for n, w in enumerate(words)
-        ],
-    )
+
+    def turn(n, m, text):
+        completion = Completion(text, 'stop', (9,), range(len(text.split())))
+        return Turn(n, 'generator' if m == 1 else 'critic', m, completion, read(text))
+
+    turns = [turn(n, m, text) for m, texts in enumerate(rounds, 1) for n, text in enumerate(texts)]
+    return Transcript(Problem(f'd/{i}', '?', '7'), turns)
 
 
 def box(*answers):
@@ -191,14 +190,9 @@ def test_errors_say_what_to_do():
         assert len(str(e.value).splitlines()) <= 2
 
 
-def test_the_page_is_json_and_knows_the_kind():
+def test_the_page_is_json():
     t, society = speakers([(0,), (0,)], ['a', 'b'])
-    page = diversity(
-        [t],
-        Society(society.generators, society.critics, protocol=Protocol(kind='choice')),
-        Table({'a': [-1], 'b': [-2], None: [-3]}),
-        resamples=20,
-    )
+    page = diversity([t], society, Table({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
     assert json.loads(json.dumps(page)) == page and set(page['measures']) == {
         'consensus',
         'embedding',
@@ -207,7 +201,7 @@ def test_the_page_is_json_and_knows_the_kind():
         'kl_between',
         'kl_to_base',
     }
-    assert page['round'] == 2 and page['unread'] == sum(extract(u.text, 'choice') is None for u in t.final())
+    assert page['round'] == 2 and page['unparsed'] == sum(u.answer is None for u in t.final()) / 2
 
 
 @pytest.fixture(scope='module')
@@ -297,7 +291,7 @@ def test_encoder(tmp_path):
 
 def run_folder(tmp_path, exams):
     from multiagent_ft.core import transcript_to_dict, write_jsonl
-    from multiagent_ft.method.debate import save_society
+    from multiagent_ft.runs.society import save_society
 
     for k, said in enumerate(exams):
         save_society(untrained(2), tmp_path / f'iteration-{k}')

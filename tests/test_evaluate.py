@@ -4,6 +4,7 @@ import json, math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from multiagent_ft.answers.reading import read
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, canonical_json
 from multiagent_ft.runs.evaluate import (
     total,
@@ -31,6 +32,7 @@ def debate(i, *rounds, gold='7'):
             'generator' if m == 1 else 'critic',
             m,
             Completion('' if a is None else r'\boxed{%s}' % a, 'length' if a is None else 'stop', (1, 2), (3,)),
+            None if a is None else read(a),
         )
         for m, row in enumerate(rounds, 1)
         for n, a in enumerate(row)

@@ -29,7 +29,7 @@ HEAVY = {
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
 WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
-DOORS = {('answers.reading', 'answers.sandbox'), ('answers.reading', 'answers.latex')}
+DOORS = {('answers.reading', 'answers.sandbox'), ('runs.society', 'runs.jobs')}
 
 
 def numbered():
@@ -132,7 +132,7 @@ def backward_imports(module, code=None):
 
 
 # Being taken apart (their saving, loading and asking moves to runs): must become empty.
-MOVING = {'method.debate', 'method.recipes', 'runs.tasks'}
+MOVING = {'runs.tasks'}
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -339,6 +339,22 @@ def test_links_of_the_documents_lead_somewhere():
             assert (doc.parent / target).exists(), f'{doc.name} links to {target}, which is not there'
 
 
+GLOSSARY = re.compile(r'\]\(([\w/]+\.ipynb)\) `(\w+)` \|')
+
+
+def test_glossary_links_lead_to_the_names():
+    cells = json.loads((ROOT / 'nbs' / 'glossary.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
+    rows = [line for line in text.splitlines() if line.startswith('| **')]
+    found = GLOSSARY.findall(text)
+    assert len(found) == len(rows) > 50
+    for path, name in found:
+        folder, _, notebook = path.rpartition('/')
+        module = f'{folder}.{notebook[3:].removesuffix(".ipynb")}'.strip('.')
+        assert (ROOT / 'nbs' / path).is_file(), f'glossary: {path} is not there'
+        assert hasattr(importlib.import_module(f'multiagent_ft.{module}'), name), f'glossary: {module} has no {name}'
+
+
 def test_files_are_of_a_size_to_live_with():
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True)
     if listed.returncode:
@@ -375,19 +391,13 @@ LARGE = {
     'engines.huggingface.generate_all': 313,
     'engines.huggingface.score_all': 410,
     'engines.server.__init__': 331,
-    'method.consensus.vote': 348,
-    'method.debate.critic_round': 385,
-    'nano.measure.revising': 344,
-    'nano.text.chat': 354,
-    'nano.train.speed': 375,
-    'nano.train.train_nano': 395,
-    'runs.evaluate.outcome': 333,
+    'runs.evaluate.outcome': 351,
     'runs.explain.iteration_lines': 538,
     'runs.explain.trained': 373,
     'runs.jobs.run': 302,
     'runs.plan.memory': 303,
     'runs.plan.plan': 320,
-    'runs.plan.sample': 301,
+    'runs.plan.sample': 324,
     'runs.run.finetune_all': 306,
     'runs.run.run': 445,
     'studies.claims.claims_plot': 406,

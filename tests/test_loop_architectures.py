@@ -61,7 +61,7 @@ def test_one_iteration(name, tmp_path):
         r, society = ws.recipe, untrained(N)
         said = r.collect(means, society, problems, Seeds(0, 'train', 1))
         votes = means.labels(said)
-        assert [v.answer for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
+        assert [v.answer.text for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
         rows = r.select(means, society, said, votes)
         assert {a.name: len(x) for a, x in rows.items()} == {
             'generator-0': 8,

@@ -11,12 +11,12 @@ from multiagent_ft.core import MaftError, file_digest, held_out, rng_for
 from multiagent_ft.nano import text as nano_text
 from multiagent_ft.nano import train as nano_train
 from multiagent_ft.runs import tasks as words
-from multiagent_ft.nano.text import arithmetic_sketch, author, carry_lost, chats, reviser, said, slipped, summary
+from multiagent_ft.nano.text import arithmetic_sketch, as_text, author, carry_lost, chats, reviser, slipped, summary
 from multiagent_ft.method.prompts import peers_prompt, question_prompt, reflect_prompt, summarize_prompt, summary_prompt
 from multiagent_ft.runs.tasks import word_problem, word_sketch, work
 
 NANO = ROOT / 'multiagent_ft/nano'
-DWARF = dict(nano_train.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
+TINY = dict(nano_train.SHAPE, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
 
 
 @pytest.fixture(scope='module')
@@ -223,7 +223,7 @@ def test_summaries_name_every_answer():
     grouped = '2 agents say \\boxed{2}:\n1+1=2\n1 agent says \\boxed{3}:\n1+2=3'
     assert summary(s, rng_for('x', 1), listed=False) == grouped
     assert summary(s, rng_for('x', 1)) == 'Answers:\n\\boxed{2}\n\\boxed{3}\n\\boxed{2}\n' + grouped
-    assert said(s[0]) == '1+1=2\n\\boxed{2}'
+    assert as_text(s[0]) == '1+1=2\n\\boxed{2}'
 
 
 # The training
@@ -240,7 +240,7 @@ N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2
 
 @pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
 def test_killed_training_ends_in_the_same_bytes(tmp_path, few, moment):
-    whole = nano_train.train_nano(tmp_path / 'whole', blocks=30, shape=DWARF, every=2)
+    whole = nano_train.train_nano(tmp_path / 'whole', blocks=30, shape=TINY, every=2)
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path / 'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
     state, t = tmp_path / 'killed/checkpoint.safetensors', time.monotonic()
     while p.poll() is None and not state.exists() and time.monotonic() - t < 300:
@@ -250,7 +250,7 @@ def test_killed_training_ends_in_the_same_bytes(tmp_path, few, moment):
     p.send_signal(signal.SIGKILL)
     p.wait()
     assert state.exists() and not (tmp_path / 'killed/nano').exists(), 'killed too late to test anything'
-    killed = nano_train.train_nano(tmp_path / 'killed', blocks=30, shape=DWARF, every=2)
+    killed = nano_train.train_nano(tmp_path / 'killed', blocks=30, shape=TINY, every=2)
     for f in ('model.safetensors', 'config.json', 'tokenizer.json', '../loss.jsonl', '../checkpoint.safetensors'):
         assert file_digest(whole / f) == file_digest(killed / f), f
 
@@ -263,7 +263,7 @@ def few():
 
 def test_seed_matters(tmp_path, few):
     a, b, c = (
-        nano_train.train_nano(tmp_path / n, seed=s, blocks=1, shape=DWARF) for n, s in (('a', 0), ('b', 1), ('c', 0))
+        nano_train.train_nano(tmp_path / n, seed=s, blocks=1, shape=TINY) for n, s in (('a', 0), ('b', 1), ('c', 0))
     )
     assert (
         file_digest(a / 'model.safetensors')
@@ -273,29 +273,29 @@ def test_seed_matters(tmp_path, few):
 
 
 def test_checkpoint_of_another_training(tmp_path, few):
-    nano_train.train_nano(tmp_path, blocks=1, shape=DWARF)
+    nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
     with pytest.raises(MaftError, match='other settings'):
-        nano_train.train_nano(tmp_path, blocks=2, shape=DWARF)
+        nano_train.train_nano(tmp_path, blocks=2, shape=TINY)
     with pytest.raises(MaftError, match='other settings'):
-        nano_train.train_nano(tmp_path, seed=1, blocks=1, shape=DWARF)
-    nano_train.train_nano(tmp_path, blocks=2, shape=DWARF, resume=False)
+        nano_train.train_nano(tmp_path, seed=1, blocks=1, shape=TINY)
+    nano_train.train_nano(tmp_path, blocks=2, shape=TINY, resume=False)
 
 
 def test_damaged_checkpoint(tmp_path, few):
-    nano_train.train_nano(tmp_path, blocks=1, shape=DWARF)
+    nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
     f = tmp_path / 'checkpoint.safetensors'
     f.write_bytes(f.read_bytes()[:-100])
     with pytest.raises(MaftError, match='damaged checkpoint'):
-        nano_train.train_nano(tmp_path, blocks=1, shape=DWARF)
+        nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
 
 
 def test_too_little_room(tmp_path, few):
     with patch.object(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9, 10**6)):
         with pytest.raises(MaftError, match='200 MB'):
-            nano_train.train_nano(tmp_path / 'x', blocks=1, shape=DWARF)
+            nano_train.train_nano(tmp_path / 'x', blocks=1, shape=TINY)
     (tmp_path / 'file').write_text('x')
     with pytest.raises(MaftError, match='cannot make'):
-        nano_train.train_nano(tmp_path / 'file', blocks=1, shape=DWARF)
+        nano_train.train_nano(tmp_path / 'file', blocks=1, shape=TINY)
 
 
 # Bad folders
@@ -353,7 +353,9 @@ def test_debates_can_help_and_harm(engine):
     from multiagent_ft.method.debate import Seeds, Protocol, debate, untrained
     from multiagent_ft.nano.measure import held_out_problems, revising, summarizing
 
-    debates = debate(held_out_problems('arithmetic', 100), untrained(3), Protocol(), engine.generate, Seeds(0, 'test'))
+    debates = debate(
+        held_out_problems('arithmetic', 100), untrained(3), Protocol(), engine.generate, seeds=Seeds(0, 'test')
+    )
     page = revising(debates)
     assert page['vote_after'][0] >= page['vote_before'][0] - 0.1
     assert summarizing(debates)['keeps_all'][0] > 0.7

@@ -2,7 +2,8 @@
 
 import json
 import pytest
-from multiagent_ft.runs.settings import load_config
+from multiagent_ft.runs.settings import PATHS, load_config, settled
+from multiagent_ft.runs.tasks import Task
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
 from multiagent_ft.method.debate import Agent, Seeds, Protocol, Society, untrained
 from multiagent_ft.method.recipes import (
@@ -16,10 +17,12 @@ from multiagent_ft.method.recipes import (
     train_each,
     own_turns,
     recipe,
-    settled,
     variant,
 )
 from conftest import maft
+
+
+TASK = Task('play', 'number')
 
 
 def run_all(names, folder):
@@ -127,7 +130,7 @@ def boxes(requests, say):
 
 
 def test_star_without_gold_is_one_clear_line():
-    means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol())
+    means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read, TASK.gold_answer)
     with pytest.raises(MaftError, match='question q has none'):
         recipe('star').collect(means, untrained(1), [Problem('q', '?')], Seeds())
 
@@ -140,7 +143,9 @@ def test_star_asks_again_only_where_it_was_wrong():
         return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
 
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
-    said = recipe('star').collect(RecipeContext(generate, None, Protocol()), untrained(2), problems, Seeds())
+    said = recipe('star').collect(
+        RecipeContext(generate, None, Protocol(), TASK.read, TASK.gold_answer), untrained(2), problems, Seeds()
+    )
     assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
     # the hinted word is nobody's answer
     assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']
@@ -153,6 +158,7 @@ def test_a_trained_generator_fills_the_crowd():
         lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7),
         None,
         Protocol(),
+        TASK.read,
         votes=5,
     )
     answer_maj_k(means, society, [Problem('a', '?', '7')], Seeds())
@@ -162,7 +168,7 @@ def test_a_trained_generator_fills_the_crowd():
 def test_settled_changes_only_what_the_recipe_fixes():
     for name, r in RECIPES.items():
         a, b = load_config(flags=dict(recipe=name)), settled(load_config(flags=dict(recipe=name)))
-        changed = {k for k in type(a).model_fields if getattr(a, k) != getattr(b, k)}
+        changed = {k for k in PATHS if getattr(a, k) != getattr(b, k)}
         assert changed <= set(r.settings) | ({'iterations'} if not r.trains else set()), name
         assert settled(b) == b
     with pytest.raises(MaftError, match='unknown recipe'):

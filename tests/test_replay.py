@@ -3,8 +3,8 @@
 import pytest
 from conftest import needs_shared, SHARED
 
-from multiagent_ft.answers.reading import extract, same
-from multiagent_ft.core import Problem, read_jsonl
+from multiagent_ft.answers.reading import extract, read, same
+from multiagent_ft.core import Problem, read_jsonl, same_answer
 from multiagent_ft.method.debate import Seeds, Protocol, untrained
 from multiagent_ft.method.prompts import ReplayEngine
 from multiagent_ft.runs.evaluate import outcome, summarize_outcomes
@@ -21,7 +21,7 @@ def recorded():
     problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
     words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
     r, task = recipe('majority-ft'), Task('gsm8k', 'number')
-    means = RecipeContext(ReplayEngine(words).generate, None, Protocol(rounds=1, kind='number'))
+    means = RecipeContext(ReplayEngine(words).generate, None, Protocol(rounds=1), task.read)
     said = r.collect(means, untrained(4), problems, Seeds())
     return data, problems, task, means, said
 
@@ -56,6 +56,6 @@ def test_rows_come_from_the_vote_alone(recorded):
     texts = {t.problem.id: [u.text for u in t.at(1)] for t in said}
     for r in rows:
         text = bytes(r.token_ids[:-1]).decode()
-        assert text in texts[r.problem] and same(extract(text, 'number'), label[r.problem])
+        assert text in texts[r.problem] and same_answer(read(text), label[r.problem])
     blind = [type(t)(Problem(t.problem.id, t.problem.text, None), t.turns) for t in said]
     assert means.labels(blind) == votes

@@ -1,7 +1,6 @@
 "The page of a run: complete, self-contained, and deaf to what agents would like it to do."
 
 import base64, hashlib, json, re
-from dataclasses import asdict, replace
 from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies as st
@@ -15,7 +14,10 @@ from multiagent_ft.core import (
     transcript_to_dict,
     write_jsonl,
 )
-from multiagent_ft.method.debate import Protocol, save_society, untrained
+from multiagent_ft.answers.reading import read
+from multiagent_ft.method.consensus import vote_to_dict
+from multiagent_ft.method.debate import untrained
+from multiagent_ft.runs.society import save_society
 from multiagent_ft.runs.evaluate import health, outcome, summarize_outcomes
 from multiagent_ft.studies.plots import drawing, iterations_plot
 from multiagent_ft.studies.report import (
@@ -70,17 +72,9 @@ def held(k, i, gold=True, evil=''):
     g = str(rng.randrange(50))
 
     def say(n, role, m):
-        return Turn(
-            n,
-            role,
-            m,
-            Completion(
-                f'{evil}I say \\boxed{{{g if rng.random() < 0.5 else int(g) + 1}}}',
-                'stop' if rng.random() < 0.9 else 'length',
-                range(5),
-                range(4),
-            ),
-        )
+        text = f'{evil}I say \\boxed{{{g if rng.random() < 0.5 else int(g) + 1}}}'
+        finish = 'stop' if rng.random() < 0.9 else 'length'
+        return Turn(n, role, m, Completion(text, finish, range(5), range(4)), read(text))
 
     return Transcript(
         Problem(f't/{k}-{i}{evil}', f'{evil}What?', g if gold else None),
@@ -94,15 +88,15 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
     task, outcomes, lines = Task('t', 'number'), [], []
     for k in range(iterations + 1):
         here = folder / f'iteration-{k}'
-        save_society(replace(untrained(3), protocol=Protocol()), here)
+        save_society(untrained(3), here)
         about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0] * 3, critic=[0] * 3))
         if k:
             said = [held(k, i, gold, evil) for i in range(n)]
-            votes = pseudo_labels(said, 'number')
+            votes = pseudo_labels(said)
             kept = sum(v.answer is not None for v in votes)
             agents = {
                 f'generator-{i}': dict(
-                    rows=i, unique=i, tokens=9 * i, pools=dict(agreed=i), w_asked=None, w_reached=None, cut=0
+                    rows=i, unique=i, tokens=9 * i, buckets=dict(agreed=i), w_asked=None, w_reached=None, cut=0
                 )
                 for i in range(3)
             }
@@ -113,7 +107,9 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
                 collected=health([outcome(t, task) for t in said]) if gold else None,
             )
             write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, said))
-            write_jsonl(here / 'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
+            write_jsonl(
+                here / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes))
+            )
         os = [dict(outcome(held(k + 10, i), task, 0, k), problem=f'q{i}') for i in range(n)]
         outcomes += os
         lines.append(dict(iteration=k, methods=summarize_outcomes(os), **about, health=health(os)))
@@ -302,7 +298,7 @@ def test_marks_recount_the_outcomes(run):
     for k, ds in r.debates.items():
         os = [outcome(t, Task('t', 'number')) for t, _ in ds]
         for (t, v), o in zip(ds, os):
-            m = marks(t, v, 'number')
+            m = marks(t, v)
             assert ('mended' in m) == any(b and not a for a, b in zip(o['right_first'], o['right_final'])) and (
                 'spoiled' in m
             ) == any(a and not b for a, b in zip(o['right_first'], o['right_final']))
@@ -362,8 +358,8 @@ def test_early_end_and_empty_turns():
     t = Transcript(
         Problem('p', 'q', '7'), [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
     )
-    text = debate_html(t, {}, marks(t, {}, 'number'), 1, 'number')
-    assert Reader(text) and 'context_overflow' in text and marks(t, {}, 'number') == ['none', 'cut']
+    text = debate_html(t, {}, marks(t, {}), 1)
+    assert Reader(text) and 'context_overflow' in text and marks(t, {}) == ['none', 'cut']
 
 
 @pytest.mark.slow

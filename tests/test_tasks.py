@@ -274,7 +274,7 @@ def test_math_takes_levels_1_to_3_unless_told(tmp_path):
 def test_prompts():
     p = Problem('x/1', 'Which?\n(A) this\n(B) that', 'B')
     assert (
-        question_prompt(p.text, load_task('mmlu').prompt)
+        question_prompt(p.text, load_task('mmlu').how)
         == 'Which?\n(A) this\n(B) that\nThink step by step, then give the letter of the right choice as'
         ' \\boxed{letter}.'
     )
@@ -382,7 +382,7 @@ def test_the_same_questions_in_every_format(tmp_path, save):
         and [(p.text, p.gold) for p in a] == [(r['Q'], r['Sol']) for r in ROWS]
         and a[0].id.startswith('plus/mine-')
     )
-    assert question_prompt(a[0].text, task.prompt) == '0 plus 1\nGive the sum as \\boxed{sum}.'
+    assert question_prompt(a[0].text, task.how) == '0 plus 1\nGive the sum as \\boxed{sum}.'
     train, evaluation = split(task, 4, 4)
     assert {p.text for p in train + evaluation} == {r['Q'] for r in ROWS}
 
@@ -699,8 +699,8 @@ def test_a_data_file_by_its_name(tmp_path, monkeypatch):
 
 def test_a_pattern_is_no_instruction():
     with pytest.raises(MaftError, match='needs an instruction'):
-        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').prompt)
-    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').prompt) == 'Is it?\nSay yes or no.'
+        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').how)
+    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').how) == 'Is it?\nSay yes or no.'
 
 
 # Questions without answers

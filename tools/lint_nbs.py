@@ -32,6 +32,7 @@ DIRECTIVES = set(
 )
 MAX_CELLS, MAX_OUTPUT = 120, 100_000
 NOT_CHAPTERS = ('tutorials', 'results')
+PAGES = ('index', 'glossary')
 MAX_POSITIONAL = 3
 # Functions that may be called with more arguments by position, and why.
 VARIADIC = {
@@ -187,7 +188,7 @@ def check_headings(cells, numbered):
 def is_chapter(path):
     "Is this a notebook that exports: numbered, in nbs or in the folder of a wing?"
     inside = path.is_relative_to(NBS) and path.relative_to(NBS).parts[0] not in NOT_CHAPTERS
-    return inside and path.stem != 'index'
+    return inside and path.stem not in PAGES
 
 
 def check_module(path, cells):
@@ -196,7 +197,7 @@ def check_module(path, cells):
     if not is_chapter(path):
         for i, d in code:
             if exported(d) or 'default_exp' in d:
-                yield i, 'the index and the tutorials export nothing'
+                yield i, 'index, glossary and tutorials export nothing'
         return
     m = re.fullmatch(r'(\d\d)_(\w+)', path.stem)
     if not m:

@@ -5,17 +5,24 @@
 # %% auto #0
 __all__ = ['PAPER', 'FIRST', 'LESS', 'VARIANTS', 'RECIPES', 'RecipeContext', 'by_vote', 'Recipe', 'full_debate', 'answer_once',
            'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns', 'all_first_turns',
-           'all_final_turns', 'all_own_turns', 'answer_with_hint', 'by_gold', 'correct_turns', 'calls', 'train_each',
-           'train_one', 'variant', 'recipe']
+           'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold', 'correct_turns', 'calls',
+           'train_each', 'train_one', 'variant', 'recipe']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import dataclass, field, replace
 from typing import Callable
 from .consensus import Vote
-from ..core import MaftError, Message, Problem, Transcript, Turn
-from .debate import Agent, Seeds, Protocol, Society, debate, untrained
+from ..core import Answer, MaftError, Message, Problem, Transcript, Turn
+from .debate import Agent, Seeds, Protocol, Society, debate, no_stage, untrained
 from .prompts import hint_prompt
-from .examples import Example, agrees, pseudo_labels, critic_examples, generator_examples
+from multiagent_ft.method.examples import (
+    Example,
+    agrees,
+    critic_examples,
+    example_of,
+    generator_examples,
+    pseudo_labels,
+)
 
 # %% ../../nbs/method/07_recipes.ipynb #55f63e70
 @dataclass(frozen=True)
@@ -23,30 +30,39 @@ class RecipeContext:
     "What a recipe works with; the run provides it."
 
     generate: Callable  # requests -> completions
-    finetune: Callable  # {agent: rows} -> {agent name: adapter folder}
+    train: Callable | None  # {agent: examples} -> {agent name: adapter folder}
     protocol: Protocol  # how agents argue
+    read: Callable  # (completions, problems) -> an `Answer` or None each
+    gold_answer: Callable | None = None  # problem -> its right `Answer`; for recipes that use gold
     seed: int = 0  # the run's seed
-    w: float | None = 0.5  # share of corrections among a critic's rows
-    critic_loss: str = 'last'  # which of its turns a critic learns
+    w: float | None = 0.5  # share of corrections among a critic's examples
+    critic_loss: str = 'last'  # which of its turns a critic trains on
     min_support: int = 2  # votes a label needs
     early_stop: bool = False  # end a debate once all agents agree
-    stage: Callable = lambda name, n: None  # progress
-    votes: int = 9  # samples in a plain vote at equal cost
+    stage: Callable = no_stage  # progress
+    votes: int = 9  # samples of self-consistency at equal cost
 
-    def say(self, society: Society, problems: list[Problem], luck: Seeds, **protocol) -> list[Transcript]:
+    def debate(self, society: Society, problems: list[Problem], seeds: Seeds, **protocol) -> list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
         return debate(
-            problems, society, replace(self.protocol, **protocol), self.generate, luck, self.stage, self.early_stop
+            problems,
+            society,
+            replace(self.protocol, **protocol),
+            self.generate,
+            seeds=seeds,
+            read=self.read,
+            stage=self.stage,
+            early_stop=self.early_stop,
         )
 
     def labels(self, transcripts: list[Transcript]) -> list[Vote]:
-        "The consensus over the last words of each debate."
-        return pseudo_labels(transcripts, self.protocol.kind, self.min_support)
+        "The consensus over the final answers of each debate."
+        return pseudo_labels(transcripts, self.min_support)
 
 # %% ../../nbs/method/07_recipes.ipynb #fa6c0c71
-def by_vote(means: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
+def by_vote(ctx: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
     "Labels without a teacher: the vote."
-    return means.labels(transcripts)
+    return ctx.labels(transcripts)
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,11 @@ class Recipe:
 
     name: str  # as on the command line
     source: str  # paper and section
-    collect: Callable | None  # (means, society, problems, luck) -> transcripts; None: nothing is ever learned
-    select: Callable | None  # (means, society, transcripts, votes) -> {agent: rows}
-    train: Callable | None  # (means, society, {agent: rows}) -> society
-    answer: Callable  # (means, society, problems, luck) -> transcripts
-    label: Callable = by_vote  # (means, transcripts) -> one vote per transcript
+    collect: Callable | None  # (ctx, society, problems, seeds) -> transcripts; None: nothing is ever learned
+    select: Callable | None  # (ctx, society, transcripts, votes) -> {agent: rows}
+    train: Callable | None  # (ctx, society, {agent: rows}) -> society
+    answer: Callable  # (ctx, society, problems, seeds) -> transcripts
+    label: Callable = by_vote  # (ctx, transcripts) -> one vote per transcript
     settings: dict = field(default_factory=dict)  # keys of the configuration that this recipe fixes
     gold: bool = False  # does it look at gold answers? (only recipes defined by them do)
 
@@ -69,14 +85,14 @@ class Recipe:
         return self.train is not None
 
 # %% ../../nbs/method/07_recipes.ipynb #54b7cc2b
-def full_debate(means: RecipeContext, society: Society, problems: list[Problem], luck: Seeds) -> list[Transcript]:
+def full_debate(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "The whole protocol: generators, then critics."
-    return means.say(society, problems, luck)
+    return ctx.debate(society, problems, seeds)
 
 
-def answer_once(means: RecipeContext, society: Society, problems: list[Problem], luck: Seeds) -> list[Transcript]:
+def answer_once(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "Every generator answers once; nobody hears anybody. N agents that are one model are N samples of it."
-    return means.say(society, problems, luck, rounds=1)
+    return ctx.debate(society, problems, seeds, rounds=1)
 
 
 def replicas(society: Society, n: int) -> Society:
@@ -84,129 +100,126 @@ def replicas(society: Society, n: int) -> Society:
     return replace(society, generators=tuple(replace(society.generators[0], index=i) for i in range(n)), critics=())
 
 
-def answer_single(means: RecipeContext, society: Society, problems: list[Problem], luck: Seeds) -> list[Transcript]:
+def answer_single(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "Generator 0 answers once."
-    return means.say(replicas(society, 1), problems, luck, rounds=1)
+    return ctx.debate(replicas(society, 1), problems, seeds, rounds=1)
 
 
-def answer_maj_k(means: RecipeContext, society: Society, problems: list[Problem], luck: Seeds) -> list[Transcript]:
+def answer_maj_k(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "As many samples of generator 0 as a debate makes calls: the vote at equal cost."
-    return means.say(replicas(society, means.votes), problems, luck, rounds=1)
+    return ctx.debate(replicas(society, ctx.votes), problems, seeds, rounds=1)
 
 # %% ../../nbs/method/07_recipes.ipynb #f363c050
 def own_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
-    "Generators learn their agreeing first answers, critics their corrections and reinforcements (paper §2.2, §2.3)."
-    labels, kind = [v.answer for v in votes], means.protocol.kind
-    rows = {a: generator_examples(transcripts, labels, a.index, kind) for a in society.generators}
-    return rows | {
-        a: critic_examples(transcripts, labels, a.index, kind, means.w, means.critic_loss, means.seed)
-        for a in society.critics
-    }
+    """Generators train on their agreeing first answers, critics on their corrections and reinforcements (paper §2.2,
+    §2.3)."""
+    labels = [v.answer for v in votes]
+    examples = {a: generator_examples(transcripts, labels, a.index) for a in society.generators}
+    for a in society.critics:
+        examples[a] = critic_examples(transcripts, labels, a.index, w=ctx.w, critic_loss=ctx.critic_loss, seed=ctx.seed)
+    return examples
 
 
 def own_generator_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "As `own_turns`, critics left as they are (paper Table 2, 'w/o critic')."
-    return {a: r for a, r in own_turns(means, society, transcripts, votes).items() if a.role == 'generator'}
+    return {a: r for a, r in own_turns(ctx, society, transcripts, votes).items() if a.role == 'generator'}
 
 # %% ../../nbs/method/07_recipes.ipynb #62dfc317
 def all_first_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "All agreeing first answers, for ONE model (the paper's Majority FT, §3.2)."
     labels = [v.answer for v in votes]
-    return {
-        society.generators[0]: [
-            r for a in society.generators for r in generator_examples(transcripts, labels, a.index, means.protocol.kind)
-        ]
-    }
+    own = [generator_examples(transcripts, labels, a.index) for a in society.generators]
+    return {society.generators[0]: [e for examples in own for e in examples]}
 
 
 def all_final_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     """All agreeing last answers, as answers to the bare question, for ONE model (the paper's Single-agent FT, Table 2).
     Cut turns are left out."""
-    rows = []
+    examples = []
     for tr, vote in zip(transcripts, votes, strict=True):
-        asked = {t.agent: t.completion.prompt_ids for t in tr.at(1)}
-        rows += [
-            Example(asked[t.agent], t.completion.token_ids, tr.problem.id, t.round)
+        first_prompt = {t.agent: t.completion.prompt_ids for t in tr.at(1)}
+        examples += [
+            replace(example_of(t, tr.problem.id, 'agreed'), prompt_ids=first_prompt[t.agent])
             for t in tr.final()
-            if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)
+            if t.completion.finish == 'stop' and agrees(t, vote.answer)
         ]
-    return {society.generators[0]: rows}
+    return {society.generators[0]: examples}
 
 
 def all_own_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
-    "The union of all agents' rows, for ONE model: the control the paper lacks."
-    return {society.generators[0]: [r for rows in own_turns(means, society, transcripts, votes).values() for r in rows]}
+    "The union of all agents' examples, for ONE model: the control the paper lacks."
+    own = own_turns(ctx, society, transcripts, votes)
+    return {society.generators[0]: [e for examples in own.values() for e in examples]}
 
 # %% ../../nbs/method/07_recipes.ipynb #e89e4385
-def answer_with_hint(means: RecipeContext, society: Society, problems: list[Problem], luck: Seeds) -> list[Transcript]:
-    """Generator 0 answers once and, where that is wrong, once more with the right answer as a hint (role 'hinted').
-    Raises `MaftError` for a question without gold."""
+def with_hints(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Turn]:
+    "Generator 0 answers once more, with the right answer as a hint: one turn (role 'hinted') per problem."
+
+    def request(p):
+        chat = (Message('user', hint_prompt(p.text, p.gold, ctx.protocol.how)),)
+        return seeds.request(chat, p, 1, 'hinted', 0, ctx.protocol.sampling, society.generators[0].adapter)
+
+    requests = [request(p) for p in problems]
+    ctx.stage('answers with a hint', len(requests))
+    completions = ctx.generate(requests) if requests else []
+    answers = ctx.read(completions, problems) if requests else []
+    return [Turn(0, 'hinted', 1, c, a) for c, a in zip(completions, answers, strict=True)]
+
+
+def answer_with_hint(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
+    """Generator 0 answers once and, where that is wrong, once more with the right answer as a hint. Raises `MaftError`
+    for a question without gold."""
     blind = next((p for p in problems if p.gold is None), None)
     if blind:
         raise MaftError(
-            f'recipe star learns from gold answers, and question {blind.id} has none. Add "gold" to it, or choose'
+            f'recipe star trains on gold answers, and question {blind.id} has none. Add "gold" to it, or choose'
             ' another recipe.'
         )
-    said = answer_single(means, society, problems, luck)
-    wrong = [t for t in said if not agrees(t.final()[0], t.problem.gold, means.protocol.kind)]
-    requests = [
-        luck.request(
-            (Message('user', hint_prompt(t.problem.text, t.problem.gold, means.protocol.prompt)),),
-            t.problem,
-            1,
-            'hinted',
-            0,
-            means.protocol.sampling,
-            society.generators[0].adapter,
-        )
-        for t in wrong
-    ]
-    means.stage('answers with a hint', len(requests))
-    hinted = dict(zip((t.problem.id for t in wrong), means.generate(requests) if requests else [], strict=True))
-    return [
-        replace(t, turns=(*t.turns, Turn(0, 'hinted', 1, hinted[t.problem.id]))) if t.problem.id in hinted else t
-        for t in said
-    ]
+    first = answer_single(ctx, society, problems, seeds)
+    wrong = [t.problem for t in first if not agrees(t.final()[0], ctx.gold_answer(t.problem))]
+    hinted = {p.id: turn for p, turn in zip(wrong, with_hints(ctx, society, wrong, seeds), strict=True)}
+    return [replace(t, turns=(*t.turns, hinted[t.problem.id])) if t.problem.id in hinted else t for t in first]
 
 # %% ../../nbs/method/07_recipes.ipynb #7ff6db3b
-def by_gold(means: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
+def by_gold(ctx: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
     "Labels from the teacher: the gold answers."
-    return [Vote(t.problem.gold, 1, 1, 0, False, 1) for t in transcripts]
+    gold = [ctx.gold_answer(t.problem) for t in transcripts]
+    return [Vote(a, support=1, cast=1, abstained=0, tied=False, margin=1) for a in gold]
 
 
 def correct_turns(
-    means: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "Right answers, hinted ones put after the question as it was asked without the hint (STaR). Cut turns are left out."
-    rows = []
+    examples = []
     for tr, vote in zip(transcripts, votes, strict=True):
-        asked = tr.at(1)[0].completion.prompt_ids
-        rows += [
-            Example(asked, t.completion.token_ids, tr.problem.id, 1, 'hinted' if t.role == 'hinted' else 'agreed')
+        unhinted = tr.at(1)[0].completion.prompt_ids
+        examples += [
+            replace(example_of(t, tr.problem.id, 'hinted' if t.role == 'hinted' else 'agreed'), prompt_ids=unhinted)
             for t in tr.turns
-            if t.completion.finish == 'stop' and agrees(t, vote.answer, means.protocol.kind)
+            if t.completion.finish == 'stop' and agrees(t, vote.answer)
         ]
-    return {society.generators[0]: rows}
+    return {society.generators[0]: examples}
 
 # %% ../../nbs/method/07_recipes.ipynb #3ee46fd9
 def calls(how: Callable, cfg) -> int:  # one of the ways to speak
-    "Calls per question, at most."
+    "Calls per question, at most; `cfg` has agents, votes and calls."
     return {answer_once: cfg.agents, answer_single: 1, answer_maj_k: cfg.votes, answer_with_hint: 2}.get(how, cfg.calls)
 
 # %% ../../nbs/method/07_recipes.ipynb #10a1ae17
-def train_each(means: RecipeContext, society: Society, rows: dict[Agent, list[Example]]) -> Society:
+def train_each(ctx: RecipeContext, society: Society, rows: dict[Agent, list[Example]]) -> Society:
     "Every agent continues its own adapter on its own rows; an agent without rows stays its parent."
-    new = means.finetune({a: r for a, r in rows.items() if r})
+    new = ctx.train({a: r for a, r in rows.items() if r})
 
     def seat(a):
         return replace(a, adapter=str(new[a.name])) if a.name in new else a
@@ -214,9 +227,9 @@ def train_each(means: RecipeContext, society: Society, rows: dict[Agent, list[Ex
     return replace(society, generators=tuple(map(seat, society.generators)), critics=tuple(map(seat, society.critics)))
 
 
-def train_one(means: RecipeContext, society: Society, rows: dict[Agent, list[Example]]) -> Society:
+def train_one(ctx: RecipeContext, society: Society, rows: dict[Agent, list[Example]]) -> Society:
     "One model is trained and sits in every seat."
-    new = means.finetune({a: r for a, r in rows.items() if r})
+    new = ctx.train({a: r for a, r in rows.items() if r})
 
     def seat(a):
         return replace(a, adapter=str(*new.values())) if new else a
@@ -324,12 +337,12 @@ VARIANTS = (
             ('all', 'all', "as the authors' code: critics learn the first answer too, wrong or not"),
         )
     ),
-    variant(_r['debate'], 'cooperative', f'{PAPER}, Table 3, base: agents cooperate', manner='cooperative'),
-    variant(_r['multiagent-ft'], 'cooperative-ft', f'{PAPER}, Table 3, finetuned', manner='cooperative'),
+    variant(_r['debate'], 'cooperative', f'{PAPER}, Table 3, base: agents cooperate', prompts='cooperative'),
+    variant(_r['multiagent-ft'], 'cooperative-ft', f'{PAPER}, Table 3, finetuned', prompts='cooperative'),
     variant(
-        _r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', manner='unique-id'
+        _r['debate'], 'unique-id', f'{PAPER}, Table 5: one model, every agent is told who it is', prompts='unique-id'
     ),
-    variant(_r['union-ft'], 'unique-id-ft', 'the same, finetuned on the union of all rows', manner='unique-id'),
+    variant(_r['union-ft'], 'unique-id-ft', 'the same, finetuned on the union of all rows', prompts='unique-id'),
     *(
         variant(_r[n], f'{n}-t2', f'{PAPER}, Figure 10, temperature 2', temperature=2.0)
         for n in ('single-agent-ft', 'single-agent-ft-alone')

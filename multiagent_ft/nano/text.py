@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SLIP', 'NEIGHBOUR', 'SYSTEMATIC', 'SECOND_LOOK', 'FRESH', 'UNFAITHFUL', 'WORDS', 'PEERS', 'JOBS', 'LATE', 'JOBS_LATE',
-           'DRILL', 'arithmetic_sketch', 'carry_lost', 'slipped', 'author', 'said', 'reviser', 'summary', 'sketch',
-           'drill', 'chat', 'chats']
+           'DRILL', 'arithmetic_sketch', 'carry_lost', 'slipped', 'author', 'as_text', 'reviser', 'summary', 'sketch',
+           'drill', 'chat', 'summarizing_chat', 'revision_request', 'chats']
 
 # %% ../../nbs/nano/51_text.ipynb #ce2055dc
 import random
@@ -18,8 +18,8 @@ from ..runs.tasks import Sketch, work, word_sketch
 SLIP = {'*': 0.17, '/': 0.17, '-': 0.15, '+': 0.05}  # how often a step goes wrong, by kind of step
 NEIGHBOUR = 0.9  # share of slips that hit the last digit; the others are off by ten
 SYSTEMATIC = 0.75  # how often a tempting mistake is made where a problem invites it
-SECOND_LOOK = 0.8  # in a revision worked afresh, slips and temptations are this many times as likely
-FRESH = 0.5  # share of revisions worked afresh whatever the others say
+SECOND_LOOK = 0.8  # in a revision worked from scratch, slips and temptations are this many times as likely
+FRESH = 0.5  # share of revisions worked from scratch, whatever the others say
 UNFAITHFUL = 0.03  # share of summaries that leave an answer out
 
 # %% ../../nbs/nano/51_text.ipynb #3556309a
@@ -56,7 +56,7 @@ def author(
     rng: random.Random,
     care: float = 1.0,  # multiplies the chance of every mistake
 ) -> tuple[list[str], int]:
-    "Worked lines and answer by somebody who errs in both ways: tempted and careless."
+    "Worked lines and answer by an author who errs in both ways: tempted and careless."
     tempted = sketch.tempting and rng.random() < SYSTEMATIC * care
 
     def slip(x, op, y, right):
@@ -68,7 +68,7 @@ def author(
     return work(sketch.tempting if tempted else sketch.plan, slip)
 
 
-def said(solution: tuple[list[str], int]) -> str:
+def as_text(solution: tuple[list[str], int]) -> str:
     "A solution as text: a line per step, then the answer in a box."
     lines, answer = solution
     return '\n'.join([*lines, f'\\boxed{{{answer}}}'])
@@ -76,19 +76,19 @@ def said(solution: tuple[list[str], int]) -> str:
 # %% ../../nbs/nano/51_text.ipynb #d4918694
 def reviser(
     sketch: Sketch,
-    heard: list[tuple[list[str], int]],
-    rng: random.Random,  # own solution and the peers'
+    solutions: list[tuple[list[str], int]],  # the author's own and the peers'
+    rng: random.Random,
 ) -> tuple[list[str], int]:
-    """Somebody who has heard others: half the time works afresh, else takes over the answer that most have, if two or
-    more do."""
+    """A revision: half the time worked from scratch, otherwise the answer that most solutions have, if two or more
+    do."""
     if rng.random() < FRESH:
         return author(sketch, rng, SECOND_LOOK)
-    support = Counter(a for _, a in heard)
+    support = Counter(a for _, a in solutions)
     top = max(support.values())
     if top < 2:
         return author(sketch, rng, SECOND_LOOK)
     answer = rng.choice([a for a in support if support[a] == top])
-    return next(s for s in heard if s[1] == answer)
+    return next(s for s in solutions if s[1] == answer)
 
 # %% ../../nbs/nano/51_text.ipynb #901d4bb3
 def summary(
@@ -111,7 +111,7 @@ def summary(
 
 # %% ../../nbs/nano/51_text.ipynb #df1da869
 WORDS = 0.4  # share of chats that are about word problems
-PEERS = (1, 2, 2, 2, 2, 2, 3, 3, 4, 4)  # how many others are heard
+PEERS = (1, 2, 2, 2, 2, 2, 3, 3, 4, 4)  # how many peers an agent reads
 JOBS = dict(answer=20, peers=24, again=5, summary=16, reflect=4, summarize=17, drill=14)  # shares of chats, in per cent
 LATE = 220  # from this block on summaries list the answers first, and the shares are these:
 JOBS_LATE = dict(answer=18, peers=20, again=5, summary=20, reflect=3, summarize=26, drill=8)
@@ -153,24 +153,38 @@ def chat(rng: random.Random, jobs: dict = JOBS, listed: bool = True) -> list[tup
         return drill(rng)
     s, n = sketch(rng), rng.choice(PEERS)
     if job == 'summarize':
-        solutions = [author(s, rng) for _ in range(n + (rng.random() < 0.3))]
-        return [
-            ('user', summarize_prompt(s.text, [said(x) for x in solutions])),
-            ('assistant', summary(solutions, rng, listed)),
-        ]
+        return summarizing_chat(s, n, rng, listed=listed)
     own = author(s, rng)
-    out = [('user', question_prompt(s.text)), ('assistant', said(own))]
-    for hearing in dict(answer=[], again=['peers', rng.choice(['peers', 'summary'])]).get(job, [job]):
-        peers = [] if hearing == 'reflect' else [author(s, rng) for _ in range(n)]
-        words = [said(p) for p in peers]
-        request = dict(
-            peers=lambda: peers_prompt(s.text, words),
-            summary=lambda: summary_prompt(s.text, summary(peers, rng, listed)),
-            reflect=lambda: reflect_prompt(s.text),
-        )[hearing]()
+    turns = [('user', question_prompt(s.text)), ('assistant', as_text(own))]
+    second = rng.choice(['peers', 'summary'])  # drawn whatever the job: the shipped weights saw this very text
+    for manner in dict(answer=[], again=['peers', second]).get(job, [job]):
+        peers = [] if manner == 'reflect' else [author(s, rng) for _ in range(n)]
+        request = revision_request(s, manner, peers, rng=rng, listed=listed)
         own = reviser(s, [own, *peers], rng)
-        out += [('user', request), ('assistant', said(own))]
-    return out
+        turns += [('user', request), ('assistant', as_text(own))]
+    return turns
+
+
+def summarizing_chat(s: Sketch, n: int, rng: random.Random, listed: bool) -> list[tuple[str, str]]:
+    "A chat in which the solutions of `n` authors, sometimes one more, are summarized."
+    solutions = [author(s, rng) for _ in range(n + (rng.random() < 0.3))]
+    request = summarize_prompt(s.text, [as_text(x) for x in solutions])
+    return [('user', request), ('assistant', summary(solutions, rng, listed))]
+
+
+def revision_request(
+    s: Sketch,
+    manner: str,  # 'peers', 'summary' or 'reflect'
+    peers: list[tuple[list[str], int]],
+    rng: random.Random,
+    listed: bool,
+) -> str:
+    "What asks an author to answer again."
+    if manner == 'peers':
+        return peers_prompt(s.text, [as_text(p) for p in peers])
+    if manner == 'summary':
+        return summary_prompt(s.text, summary(peers, rng, listed))
+    return reflect_prompt(s.text)
 
 # %% ../../nbs/nano/51_text.ipynb #42313b73
 def chats(seed: int, block: int, n: int = 512) -> list[list[tuple[str, str]]]:  # which block of the endless text

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'phrases', 'make_tokenizer', 'make_model', 'encode',
-           'batches', 'loss_of', 'rate', 'make_optimizers', 'train_block', 'save_state', 'load_state', 'train_key',
-           'export_nano', 'check_nano', 'train_nano', 'speed']
+           'batches', 'padded', 'loss_of', 'rate', 'make_optimizers', 'train_block', 'step', 'save_state', 'load_state',
+           'train_key', 'export_nano', 'check_nano', 'train_nano', 'earlier_losses', 'speed_and_loss', 'work_dir']
 
 # %% ../../nbs/nano/52_train.ipynb #d6c3c2da
 import json, random, re, shutil, time
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import MaftError, digest, file_digest, read_jsonl, rng_for, write_atomic, write_jsonl
 from ..method.prompts import question_prompt, peers_prompt, summarize_prompt, summary_prompt, reflect_prompt
 from ..runs.tracking import Progress
-from .text import DRILL, chats, said, summary
+from .text import DRILL, as_text, chats, summary
 from ..runs.tasks import word_sketch
 
 # %% ../../nbs/nano/52_train.ipynb #c7af031b
@@ -34,7 +34,7 @@ def phrases() -> list[str]:
         summarize_prompt(x, [x, x]),
         summary_prompt(x, x),
         DRILL + x,
-        said(([x], x)),
+        as_text(([x], x)),
         summary([([x], x), ([x], x), ([x], y)], random.Random(0), listed=False),
         'What is the result of ' + x,
     ]
@@ -104,21 +104,18 @@ def make_model(tokenizer, seed: int = 0, shape: dict = SHAPE):
 
 # %% ../../nbs/nano/52_train.ipynb #9b653d44
 def encode(batch: list, tokenizer) -> list[tuple[list[int], list[bool]]]:
-    "Chats as token ids, and for each id whether it is learned: the assistant's words and the end of its turns."
-    words = iter(tokenizer([content for c in batch for _, content in c], add_special_tokens=False)['input_ids'])
-    role_id, end = (
-        {r: tokenizer.convert_tokens_to_ids(f'<|{r}|>') for r in ('user', 'assistant')},
-        tokenizer.eos_token_id,
-    )
-    out = []
+    "Chats as token ids, and for each id whether the loss counts it: the assistant's turns with their ends."
+    contents = iter(tokenizer([content for c in batch for _, content in c], add_special_tokens=False)['input_ids'])
+    role_id = {r: tokenizer.convert_tokens_to_ids(f'<|{r}|>') for r in ('user', 'assistant')}
+    encoded = []
     for c in batch:
-        ids, learn = [], []
+        ids, mask = [], []
         for role, _ in c:
-            w = next(words)
-            ids += [role_id[role], *w, end]
-            learn += [False] + [role == 'assistant'] * (len(w) + 1)
-        out.append((ids, learn))
-    return out
+            content = next(contents)
+            ids += [role_id[role], *content, tokenizer.eos_token_id]
+            mask += [False] + [role == 'assistant'] * (len(content) + 1)
+        encoded.append((ids, mask))
+    return encoded
 
 # %% ../../nbs/nano/52_train.ipynb #404b24fb
 def batches(
@@ -128,35 +125,42 @@ def batches(
     budget: int = 4096,  # token places per batch, padding included
     longest: int = 640,  # longer chats are left out
 ) -> list[tuple]:
-    """Block `block` of the text as (ids, learn) tensors of shape (chats, tokens), chats of like length together, order
-    shuffled."""
+    """Block `block` of the text as (ids, mask) tensors of shape (chats, tokens), chats of similar length together,
+    order shuffled."""
+    groups, group = [], []
+    for ids, mask in sorted(encode(chats(seed, block), tokenizer), key=lambda x: len(x[0])):
+        if len(ids) > longest:
+            break
+        if group and len(ids) * (len(group) + 1) > budget:
+            groups.append(group)
+            group = []
+        group.append((ids, mask))
+    if group:
+        groups.append(group)
+    rng_for('nano', 'order', seed, block).shuffle(groups)
+    return [
+        (padded([ids for ids, _ in g], tokenizer.pad_token_id), padded([mask for _, mask in g], False)) for g in groups
+    ]
+
+
+def padded(rows: list[list], fill):
+    "Rows of different length as one tensor, filled up on the right with `fill`."
     import torch
 
-    rows, out, now = sorted(encode(chats(seed, block), tokenizer), key=lambda r: len(r[0])), [], []
-    for r in rows:
-        if len(r[0]) > longest:
-            continue
-        if now and len(r[0]) * (len(now) + 1) > budget:
-            out.append(now)
-            now = []
-        now.append(r)
-    if now:
-        out.append(now)
-    rng_for('nano', 'order', seed, block).shuffle(out)
-
-    def pad(rs, i, fill):
-        n = max(len(r[0]) for r in rs)
-        return torch.tensor([list(r[i]) + [fill] * (n - len(r[0])) for r in rs])
-
-    return [(pad(b, 0, tokenizer.pad_token_id), pad(b, 1, False)) for b in out]
+    n = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (n - len(row))] for row in rows])
 
 # %% ../../nbs/nano/52_train.ipynb #27b03786
-def loss_of(model, ids, learn):  # (batch, length) tokens  # the same shape, True where the loss counts
-    "Mean cross entropy over the learned tokens. Padding is on the right, so causal attention never sees it."
+def loss_of(
+    model,
+    ids,  # (batch, length) tokens
+    mask,  # the same shape, True where the loss counts
+):
+    "Mean cross entropy over the tokens of `mask`. Padding is on the right, so causal attention never sees it."
     import torch.nn.functional as F
 
     h = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    keep = learn[:, 1:]
+    keep = mask[:, 1:]
     return F.cross_entropy(model.lm_head(h[keep]), ids[:, 1:][keep])
 
 # %% ../../nbs/nano/52_train.ipynb #b50ccae0
@@ -164,7 +168,7 @@ PEAK, WARM, DECAY = 4e-3, 0.01, 0.6  # highest learning rate; shares of the trai
 
 
 def rate(t: float) -> float:  # share of the training done, 0 to 1
-    "The learning rate: up in a moment, level, then down to zero in a straight line."
+    "The learning rate: a short warm-up, level, then linear decay to zero."
     return PEAK * min(1, t / WARM + 0.01, (1 - t) / DECAY)
 
 # %% ../../nbs/nano/52_train.ipynb #a0f1c675
@@ -181,28 +185,29 @@ def make_optimizers(model) -> list:
 
 # %% ../../nbs/nano/52_train.ipynb #157b21d0
 def train_block(model, optimizers: list, tokenizer, seed: int, block: int, blocks: int) -> dict:
-    "Learn one block of text; returns its mean loss per learned token and how many tokens it had."
+    "Train on one block of text; returns its mean loss per token and how many tokens it had."
+    todo, total, counted, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
+    for i, (ids, mask) in enumerate(todo):
+        lr = rate((block + i / len(todo)) / blocks)
+        loss, n = step(model, optimizers, loss_of(model, ids, mask), lr), int(mask.sum())
+        total, counted = total + loss * n, counted + n
+        tokens += int((ids != tokenizer.pad_token_id).sum())
+    return dict(block=block, loss=round(total / counted, 5), tokens=tokens, rate=round(lr, 7))
+
+
+def step(model, optimizers: list, loss, lr: float) -> float:
+    "One update of the weights by `loss`, a tensor, gradients clipped; the loss as a number."
     import torch
 
-    todo, total, learned, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
-    for i, (ids, learn) in enumerate(todo):
-        lr = rate((block + i / len(todo)) / blocks)
-        for o in optimizers:
-            for g in o.param_groups:
-                g['lr'] = lr
-        loss = loss_of(model, ids, learn)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optimizers:
-            o.step()
-            o.zero_grad()
-        n = int(learn.sum())
-        total, learned, tokens = (
-            total + loss.item() * n,
-            learned + n,
-            tokens + int((ids != tokenizer.pad_token_id).sum()),
-        )
-    return dict(block=block, loss=round(total / learned, 5), tokens=tokens, rate=round(lr, 7))
+    for o in optimizers:
+        for group in o.param_groups:
+            group['lr'] = lr
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for o in optimizers:
+        o.step()
+        o.zero_grad()
+    return loss.item()
 
 # %% ../../nbs/nano/52_train.ipynb #34c5de2e
 def save_state(
@@ -224,8 +229,8 @@ def save_state(
 
 # %% ../../nbs/nano/52_train.ipynb #dbb46c37
 def load_state(path: Path, model, optimizers: list, key: str) -> int:
-    """Take up what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of
-    another training."""
+    """Restore what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of
+    another training run."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -237,7 +242,7 @@ def load_state(path: Path, model, optimizers: list, key: str) -> int:
     block, _, owner = meta.get('place', '').partition(' ')
     if owner != key:
         raise MaftError(
-            f'{path} belongs to a training with other settings, text or tokenizer. Choose another folder, or delete'
+            f'{path} belongs to a training run with other settings, text or tokenizer. Choose another folder, or delete'
             ' it to start again.'
         )
     with torch.no_grad():
@@ -286,14 +291,14 @@ def export_nano(model, tokenizer, folder: Path, dtype: str = 'float16') -> Path:
 
 # %% ../../nbs/nano/52_train.ipynb #af17d149
 def check_nano(folder: Path) -> Path:
-    """Is `folder` a whole nano, weights and tokenizer of one training? Returns it; raises `MaftError` that says what is
-    wrong."""
+    """Is `folder` a complete nano, weights and tokenizer of one training run? Returns it; raises a `MaftError` that
+    says what is wrong."""
     import torch
     from safetensors import SafetensorError, safe_open
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = Path(folder)
-    again = 'Make it anew with `maft nano train`, or install the package again.'
+    again = 'Make it again with `maft nano train`, or install the package again.'
     for name in (
         'config.json',
         'model.safetensors',
@@ -320,86 +325,57 @@ def check_nano(folder: Path) -> Path:
     return folder
 
 # %% ../../nbs/nano/52_train.ipynb #6b5217b4
-BLOCKS = 280  # blocks of 512 chats that the shipped weights learned from, about 30 million tokens
+BLOCKS = 280  # blocks of 512 chats that the shipped weights were trained on, about 30 million tokens
 
 
 def train_nano(
     out: Path,  # folder for the checkpoint, the loss curve and the finished model
     seed: int = 0,
     blocks: int = BLOCKS,
-    resume: bool = True,  # go on from the folder's checkpoint, if it has one
+    resume: bool = True,  # from the folder's checkpoint, if it has one
     shape: dict = SHAPE,
     every: int = 10,  # blocks between checkpoints
 ) -> Path:
-    """Make `nano` from nothing, on one thread so that the bytes do not depend on the machine's core count. Returns the
+    """Make `nano` from scratch, on one thread so that the bytes do not depend on the machine's core count. Returns the
     model's folder."""
     import torch
 
+    out = work_dir(out)
+    torch.set_num_threads(1)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, seed, shape)
+    optimizers, checkpoint = make_optimizers(model), out / 'checkpoint.safetensors'
+    key = train_key(tokenizer, seed, blocks=blocks, shape=shape)
+    start = load_state(checkpoint, model, optimizers, key=key) if resume and checkpoint.exists() else 0
+    log, clock = earlier_losses(out, start), time.monotonic()
+    with Progress(blocks, 'training nano', 'blocks', every=60) as progress:
+        progress.skip(start)
+        for block in range(start, blocks):
+            log.append(train_block(model, optimizers, tokenizer, seed=seed, block=block, blocks=blocks))
+            progress.advance(**speed_and_loss(log[start:], time.monotonic() - clock))
+            if (block + 1) % every == 0 or block + 1 == blocks:
+                write_jsonl(out / 'loss.jsonl', log)
+                save_state(checkpoint, model, optimizers, block=block + 1, key=key)
+    return check_nano(export_nano(model, tokenizer, out / 'nano'))
+
+
+def earlier_losses(out: Path, start: int) -> list[dict]:
+    "The lines of the loss curve before block `start`."
+    return [r for r in read_jsonl(out / 'loss.jsonl') if r['block'] < start] if start else []
+
+
+def speed_and_loss(log: list[dict], seconds: float) -> dict:
+    "What the progress line says, after these blocks."
+    return dict(loss=f'{log[-1]["loss"]:.3f}', tokens_per_s=round(sum(r['tokens'] for r in log) / seconds))
+
+
+def work_dir(out: Path) -> Path:
+    "The folder, made if need be. Raises `MaftError` where that cannot be done or too little space is left."
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise MaftError(f'{out}: cannot make this folder ({e.strerror}). Choose another.') from None
     if shutil.disk_usage(out).free < 200e6:
-        raise MaftError(f'{out}: less than 200 MB free. Free some room or choose another folder.')
-    torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer, seed, shape)
-    optimizers, state = make_optimizers(model), out / 'checkpoint.safetensors'
-    key, start, log, seen = train_key(tokenizer, seed, blocks, shape), 0, [], 0
-    if resume and state.exists():
-        start = load_state(state, model, optimizers, key)
-        log = [r for r in read_jsonl(out / 'loss.jsonl') if r['block'] < start]
-    clock = time.monotonic()
-    with Progress(blocks, 'training nano', 'blocks', every=60) as progress:
-        progress.skip(start)
-        for block in range(start, blocks):
-            log.append(train_block(model, optimizers, tokenizer, seed, block, blocks))
-            seen += log[-1]['tokens']
-            progress.advance(loss=f'{log[-1]["loss"]:.3f}', tokens_per_s=round(seen / (time.monotonic() - clock)))
-            if (block + 1) % every == 0 or block + 1 == blocks:
-                write_jsonl(out / 'loss.jsonl', log)
-                save_state(state, model, optimizers, block + 1, key)
-    return check_nano(export_nano(model, tokenizer, out / 'nano'))
-
-# %% ../../nbs/nano/52_train.ipynb #58fe2a0d
-def speed(rounds: int = 2) -> dict:
-    """Tokens per second of CPU time, mean of `rounds`, on one thread: our loop, a bare loop over ready batches, and
-    that loop in bfloat16."""
-    import torch
-    from contextlib import nullcontext
-
-    torch.set_num_threads(1)
-    tokenizer, took, read = make_tokenizer(), {}, 0
-
-    def fresh():
-        m = make_model(tokenizer)
-        return m, make_optimizers(m)
-
-    def bare(todo, model, optimizers, context=nullcontext):
-        for ids, learn in todo:
-            with context():
-                loss = model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for o in optimizers:
-                o.step()
-                o.zero_grad()
-
-    loops = dict(
-        ours=lambda b, todo, *m: train_block(*m, tokenizer, 0, b, BLOCKS),
-        bare=lambda b, todo, *m: bare(todo, *m),
-        bare_bf16=lambda b, todo, *m: bare(todo, *m, lambda: torch.autocast('cpu', torch.bfloat16)),
-    )
-    models = {k: fresh() for k in loops}
-    for block in range(rounds + 1):
-        todo = batches(0, block, tokenizer)
-        tokens = sum(int((ids != tokenizer.pad_token_id).sum()) for ids, _ in todo)
-        if block:
-            read += tokens  # the first round only warms up
-        for k, f in loops.items():
-            t = time.process_time()
-            f(block, todo, *models[k])
-            if block:
-                took[k] = took.get(k, 0) + time.process_time() - t
-    return {k: round(read / t) for k, t in took.items()}
+        raise MaftError(f'{out}: less than 200 MB free. Free some space or choose another folder.')
+    return out

@@ -12,20 +12,21 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Iterable
-from ..core import MaftError, Problem, Transcript, Turn
+from ..core import Answer, MaftError, Problem, Transcript, Turn
 from ..method.consensus import vote
 from .tasks import Task
 
 # %% ../../nbs/runs/26_evaluate.ipynb #e086e2cc
 def scored_vote(
-    answers: list,  # one answer per voter, None = could not be read
+    answers: list[Answer | None],  # one per voter, None = could not be read
     task: Task,
     problem: Problem,
     seed=0,  # the run's; with the problem's id it settles ties
 ) -> dict:
     "The vote over `answers` as it goes into an outcome: answer, support, cast, tied, right."
     v = vote(answers, tie='random', seed=[seed, problem.id])
-    return dict(answer=v.answer, support=v.support, cast=v.cast, tied=v.tied, right=task.score(v.answer, problem))
+    answer = v.answer and v.answer.text
+    return dict(answer=answer, support=v.support, cast=v.cast, tied=v.tied, right=task.score(v.answer, problem))
 
 # %% ../../nbs/runs/26_evaluate.ipynb #756cb0df
 def cost(turns: list[Turn]) -> dict:
@@ -44,15 +45,9 @@ def flips(
     pairs = list(zip(before, after, strict=True))
     return dict(mended=pairs.count((False, True)), spoiled=pairs.count((True, False)))
 
-# %% ../../nbs/runs/26_evaluate.ipynb #ff7c798f
-def _answers(task, turns, problem):
-    "{agent: text of its answer} of one round."
-    read = task.read([t.completion for t in turns], [problem] * len(turns))
-    return {t.agent: a and a.text for t, a in zip(turns, read)}
-
 # %% ../../nbs/runs/26_evaluate.ipynb #4762a7f2
 def outcome(
-    transcript: Transcript,  # one finished debate
+    transcript: Transcript,  # one finished debate, its answers read
     task: Task,  # how to read and compare answers
     # settles ties; the same at every iteration, so that luck does not change between them
     seed=0,
@@ -65,15 +60,16 @@ def outcome(
             f'{p.id}: no gold answer, so nothing to score with. Add "gold" to the question, or leave it out of the'
             ' evaluation.'
         )
-    rounds = [_answers(task, transcript.at(m), p) for m in range(1, transcript.rounds + 1)]
-    answers = [[found.get(i) for i in agents] for found in rounds] or [[]]
+    by_round = [{t.agent: t.answer for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)]
+    answers = [[r.get(i) for i in agents] for r in by_round] or [[]]
+    texts = [[a and a.text for a in row] for row in answers]
     right = [[task.score(a, p) for a in row] for row in answers]
     return dict(
         iteration=iteration,
         problem=p.id,
         gold=p.gold,
-        first=answers[0],
-        final=answers[-1],
+        first=texts[0],
+        final=texts[-1],
         right_first=right[0],
         right_final=right[-1],
         majority=scored_vote(answers[0], task, p, seed),

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from .settings import config_of
 from ..core import MaftError, digest, read_jsonl
-from ..method.debate import load_society
+from .society import load_society
 from .evaluate import summarize_outcomes
 from .store import entry
 from ..method.examples import load_examples

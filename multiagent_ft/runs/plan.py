@@ -99,10 +99,19 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
     from multiagent_ft.runs.tasks import load_task
 
     cfg = settled(cfg)
-    protocol = protocol_of(cfg, load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {})))
+    task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
     r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     means = RecipeContext(
-        engine.generate, None, protocol, cfg.seed, cfg.w, cfg.critic_loss, cfg.min_support, votes=cfg.votes
+        engine.generate,
+        train=None,
+        protocol=protocol_of(cfg, task),
+        read=task.read,
+        gold_answer=task.gold_answer,
+        seed=cfg.seed,
+        w=cfg.w,
+        critic_loss=cfg.critic_loss,
+        min_support=cfg.min_support,
+        votes=cfg.votes,
     )
     # the first call pays for warming up
     engine.generate(

@@ -29,13 +29,14 @@ from multiagent_ft.core import (
     write_atomic,
     write_jsonl,
 )
-from ..method.debate import Agent, Seeds, Protocol, Society, iterations_of, save_society, untrained
-from ..method.prompts import Sampling
+from ..method.debate import Agent, Seeds, Protocol, Society, untrained
+from ..method.consensus import vote_to_dict
+from .society import iterations_of, load_society, save_society, with_engine
+from ..method.prompts import EngineSpec, Sampling
 from .evaluate import health, outcome, summarize_outcomes
 from ..training.finetune import finetune_key, versions
 from multiagent_ft.runs.jobs import (
     CachedEngine,
-    EngineSpec,
     Executor,
     Job,
     JobRunner,
@@ -80,15 +81,14 @@ def worker_count(cfg: Config) -> int:
 
 def protocol_of(cfg: Config, task) -> Protocol:
     "How agents argue, from the configuration."
-    words = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
+    sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
     return Protocol(
-        cfg.rounds,
-        cfg.summary,
-        task.kind,
-        task.instruction,
-        words,
-        replace(words, max_new_tokens=cfg.summary_max_new_tokens),
-        cfg.prompts,
+        rounds=cfg.rounds,
+        summary=cfg.summary,
+        how=task.how,
+        sampling=sampling,
+        summary_sampling=replace(sampling, max_new_tokens=cfg.summary_max_new_tokens),
+        manner=cfg.prompts,
     )
 
 # %% ../../nbs/runs/28_run.ipynb #9a9e399d
@@ -108,32 +108,29 @@ class RunContext:
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
         self.spec = EngineSpec(
-            cfg.model,
-            cfg.device,
-            '4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype,
-            cfg.batch_size,
-            cfg.revision,
-            cfg.chat_template,
-            cfg.trust_remote_code,
+            'hf',
+            dict(
+                model=cfg.model,
+                device=cfg.device,
+                dtype='4bit' if (cfg.method, cfg.dtype) == ('qlora', 'auto') else cfg.dtype,
+                batch_size=cfg.batch_size,
+                revision=cfg.revision,
+                chat_template=cfg.chat_template,
+                trust_remote_code=cfg.trust_remote_code,
+            ),
         )
         self.store = Store(cfg.store_folder)
         self.protocol, self.recipe = protocol_of(cfg, self.task), recipe(cfg.recipe)
         self.settings = TrainingSettings(**dict(cfg.training))
 
     def __enter__(self):
-        self.engine, self.before = engine_for(self.spec), os.environ.get('MAFT_TOO_SLOW')
-        # an answer that could not be read in time stays unread, in every process and after a resume
-        os.environ['MAFT_TOO_SLOW'] = str(self.store.path / 'too-slow.txt')
+        self.engine = engine_for(self.spec)
         executor = self.shared or executor_for(self.cfg)
         self.runner = JobRunner(self.store, self.engine, executor, self.spec)
         self.cached, self.trace = CachedEngine(self.runner, self.cfg.batch_size), {}
         return self
 
     def __exit__(self, *e):
-        if self.before is None:
-            os.environ.pop('MAFT_TOO_SLOW', None)
-        else:
-            os.environ['MAFT_TOO_SLOW'] = self.before
         if not self.shared:
             self.runner.close()
 
@@ -180,15 +177,17 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
 
     return RecipeContext(
         generate,
-        lambda rows: finetune_all(ws, k, rows),
-        ws.protocol,
-        cfg.seed,
-        cfg.w,
-        cfg.critic_loss,
-        cfg.min_support,
-        cfg.early_stop in (('eval', 'all') if exam else ('all',)),
-        lambda name, n: step.__setitem__(0, name),
-        cfg.votes,
+        train=lambda rows: finetune_all(ws, k, rows),
+        protocol=ws.protocol,
+        read=ws.task.read,
+        gold_answer=ws.task.gold_answer,
+        seed=cfg.seed,
+        w=cfg.w,
+        critic_loss=cfg.critic_loss,
+        min_support=cfg.min_support,
+        early_stop=cfg.early_stop in (('eval', 'all') if exam else ('all',)),
+        stage=lambda name, n: step.__setitem__(0, name),
+        votes=cfg.votes,
     )
 
 
@@ -233,7 +232,7 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     with ws.step(k, 'finetune'):
         new = r.train(m, society, rows)
     write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, said))
-    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **asdict(v)) for t, v in zip(said, votes)))
+    write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes)))
     return new, dict(
         consensus=pseudo_label_accuracy(ws.task, said, votes),
         rows=examples_by_role(rows, society),
@@ -279,14 +278,14 @@ def cut_turns(ws: RunContext, a: Agent, said: list[Transcript], labels: list) ->
     """Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all,
     everybody's."""
     if ws.recipe.train is not train_one:
-        return truncated_turns(said, labels, a.index, ws.task.kind, a.role)
+        return truncated_turns(said, labels, a.index, a.role)
     if ws.recipe.select is all_final_turns:
         said = [replace(t, turns=tuple(t.final())) for t in said]
-    return truncated_turns(said, labels, None, ws.task.kind)
+    return truncated_turns(said, labels)
 
 
 def more_about(ws: RunContext, said: list[Transcript], votes: list, rows: dict[Agent, list[Example]]) -> dict:
-    """Per agent: rows, unique rows, tokens, pools, share of corrections, right turns lost because they were cut;
+    """Per agent: rows, unique rows, tokens, buckets, share of corrections, right turns lost because they were cut;
     debates that ended early and the critic rows that cost; and the health of the debates where gold is known."""
     labels = [v.answer for v in votes]
     agents = {
@@ -350,7 +349,7 @@ def run(
                 if k:
                     society, about = train_iteration(ws, k, society, train[k - 1])
                 said, exam = evaluate_iteration(ws, k, society, evaluation, keep=True)
-                save_society(replace(society, spec=ws.spec, protocol=ws.protocol), cfg.folder / f'iteration-{k}')
+                save_society(with_engine(society, ws.spec, ws.protocol, ws.task.kind), cfg.folder / f'iteration-{k}')
                 outcomes += said
                 iterations.append(dict(iteration=k, methods=exam['methods'], **about, health=exam['health']))
                 summary = write_summary(ws, iterations, outcomes)
@@ -593,7 +592,9 @@ def evaluate_society(
     check_unseen(folder, last, problems)
     with ws:
         found = {
-            k: evaluate_iteration(ws, k, Society.load(folder, k) if k else untrained(cfg.agents), problems)
+            k: evaluate_iteration(
+                ws, k, load_society(Path(folder) / f'iteration-{k}') if k else untrained(cfg.agents), problems
+            )
             for k in sorted({0, last})
         }
     return Evaluated(cfg, found, made=ws.store.misses)

@@ -26,7 +26,8 @@ from multiagent_ft.core import (
     load_object,
     rng_for,
 )
-from ..answers.reading import canonical, read, reading, same
+from ..answers.reading import canonical, parse, read, same
+from ..method.prompts import how_to_answer
 from .data import BUILT_IN, READERS, DataSet, Row, checked, gold_of, problems_of, read_task_file
 from ..answers.latex import trimmed
 
@@ -180,9 +181,9 @@ class Task:
     forms: dict = field(default_factory=dict, repr=False, compare=False)  # answers met, by problem; for `grader.same`
 
     @property
-    def prompt(self) -> str:
-        "What `question_prompt` takes as its kind: the instruction, or the name of the usual one."
-        return self.instruction or self.kind
+    def how(self) -> str:
+        "The sentence that closes every question: how an answer should end."
+        return how_to_answer(self.kind, self.instruction)
 
     def key(self) -> dict:
         """What names the task in a run's key: its questions by their content, its functions by their source. Raises
@@ -710,7 +711,7 @@ def with_values(task: Task, problems: list[Problem], n: int, report: dict) -> li
     for p in problems:
         if len(kept) == n:
             break
-        if p.gold is None or (why := reading(p.gold)[1]) in ('', 'timeout'):
+        if p.gold is None or (why := parse(p.gold).why) in ('', 'timeout'):
             kept.append(p)
         elif task.skip_unreadable:
             report['unreadable'].append(f'{p.source}: {why}')

@@ -15,7 +15,6 @@ from itertools import combinations
 from pathlib import Path
 from zlib import crc32
 import numpy as np
-from ..answers.reading import extract, same
 from ..method.consensus import vote
 from multiagent_ft.core import (
     MaftError,
@@ -23,10 +22,12 @@ from multiagent_ft.core import (
     digest,
     file_digest,
     read_jsonl,
+    same_answer,
     transcript_from_dict,
     write_atomic,
 )
-from ..method.debate import Agent, Society, iterations_of, load_society
+from ..method.debate import Agent, Society
+from ..runs.society import iterations_of, load_society
 from ..runs.jobs import engine_for
 
 # %% ../../nbs/studies/34_diversity.ipynb #1d812d1f
@@ -96,10 +97,8 @@ def said(
     return round, turns
 
 # %% ../../nbs/studies/34_diversity.ipynb #af1f861e
-# kind of answer, see [Answers](../answers/04_reading.ipynb)
 def consensus_diversity(
     transcripts: list[Transcript],
-    kind: str = 'number',
     round: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -107,7 +106,7 @@ def consensus_diversity(
     """1 - mean share of the agents behind the winning answer (paper, Figure 6). Between 0 and 1; all agents unreadable
     count as 1."""
     round, turns = said(transcripts, round)
-    answers = [[extract(u.text, kind) for u in us] for us in turns]
+    answers = [[u.answer for u in us] for us in turns]
     return over_questions(
         [1 - vote(a).support / len(a) if a else None for a in answers], resamples=resamples, seed=seed
     )
@@ -187,7 +186,6 @@ def embedding_diversity(
     transcripts: list[Transcript],
     embed: Callable = char_ngrams,  # list of texts -> array
     agreeing: bool = False,  # only answers that match the vote, as in the paper
-    kind: str = 'number',
     round: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -200,9 +198,8 @@ def embedding_diversity(
         us = [u for u in us if u.text.strip()]
         if not agreeing:
             return [u.text for u in us]
-        answers = [extract(u.text, kind) for u in us]
-        label = vote(answers).answer
-        return [u.text for u, a in zip(us, answers) if label is not None and same(a, label)]
+        label = vote([u.answer for u in us]).answer
+        return [u.text for u in us if same_answer(u.answer, label)]
 
     return over_questions([dissimilarity(texts(us), embed) for us in turns], resamples=resamples, seed=seed)
 
@@ -262,24 +259,22 @@ def diversity(
     society: Society | None = None,
     engine=None,  # an engine that runs their model; None likewise
     embed: Callable = char_ngrams,  # list of texts -> array; `encoder(folder)` for a neural one
-    kind: str | None = None,  # kind of answer; default: the society's, else 'number'
     round: int | None = None,  # default: the last
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict:
     """Every measure of this notebook, JSON-able: {round, questions, unparsed, measures: {name: {value, low, high,
     questions}}}. `unparsed` is the share of answers that could not be parsed."""
-    kind = kind or (society.protocol.kind if society and society.protocol else 'number')
     round, turns = said(transcripts, round)
     how = dict(round=round, resamples=resamples, seed=seed)
     found = dict(
-        consensus=consensus_diversity(transcripts, kind, **how),
-        embedding=embedding_diversity(transcripts, embed, False, kind, **how),
-        embedding_agreeing=embedding_diversity(transcripts, embed, True, kind, **how),
+        consensus=consensus_diversity(transcripts, **how),
+        embedding=embedding_diversity(transcripts, embed, False, **how),
+        embedding_agreeing=embedding_diversity(transcripts, embed, True, **how),
     )
     if society and engine:
         found |= likelihood_measures(*likelihoods(transcripts, society, engine, round), resamples, seed)
-    answers = [extract(u.text, kind) for us in turns for u in us]
+    answers = [u.answer for us in turns for u in us]
     return dict(
         round=round,
         questions=len(transcripts),

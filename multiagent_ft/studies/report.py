@@ -11,9 +11,8 @@ __all__ = ['MARKS', 'SCRIPT', 'STYLE', 'Results', 'read_results', 'safe', 'html_
 import base64, hashlib, html, json, unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from ..answers.reading import extract, same
+from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
-from ..method.debate import load_society
 from ..runs.evaluate import compare, mean_and_stderr, correctness, wilson
 from .plots import drawing, iterations_plot
 from ..runs.tracking import scrub
@@ -27,7 +26,6 @@ class Results:
     summary: dict  # summary.json
     outcomes: dict  # {iteration: outcomes}
     debates: dict  # {iteration: [(transcript, vote as a dict)]}: the debates that iteration learned from
-    kind: str  # kind of answer
     config: str  # config.yaml, nothing secret in it
     provenance: dict  # provenance.json, or {}
 
@@ -61,17 +59,11 @@ def read_results(folder: Path) -> Results:
             said = [transcript_from_dict(d) for d in read_jsonl(f)]
             votes = {v['problem']: v for v in read_jsonl(f.with_name('votes.jsonl'))}
             debates[k] = [(t, votes.get(t.problem.id, {})) for t in said]
-    protocol = (
-        load_society(folder / f'iteration-{steps[-1]}').protocol
-        if steps and (folder / f'iteration-{steps[-1]}' / 'society.json').is_file()
-        else None
-    )
     return Results(
         folder,
         summary,
         outcomes,
         debates,
-        protocol.kind if protocol else 'number',
         scrub(text('config.yaml')),
         provenance,
     )
@@ -197,7 +189,7 @@ def row_rows(summary: dict) -> list[list]:
             a['rows'],
             a['unique'],
             a['tokens'],
-            ', '.join(f'{k} {v}' for k, v in a['pools'].items()),
+            ', '.join(f'{k} {v}' for k, v in a['buckets'].items()),
             percent(a['w_asked'], 0),
             percent(a['w_reached'], 0),
             a['cut'],
@@ -364,12 +356,12 @@ MARKS = {
 }
 
 
-def marks(t: Transcript, vote: dict, kind: str) -> list[str]:  # a line of votes.jsonl
+def marks(t: Transcript, vote: dict) -> list[str]:  # a line of votes.jsonl
     "Which of `MARKS` a debate deserves."
     gold, label = t.problem.gold, vote.get('answer')
 
     def right(turns):
-        return {u.agent: same(extract(u.text, kind), gold) for u in turns}
+        return {u.agent: u.answer is not None and same(u.answer.text, gold) for u in turns}
 
     first, last = right(t.at(1)), right(t.final())
     found = dict(
@@ -393,14 +385,14 @@ def choose(debates: list[tuple], n: int, seed=0) -> list[tuple]:  # (transcript,
     return [d for i, d in enumerate(debates) if i in chosen]
 
 # %% ../../nbs/studies/38_report.ipynb #62aa1301
-def turn_html(u: Turn, gold: str | None, kind: str) -> str:
+def turn_html(u: Turn, gold: str | None) -> str:
     "One turn: who, what was read from it, whether that is right, and every word."
     if u.role == 'summarizer':
         return (
             '<details class="turn"><summary>summary for agent'
             f' {safe(u.agent)}</summary><pre>{safe(u.text)}</pre></details>'
         )
-    answer = extract(u.text, kind)
+    answer = u.answer and u.answer.text
     state = 'unread' if answer is None else 'unknown' if gold is None else 'right' if same(answer, gold) else 'wrong'
     sign = dict(unread='– nothing read', unknown=f'says {answer}', right=f'✓ {answer}', wrong=f'✗ {answer}')[state]
     cut = '' if u.completion.finish == 'stop' else f' · {u.completion.finish}'
@@ -410,11 +402,11 @@ def turn_html(u: Turn, gold: str | None, kind: str) -> str:
     )
 
 
-def debate_html(t: Transcript, vote: dict, found: list[str], iteration: int, kind: str) -> str:
+def debate_html(t: Transcript, vote: dict, found: list[str], iteration: int) -> str:
     "One debate, folded: its answers on the closed lid, all turns inside, round by round."
 
     def read(turns):
-        return ', '.join(extract(u.text, kind) or '–' for u in turns)
+        return ', '.join(u.answer.text if u.answer else '–' for u in turns)
 
     label, gold = vote.get('answer'), t.problem.gold
     lid = (
@@ -424,7 +416,7 @@ def debate_html(t: Transcript, vote: dict, found: list[str], iteration: int, kin
     badges = ''.join(f'<span class="badge {m}">{MARKS[m]}</span>' for m in found)
 
     def row(turns):
-        return f'<div class="round">{"".join(turn_html(u, gold, kind) for u in turns)}</div>' if turns else ''
+        return f'<div class="round">{"".join(turn_html(u, gold) for u in turns)}</div>' if turns else ''
 
     rounds = ''.join(f'<h4>Round {m}</h4>{row(t.at(m, "summarizer"))}{row(t.at(m))}' for m in range(1, t.rounds + 1))
     return (
@@ -462,7 +454,7 @@ button, select, input { font: inherit; margin: .15rem .3rem .15rem 0; padding: .
 # %% ../../nbs/studies/38_report.ipynb #2ddc51ac
 def debate_section(r: Results, n: int = 300) -> str:  # debates to show
     "The debate browser: buttons with counts, and the debates."
-    marked = {k: [(t, v, marks(t, v, r.kind)) for t, v in ds] for k, ds in r.debates.items()}
+    marked = {k: [(t, v, marks(t, v)) for t, v in ds] for k, ds in r.debates.items()}
     if not any(marked.values()):
         return '<p>This run has no debates to show: iteration 1 is not finished yet.</p>'
     chosen = {k: choose(ds, max(n // len(marked), 1), r.summary['seed']) for k, ds in marked.items()}
@@ -484,7 +476,7 @@ def debate_section(r: Results, n: int = 300) -> str:  # debates to show
         f' every kind is there. Of all {count(marked, "")}: {whole}.</p><div id="filters" hidden>{buttons}<br><select'
         f' id="which" aria-label="iteration">{options}</select><input id="find" type="search" placeholder="find'
         ' words" aria-label="find words"><span id="shown"></span></div>'
-        + ''.join(debate_html(t, v, m, k, r.kind) for k, ds in chosen.items() for t, v, m in ds)
+        + ''.join(debate_html(t, v, m, k) for k, ds in chosen.items() for t, v, m in ds)
     )
 
 # %% ../../nbs/studies/38_report.ipynb #74afda3a
