@@ -19,7 +19,7 @@ from multiagent_ft.method.consensus import vote_to_dict
 from multiagent_ft.method.debate import untrained
 from multiagent_ft.runs.society import save_society
 from multiagent_ft.runs.evaluate import health, outcome, summarize_outcomes
-from multiagent_ft.studies.plots import drawing, iterations_plot
+from multiagent_ft.studies.plots import iterations_plot, svg_element
 from multiagent_ft.studies.report import (
     MARKS,
     accuracy_points,
@@ -345,7 +345,7 @@ def test_remarks():
 
 
 def test_plot_is_plain():
-    svg = drawing(
+    svg = svg_element(
         iterations_plot(
             {'_hidden $x$': [(0, 0.5, 0.4, 0.6), (1, 0.6, 0.5, 0.7)], 'once': [(0, 0.2, None, None)]}, 'right'
         )

@@ -9,6 +9,7 @@ __all__ = ['ANSWERS', 'UNITS', 'CLAIMS', 'CONTROLS', 'VERDICT_COLOURS', 'Claim',
 
 # %% ../../nbs/studies/37_claims.ipynb #b29f2722
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from ..runs.evaluate import holm
 from .outcomes import Study, at_iteration, scores
 from .plots import COLOURS, figure, legend_outside, plain
@@ -24,6 +25,9 @@ from multiagent_ft.studies.statistics import (
     verdict,
     within_seeds,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # imported where it is used
 
 # %% ../../nbs/studies/37_claims.ipynb #d5b8f5eb
 ANSWERS = ('debate', 'single', 'majority')  # whose answers a claim can be about; all else is a measure of diversity
@@ -184,8 +188,8 @@ class Judged:
         return 'no data' if self.difference is None else verdict(self.difference)
 
 
-def pick(table, row: str | tuple[str, int]):  # a tidy table; a row at its last iteration, or (row, iteration)
-    "The part of `table` that belongs to `row`."
+def pick(table: 'DataFrame', row: str | tuple[str, int]) -> 'DataFrame':
+    "The part of a tidy table that belongs to a row at its last iteration, or to (row, iteration)."
     name, iteration = (row, None) if isinstance(row, str) else row
     mine = table[table.recipe == name]
     if not len(mine):
@@ -193,13 +197,13 @@ def pick(table, row: str | tuple[str, int]):  # a tidy table; a row at its last 
     return at_iteration(mine) if iteration is None else mine[mine.iteration == iteration]
 
 # %% ../../nbs/studies/37_claims.ipynb #ed57a61c
-def answers_of(table, row: str | tuple[str, int], method: str):
+def answers_of(table: 'DataFrame', row: str | tuple[str, int], method: str):
     "Scores of a row, a frame (questions, seeds); None where there are none."
     mine = pick(table, row)
     return next(iter(scores(mine, method).values())) if len(mine) else None
 
 
-def values_of(measures, row: str | tuple[str, int], measure: str):
+def values_of(measures: 'DataFrame', row: str | tuple[str, int], measure: str):
     "A measure of diversity of a row, as scores: one value per seed; None where there is none."
     mine = pick(measures[measures.measure == measure], row).dropna(subset='value')
     return frame({s: {str(s): v} for s, v in zip(mine.seed, mine.value)}) if len(mine) else None
@@ -207,7 +211,7 @@ def values_of(measures, row: str | tuple[str, int], measure: str):
 
 def judge(
     c: Claim,
-    table,  # the tidy outcomes of its experiment, or its measures of diversity; None without data
+    table: 'DataFrame | None',  # the tidy outcomes of its experiment, or its measures of diversity; None without data
 ) -> Judged:
     "The test of a claim. Seeds that only one of the two rows has are left out."
     if table is None:
@@ -285,8 +289,8 @@ def claims_table(judged: list[Judged]) -> str:
 VERDICT_COLOURS = dict(holds=COLOURS[2], unclear=COLOURS[7], fails=COLOURS[5])
 
 
-def draw_claim(ax, y: int, j: Judged):  # matplotlib's axes
-    "One claim at height `y`; with one seed nothing is known of the next, so its line goes all the way."
+def draw_claim(ax, y: int, j: Judged):
+    "One claim on matplotlib's `ax` at height `y`; with one seed nothing is known of the next, so its line goes all the way."
     colour = VERDICT_COLOURS[j.verdict]
     if j.difference.seeds < 2:
         ax.axhline(y, color=colour, lw=2, alpha=0.3)

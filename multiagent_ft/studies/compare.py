@@ -11,7 +11,7 @@ __all__ = ['FIXED', 'StudyRow', 'study_row', 'config_for', 'configs_for', 'Study
 # %% ../../nbs/studies/35_compare.ipynb #f9c53b98
 import json, re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import product
@@ -209,12 +209,12 @@ def training_key(cfg: Config) -> str:
     return digest([settings, *(f.__name__ for f in (r.collect, r.label, r.select, r.train) if f)])
 
 # %% ../../nbs/studies/35_compare.ipynb #53007689
-def samples_per_question(how, cfg: Config) -> int:  # how a recipe collects or answers
+def samples_per_question(how: Callable, cfg: Config) -> int:  # how a recipe collects or answers
     "First answers to a question."
     return {answer_single: 1, answer_with_hint: 1, answer_maj_k: cfg.votes}.get(how, cfg.agents)
 
 
-def addresses_of(how, cfg: Config) -> Iterator[tuple]:
+def addresses_of(how: Callable, cfg: Config) -> Iterator[tuple]:
     "Where one question is asked, within a society: generators, hints, then critics and their summaries."
     for j in range(samples_per_question(how, cfg)):
         yield 'generator', j

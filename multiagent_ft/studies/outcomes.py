@@ -12,11 +12,15 @@ import gzip, json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from ..runs.evaluate import methods, unparsed
 from ..runs.settings import config_of
 from ..runs.tasks import GENERATED
 from .statistics import Point, TableRow, csv_text, estimate, score_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # imported where it is used
 
 # %% ../../nbs/studies/32_outcomes.ipynb #7c299086
 def right_counts(outcomes: list[dict]) -> dict[str, list[int]]:
@@ -121,7 +125,7 @@ def outcome_rows(r: dict, method: str) -> dict:
     )
 
 
-def outcomes_table(records: list[dict]):
+def outcomes_table(records: list[dict]) -> 'DataFrame':
     "The tidy table, a pandas frame: recipe, seed, iteration, question, method, right, answers, unparsed, tokens."
     import pandas as pd
 
@@ -154,7 +158,7 @@ def iteration_row(r: dict) -> dict:
     )
 
 
-def iterations_table(records: list[dict]):
+def iterations_table(records: list[dict]) -> 'DataFrame':
     "One row per recipe, seed and iteration, a pandas frame: cost, training, pseudo-labels, agreement."
     import pandas as pd
 
@@ -168,11 +172,11 @@ class Study:
     records: list[dict]
 
     @cached_property
-    def outcomes(self):
+    def outcomes(self) -> 'DataFrame':
         return outcomes_table(self.records)
 
     @cached_property
-    def iterations(self):
+    def iterations(self) -> 'DataFrame':
         return iterations_table(self.records)
 
     @property
@@ -189,9 +193,9 @@ def load_study(path: Path) -> Study:
 
 # %% ../../nbs/studies/32_outcomes.ipynb #83302a4b
 def at_iteration(
-    table,  # either table of a study
+    table: 'DataFrame',  # either table of a study
     iteration: int | None = None,  # default: the last that all seeds of a recipe have
-):
+) -> 'DataFrame':
     """Its rows of one iteration; a recipe that trains no agent has only iteration 0, which stands for every other. Raises
     `MaftError` when a recipe that trains has not come so far with every seed."""
     reached = table.groupby(['recipe', 'seed'], observed=True, sort=False).iteration.unique().reset_index()
@@ -208,7 +212,10 @@ def at_iteration(
     return table[table.iteration == table.recipe.astype(object).map(chosen)]
 
 # %% ../../nbs/studies/32_outcomes.ipynb #927e89e1
-def scores(outcomes, method: str = 'debate') -> dict:  # of one iteration per recipe, see `at_iteration`
+def scores(
+    outcomes: 'DataFrame',  # one iteration per recipe, see `at_iteration`
+    method: str = 'debate',
+) -> dict[str, 'DataFrame']:
     """{recipe: frame (questions, seeds)}, as tables and tests take them. Raises `MaftError` for a method that is not
     there."""
     rows = outcomes[outcomes.method == method]
@@ -218,7 +225,7 @@ def scores(outcomes, method: str = 'debate') -> dict:  # of one iteration per re
     return {name: pivoted(group) for name, group in by_recipe}
 
 
-def pivoted(rows):  # of one recipe, iteration and method
+def pivoted(rows: 'DataFrame') -> 'DataFrame':  # of one recipe, iteration and method
     "Its scores as a frame (questions, seeds), in the order of the rows."
     import pandas as pd
 
@@ -227,7 +234,7 @@ def pivoted(rows):  # of one recipe, iteration and method
     return pd.concat(columns, axis=1, sort=False)
 
 # %% ../../nbs/studies/32_outcomes.ipynb #965e6217
-def training_tokens(iterations, iteration: int | None = None) -> dict[str, dict]:
+def training_tokens(iterations: 'DataFrame', iteration: int | None = None) -> dict[str, dict]:
     "{recipe: tokens generated for training and trained on}, summed over iterations, means over seeds; None: not known."
     import pandas as pd
 
@@ -245,9 +252,9 @@ def training_tokens(iterations, iteration: int | None = None) -> dict[str, dict]
 
 
 def method_table(
-    outcomes,  # the tidy table
+    outcomes: 'DataFrame',  # the tidy table
     baseline: str | None = None,  # a recipe; None for no comparison
-    iterations=None,  # the other table, for what training cost
+    iterations: 'DataFrame | None' = None,  # the other table, for what training cost
     iteration: int | None = None,  # default: the last that all seeds of a recipe have
     method: str = 'debate',  # whose answers
 ) -> list[TableRow]:
@@ -269,11 +276,11 @@ def study_table(study: Study, baseline: str | None = None, iteration: int | None
     return method_table(study.outcomes, baseline, iterations=study.iterations, iteration=iteration)
 
 # %% ../../nbs/studies/32_outcomes.ipynb #4d9839f3
-def by_iteration(outcomes, method: str = 'debate') -> dict[str, list[Point]]:
+def by_iteration(outcomes: 'DataFrame', method: str = 'debate') -> dict[str, list[Point]]:
     "{recipe: accuracy by iteration} over all seeds."
     rows = outcomes[outcomes.method == method]
     curves = {}
     for (name, k), group in rows.groupby(['recipe', 'iteration'], observed=True, sort=False):
         e = estimate(pivoted(group))
-        curves.setdefault(name, []).append(Point(k, e.mean, e.low, e.high))
+        curves.setdefault(name, []).append(Point(int(k), e.mean, e.low, e.high))
     return {name: sorted(points) for name, points in curves.items()}

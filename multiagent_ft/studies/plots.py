@@ -125,8 +125,8 @@ def token_axis(ax):
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/studies/33_plots.ipynb #4994b85e
-def accuracy_against(ax, table: list[TableRow], costs: list[float | None], label: str):  # of matplotlib
-    "Draw the accuracy of every row whose cost is known."
+def accuracy_against(ax, table: list[TableRow], costs: list[float | None], label: str):
+    "Draw the accuracy of every row whose cost is known on matplotlib's `ax`."
     for i, (row, cost) in enumerate(zip(table, costs, strict=True)):
         if not cost:
             continue
@@ -169,8 +169,8 @@ def draw_curve(ax, points: list[Point], name: str, i: int, shift: float, factor:
             ax.vlines(p.iteration + shift, factor * p.low, factor * p.high, color=COLOURS[i % 8], lw=1.2, alpha=0.7)
 
 
-def draw_panel(ax, panel: Panel):  # matplotlib's axes
-    "Draw one panel; a curve of one point, where others have more, also as a dotted line across."
+def draw_panel(ax, panel: Panel):
+    "Draw one panel on matplotlib's `ax`; a curve of one point, where others have more, also as a dotted line across."
     factor, n = 100 if panel.share else 1, len(panel.series)
     steps = {p.iteration for points in panel.series.values() for p in points}
     for i, (name, points) in enumerate(panel.series.items()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..runs.evaluate import compare, mean_and_stderr, correctness, wilson
-from .plots import drawing, iterations_plot
+from .plots import iterations_plot, svg_element
 from ..runs.tracking import scrub
 
 # %% ../../nbs/studies/38_report.ipynb #b6675551
@@ -141,7 +141,7 @@ def accuracy_section(r: Results) -> str:
         )
     plot = iterations_plot(points, 'right, in % [95 %]', f'{r.summary["eval"]} questions × 1 seed')
     return (
-        f'<figure>{drawing(plot)}</figure>'
+        f'<figure>{svg_element(plot)}</figure>'
         + html_table(
             ['iteration', *points, 'unread'],
             rows,
@@ -278,7 +278,7 @@ def health_section(r: Results) -> str:
         if (c := i['consensus'])['asked']
     ]
     return (
-        f'<figure>{drawing(iterations_plot({k: v for k, v in lines.items() if v}, "share, in % [95 %]", asked))}</figure>'
+        f'<figure>{svg_element(iterations_plot({k: v for k, v in lines.items() if v}, "share, in % [95 %]", asked))}</figure>'
         + html_table(
             [
                 'iteration',

@@ -8,14 +8,14 @@ __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3
            'base_for', 'rows_on', 'paper_columns', 'as_printed', 'comparison_table', 'format_point',
            'by_iteration_table', 'paper_series', 'diversity_records', 'measures_table', 'measured_point',
            'diversity_series', 'diversity_frame', 'about_diversity', 'write_diversity', 'plan_experiment', 'heading',
-           'iteration_part', 'our_numbers', 'paper_numbers', 'numbers_frame', 'Part', 'parts_of', 'PartResult',
-           'run_part', 'reproduce']
+           'iteration_part', 'our_numbers', 'paper_numbers', 'numbers_frame', 'Part', 'parts_of', 'write_part',
+           'PartResult', 'run_part', 'reproduce']
 
 # %% ../../nbs/studies/36_reproduce.ipynb #f9846b88
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from ..core import MaftError, write_atomic
 from ..method.recipes import recipe
 from ..runs.settings import Config
@@ -36,6 +36,9 @@ from .diversity import SPELLING, run_diversity
 from .outcomes import Study, by_iteration, pivoted, save_records
 from .plots import Panel, panels_plot, save_figure
 from .statistics import Point, TableRow, csv_text, estimate, format_estimate, markdown_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # imported where it is used
 
 # %% ../../nbs/studies/36_reproduce.ipynb #ae485962
 def published(text: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:  # see above
@@ -394,7 +397,7 @@ def diversity_records(
     return out
 
 
-def measures_table(records: list[dict]):
+def measures_table(records: list[dict]) -> 'DataFrame':
     "Such records as a tidy pandas frame, a row per measure: recipe, seed, iteration, measure, value, low, high."
     import pandas as pd
 
@@ -407,7 +410,9 @@ def measures_table(records: list[dict]):
     return pd.DataFrame(rows).astype(dict(value=float, low=float, high=float))
 
 # %% ../../nbs/studies/36_reproduce.ipynb #ba67cb2f
-def measured_point(rows) -> Point:  # of `measures_table`: one recipe, iteration and measure; every value known
+def measured_point(
+    rows: 'DataFrame',
+) -> Point:  # of `measures_table`: one recipe, iteration and measure; every value known
     "Mean over seeds with Student's interval; for one seed its own interval over questions."
     first = rows.iloc[0]
     e = estimate({seed: {str(seed): value} for seed, value in zip(rows.seed, rows.value)})
@@ -416,7 +421,7 @@ def measured_point(rows) -> Point:  # of `measures_table`: one recipe, iteration
     return Point(int(first.iteration), e.mean, low, high)
 
 
-def diversity_series(measures, measure: str) -> dict[str, list[Point]]:  # measures: see `measures_table`
+def diversity_series(measures: 'DataFrame', measure: str) -> dict[str, list[Point]]:  # measures: see `measures_table`
     "{row: values by iteration} of one measure."
     rows, curves = measures[(measures.measure == measure) & measures.value.notna()], {}
     for (name, _), group in rows.groupby(['recipe', 'iteration'], sort=False):
@@ -434,7 +439,7 @@ MEASURES = dict(
 )
 
 
-def diversity_frame(x: PaperExperiment, measures):  # see `measures_table`
+def diversity_frame(x: PaperExperiment, measures: 'DataFrame') -> 'DataFrame':  # see `measures_table`
     "Every measure by row and iteration, ours and the paper's, in their own units, as a frame."
     import pandas as pd
 
@@ -451,7 +456,7 @@ def diversity_frame(x: PaperExperiment, measures):  # see `measures_table`
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 # %% ../../nbs/studies/36_reproduce.ipynb #624c483d
-def about_diversity(measures) -> str:  # see `measures_table`
+def about_diversity(measures: 'DataFrame') -> str:  # see `measures_table`
     "What stands behind the measures: embedder, size, and what the brackets are."
     first, seeds = measures.iloc[0], measures.seed.nunique()
     spelling = ' (spelling only; not comparable with the paper)' if first.embedder == SPELLING else ''
@@ -542,7 +547,7 @@ def paper_numbers(x: PaperExperiment) -> list[dict]:
     return found
 
 
-def numbers_frame(numbers: list[dict]):
+def numbers_frame(numbers: list[dict]) -> 'DataFrame':
     "Such numbers as a frame, `COLUMNS`."
     import pandas as pd
 
@@ -571,6 +576,15 @@ def parts_of(x: PaperExperiment, cfg: Config, out: Path, asked: list[str]) -> li
     return parts
 
 
+def write_part(x: PaperExperiment, part: Part, study: Study, note: str) -> tuple[list[TableRow], str]:
+    "Write tables and plots of one task: its table, and its part of the page in Markdown."
+    model, baseline = part.base.model, x.baseline or part.rows[0].label
+    title = f'{model} on {part.task}'
+    table = write_study(part.folder, f'{x.name}: {title}', study, baseline=baseline, notes=[note])
+    page = f'## {title}, {study.size}\n\n{comparison_table(x, model, task=part.task, table=table)}'
+    return table, page + iteration_part(x, title, study=study, folder=part.folder)
+
+
 class PartResult(NamedTuple):
     "What came of a part."
 
@@ -582,18 +596,15 @@ class PartResult(NamedTuple):
 
 def run_part(x: PaperExperiment, part: Part, seeds: list[int], out: Path, questions: int, embed: str) -> PartResult:
     "Run one task of an experiment and write its tables and plots."
-    done, model = run_all(part.rows, part.base, seeds=seeds, root=out), part.base.model
-    study, title = Study([r for r in done.records if r['task'] == part.task]), f'{model} on {part.task}'
+    done = run_all(part.rows, part.base, seeds=seeds, root=out)
+    study = Study([r for r in done.records if r['task'] == part.task])
     store = Store(part.base.store or Path(out) / 'store')
     note = savings_note(shared_tokens(done.folders, store, memo=Path(out) / 'runs' / 'tokens.json'))
-    baseline = x.baseline or part.rows[0].label
-    table = write_study(part.folder, f'{x.name}: {title}', study, baseline=baseline, notes=[note])
-    page = f'## {title}, {study.size}\n\n{comparison_table(x, model, task=part.task, table=table)}'
-    page += iteration_part(x, title, study=study, folder=part.folder)
+    table, page = write_part(x, part, study=study, note=note)
     if x.diversity:
         records = diversity_records(part.rows, part.base, seeds=seeds, root=out, questions=questions, embed=embed)
         page += write_diversity(part.folder, x, records)
-    return PartResult(table, f'{page}\n{note}\n', our_numbers(model, part.task, study=study), done.made)
+    return PartResult(table, f'{page}\n{note}\n', our_numbers(part.base.model, part.task, study=study), done.made)
 
 
 def reproduce(

@@ -10,13 +10,16 @@ __all__ = ['frame', 'paired', 'redraw', 'redraw_overlapping', 'bootstrap', 'clus
 
 # %% ../../nbs/studies/31_statistics.ipynb #3ed1ca28
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ..core import MaftError
 from ..runs.evaluate import Comparison, compare, differences, holm
 
+if TYPE_CHECKING:
+    from pandas import DataFrame  # imported where it is used
+
 # %% ../../nbs/studies/31_statistics.ipynb #4befc0af
-def frame(scores):  # a frame (questions, seeds), or {seed: {question: score}}
+def frame(scores: 'DataFrame | dict') -> 'DataFrame':  # (questions, seeds), or {seed: {question: score}}
     "`scores` as a frame. Raises `MaftError` when there is nothing in it."
     import pandas as pd
 
@@ -28,8 +31,8 @@ def frame(scores):  # a frame (questions, seeds), or {seed: {question: score}}
     return scores
 
 
-def paired(a, b):  # scores of A; scores of B for the same seeds and questions
-    "B minus A, question by question within each seed. Raises `MaftError` where they do not match."
+def paired(a: 'DataFrame | dict', b: 'DataFrame | dict') -> 'DataFrame':
+    "Scores of B minus those of A, question by question within each seed. Raises `MaftError` where they do not match."
     import pandas as pd
 
     a, b = frame(a), frame(b)
@@ -46,7 +49,7 @@ def paired(a, b):  # scores of A; scores of B for the same seeds and questions
     )
 
 # %% ../../nbs/studies/31_statistics.ipynb #62c25b72
-def redraw(values: np.ndarray, size, rng) -> np.ndarray:  # (questions, columns); how many draws, a number or a shape
+def redraw(values: np.ndarray, size: int | tuple, rng) -> np.ndarray:  # (questions, columns)
     "Means over questions drawn with replacement, (*size, columns)."
     kinds, counts = np.unique(values, axis=0, return_counts=True)
     return rng.multinomial(len(values), counts / len(values), size) @ kinds / len(values)
@@ -58,7 +61,7 @@ def redraw_overlapping(values: np.ndarray, resamples: int, rng) -> np.ndarray:  
     return weights @ np.nan_to_num(values) / np.maximum(weights @ ~np.isnan(values), 1)
 
 
-def bootstrap(scores, resamples: int = 2000, seed: int = 0) -> np.ndarray:  # see `frame`
+def bootstrap(scores: 'DataFrame | dict', resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Hierarchical bootstrap, (resamples,): seeds, then questions within them (a question that several seeds share is
     drawn for all of them together); the mean over seeds of means over questions."""
     values = frame(scores).to_numpy(float)
@@ -75,15 +78,15 @@ def bootstrap(scores, resamples: int = 2000, seed: int = 0) -> np.ndarray:  # se
     return drawn.mean(1)
 
 # %% ../../nbs/studies/31_statistics.ipynb #3495b5a9
-def clustered_variance(values, weights, groups) -> float:  # one per answer; groups: one number per answer, or two
-    "Variance of a weighted mean whose answers are dependent within groups (statsmodels)."
+def clustered_variance(values: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> float:
+    "Variance of a weighted mean whose answers are dependent within `groups`, one number per answer or two (statsmodels)."
     from statsmodels.regression.linear_model import WLS
 
     fitted = WLS(values, np.ones(len(values)), weights=weights).fit(cov_type='cluster', cov_kwds=dict(groups=groups))
     return float(fitted.cov_params()[0, 0])
 
 
-def stderrs(scores) -> tuple[float, float]:  # see `frame`
+def stderrs(scores: 'DataFrame | dict') -> tuple[float, float]:
     """Two standard errors of the mean over seeds of means over questions: clustered by seed and by question (0 for one
     seed), and of the questions alone."""
     values = frame(scores).to_numpy(float).T  # (seeds, questions)
@@ -160,7 +163,7 @@ class Point(NamedTuple):
 
 # %% ../../nbs/studies/31_statistics.ipynb #d4ddef6c
 def estimate(
-    scores,  # of one method, or `paired` of two; see `frame`
+    scores: 'DataFrame | dict',  # of one method, or `paired` of two
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -180,7 +183,7 @@ def estimate(
     )
 
 # %% ../../nbs/studies/31_statistics.ipynb #13be0fd1
-def within_seeds(a, b) -> dict[int, Comparison]:  # scores of A and of B, see `frame`
+def within_seeds(a: 'DataFrame | dict', b: 'DataFrame | dict') -> dict[int, Comparison]:  # scores of A and of B
     "{seed: B against A on the same questions}: McNemar's exact test and the paired bootstrap."
     a, b = frame(a), frame(b)
     return {s: compare(a[s].dropna().to_dict(), b[s].dropna().to_dict()) for s in a.columns}
@@ -212,7 +215,7 @@ class TableRow:
         return self.accuracy.questions // max(self.accuracy.seeds, 1)
 
 # %% ../../nbs/studies/31_statistics.ipynb #7867faab
-def number_right(scores) -> int | None:  # see `frame`
+def number_right(scores: 'DataFrame | dict') -> int | None:
     "How many answers were right, or None where a score is a share."
     known = frame(scores).stack().dropna()
     return int(known.sum()) if known.isin((0, 1)).all() else None
@@ -336,14 +339,14 @@ def numbers(row: TableRow) -> dict:
     return found | dict(difference_stderr=d and d.stderr, p_holm=row.p)
 
 
-def table_frame(table: list[TableRow]):
+def table_frame(table: list[TableRow]) -> 'DataFrame':
     "The table as a pandas frame, one row per recipe."
     import pandas as pd
 
     return pd.DataFrame([numbers(row) for row in table], dtype=object)
 
 
-def csv_text(data) -> str:  # a frame
+def csv_text(data: 'DataFrame') -> str:
     "A frame as CSV, the same bytes everywhere."
     return data.to_csv(index=False, lineterminator='\n')
 
