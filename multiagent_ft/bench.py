@@ -127,8 +127,8 @@ def with_adapters(
     def adapted(agent: Agent) -> Agent:
         seed = agent.index + 10 * (agent.role == 'critic')
         with silence_training():
-            model = init_model(engine, None, settings, seed=seed)
-            save_agent(engine, model, folder / agent.name, tensors=agent_tensors(model))
+            model = init_model(engine.base, None, settings, seed=seed)
+            save_agent(engine.base, model, folder / agent.name, tensors=agent_tensors(model))
         return replace(agent, adapter=str(folder / agent.name))
 
     society = untrained(n)
@@ -193,13 +193,13 @@ def naive_debate(engine, turns: list[Turn], sampling: Sampling) -> float:
         top_p=sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=engine.stop_ids,
-        pad_token_id=engine.pad_id,
+        pad_token_id=engine.base.pad_id,
     )
-    models = {who: deepcopy(engine.base) for who in {(u.role, u.agent) for u in turns}}
+    models = {who: deepcopy(engine.base.model) for who in {(u.role, u.agent) for u in turns}}
     generated, start = 0, time.perf_counter()
     with torch.inference_mode():
         for u in turns:
-            ids = torch.tensor([u.completion.prompt_ids], device=engine.device)
+            ids = torch.tensor([u.completion.prompt_ids], device=engine.base.device)
             model = models[u.role, u.agent]
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
             generated += out.shape[1] - ids.shape[1]
@@ -224,18 +224,18 @@ def timed(work: Callable) -> float:
 
 def upper_bound(engine, turns: list[Turn], sampling: Sampling, batch: int) -> float:
     "Seconds that the answers of `turns` would take in perfect batches of `batch`."
-    from multiagent_ft.engines.huggingface import generate_batch
+    from multiagent_ft.engines.huggingface import Row, generate_batch
 
-    stop_ids, engine.stop_ids, total = engine.stop_ids, [-1], 0.0  # no answer ends early
+    stop_ids, engine.base.stop_ids, total = engine.base.stop_ids, [-1], 0.0  # no answer ends early
     try:
         for role in dict.fromkeys(u.role for u in turns):
             mine = [u for u in turns if u.role == role]
-            rows = perfect_batch(mine, sampling, batch)
-            with engine.adapters.speaking(None) as model:
+            rows = [Row(*row) for row in perfect_batch(mine, sampling, batch)]
+            with engine.base.adapters.with_adapter(None) as model:
                 best = min(timed(lambda: generate_batch(engine, model, rows)) for _ in range(2))
             total += best * len(mine) / batch
     finally:
-        engine.stop_ids = stop_ids
+        engine.base.stop_ids = stop_ids
     return total
 
 # %% ../nbs/61_bench.ipynb #e21158fa
@@ -261,19 +261,19 @@ def matmul_rate(
 
 def matmul_seconds(engine, turns: list[Turn]) -> float:
     "Seconds that the multiplications of these answers would take at that rate; attention left out."
-    embedding = engine.base.get_input_embeddings().weight.numel()
-    tied = engine.base.config.tie_word_embeddings
-    matrices = sum(p.numel() for _, p in engine.base.named_parameters() if p.ndim == 2)
+    embedding = engine.base.model.get_input_embeddings().weight.numel()
+    tied = engine.base.model.config.tie_word_embeddings
+    matrices = sum(p.numel() for _, p in engine.base.model.named_parameters() if p.ndim == 2)
     layers = matrices - embedding * (1 if tied else 2)
     read, new = sum(len(u.completion.prompt_ids) for u in turns), tokens(turns)
-    return (layers * (read + new) + embedding * new) / matmul_rate(engine.device)
+    return (layers * (read + new) + embedding * new) / matmul_rate(engine.base.device)
 
 # %% ../nbs/61_bench.ipynb #b728f3e4
 def sft_config(engine, s: TrainingSettings, folder: str, defaults: bool):
     "TRL's settings for the same training; with its own precision and checkpointing if `defaults`."
     from trl import SFTConfig
 
-    ours = {} if defaults else dict(bf16=engine.device.type != 'cpu', activation_checkpointing=False)
+    ours = {} if defaults else dict(bf16=engine.base.device.type != 'cpu', activation_checkpointing=False)
     return SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=s.batch_size,
@@ -284,7 +284,7 @@ def sft_config(engine, s: TrainingSettings, folder: str, defaults: bool):
         save_strategy='no',
         disable_tqdm=True,
         logging_strategy='no',
-        use_cpu=engine.device.type == 'cpu',
+        use_cpu=engine.base.device.type == 'cpu',
         **ours,
     )
 
@@ -308,9 +308,9 @@ def naive_training(
         rows = [dict(input_ids=list(x.input_ids), labels=list(x.labels)) for x in examples]
         lora = LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear')
         SFTTrainer(
-            model=load_weights(source, engine.device, engine.dtype),
+            model=load_weights(source, engine.base.device, engine.base.dtype),
             args=sft_config(engine, s, folder, defaults),
-            processing_class=engine.tok,
+            processing_class=engine.base.tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
             peft_config=lora,
         ).train()
@@ -393,7 +393,7 @@ def finetune_jobs(work: Workload, examples: dict[Agent, list[Example]], s: Train
             kind='finetune',
             key=finetune_key(work.engine, None, mine, settings=s, seed=agent.index),
             fn='multiagent_ft.training.finetune:finetune_job',
-            args=dict(parent=None, rows_file=str(rows_file), settings=asdict(s), seed=agent.index, scratch=True),
+            args=dict(parent=None, examples_file=str(rows_file), settings=asdict(s), seed=agent.index, scratch=True),
             size=len(mine),
         )
 
@@ -485,7 +485,7 @@ def peak_memory(
             case=case,
             agents=2 * agents if many else 1,
             peak=peak() - before,
-            model=sum(p.nbytes for n, p in work.engine.base.named_parameters() if '.lora_' not in n),
+            model=sum(p.nbytes for n, p in work.engine.base.model.named_parameters() if '.lora_' not in n),
             adapters=sum(f.stat().st_size for f in Path(folder).glob('adapters/*/*.safetensors')),
             copies=1 + len(copies),
         )
@@ -497,7 +497,7 @@ def memory_workload(case: str, spec: EngineSpec, folder: Path, agents: int, new:
     from multiagent_ft.runs.tasks import load_task, split
 
     engine = HFEngine(**spec.args)
-    copies = [deepcopy(engine.base) for _ in range(2 * agents - 1)] if case == 'copies' else []
+    copies = [deepcopy(engine.base.model) for _ in range(2 * agents - 1)] if case == 'copies' else []
     own = case in ('society', 'copies')
     work = Workload(
         engine=engine,
@@ -558,7 +558,7 @@ def speeds(
         engine = HFEngine(**spec.args)
         work = Workload(
             engine=engine,
-            spec=EngineSpec('hf', spec.args | dict(model=engine.source)),
+            spec=EngineSpec('hf', spec.args | dict(model=engine.base.source)),
             society=with_adapters(engine, folder / 'adapters'),
             problems=split(load_task('arithmetic'), 1, questions).evaluation,
             protocol=Protocol(sampling=Sampling(1.0, top_p, new)),
@@ -566,7 +566,7 @@ def speeds(
             workers=workers,
         )
         generation, transcripts = compare_generation(work, few)
-        if not small and engine.device.type == 'cpu':  # enough steps to be fair would take an hour
+        if not small and engine.base.device.type == 'cpu':  # enough steps to be fair would take an hour
             return dict(generation=generation)
         s = TrainingSettings(learning_rate=1e-3, batch_size=32 if small else 8)
         return dict(generation=generation, finetuning=compare_finetuning(work, transcripts, s))
@@ -585,7 +585,7 @@ def in_a_process(function: str, **kw) -> dict:
         'import json, sys\nfrom multiagent_ft import bench\n'
         f'print(json.dumps(bench.{function}(**json.loads(sys.argv[1]))))'
     )
-    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1)), 'MAFT_QUIET': '1'}
+    env = {**os.environ, 'OMP_NUM_THREADS': str(kw.get('threads', 1))}
     done = subprocess.run([sys.executable, '-c', code, json.dumps(kw)], capture_output=True, text=True, env=env)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ['no reason given'])[-1]

@@ -15,7 +15,7 @@ os.environ.update(
     MPLBACKEND='agg',
     CUDA_VISIBLE_DEVICES='',
 )
-for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY', 'MAFT_QUIET'):
+for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY'):
     os.environ.pop(k, None)
 for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'):
     os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')

@@ -378,13 +378,13 @@ class Scripted:
         return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
 
 
-def tiny_trainer(folder, engine, parent, rows_file, settings, seed, scratch):
+def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
     "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
     at = Path(scratch) / 'step.json'
     step, weight = (
         json.loads(at.read_text())
         if at.exists()
-        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(rows_file)))
+        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(examples_file)))
     )
     for step in range(step, 3):
         weight = core.seed_for(weight)
@@ -398,7 +398,6 @@ def whole_loop(folder, k=0):
     from multiagent_ft.runs import run as house
     from multiagent_ft.runs.settings import load_config
 
-    os.environ['MAFT_QUIET'] = '1'
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     engine = Scripted()
     house.engine_for, house.git_commit = lambda spec: engine, lambda: None
@@ -420,6 +419,7 @@ def whole_loop(folder, k=0):
                 samples=2,
                 workers=0,
                 wandb='off',
+                quiet=True,
             ),
         )
     )

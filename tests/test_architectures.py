@@ -62,9 +62,9 @@ def chat(*said):
 def test_what_is_sent(folder, name):
     e = HFEngine(folder(name))
     assert (
-        e.tok.decode(e.renderer.end_id) == TURN_END[name]
-        and e.renderer.end_id in e.stop_ids
-        and e.tok.eos_token_id in e.stop_ids
+        e.base.tokenizer.decode(e.base.renderer.end_id) == TURN_END[name]
+        and e.base.renderer.end_id in e.stop_ids
+        and e.base.tokenizer.eos_token_id in e.stop_ids
     )
     c = chat(
         'What is 3+4?\nWork step by step.',
@@ -73,18 +73,18 @@ def test_what_is_sent(folder, name):
     )
     ids = e.render(c)
     assert isinstance(ids, tuple) and ids == e.render(c)
-    if e.tok.bos_token_id is not None:
-        assert ids.count(e.tok.bos_token_id) == (0 if name == 'phi3' else 1), (
+    if e.base.tokenizer.bos_token_id is not None:
+        assert ids.count(e.base.tokenizer.bos_token_id) == (0 if name == 'phi3' else 1), (
             'the opening token once, as the template has it'
         )
-    text = e.tok.decode(ids)
+    text = e.base.tokenizer.decode(ids)
     for m in c:
         assert m.content in text
     # Qwen2 adds a system turn of its own
     assert text.count(TURN_END[name]) == {'mistral': 1}.get(name, 4 if name == 'qwen2' else 3)
     assert (
         e.decode(e.encode('It is \\boxed{7}.')) in ('It is \\boxed{7}.', ' It is \\boxed{7}.')
-        and e.encode('x')[-1] == e.renderer.end_id
+        and e.encode('x')[-1] == e.base.renderer.end_id
     )
 
 

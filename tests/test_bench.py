@@ -66,8 +66,8 @@ def test_random_model_draws_only_tokens_of_the_tokenizer(tmp_path):
     e = HFEngine(bench.half_billion(tmp_path / 'm', layers=1), batch_size=4)
     said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
     assert (
-        e.base.config.vocab_size == 151_936
-        and max(t for c in said for t in c.token_ids) < len(e.tok)
+        e.base.model.config.vocab_size == 151_936
+        and max(t for c in said for t in c.token_ids) < len(e.base.tokenizer)
         and any(c.text.strip() for c in said)
     )
 

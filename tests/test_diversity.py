@@ -229,7 +229,7 @@ def test_on_a_model_the_estimate_meets_the_exact_sum(tiny):
     from multiagent_ft.engines.huggingface import HFEngine
 
     engine = HFEngine(str(tiny / 'base'))
-    prompt, V = (5, 6, 7), len(engine.tok)
+    prompt, V = (5, 6, 7), len(engine.base.tokenizer)
     adapters = [str(tiny / 'adapter-0'), str(tiny / 'adapter-1')]
     p = {
         a: np.exp(np.concatenate(engine.logprobs([prompt] * V, [(v,) for v in range(V)], a)).astype(float))

@@ -101,9 +101,9 @@ def test_first_tokens_follow_the_softmax(engine, how):
     chat, n = (Message('user', 'What is 3+4?'),), 2000
     drawn = np.bincount(
         [c.token_ids[0] for c in engine.generate([Request(chat, seed_for('chi', i), how) for i in range(n)])],
-        minlength=len(engine.tok),
+        minlength=len(engine.base.tokenizer),
     )
-    with engine.adapters.speaking(None) as model:
+    with engine.base.adapters.with_adapter(None) as model:
         logits = model(torch.tensor([engine.render(chat)])).logits[0, -1].double().numpy()
     p = np.exp(logits / how.temperature)
     p /= p.sum()
@@ -156,15 +156,15 @@ def test_rows_that_leave_say_what_they_would_have_said(engine):
     rs = asks(30, max_new_tokens=120)
     ours = engine.generate(rs)
     assert {c.finish for c in ours} == {'stop', 'length'}, 'the test wants rows of both kinds'
-    ids, mask = hf.pad_left([c.prompt_ids for c in ours], engine.pad_id, 'cpu')
+    ids, mask = hf.pad_left([c.prompt_ids for c in ours], engine.base.pad_id, 'cpu')
     sampler = SeededSampler([r.seed for r in rs], [r.sampling for r in rs], ids.shape[1])
-    with engine.adapters.speaking(None) as model:
+    with engine.base.adapters.with_adapter(None) as model:
         theirs = model.generate(
             input_ids=ids,
             attention_mask=mask,
             logits_processor=LogitsProcessorList([sampler]),
             generation_config=GenerationConfig(
-                do_sample=False, max_new_tokens=120, eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id
+                do_sample=False, max_new_tokens=120, eos_token_id=engine.stop_ids, pad_token_id=engine.base.pad_id
             ),
         )[:, ids.shape[1] :]
     assert [hf.completion(engine, c.prompt_ids, t.tolist()) for c, t in zip(ours, theirs)] == ours
@@ -185,7 +185,7 @@ def test_completions_end_where_they_should(engine):
         assert not any(stops[:-1]) and (c.finish == 'stop') == stops[-1] and (c.finish == 'length') == (not stops[-1])
         assert c.finish == 'stop' or len(c.token_ids) == 100
         assert c.text == engine.decode(c.token_ids[:-1] if stops[-1] else c.token_ids)
-        assert not any(t in c.text for t in engine.tok.all_special_tokens)
+        assert not any(t in c.text for t in engine.base.tokenizer.all_special_tokens)
 
 
 def test_stop_ids_come_from_everywhere(llama, tmp_path):
@@ -245,7 +245,7 @@ def test_logprobs(engine, adapters):
     out = engine.generate(asks(20, max_new_tokens=30))
     got = engine.logprobs([c.prompt_ids for c in out], [c.token_ids for c in out])
     for c, lp in zip(out, got):
-        with engine.adapters.speaking(None) as model:
+        with engine.base.adapters.with_adapter(None) as model:
             logits = model(torch.tensor([c.prompt_ids + c.token_ids])).logits[0].float()
         want = (
             logits.log_softmax(-1)[len(c.prompt_ids) - 1 : -1]
@@ -260,12 +260,11 @@ def test_logprobs(engine, adapters):
 # Adapters
 
 
-@pytest.mark.parametrize('keep,fold', [(1, False), (2, False), (16, False), (2, True), (16, True)])
-def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
+@pytest.mark.parametrize('keep,merged', [(1, False), (2, False), (16, False), (2, True), (16, True)])
+def test_adapters_in_and_out(llama, adapters, keep, merged):
     "Whatever was on before, an adapter answers as PEFT loaded alone, and the base as if none had ever been there."
-    monkeypatch.setattr(hf, 'MERGE_BELOW', hf.MERGE_BELOW if fold else 0)
-    e = HFEngine(llama, keep_adapters=keep)
-    assert e.adapters.fold == fold and e.identity()['folded'] == fold
+    e = HFEngine(llama, keep_adapters=keep, merge_below=hf.MERGE_BELOW if merged else 0)
+    assert e.base.adapters.merged == merged and e.identity()['folded'] == merged
     prompts = [e.render(r.chat) for r in asks(3)]
     said = [p[-20:] for p in prompts]
     alone = {None: HFEngine(llama).logprobs(prompts, said)}
@@ -283,23 +282,22 @@ def test_adapters_in_and_out(llama, adapters, keep, fold, monkeypatch):
     for a in random.Random(keep).choices([None, *adapters], k=10):
         for got, want in zip(e.logprobs(prompts, said, a and str(a)), alone[a]):
             assert np.abs(got - want).max() < 1e-4
-    assert len(e.adapters.held) <= keep
+    assert len(e.base.adapters.held) <= keep
     assert all((x == y).all() for x, y in zip(e.logprobs(prompts, said), alone[None])), (
         'the base is not merely close, it is the same'
     )
 
 
-def test_one_base_in_memory(llama, adapters, monkeypatch):
-    "Only models so small that it does not matter get copies to fold adapters into."
-    monkeypatch.setattr(hf, 'MERGE_BELOW', 0)
-    e = HFEngine(llama)
-    where = e.base.get_input_embeddings().weight.data_ptr()
-    n = sum(p.numel() for p in e.base.parameters())
+def test_one_base_in_memory(llama, adapters):
+    "Only models so small that it does not matter get copies to merge adapters into."
+    e = HFEngine(llama, merge_below=0)
+    where = e.base.model.get_input_embeddings().weight.data_ptr()
+    n = sum(p.numel() for p in e.base.model.parameters())
     e.generate(asks(9, adapters, 2))
     lora = sum(t.numel() for t in load_file(adapters[0] / 'adapter_model.safetensors').values())
     assert (
-        e.base.get_input_embeddings().weight.data_ptr() == where
-        and sum(p.numel() for p in e.adapters.model.parameters()) == n + 3 * lora
+        e.base.model.get_input_embeddings().weight.data_ptr() == where
+        and sum(p.numel() for p in e.base.adapters.model.parameters()) == n + 3 * lora
     )
 
 
@@ -328,11 +326,9 @@ def test_full_weights(llama, tmp_path, engine):
     assert e.identity(tmp_path / 'full')['adapter'] == adapter_identity(tmp_path / 'full')
 
 
-@pytest.mark.parametrize('fold', [True, False])
-def test_adapters_that_do_not_fit(llama, adapters, tmp_path, fold, monkeypatch):
-    if not fold:
-        monkeypatch.setattr(hf, 'MERGE_BELOW', 0)
-    other = HFEngine(make('llama', tmp_path / 'wide', hidden=96))
+@pytest.mark.parametrize('merge_below', [hf.MERGE_BELOW, 0], ids=['merged', 'beside'])
+def test_adapters_that_do_not_fit(llama, adapters, tmp_path, merge_below):
+    other = HFEngine(make('llama', tmp_path / 'wide', hidden=96), merge_below=merge_below)
     with pytest.raises(MaftError, match='does not fit'):
         other.generate(asks(1, adapters))
     t = load_file(adapters[0] / 'adapter_model.safetensors')
@@ -342,11 +338,11 @@ def test_adapters_that_do_not_fit(llama, adapters, tmp_path, fold, monkeypatch):
     ).items():
         f = shutil.copytree(adapters[0], tmp_path / name)
         save_file(change(t), f / 'adapter_model.safetensors')
-        e = HFEngine(llama)
+        e = HFEngine(llama, merge_below=merge_below)
         with pytest.raises(MaftError, match='does not fit'):
             e.generate(asks(1, (f,)))
         assert texts(e.generate(asks(4, adapters[:1]))) == texts(HFEngine(llama).generate(asks(4, adapters[:1]))), (
-            'and the engine goes on'
+            'and the engine still works'
         )
     (tmp_path / 'pickled').mkdir()
     (tmp_path / 'pickled' / 'adapter_model.bin').write_bytes(b'x')
@@ -481,7 +477,7 @@ def test_threads_and_global_chance_are_left_alone(llama):
     assert (
         torch.get_num_threads() == n
         and torch.equal(torch.get_rng_state(), state)
-        and not e.base.training
+        and not e.base.model.training
         and torch.is_grad_enabled()
     )
 
@@ -612,7 +608,7 @@ def test_replay_in_the_tokens_of_a_model(engine):
     (c,) = replay.generate([Request(chat, 0, where=('train', 'q', 1, 'generator', 0))])
     assert (
         c.prompt_ids == engine.render(chat)
-        and c.token_ids[-1] == engine.renderer.end_id
+        and c.token_ids[-1] == engine.base.renderer.end_id
         and sum(t in engine.stop_ids for t in c.token_ids) == 1
     )
     assert isinstance(c, Completion) and isinstance(replay, Engine)

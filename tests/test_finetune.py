@@ -154,7 +154,7 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
     assert key(rows=[Example(r.prompt_ids, r.token_ids) for r in rows]) == key()
 
 
-def test_lean_adapters_are_pefts(engine):
+def test_fused_lora_is_pefts(engine):
     "Same logits, same gradients, up to rounding."
     import torch
 
@@ -165,7 +165,7 @@ def test_lean_adapters_are_pefts(engine):
             for n, p in model.named_parameters():
                 if 'lora_B' in n:
                     p.copy_(torch.linspace(-0.1, 0.1, p.numel()).view_as(p))
-        b = tr.Collator(rows, engine.pad_id)(
+        b = tr.Collator(rows, engine.base.pad_id)(
             [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
         )
         loss = tr.completion_loss(model, b['input_ids'], b['labels'])
@@ -187,31 +187,31 @@ def test_lean_adapters_are_pefts(engine):
         return float(loss.detach()), float(plain.detach()), ours
 
     (a, whole, ga), (b, _, gb) = (
-        grads(ft.init_model(engine, None, s, 0)),
-        grads(tr.fuse_lora(ft.init_model(engine, None, s, 0))),
+        grads(ft.init_model(engine.base, None, s, 0)),
+        grads(tr.fuse_lora(ft.init_model(engine.base, None, s, 0))),
     )
     assert abs(a - b) < 1e-3 and abs(a - whole) < 1e-3 and ga.keys() == gb.keys() and len(ga) > 10
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
 
 
 def test_memory_that_runs_out(job, monkeypatch):
-    whole, real, sizes = job('whole'), ft.train, []
+    whole, real, sizes = job('whole'), tr.SFT.train, []
 
-    def tight(model, engine, rows, s, seed, micro, *args):
-        sizes.append(micro)
-        if micro > 2:
+    def tight(self, model, run):
+        sizes.append(run.micro)
+        if run.micro > 2:
             raise MemoryError
-        return real(model, engine, rows, s, seed, micro, *args)
+        return real(self, model, run)
 
-    monkeypatch.setattr(ft, 'train', tight)
+    monkeypatch.setattr(tr.SFT, 'train', tight)
     halved = job('halved')
     assert sizes == [8, 4, 2] and told(halved)['micro_batch'] == 2 and told(whole)['micro_batch'] == 8
     from safetensors.torch import load_file
 
     a, b = (load_file(f / 'adapter_model.safetensors') for f in (whole, halved))
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-4  # the same steps, up to rounding
-    monkeypatch.setattr(ft, 'train', lambda *a: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(MaftError, match='not even one row'):
+    monkeypatch.setattr(tr.SFT, 'train', lambda *a: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MaftError, match='not even one example'):
         job('never')
 
 
@@ -229,12 +229,11 @@ KILLED = """import os, signal, sys, json
 from multiagent_ft.training import finetune as ft
 from multiagent_ft.engines.huggingface import HFEngine
 model, rows, out, scratch, settings, at = sys.argv[1:]
-ft.CHECKPOINT_SECONDS = 0
 def progress(p):
     print(p['step'], flush=True)
     if p['step'] == int(at): os.kill(os.getpid(), signal.SIGKILL)
 engine = HFEngine(model, device='cpu')
-ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, scratch=scratch, progress=progress)
+ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, scratch=scratch, progress=progress, checkpoint_seconds=0)
 """
 
 
@@ -279,7 +278,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(job, models, rows_file, tmp
 def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_path):
     whole = job('whole')
     run_killed(models, rows_file, tmp_path, {}, 5)
-    marks = sorted((tmp_path / 'scratch').rglob('whole.json'))
+    marks = sorted((tmp_path / 'scratch').rglob('manifest.json'))
     newest = max((m.parent for m in marks), key=lambda f: int(f.name.split('-')[1]))
     (newest / 'optimizer.pt').write_bytes(b'cut short')
     assert tr.latest(newest.parent) != newest
@@ -289,15 +288,21 @@ def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_pa
 
 def test_another_jobs_checkpoint_is_not_taken(job, models, rows_file, tmp_path, engine, monkeypatch):
     run_killed(models, rows_file, tmp_path, {}, 5)
-    monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
-    finetune_job(tmp_path / 'other', engine, None, str(rows_file), FAST, 7, scratch=str(tmp_path / 'scratch'))
+    finetune_job(
+        tmp_path / 'other',
+        engine,
+        None,
+        str(rows_file),
+        FAST,
+        7,
+        scratch=str(tmp_path / 'scratch'),
+        checkpoint_seconds=0,
+    )
     assert payload(tmp_path / 'other') == payload(job(seed=7))
 
 
 def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     import torch
-
-    monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
 
     def full(*a, **kw):
         raise RuntimeError(
@@ -307,7 +312,16 @@ def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, 'save', full)
     with pytest.raises(MaftError, match='no room'):
-        finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
+        finetune_job(
+            tmp_path / 'out',
+            engine,
+            None,
+            str(rows_file),
+            FAST,
+            0,
+            scratch=str(tmp_path / 'scratch'),
+            checkpoint_seconds=0,
+        )
 
 
 def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
@@ -321,7 +335,7 @@ def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monk
 def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
     "What modelco 1.1.2 does from its second iteration on."
     parent, real = job('parent'), ft.init_model
-    monkeypatch.setattr(ft, 'init_model', lambda engine, parent, s, seed: real(engine, None, s, seed))
+    monkeypatch.setattr(ft, 'init_model', lambda base, parent, s, seed: real(base, None, s, seed))
     with pytest.raises(GuardError, match='did not take over the parent') as e:
         job('child', parent=parent)
     assert e.value.guard == 'start'
@@ -332,8 +346,8 @@ def test_guard_start_another_base(job, engine, monkeypatch):
 
     real = tr.weight_sharing_copy
 
-    def off(engine, own=False):
-        model = real(engine, own)
+    def off(base, own=False):
+        model = real(base, own)
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.01, requires_grad=False)
         return model
 
@@ -343,17 +357,17 @@ def test_guard_start_another_base(job, engine, monkeypatch):
     assert e.value.guard == 'start'
 
 
-def test_guard_learned_a_frozen_adapter(job, monkeypatch):
+def test_guard_changed_a_frozen_adapter(job, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self, *a, **kw: None)
     with pytest.raises(GuardError) as e:
         job()
-    assert e.value.guard == 'learned'
+    assert e.value.guard == 'changed'
 
 
 def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
-    real, w = ft.train, engine.base.model.layers[0].mlp.up_proj
+    real, w = tr.SFT.train, engine.base.model.model.layers[0].mlp.up_proj
     w = getattr(w, 'base_layer', w).weight
 
     def careless(*args):
@@ -361,7 +375,7 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
         w.data[0, 0] += 1e-3
         return out
 
-    monkeypatch.setattr(ft, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', careless)
     try:
         with pytest.raises(GuardError, match='layers.0.mlp.up_proj') as e:
             job()
@@ -373,18 +387,17 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
 def test_guard_base_another_agents_adapter(job, models, monkeypatch):
     """An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may
     not touch another."""
-    monkeypatch.setattr('multiagent_ft.engines.huggingface.MERGE_BELOW', 0)
-    engine = HFEngine(models('llama'), device='cpu')
-    other, real = job('other', eng=engine), ft.train
+    engine = HFEngine(models('llama'), device='cpu', merge_below=0)
+    other, real = job('other', eng=engine), tr.SFT.train
     engine.logprobs([(5, 6)], [(7,)], str(other))
-    held = next(p for k, p in engine.base.named_parameters() if 'lora_B' in k)
+    held = next(p for k, p in engine.base.model.named_parameters() if 'lora_B' in k)
 
     def careless(*args):
         out = real(*args)
         held.data += 1e-3
         return out
 
-    monkeypatch.setattr(ft, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', careless)
     try:
         with pytest.raises(GuardError, match='lora_B') as e:
             job('mine', seed=5, eng=engine)
@@ -394,13 +407,13 @@ def test_guard_base_another_agents_adapter(job, models, monkeypatch):
 
 
 def test_guard_parent_its_files_change(job, monkeypatch):
-    parent, real = job('parent'), ft.train
+    parent, real = job('parent'), tr.SFT.train
 
     def careless(*args):
         (parent / 'adapter_config.json').write_text((parent / 'adapter_config.json').read_text() + ' ')
         return real(*args)
 
-    monkeypatch.setattr(ft, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', careless)
     with pytest.raises(GuardError) as e:
         job('child', parent=parent)
     assert e.value.guard == 'parent'
@@ -432,9 +445,9 @@ def test_guard_labels_truncation(job, monkeypatch):
 def test_guard_rows_some_are_dropped(job, monkeypatch):
     monkeypatch.setattr(tr.LengthGroupedSampler, '__len__', lambda self: 20)
     monkeypatch.setattr(tr.LengthGroupedSampler, '__iter__', lambda self: iter(range(18)))
-    with pytest.raises(GuardError, match='36 rows .* where 40 rows') as e:
+    with pytest.raises(GuardError, match='36 examples .* where 40 examples') as e:
         job()
-    assert e.value.guard == 'rows'
+    assert e.value.guard == 'examples'
 
 
 @pytest.mark.parametrize(
@@ -452,7 +465,7 @@ def test_guard_rows(engine, job, tmp_path, spoil, what):
     rows[3] = spoil(rows[3])
     with pytest.raises(GuardError, match=what) as e:
         job(rows=save_examples(tmp_path / 'bad.jsonl', rows))
-    assert e.value.guard == 'rows' and 'row 3' in str(e.value)
+    assert e.value.guard == 'examples' and 'example 3' in str(e.value)
 
 
 def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
@@ -465,14 +478,14 @@ def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
 
 
 def test_guard_finite_weights(job, monkeypatch):
-    real = ft.train
+    real = tr.SFT.train
 
-    def spoilt(model, *args):
-        model, log = real(model, *args)
+    def spoilt(self, model, run):
+        model, log = real(self, model, run)
         next(p for p in model.parameters() if p.requires_grad).data[0] = float('inf')
         return model, log
 
-    monkeypatch.setattr(ft, 'train', spoilt)
+    monkeypatch.setattr(tr.SFT, 'train', spoilt)
     with pytest.raises(GuardError) as e:
         job()
     assert e.value.guard == 'finite'
@@ -483,7 +496,7 @@ def test_guard_saved_another_adapter_is_written(job, monkeypatch):
     monkeypatch.setattr(
         ft,
         'save_agent',
-        lambda engine, model, folder, tensors: real(engine, model, folder, {k: t * 2 for k, t in tensors.items()}),
+        lambda base, model, folder, tensors: real(base, model, folder, {k: t * 2 for k, t in tensors.items()}),
     )
     with pytest.raises(GuardError) as e:
         job()
@@ -509,10 +522,18 @@ def test_guard_same_sees_what_is_no_number(mine, theirs):
 
 
 def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(ft, 'CHECKPOINT_SECONDS', 0)
     monkeypatch.setattr(ft, 'check_finite', lambda t: (_ for _ in ()).throw(GuardError('finite', 'on purpose', '')))
     with pytest.raises(GuardError):
-        finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
+        finetune_job(
+            tmp_path / 'out',
+            engine,
+            None,
+            str(rows_file),
+            FAST,
+            0,
+            scratch=str(tmp_path / 'scratch'),
+            checkpoint_seconds=0,
+        )
     assert not any((tmp_path / 'scratch').iterdir())
 
 
@@ -520,19 +541,23 @@ def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch)
 
 
 def test_the_engine_never_meets_the_trainers_object(engine, job):
-    before = {id(m) for m in engine.base.modules()}
-    model = tr.weight_sharing_copy(engine)
+    before = {id(m) for m in engine.base.model.modules()}
+    model = tr.weight_sharing_copy(engine.base)
     assert not before & {id(m) for m in model.modules()}
-    mine, theirs = dict(model.named_parameters()), base_tensors(engine)
+    mine, theirs = dict(model.named_parameters()), base_tensors(engine.base)
     # one base in memory
     assert all(p.data_ptr() == theirs[k].data_ptr() and not p.requires_grad for k, p in mine.items())
-    config = json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str)
+    config = json.dumps(engine.base.model.config.to_dict(), sort_keys=True, default=str)
     words = engine.logprobs([(5, 6, 7)], [(8, 9)])[0]
-    tok = (engine.tok.pad_token, engine.tok.padding_side, engine.tok.chat_template)
+    tok = (engine.base.tokenizer.pad_token, engine.base.tokenizer.padding_side, engine.base.tokenizer.chat_template)
     job()
-    assert tok == (engine.tok.pad_token, engine.tok.padding_side, engine.tok.chat_template)
-    assert 'forward' not in vars(engine.base) and not engine.base.training
-    assert json.dumps(engine.base.config.to_dict(), sort_keys=True, default=str) == config
+    assert tok == (
+        engine.base.tokenizer.pad_token,
+        engine.base.tokenizer.padding_side,
+        engine.base.tokenizer.chat_template,
+    )
+    assert 'forward' not in vars(engine.base.model) and not engine.base.model.training
+    assert json.dumps(engine.base.model.config.to_dict(), sort_keys=True, default=str) == config
     assert (engine.logprobs([(5, 6, 7)], [(8, 9)])[0] == words).all()
 
 
@@ -552,7 +577,7 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
 
     rows, s = some_rows(engine, 4), TrainingSettings(**FAST | dict(batch_size=4))
     pairs, cls = [], tr.trainer_class()
-    real, trls = cls.compute_loss, cls.__mro__[1].compute_loss
+    real, trls = cls.compute_loss, cls.__mro__[2].compute_loss
 
     def both(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with torch.no_grad():
@@ -563,7 +588,8 @@ def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cls, 'compute_loss', both)
     with ft.silence_training():
-        ft.train(ft.init_model(engine, None, s, 0), engine, rows, s, 0, 4, tmp_path, None, None)
+        run = tr.TrainingRun(engine.base, None, rows, s, seed=0, micro=4, folder=tmp_path)
+        tr.SFT().train(ft.init_model(engine.base, None, s, 0), run)
     assert pairs and all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
@@ -593,7 +619,9 @@ def one_architecture(models, name, tmp_path, methods=('lora',)):
 def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed')
     eng = HFEngine(models('llama'), device='cpu', dtype='4bit')
-    assert eng.identity()['dtype'] == 'float32, nf4' and not eng.adapters.fold and eng.base.is_loaded_in_4bit
+    assert (
+        eng.identity()['dtype'] == 'float32, nf4' and not eng.base.adapters.merged and eng.base.model.is_loaded_in_4bit
+    )
     rows = save_examples(tmp_path / 'rows.jsonl', some_rows(eng))
     first = job('q1', eng=eng, method='qlora', rows=rows)
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
@@ -602,8 +630,8 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
     )
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
     mine, theirs = (
-        dict(tr.weight_sharing_copy(eng).named_parameters()),
-        {plain_name(k): p for k, p in eng.base.named_parameters() if '.lora_' not in k},
+        dict(tr.weight_sharing_copy(eng.base).named_parameters()),
+        {plain_name(k): p for k, p in eng.base.model.named_parameters() if '.lora_' not in k},
     )
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())
 
@@ -639,7 +667,7 @@ def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
     (tmp_path / 'strange.jsonl').write_text('{"prompt_ids": [1]}\n')
     with pytest.raises(MaftError, match='strange.jsonl'):
         job(rows=tmp_path / 'strange.jsonl')
-    with pytest.raises(GuardError, match='no rows'):
+    with pytest.raises(GuardError, match='no examples'):
         job(rows=save_examples(tmp_path / 'none.jsonl', []))
 
 

@@ -59,7 +59,7 @@ def test_one_iteration(name, tmp_path):
 
         means = replace(recipe_context(ws, 1), generate=recorded.generate, protocol=Protocol(summary=False))
         r, society = ws.recipe, untrained(N)
-        said = r.collect(means, society, problems, Seeds(0, 'train', 1))
+        said = r.sample(means, society, problems, Seeds(0, 'train', 1))
         votes = means.labels(said)
         assert [v.answer.text for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
         rows = r.select(means, society, said, votes)

@@ -1,12 +1,13 @@
-"Progress on a real (pseudo-)terminal and in a pipe; the counting itself is asserted in the notebook."
+"Progress on a real (pseudo-)terminal, in a pipe and in a notebook; the counting itself is tested in the notebook."
 
 import os, pty, subprocess, sys
 
 CODE = """
 import sys, time
-from multiagent_ft.runs.tracking import Progress, stage
-with stage('iteration 1/3'), Progress(4, 'collect') as p:
-    for i in range(4): time.sleep(.15); p.advance(kept='50%')
+from multiagent_ft.runs.tracking import Progress
+progress = Progress(quiet='quiet' in sys.argv)
+with progress.stage('iteration 1/3'), progress.bar(4, 'collect') as bar:
+    for i in range(4): time.sleep(.15); bar.advance(kept='50%')
     print('a result')
 print('torch' in sys.modules, 'rich' in sys.modules)
 """
@@ -19,7 +20,7 @@ def on_terminal(stdout=None):
         [sys.executable, '-c', CODE],
         stderr=follower,
         stdout=stdout or follower,
-        env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1', MAFT_QUIET=''),
+        env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1'),
     )
     os.close(follower)
     drawn = b''
@@ -36,7 +37,7 @@ def on_terminal(stdout=None):
     return drawn.decode(), out
 
 
-def test_terminal_has_one_live_line_and_keeps_the_last_word():
+def test_terminal_has_one_live_line_and_keeps_the_last_line():
     drawn, _ = on_terminal()
     assert 'iteration 1/3 · collect' in drawn and 'eta' in drawn
     assert '\x1b[2K' in drawn  # redrawn in place, not scrolled
@@ -51,9 +52,7 @@ def test_redirected_output_receives_what_is_printed():
 
 
 def test_pipe_has_plain_lines_only():
-    r = subprocess.run(
-        [sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET='')
-    )
+    r = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True)
     assert r.returncode == 0 and '\x1b' not in r.stderr and '\r' not in r.stderr
     first, last = r.stderr.splitlines()
     assert first == 'iteration 1/3 · collect  0/4 answers' and last.startswith(
@@ -62,8 +61,6 @@ def test_pipe_has_plain_lines_only():
     assert r.stdout == 'a result\nFalse False\n'  # rich is not even imported
 
 
-def test_quiet_switch():
-    r = subprocess.run(
-        [sys.executable, '-c', CODE], capture_output=True, text=True, env=os.environ | dict(MAFT_QUIET='1')
-    )
+def test_quiet_shows_nothing():
+    r = subprocess.run([sys.executable, '-c', CODE, 'quiet'], capture_output=True, text=True)
     assert r.stderr == '' and r.stdout.startswith('a result')

@@ -1,6 +1,7 @@
 "Every recipe, end to end on nano with a handful of questions; and by hand on a scripted engine."
 
 import json
+from dataclasses import replace
 import pytest
 from multiagent_ft.runs.settings import PATHS, load_config, settled
 from multiagent_ft.runs.tasks import Task
@@ -9,15 +10,18 @@ from multiagent_ft.method.debate import Agent, Seeds, Protocol, Society, untrain
 from multiagent_ft.method.recipes import (
     RECIPES,
     RecipeContext,
-    Recipe,
-    answer_single,
+    MULTIAGENT_FT,
+    SINGLE_AGENT_FT,
+    STAR,
     answer_maj_k,
+    check_examples,
+    check_society,
+    check_transcripts,
+    check_votes,
     full_debate,
-    calls,
-    train_each,
+    load_recipe,
     own_turns,
-    recipe,
-    variant,
+    recipe_source,
 )
 from conftest import maft
 
@@ -48,7 +52,7 @@ def test_every_recipe_runs_end_to_end(done):
         assert last['debate']['n'] == 6 and s['recipe'] == name
         o = [o for o in read_jsonl(folder / name / 'outcomes.jsonl') if o['iteration'] == len(s['iterations']) - 1]
         assert last['debate']['accuracy'] == sum(x['debate']['right'] for x in o) / 6  # k/n and nothing else
-        want = {answer_single: 1, answer_maj_k: 6}.get(r.answer, 2)
+        want = dict(one=1, votes=6, agents=2)[r.answer_asks.first]
         assert all(len(x['first']) == want for x in o), name
 
 
@@ -132,7 +136,7 @@ def boxes(requests, say):
 def test_star_without_gold_is_one_clear_line():
     means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read, TASK.gold_answer)
     with pytest.raises(MaftError, match='question q has none'):
-        recipe('star').collect(means, untrained(1), [Problem('q', '?')], Seeds())
+        STAR.sample(means, untrained(1), [Problem('q', '?')], Seeds())
 
 
 def test_star_asks_again_only_where_it_was_wrong():
@@ -143,7 +147,7 @@ def test_star_asks_again_only_where_it_was_wrong():
         return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
 
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
-    said = recipe('star').collect(
+    said = STAR.sample(
         RecipeContext(generate, None, Protocol(), TASK.read, TASK.gold_answer), untrained(2), problems, Seeds()
     )
     assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
@@ -175,23 +179,104 @@ def test_settled_changes_only_what_the_recipe_fixes():
         settled(load_config(flags=dict(recipe='magic')))
 
 
+OWN = """
+from multiagent_ft.method.recipes import MULTIAGENT_FT, own_turns
+
+def critics(ctx, society, transcripts, votes):
+    return {a: e for a, e in own_turns(ctx, society, transcripts, votes).items() if a.role == 'critic'}
+
+mine = MULTIAGENT_FT.but('mine', source='this test', select=critics)
+number = 7
+"""
+
+
 def test_a_recipe_of_ones_own_runs(tmp_path):
-    RECIPES['mine'] = Recipe(
-        'mine',
-        'this test',
-        full_debate,
-        lambda m, s, t, v: {a: r for a, r in own_turns(m, s, t, v).items() if a.role == 'critic'},
-        train_each,
-        full_debate,
-    )
-    try:
-        assert calls(RECIPES['mine'].answer, load_config()) == 9 and variant(
-            RECIPES['mine'], 'x', 'y', seed=3
-        ).settings == dict(seed=3)
-        s = run_all(['mine'], tmp_path)['mine']
-        assert sum(s['iterations'][1]['rows']['generator']) == 0
-    finally:
-        del RECIPES['mine']
+    (tmp_path / 'my.py').write_text(OWN)
+    from multiagent_ft.runs.run import run
+
+    flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', out=str(tmp_path / 'x'))
+    s = run(load_config(flags=flags | dict(recipe=f'{tmp_path}/my.py:mine', store=str(tmp_path / 'store'))))
+    assert s['iterations'][1]['rows']['generator'] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    'file, name, said',
+    [
+        (None, 'mine', 'there is no file'),
+        (OWN, 'other', "defines no 'other'"),
+        (OWN, 'number', 'type Recipe'),
+        ('1 / 0', 'mine', 'line 1 fails at import'),
+        ('def f(:', 'mine', 'fails at import'),
+    ],
+)
+def test_a_recipe_file_that_holds_none_is_one_line(tmp_path, file, name, said):
+    if file:
+        (tmp_path / 'my.py').write_text(file)
+    with pytest.raises(MaftError, match=said) as e:
+        load_recipe(f'{tmp_path}/my.py:{name}')
+    assert len(str(e.value).splitlines()) == 1
+
+
+def wrapped(*args):
+    return full_debate(*args)
+
+
+def test_a_wrapped_function_is_counted_as_what_it_wraps():
+    from multiagent_ft.runs.plan import answers
+    from multiagent_ft.studies.compare import addresses
+
+    cfg = load_config()
+    mine = MULTIAGENT_FT.but('mine', sample=wrapped, answer=wrapped)
+    assert mine.sample_asks.calls(cfg) == mine.answer_asks.calls(cfg) == 9
+    assert recipe_source(mine) != recipe_source(MULTIAGENT_FT)
+    assert (mine.turns, mine.one_model) == ('own', False)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('multiagent_ft.runs.plan.load_recipe', lambda name: mine)
+        counted = answers(cfg)
+        m.setattr('multiagent_ft.studies.compare.load_recipe', lambda name: mine)
+        total = addresses(cfg).total()
+    assert counted == answers(cfg) and total == addresses(cfg).total()
+
+
+def test_what_a_recipe_returns_is_checked():
+    ctx = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read)
+    society, problems = untrained(2), [Problem('q', '?', '7')]
+    debates = full_debate(ctx, society, problems, Seeds())
+    votes = ctx.labels(debates)
+    own = own_turns(ctx, society, debates, votes)
+    check_examples(MULTIAGENT_FT, society, debates, own)
+    swapped = dict(zip(own, [*own.values()][::-1]))
+    nobody = {a: [replace(e, token_ids=(1, 2, 3)) for e in es] for a, es in own.items()}
+    for wrong, said in (
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, swapped), 'not of its own turns'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, nobody), 'not of its own turns'),
+        (lambda: check_examples(SINGLE_AGENT_FT, society, debates, nobody), 'not final turns'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {Agent('critic', 5): []}), 'critic-5'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {None: []}), 'None'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, [*own]), 'not a list'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, {society.critics[0]: ['x']}), 'not an Example'),
+        (lambda: check_votes(MULTIAGENT_FT, debates, []), '0 votes for 1 transcripts'),
+        (lambda: check_votes(MULTIAGENT_FT, debates, [None]), 'list of votes'),
+        (lambda: check_transcripts(MULTIAGENT_FT, 'sample', problems, debates * 2), '2 transcripts for 1'),
+        (lambda: check_transcripts(MULTIAGENT_FT, 'sample', problems, None), 'list of transcripts'),
+        (lambda: check_society(MULTIAGENT_FT, society, untrained(3)), 'same agents'),
+        (lambda: check_society(MULTIAGENT_FT, society, None), 'same agents'),
+        (lambda: MULTIAGENT_FT.but('x', select=None), 'needs sample, select, train'),
+        (lambda: MULTIAGENT_FT.but('x', turns='all'), 'own, final, any'),
+    ):
+        with pytest.raises(MaftError, match=said) as e:
+            wrong()
+        assert len(str(e.value).splitlines()) == 1
+
+
+def test_recipes_are_registered_nowhere():
+    with pytest.raises(TypeError):
+        RECIPES['mine'] = MULTIAGENT_FT
+
+
+def test_a_function_that_cannot_be_named_is_refused():
+    with pytest.raises(MaftError, match='FILE.py:NAME'):
+        recipe_source(MULTIAGENT_FT.but('x', select=max))
 
 
 def test_unknown_recipe_on_the_command_line(tmp_path):

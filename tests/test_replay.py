@@ -8,7 +8,7 @@ from multiagent_ft.core import Problem, read_jsonl, same_answer
 from multiagent_ft.method.debate import Seeds, Protocol, untrained
 from multiagent_ft.method.prompts import ReplayEngine
 from multiagent_ft.runs.evaluate import outcome, summarize_outcomes
-from multiagent_ft.method.recipes import RecipeContext, recipe
+from multiagent_ft.method.recipes import MAJORITY_FT, RecipeContext
 from multiagent_ft.runs.tasks import Task
 
 MODELS = ['6b_finetuning', '6b_verification', '175b_finetuning', '175b_verification']
@@ -20,9 +20,9 @@ def recorded():
     data = read_jsonl(SHARED / 'data' / 'gsm8k' / 'model_solutions.jsonl')
     problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
     words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
-    r, task = recipe('majority-ft'), Task('gsm8k', 'number')
+    r, task = MAJORITY_FT, Task('gsm8k', 'number')
     means = RecipeContext(ReplayEngine(words).generate, None, Protocol(rounds=1), task.read)
-    said = r.collect(means, untrained(4), problems, Seeds())
+    said = r.sample(means, untrained(4), problems, Seeds())
     return data, problems, task, means, said
 
 
@@ -51,7 +51,7 @@ def test_rows_come_from_the_vote_alone(recorded):
     data, problems, task, means, said = recorded
     votes = means.labels(said)
     assert all(v.answer is None or v.support >= 2 and not v.tied for v in votes)
-    (rows,) = recipe('majority-ft').select(means, untrained(4), said, votes).values()
+    (rows,) = MAJORITY_FT.select(means, untrained(4), said, votes).values()
     label = {t.problem.id: v.answer for t, v in zip(said, votes)}
     texts = {t.problem.id: [u.text for u in t.at(1)] for t in said}
     for r in rows:

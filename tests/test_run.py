@@ -119,7 +119,7 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     "A study reads finished runs from their folders; whatever could change the result sends it through the steps again."
     from multiagent_ft.runs import run
     from multiagent_ft.engines.huggingface import HFEngine
-    from multiagent_ft.method.recipes import RECIPES, Recipe
+    from multiagent_ft.method.recipes import MULTIAGENT_FT, own_turns
 
     root, s = runs
     shutil.copytree(root / 'demo', home := tmp_path / 'demo')
@@ -156,8 +156,8 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
         m.setattr(HFEngine, 'identity', lambda self, adapter=None: dict(weights='another'))
         assert not is_read()
     with monkeypatch.context() as m:
-        ours = RECIPES['multiagent-ft']
-        m.setitem(RECIPES, 'multiagent-ft', Recipe(**vars(ours) | dict(select=lambda *a: ours.select(*a))))
+        mine = MULTIAGENT_FT.but('multiagent-ft', select=lambda *a: own_turns(*a))
+        m.setattr(run, 'load_recipe', lambda name: mine)
         assert not is_read()
     # the last two: what transfer and diversity read
     for name in (
@@ -183,15 +183,10 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     assert not is_read()
 
 
-def test_every_recipe_of_ours_can_be_read():
-    from multiagent_ft.method.recipes import RECIPES
-    from multiagent_ft.runs.run import RunContext, recipe_functions
+def test_every_recipe_of_ours_can_be_named():
+    from multiagent_ft.method.recipes import RECIPES, recipe_source
 
-    assert all(
-        f.startswith('multiagent_ft.')
-        for n in RECIPES
-        for f in recipe_functions(RunContext(load_config(None, dict(recipe=n))))
-    )
+    assert all(recipe_source(r) for r in RECIPES.values())
 
 
 def test_other_settings_are_refused(runs):

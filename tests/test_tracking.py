@@ -3,9 +3,9 @@
 import errno, json, os, pty, random, select, signal, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
-from multiagent_ft.core import MaftError, read_jsonl
+from multiagent_ft.core import HIDDEN, MaftError, holds_secret, read_jsonl, redact, scrub, secret_name
 from multiagent_ft.runs import tracking
-from multiagent_ft.runs.tracking import HIDDEN, Tracker, mend, rebuild, redact, scrub, secret_name, wandb_mode
+from multiagent_ft.runs.tracking import Tracker, rebuild, repair_last_line, wandb_mode
 
 KEY = 'fedcba98' * 5
 
@@ -69,11 +69,11 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data)
     cut = data.draw(st.integers(0, len(whole)))
     path = tmp_path_factory.mktemp('cut') / 'm.jsonl'
     path.write_bytes(whole[:cut])
-    mend(path)
+    repair_last_line(path)
     kept = read_jsonl(path)
     assert kept == rows[: len(kept)] and len(kept) >= whole[:cut].count(b'\n')
     after = path.read_bytes()
-    mend(path)
+    repair_last_line(path)
     assert path.read_bytes() == after
 
 
@@ -169,7 +169,7 @@ def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
 
 
 def test_a_key_but_no_network(tmp_path):
-    "Tries, says so in a line, goes on offline."
+    "Tries, says so in a line, continues offline."
     code = (
         'import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t:'
         " t.log(dict(event='tick'))\nprint(t.mirror.mode)"
@@ -177,7 +177,7 @@ def test_a_key_but_no_network(tmp_path):
     p = python(code, tmp_path, WANDB_MODE=None, WANDB_API_KEY=KEY, WANDB_BASE_URL='http://127.0.0.1:9')
     out, err = p.communicate(timeout=180)
     assert p.returncode == 0 and out.split() == ['offline'], out + err
-    assert len(err.strip().splitlines()) == 1 and 'Going on offline' in err and KEY not in err
+    assert len(err.strip().splitlines()) == 1 and 'Continuing offline' in err and KEY not in err
     assert (
         len(read_jsonl(tmp_path / 'metrics.jsonl')) == 1
         and len(list((tmp_path / 'wandb').glob('offline-run-*/*.wandb'))) == 1
@@ -188,7 +188,7 @@ def test_no_key_on_a_terminal_asks_nothing(tmp_path):
     "`online` without a key, in front of a terminal that W&B might like to ask its question on."
     code = (
         "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t:"
-        " t.log(dict(event='tick'))\nprint('went on', t.mirror.mode)"
+        " t.log(dict(event='tick'))\nprint('continued', t.mirror.mode)"
     )
     env = {k: v for k, v in os.environ.items() if k not in ('WANDB_API_KEY', 'WANDB_MODE')} | dict(
         HOME=str(tmp_path), NETRC=str(tmp_path / 'none'), TERM='xterm'
@@ -210,7 +210,7 @@ def test_no_key_on_a_terminal_asks_nothing(tmp_path):
     os.close(master)
     assert p.wait(10) == 0, said.decode()
     lines = said.decode().split('\r\n')
-    assert lines[-2] == 'went on offline' and len(lines) == 3 and 'wandb login' in lines[0], said.decode()
+    assert lines[-2] == 'continued offline' and len(lines) == 3 and 'wandb login' in lines[0], said.decode()
 
 
 def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
@@ -327,3 +327,10 @@ def test_modes():
     with pytest.raises(MaftError):
         Tracker('/nowhere', wandb='perhaps')
     assert tracking.WANDB_MODES == ('auto', 'online', 'offline', 'off')
+
+
+def test_a_word_that_ends_like_a_key_is_no_secret():
+    for text in ('data/task-of-2026-11-28-again', 'disk-quota-exceeded-twice', 'xhf_abcdefghijklmnopqrst'):
+        assert not holds_secret(text), text
+    for text in ('sk-of-2026-11-28-again-x', 'a=hf_abcdefghijklmnopqrst', '/hf_abcdefghijklmnopqrst/'):
+        assert holds_secret(text), text

@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
         engine = self.server.engine
         sampling = Sampling(body['temperature'], body['top_p'], body['max_tokens'])
-        with self.server.lock, engine.adapters.speaking(self.server.adapters.get(body['model'])) as model:
+        with self.server.lock, engine.base.adapters.with_adapter(self.server.adapters.get(body['model'])) as model:
             return generate_batch(engine, model, [(ids, body['seed'], sampling)])[0]
 
 

@@ -56,34 +56,46 @@ def chat_text(tok, chat: tuple[Message, ...], args: dict | None = None, name: st
 class Renderer:
     "From chats to token ids and back, for one tokenizer and its chat template."
 
-    def __init__(self, tok, name: str = 'this model', stops=(), args: dict | None = None):
+    def __init__(
+        self,
+        tok,
+        name: str = 'this model',
+        stops=(),  # further ids that end an answer
+        args: dict | None = None,  # handed to the template
+    ):
         if not tok.chat_template:
             raise MaftError(
                 f'{name} has no chat template. Give one with --set chat_template=FILE (a Jinja file), or use the'
                 ' instruction-tuned variant of the model.'
             )
-        self.tok, self.name, self.args, self.control, self._skeletons = tok, name, args or {}, control_tokens(tok), {}
-        said = self.text([Message('user', 'QUESTION'), Message('assistant', 'ANSWER'), Message('user', 'AGAIN')])
-        self.markers = sorted(
-            {
-                *self.control,
-                *MARKER.findall(re.sub('QUESTION|ANSWER|AGAIN', ' ', said)),
-                *MARKER.findall(tok.chat_template),
-            }
-        )
+        self.tok, self.name, self.args = tok, name, args or {}
+        self.control, self._skeletons = control_tokens(tok), {}
+        probe = self.text([Message('user', 'QUESTION'), Message('assistant', 'ANSWER'), Message('user', 'AGAIN')])
+        self.markers = self._find_markers(probe)
         ordinary = {t.content for t in tok.added_tokens_decoder.values() if not t.special}
-        self.strict = [m for m in self.markers if m not in ordinary]  # what even an agent's own words must not hold
-        ids, after = set(self.control.values()), tok(said.rpartition('ANSWER')[2], add_special_tokens=False).input_ids
-        self.end_id = next((i for i in after if i in ids), tok.eos_token_id)
+        self.strict = [m for m in self.markers if m not in ordinary]  # what even an agent's own turns must not hold
+        self._find_end(probe.rpartition('ANSWER')[2], stops)
+        # an unknown character is no command
+        self.watched = set(self.control.values()) - ({tok.unk_token_id} - set(self.stop_ids))
+        # asked for twice, when a job is named and when it is done
+        self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)
+
+    def _find_markers(self, probe):
+        "All texts that separate turns, by the tokenizer, a rendered chat and the template."
+        in_chat = MARKER.findall(re.sub('QUESTION|ANSWER|AGAIN', ' ', probe))
+        return sorted({*self.control, *in_chat, *MARKER.findall(self.tok.chat_template)})
+
+    def _find_end(self, after_answer, stops):
+        "Which ids end an answer: the control token that follows one in the template, and those named elsewhere."
+        control, tok = set(self.control.values()), self.tok
+        after = tok(after_answer, add_special_tokens=False).input_ids
+        self.end_id = next((i for i in after if i in control), tok.eos_token_id)
         self.stop_ids = sorted({i for i in (self.end_id, tok.eos_token_id, *stops) if i is not None})
         if not self.stop_ids:
             raise MaftError(
-                f'{name}: nothing says which token ends an answer. Add eos_token to its tokenizer_config.json.'
+                f'{self.name}: nothing says which token ends an answer. Add eos_token to its tokenizer_config.json.'
             )
         self.pad_id = next(i for i in (tok.pad_token_id, tok.eos_token_id, self.stop_ids[0]) if i is not None)
-        self.watched = ids - ({tok.unk_token_id} - set(self.stop_ids))  # an unknown character is no command
-        # asked for twice, when a job is named and when it is done
-        self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)
 
     def text(self, chat) -> str:
         return chat_text(self.tok, chat, self.args, self.name)
@@ -91,18 +103,16 @@ class Renderer:
     def _ids(self, chat, clean):
         return tuple(self.tok(self.text([Message(m.role, clean(m)) for m in chat]), add_special_tokens=False).input_ids)
 
+    def _escaped(self, m):
+        return escape_control_tokens(m.content, self.strict if m.role == 'assistant' else self.markers)
+
+    def _compatible(self, m):
+        "In Unicode's compatibility form, without invisible characters."
+        letters = (c for c in unicodedata.normalize('NFKC', m.content) if unicodedata.category(c) != 'Cf')
+        return escape_control_tokens(''.join(letters), self.markers)
+
     def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
         "The ids sent for `chat`. Raises `MaftError` if a text could pass for a control token all the same."
-
-        def safe(m):
-            return escape_control_tokens(m.content, self.strict if m.role == 'assistant' else self.markers)
-
-        def plain(m):
-            return escape_control_tokens(
-                ''.join(c for c in unicodedata.normalize('NFKC', m.content) if unicodedata.category(c) != 'Cf'),
-                self.markers,
-            )
-
         own = ''.join(m.content for m in chat if m.role == 'assistant')
         watched = self.watched - {i for t, i in self.control.items() if t not in self.strict and t in own}
 
@@ -111,7 +121,7 @@ class Renderer:
 
         if (roles := tuple(m.role for m in chat)) not in self._skeletons:
             self._skeletons[roles] = self._ids(chat, lambda m: 'x')
-        for clean in (safe, plain):
+        for clean in (self._escaped, self._compatible):
             if count(ids := self._ids(chat, clean)) == count(self._skeletons[roles]):
                 return ids
         raise MaftError(

@@ -59,8 +59,8 @@ def vote(
     if tie not in ('none', 'random'):
         raise ValueError(f"tie is {tie!r}, not 'none' or 'random'")
     groups = _by_form(answers, weights or [1] * len(answers))
-    cast = sum(map(len, groups.values()))
-    abstained = len(answers) - cast
+    abstained = answers.count(None)
+    cast = len(answers) - abstained
     if not groups:
         return Vote(None, support=0, cast=0, abstained=abstained, tied=False, margin=0)
     support = {form: _weight(group, exact=weights is not None) for form, group in groups.items()}

@@ -150,8 +150,8 @@ BUCKETS = ('agreed', 'correction', 'reinforcement', 'first', 'hinted')
 
 
 def examples_report(examples: list[Example], w: float | None = None) -> dict:
-    """Counts of one agent's examples: all, unique ones, tokens trained on (and, as `seen`, with their prompts), buckets,
-    and the share of corrections asked for and reached."""
+    """Counts of one agent's examples: all, unique ones, tokens trained on (and, as `seen`, with their prompts),
+    buckets, and the share of corrections asked for and reached."""
     buckets = {b: sum(e.bucket == b for e in examples) for b in BUCKETS}
     critic = buckets['correction'] + buckets['reinforcement']
     return dict(

@@ -348,7 +348,7 @@ def train_nano(
     key = train_key(tokenizer, seed, blocks=blocks, shape=shape)
     start = load_state(checkpoint, model, optimizers, key=key) if resume and checkpoint.exists() else 0
     log, clock = earlier_losses(out, start), time.monotonic()
-    with Progress(blocks, 'training nano', 'blocks', every=60) as progress:
+    with Progress(every=60).bar(blocks, 'training nano', 'blocks') as progress:
         progress.skip(start)
         for block in range(start, blocks):
             log.append(train_block(model, optimizers, tokenizer, seed=seed, block=block, blocks=blocks))

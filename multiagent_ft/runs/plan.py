@@ -15,8 +15,8 @@ from .settings import Config, settled
 from ..core import MaftError, Message, Transcript
 from ..method.debate import Seeds, untrained
 from ..method.prompts import Sampling
-from ..training.finetune import out_of_memory
-from ..method.recipes import RecipeContext, calls, recipe
+from ..engines.huggingface import out_of_memory
+from ..method.recipes import RecipeContext, load_recipe
 from ..method.examples import Example
 from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
 
@@ -24,10 +24,10 @@ from ..training.trainer import TrainingSettings, length_grouped_order, micro_bat
 def answers(cfg: Config) -> dict:
     """Answers asked for, by step; the first N samples of the plain vote are the generators' own and are not counted
     twice."""
-    r, cfg = recipe(cfg.recipe), settled(cfg)
+    r, cfg = load_recipe(cfg.recipe), settled(cfg)
     return dict(
-        collect=cfg.iterations * cfg.train * calls(r.collect, cfg),
-        examine=(cfg.iterations + 1) * cfg.eval * calls(r.answer, cfg),
+        collect=cfg.iterations * cfg.train * (r.sample_asks.calls(cfg) if r.trains else 0),
+        examine=(cfg.iterations + 1) * cfg.eval * r.answer_asks.calls(cfg),
         plain_vote=cfg.eval * max(cfg.votes - cfg.agents, 0) * r.trains,
     )
 
@@ -100,7 +100,7 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
 
     cfg = settled(cfg)
     task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
-    r, society, luck = recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
+    r, society, luck = load_recipe(cfg.recipe), untrained(cfg.agents), Seeds(cfg.seed, 'plan')
     means = RecipeContext(
         engine.generate,
         train=None,
@@ -119,10 +119,10 @@ def sample(cfg: Config, engine, problems: list, questions: int = 16) -> Sample: 
     )
     with threads(1 if worker_count(cfg) else torch.get_num_threads()):
         said, t = timed(
-            lambda p: (r.collect or r.answer)(means, society, p, luck),
+            lambda p: (r.sample or r.answer)(means, society, p, luck),
             problems,
             questions,
-            -(-engine.batch_size // cfg.agents),
+            -(-engine.base.batch.rows // cfg.agents),
         )
         rows = (
             [x for rs in r.select(means, society, said, r.label(means, said)).values() for x in rs] if r.trains else []
@@ -135,15 +135,15 @@ def batches(engine, rows: list[Example], s: TrainingSettings) -> list[list[dict]
     device."""
     from multiagent_ft.training.trainer import Collator
 
-    lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.pad_id)
-    micro = micro_batch_size(lengths, s, engine.device.type)
+    lengths, collate = [len(r.input_ids) for r in rows], Collator(rows, engine.base.pad_id)
+    micro = micro_batch_size(lengths, s, engine.base.device.type)
     items = [dict(input_ids=r.input_ids, labels=r.labels, row=i) for i, r in enumerate(rows)]
 
     def parts(xs, n):
         return [xs[i : i + n] for i in range(0, len(xs), n)]
 
     def piece(ids):
-        return {k: v.to(engine.device) for k, v in collate([items[i] for i in ids]).items()}
+        return {k: v.to(engine.base.device) for k, v in collate([items[i] for i in ids]).items()}
 
     return [
         [piece(ids) for ids in parts(batch, micro)]
@@ -159,7 +159,7 @@ def bare_training(engine, rows: list[Example], s: TrainingSettings) -> float:
     from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
 
     with silence():
-        model = fuse_lora(init_model(engine, None, s, 0)).train()
+        model = fuse_lora(init_model(engine.base, None, s, 0)).train()
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, rows, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     t = time.perf_counter()
@@ -180,7 +180,7 @@ def learning_speed(engine, rows: list[Example], s: TrainingSettings, at_most: in
     rows = rows[:: max(1, len(rows) // want)][:want]
     if not rows:
         return 0.0
-    micro = micro_batch_size([len(r.input_ids) for r in rows], s, engine.device.type)
+    micro = micro_batch_size([len(r.input_ids) for r in rows], s, engine.base.device.type)
     while True:
         try:
             return sum(len(r.input_ids) for r in rows) / bare_training(
@@ -307,4 +307,4 @@ def make_plan(cfg: Config, questions: int = 16) -> dict:
     train, evaluation = all_questions(ws)
     with ws:
         s = sample(cfg, ws.engine, train[0] + evaluation, questions)
-        return plan(cfg, s, memory(cfg, ws.engine.base, s.longest), max(1, worker_count(cfg)))
+        return plan(cfg, s, memory(cfg, ws.engine.base.model, s.longest), max(1, worker_count(cfg)))

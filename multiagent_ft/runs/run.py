@@ -6,11 +6,11 @@
 __all__ = ['SMALL', 'worker_count', 'protocol_of', 'executor_for', 'RunContext', 'check_disjoint', 'split_questions',
            'recipe_context', 'finetune_all', 'train_iteration', 'report_idle_agents', 'pseudo_label_accuracy',
            'examples_by_role', 'cut_turns', 'more_about', 'evaluate_iteration', 'run', 'init_run_dir', 'run_lock',
-           'write_summary', 'git_commit', 'source_digest', 'recipe_functions', 'input_digest', 'finished_summary',
-           'summary_table', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
+           'write_summary', 'git_commit', 'source_digest', 'input_digest', 'finished_summary', 'summary_table',
+           'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/28_run.ipynb #a1a9e6eb
-import contextlib, json, os, subprocess, sys
+import contextlib, json, os, subprocess
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,14 +44,16 @@ from multiagent_ft.runs.jobs import (
     ProcessExecutor,
     engine_for,
 )
-from .tracking import Progress, quiet, stage
+from .tracking import Progress
 from multiagent_ft.method.recipes import (
     RecipeContext,
     answer_once,
-    full_debate,
-    all_final_turns,
-    train_one,
-    recipe,
+    check_examples,
+    check_society,
+    check_transcripts,
+    check_votes,
+    load_recipe,
+    recipe_source,
 )
 from ..method.examples import Example, truncated_turns, examples_report, save_examples
 from .store import Store
@@ -102,9 +104,13 @@ class RunContext:
     "What a run works with: store, engine, executor, task, tracker. A context manager; Ctrl-C ends the workers too."
 
     def __init__(
-        self, cfg: Config, executor=None
-    ):  # one that several runs of a model and a store share; it is left open
+        self,
+        cfg: Config,
+        executor=None,  # one that several runs of a model and a store share; it is left open
+        progress: Progress | None = None,  # where progress is shown; default: on standard error
+    ):
         self.cfg = cfg = settled(cfg)
+        self.progress = progress or Progress(quiet=cfg.quiet)
         self.folder, self.shared = cfg.folder, executor
         self.task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
         self.spec = EngineSpec(
@@ -120,7 +126,7 @@ class RunContext:
             ),
         )
         self.store = Store(cfg.store_folder)
-        self.protocol, self.recipe = protocol_of(cfg, self.task), recipe(cfg.recipe)
+        self.protocol, self.recipe = protocol_of(cfg, self.task), load_recipe(cfg.recipe)
         self.settings = TrainingSettings(**dict(cfg.training))
 
     def __enter__(self):
@@ -138,7 +144,8 @@ class RunContext:
     def step(self, k: int, name: str):
         "One step of iteration `k`; remembers which entries of the store it stood on."
         self.runner.used.clear()
-        with stage(f'iteration {k}' + (f'/{self.cfg.iterations}' if k <= self.cfg.iterations else '')), stage(name):
+        of = f'/{self.cfg.iterations}' if k <= self.cfg.iterations else ''
+        with self.progress.stage(f'iteration {k}{of}'), self.progress.stage(name):
             yield
         self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
 
@@ -162,8 +169,8 @@ def split_questions(ws: RunContext) -> tuple[list[list[Problem]], list[Problem]]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
     ws.split = splits[0].report
-    if ws.split and not quiet():
-        print(splits[0], file=sys.stderr)
+    if ws.split:
+        ws.progress.say(str(splits[0]))
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../../nbs/runs/28_run.ipynb #85bae7dd
@@ -172,15 +179,15 @@ def recipe_context(ws: RunContext, k: int, exam: bool = False) -> RecipeContext:
     cfg, step = ws.cfg, ['answers']
 
     def generate(requests):
-        with Progress(len(requests), step[0]) as p:
-            return ws.cached.generate(requests, lambda n, found=False: (p.skip if found else p.advance)(n))
+        with ws.progress.bar(len(requests), step[0]) as bar:
+            return ws.cached.generate(requests, bar.count)
 
     return RecipeContext(
         generate,
         train=lambda rows: finetune_all(ws, k, rows),
         protocol=ws.protocol,
         read=ws.task.read,
-        gold_answer=ws.task.gold_answer,
+        gold_answer=ws.task.gold_answer if ws.recipe.uses_gold else None,
         seed=cfg.seed,
         w=cfg.w,
         critic_loss=cfg.critic_loss,
@@ -206,7 +213,7 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
                 'multiagent_ft.training.finetune:finetune_job',
                 dict(
                     parent=a.adapter,
-                    rows_file=str(file.absolute()),
+                    examples_file=str(file.absolute()),
                     settings=asdict(ws.settings),
                     seed=seed,
                     scratch=True,
@@ -216,8 +223,8 @@ def finetune_all(ws: RunContext, k: int, rows: dict[Agent, list[Example]]) -> di
         )
     if not jobs:
         return {}
-    with Progress(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as p:
-        paths = ws.runner.run(jobs, lambda n, found=False: (p.skip if found else p.advance)(n))
+    with ws.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'rows') as bar:
+        paths = ws.runner.run(jobs, bar.count)
     return {a.name: str(path) for a, path in zip(rows, paths)}
 
 # %% ../../nbs/runs/28_run.ipynb #bd9a3683
@@ -225,12 +232,16 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     "Society k from society k-1, and what there is to say about it."
     folder, m, r = ws.folder / f'iteration-{k}', recipe_context(ws, k), ws.recipe
     with ws.step(k, 'collect'):
-        said = r.collect(m, society, problems, Seeds(ws.cfg.seed, 'train', k))
+        said = r.sample(m, society, problems, Seeds(ws.cfg.seed, 'train', k))
+    check_transcripts(r, 'sample', problems, said)
     votes = r.label(m, said)
+    check_votes(r, said, votes)
     rows = r.select(m, society, said, votes)
-    report_idle_agents(rows)
+    check_examples(r, society, said, rows)
+    report_idle_agents(rows, ws.progress)
     with ws.step(k, 'finetune'):
         new = r.train(m, society, rows)
+    check_society(r, society, new)
     write_jsonl(folder / 'transcripts.jsonl', map(transcript_to_dict, said))
     write_jsonl(folder / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes)))
     return new, dict(
@@ -240,14 +251,13 @@ def train_iteration(ws: RunContext, k: int, society: Society, problems: list[Pro
     )
 
 # %% ../../nbs/runs/28_run.ipynb #c52af5eb
-def report_idle_agents(rows: dict[Agent, list[Example]]):
+def report_idle_agents(rows: dict[Agent, list[Example]], progress: Progress):
     "Say which agents have nothing to learn in this iteration and stay their parent."
     idle = [a.name for a, r in rows.items() if not r]
-    if idle and not quiet():
-        print(
+    if idle:
+        progress.say(
             f'no rows for {", ".join(idle)}: no turn of theirs both ended by itself and agreed with a label (a cut'
-            ' turn is not learned: see max_new_tokens), so they stay as they were',
-            file=sys.stderr,
+            ' turn is not learned: see max_new_tokens), so they stay as they were'
         )
 
 # %% ../../nbs/runs/28_run.ipynb #7756db91
@@ -277,9 +287,9 @@ def examples_by_role(rows: dict[Agent, list[Example]], society: Society) -> dict
 def cut_turns(ws: RunContext, a: Agent, said: list[Transcript], labels: list) -> int:
     """Right turns that agent `a` would learn had they not been cut: its own, or, where one model learns for all,
     everybody's."""
-    if ws.recipe.train is not train_one:
+    if ws.recipe.turns == 'own':
         return truncated_turns(said, labels, a.index, a.role)
-    if ws.recipe.select is all_final_turns:
+    if ws.recipe.turns == 'final':
         said = [replace(t, turns=tuple(t.final())) for t in said]
     return truncated_turns(said, labels)
 
@@ -293,7 +303,7 @@ def more_about(ws: RunContext, said: list[Transcript], votes: list, rows: dict[A
         for a, r in rows.items()
     }
     known = all(t.problem.gold is not None for t in said)
-    ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.collect is full_debate else []
+    ended = [t for t in said if t.rounds < ws.protocol.rounds] if ws.recipe.sample_asks.debates else []
     # no critic spoke; each might have been a reinforcement for every critic
     lost = sum(len(t.at(1)) for t in ended if t.rounds < 2)
     return dict(
@@ -310,6 +320,7 @@ def evaluate_iteration(
     m, luck, cfg = recipe_context(ws, k, exam=True), Seeds(ws.cfg.seed, 'eval'), ws.cfg
     with ws.step(k, 'evaluate'):
         said = ws.recipe.answer(m, society, problems, luck)
+    check_transcripts(ws.recipe, 'answer', problems, said)
     if keep:
         write_jsonl(ws.folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, said))
     outcomes = [outcome(t, ws.task, cfg.seed, k) for t in said]
@@ -326,11 +337,12 @@ def evaluate_iteration(
 def run(
     cfg: Config,
     executor=None,  # to share among several runs, see `executor_for`; default: one of its own
+    progress: Progress | None = None,  # where it is shown; default: on standard error
     again: bool = True,  # False: a finished run is read, see `finished_summary`, instead of looking up its every step
 ) -> dict:
     """Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; goes on where an earlier run stopped.
     Returns the summary."""
-    ws = RunContext(cfg, executor)
+    ws = RunContext(cfg, executor, progress)
     train, evaluation = split_questions(ws)
     cfg, before = ws.cfg, ws.store.misses.copy()
     init_run_dir(cfg)
@@ -477,18 +489,13 @@ def source_digest() -> str:
     return digest({f.relative_to(here).as_posix(): file_digest(f) for f in here.rglob('*.py')})
 
 
-def recipe_functions(ws: RunContext) -> list[str]:
-    "The functions a run's recipe is made of, by name."
-    return [f'{f.__module__}.{f.__qualname__}' for f in vars(ws.recipe).values() if callable(f)]
-
-
 def input_digest(ws: RunContext, train: list[list[Problem]], evaluation: list[Problem]) -> str:
     "One digest of all that decides a run's result: settings, model, questions, libraries, and this package's source."
     return digest(
         [
             semantic(ws.cfg),
             ws.cfg.iterations,
-            recipe_functions(ws),
+            recipe_source(ws.recipe),
             ws.engine.identity(None),
             train,
             evaluation,
@@ -510,13 +517,7 @@ def finished_summary(ws: RunContext) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     there = {f.name for kind in ('generate', 'finetune') for f in ws.store.path.glob(f'{kind}/*/*')}
-    # what a recipe of your own does may have changed under the same name
-    ours = all(f.startswith('multiagent_ft.') for f in recipe_functions(ws))
-    return (
-        summary
-        if same and ours and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names)
-        else None
-    )
+    return summary if same and len(summary['iterations']) == ws.cfg.iterations + 1 and there.issuperset(names) else None
 
 # %% ../../nbs/runs/28_run.ipynb #8f17da3c
 def summary_table(summary: dict) -> list[list[str]]:
@@ -574,6 +575,7 @@ def evaluate_society(
     data: str | None = None,  # local data of the other task
     workers='auto',
     executor=None,
+    progress: Progress | None = None,  # where it is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, next to the untrained one."
     old = config_of(folder)
@@ -587,7 +589,7 @@ def evaluate_society(
         iterations=0,
         eval=old.eval if eval is None else eval,
     )
-    ws = RunContext(cfg, executor)
+    ws = RunContext(cfg, executor, progress)
     _, problems = split_questions(ws)
     check_unseen(folder, last, problems)
     with ws:

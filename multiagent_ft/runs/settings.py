@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from ..core import MaftError, write_atomic
+from ..core import MaftError, holds_secret, write_atomic
 
 # %% ../../nbs/runs/25_settings.ipynb #737bb7cc
 Count = Annotated[int, Field(ge=1), 'a whole number, 1 or more']
@@ -198,6 +198,7 @@ class RunSettings(Section):
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
     project: Text = key('multiagent_ft', 'its project there')
+    quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/25_settings.ipynb #5adef685
 SECTIONS = dict(
@@ -464,16 +465,9 @@ def validated(given: dict, origin: dict[str, Source] | None = None) -> Config:  
     return Config(_origin=origin, **given)
 
 # %% ../../nbs/runs/25_settings.ipynb #30beaded
-_SECRET = re.compile(
-    r'\bhf_\w{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bwandb_v\d_\w{20,}|://[^/\s:@]+:[^/\s@]+@'
-)
-_IN_ENV = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'WANDB_API_KEY', 'OPENAI_API_KEY')
-
-
 def _no_secrets(given: dict):
-    known = [v for n in _IN_ENV if len(v := os.environ.get(n, '')) >= 8]
     for k, v in given.items():
-        if _SECRET.search(s := f'{k} {v}') or any(t in s for t in known):
+        if holds_secret(f'{k} {v}'):
             raise MaftError(
                 f'a setting{f" ({k})" if path_of(k) in SHORT else ""} looks like a password or an access token.'
                 ' Those belong in the environment (HF_TOKEN, WANDB_API_KEY), never in settings.'
@@ -589,10 +583,10 @@ def describe() -> tuple[dict, ...]:
 def settled(cfg: Config, recipe=None) -> Config:  # a `Recipe`; default: the one it names
     "`cfg` with what its recipe fixes; a recipe that trains no agent has no iterations."
     if recipe is None:
-        from multiagent_ft.method.recipes import recipe as named
+        from multiagent_ft.method.recipes import load_recipe
 
-        recipe = named(cfg.recipe)
-    return cfg.but(**recipe.settings | ({} if recipe.trains else dict(iterations=0)))
+        recipe = load_recipe(cfg.recipe)
+    return cfg.but(**dict(recipe.settings) | ({} if recipe.trains else dict(iterations=0)))
 
 # %% ../../nbs/runs/25_settings.ipynb #0aa15a46
 def semantic(config: Config) -> dict:

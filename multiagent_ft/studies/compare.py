@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['FIXED', 'StudyRow', 'study_row', 'config_for', 'configs_for', 'StudyRun', 'check_tasks', 'run_all',
            'records_elsewhere', 'study_settings', 'check_same_study', 'is_free', 'init_study_dir', 'shared_tokens',
-           'training_key', 'samples_per_question', 'addresses_of', 'addresses', 'requests', 'count_requests',
-           'estimate_time', 'plan_comparison', 'write_study', 'seeds_from', 'check_rows', 'compare', 'savings_note']
+           'training_key', 'addresses_of', 'addresses', 'requests', 'count_requests', 'estimate_time',
+           'plan_comparison', 'write_study', 'seeds_from', 'check_rows', 'compare', 'savings_note']
 
 # %% ../../nbs/studies/35_compare.ipynb #f9c53b98
 import json, re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 from ..core import MaftError, digest, read_jsonl, write_atomic
-from ..method.recipes import answer_maj_k, answer_once, answer_single, answer_with_hint, full_debate, recipe
+from ..method.recipes import ASKS_MAJ_K, Asks, load_recipe, recipe_source
 from ..runs.settings import PATHS, Config, semantic, settled
 from ..runs.store import Store
-from ..runs.tracking import stage
+from ..runs.tracking import Progress
 from .outcomes import Study, by_iteration, record, records_of, save_records, study_table
 from .plots import accuracy_plot, cost_plot, iterations_plot, save_figure
 from .statistics import TableRow, csv_text, markdown, table_frame
@@ -32,7 +32,7 @@ class StudyRow:
     "One row of a comparison."
 
     label: str  # as it is called in tables
-    recipe: str  # a name in `RECIPES`
+    recipe: str  # a name, or FILE.py:NAME
     settings: dict = field(default_factory=dict)  # keys of the configuration in which it differs
     evaluate_on: str | None = None  # the task it is evaluated on, if not its own
 
@@ -41,10 +41,13 @@ class StudyRow:
 FIXED = ('recipe', 'seed', 'out', 'store', 'workers', 'wandb', 'project', 'device')
 
 
-def study_row(text: str) -> StudyRow:  # RECIPE, or RECIPE:key=value,key=value
+def study_row(text: str) -> StudyRow:  # RECIPE, or RECIPE:key=value,key=value; a recipe of your own is FILE.py:NAME
     "A row as it is written on the command line. Raises `MaftError` for an unknown recipe or key."
     name, _, rest = text.partition(':')
-    recipe(name)
+    if name.endswith('.py'):
+        own, _, rest = rest.partition(':')
+        name = f'{name}:{own}'
+    load_recipe(name)
     settings = dict(s.partition('=')[::2] for s in rest.split(',') if s)
     for k in settings:
         if k not in PATHS or k in FIXED:
@@ -101,23 +104,23 @@ def run_all(rows: list[StudyRow], base: Config, seeds: list[int], root: Path) ->
 
     todo = configs_for(rows, base, seeds=seeds, root=root)
     check_tasks([cfg for _, cfg in todo])
-    records, made = [], Counter()
+    records, made, progress = [], Counter(), Progress(quiet=base.quiet)
     with closing(executor_for(todo[0][1])) as executor:
         for i, (row, cfg) in enumerate(todo, 1):
-            with stage(f'{i}/{len(todo)} {row.label}, seed {cfg.seed}'):
-                made.update(run(cfg, executor, again=False)['made'])
+            with progress.stage(f'{i}/{len(todo)} {row.label}, seed {cfg.seed}'):
+                made.update(run(cfg, executor, progress=progress, again=False)['made'])
                 if row.evaluate_on:
-                    records += records_elsewhere(row, cfg, made=made, executor=executor)
+                    records += records_elsewhere(row, cfg, made=made, executor=executor, progress=progress)
                 else:
                     records += records_of(cfg.out, row.label)
     return StudyRun(records, made, list(dict.fromkeys(cfg.out for _, cfg in todo)))
 
 # %% ../../nbs/studies/35_compare.ipynb #44f9c306
-def records_elsewhere(row: StudyRow, cfg: Config, made: Counter, executor) -> list[dict]:
+def records_elsewhere(row: StudyRow, cfg: Config, made: Counter, executor, progress: Progress) -> list[dict]:
     "Records of a finished run on the task `row.evaluate_on`, with its training at home; `executor` as in `run`."
     from multiagent_ft.runs.run import evaluate_society
 
-    _, found, new = evaluate_society(cfg.out, row.evaluate_on, executor=executor)
+    _, found, new = evaluate_society(cfg.out, row.evaluate_on, executor=executor, progress=progress)
     made.update(new)
     summary = json.loads((cfg.out / 'summary.json').read_text(encoding='utf-8'))
     home = {it['iteration']: it for it in summary['iterations']}
@@ -204,23 +207,19 @@ def shared_tokens(
 # %% ../../nbs/studies/35_compare.ipynb #b32d6dfb
 def training_key(cfg: Config) -> str:
     "What decides which adapters a run trains: its functions but for the last, and its settings but for the evaluation's."
-    r = recipe(cfg.recipe)
+    source = recipe_source(load_recipe(cfg.recipe))
+    functions = {name: key for name, key in source['functions'].items() if name != 'answer'}
     settings = semantic(cfg) | dict(recipe='', eval=0, samples=0)
-    return digest([settings, *(f.__name__ for f in (r.collect, r.label, r.select, r.train) if f)])
+    return digest([settings, source | dict(functions=functions)])
 
 # %% ../../nbs/studies/35_compare.ipynb #53007689
-def samples_per_question(how: Callable, cfg: Config) -> int:  # how a recipe collects or answers
-    "First answers to a question."
-    return {answer_single: 1, answer_with_hint: 1, answer_maj_k: cfg.votes}.get(how, cfg.agents)
-
-
-def addresses_of(how: Callable, cfg: Config) -> Iterator[tuple]:
+def addresses_of(asks: Asks, cfg: Config) -> Iterator[tuple]:
     "Where one question is asked, within a society: generators, hints, then critics and their summaries."
-    for j in range(samples_per_question(how, cfg)):
+    for j in range(asks.first_answers(cfg)):
         yield 'generator', j
-    if how is answer_with_hint:
+    if asks.hinted:
         yield ('hinted',)
-    if how is full_debate:
+    if asks.debates:
         roles = ['summarizer'] * cfg.summary + ['critic']
         for address in product(range(2, cfg.rounds + 1), roles, range(cfg.agents)):
             yield cfg.agents, cfg.summary, *address
@@ -229,22 +228,22 @@ def addresses_of(how: Callable, cfg: Config) -> Iterator[tuple]:
 def addresses(cfg: Config) -> Counter:
     """{address: questions asked there} of one run. Agents that were trained the same way under the same settings share
     an address."""
-    r, out, agents = recipe(cfg.recipe), Counter(), 'base'
+    r, out, agents = load_recipe(cfg.recipe), Counter(), 'base'
     sampled_as = digest(
         [cfg.task.name, cfg.seed, cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.prompts, cfg.data, cfg.model]
     )
 
-    def ask(how, split, agents, questions):
-        for address in addresses_of(how, cfg):
+    def ask(asks, split, agents, questions):
+        for address in addresses_of(asks, cfg):
             out[sampled_as, split, agents, *address] = questions
 
     for k in range(cfg.iterations + 1):
         if k:
-            ask(r.collect, f'train {k}', agents, questions=cfg.train)
+            ask(r.sample_asks, f'train {k}', agents, questions=cfg.train)
             agents = (training_key(cfg), k)
-        ask(r.answer, 'eval', agents, questions=cfg.eval)
+        ask(r.answer_asks, 'eval', agents, questions=cfg.eval)
     if r.trains:
-        ask(answer_maj_k, 'eval', 'base', questions=cfg.eval)
+        ask(ASKS_MAJ_K, 'eval', 'base', questions=cfg.eval)
     return out
 
 
@@ -272,7 +271,7 @@ def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
     from multiagent_ft.runs.run import RunContext, split_questions, worker_count
 
     # the row that asks and trains most stands for all
-    context = RunContext(max(configs, key=lambda c: (recipe(c.recipe).trains, addresses(c).total())))
+    context = RunContext(max(configs, key=lambda c: (load_recipe(c.recipe).trains, addresses(c).total())))
     train, _ = split_questions(context)
     with context:
         measured = sample(context.cfg, context.engine, train[0])

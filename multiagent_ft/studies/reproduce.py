@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from ..core import MaftError, write_atomic
-from ..method.recipes import recipe
+from ..method.recipes import load_recipe
 from ..runs.settings import Config
 from ..runs.store import Store
 from ..runs.tasks import GENERATED
-from ..runs.tracking import stage
 from multiagent_ft.studies.compare import (
     StudyRow,
     config_for,
@@ -82,7 +81,7 @@ class PaperExperiment:
 
 def rows_for(*names: str) -> tuple[StudyRow, ...]:
     "Rows for recipes under their own names. Raises `MaftError` for an unknown one."
-    return tuple(StudyRow(label=n, recipe=recipe(n).name) for n in names)
+    return tuple(StudyRow(label=n, recipe=load_recipe(n).name) for n in names)
 
 # %% ../../nbs/studies/36_reproduce.ipynb #17051a62
 TABLE1 = PaperExperiment(
@@ -391,8 +390,7 @@ def diversity_records(
     kept, out = ('iteration', 'embedder', 'questions', 'unparsed', 'measures'), []
     for seed in seeds:
         for row in rows:
-            with stage(f'diversity of {row.label}, seed {seed}'):
-                pages = run_diversity(config_for(base, row, seed=seed, root=root).out, questions, embed)
+            pages = run_diversity(config_for(base, row, seed=seed, root=root).out, questions, embed)
             out += [dict(recipe=row.label, seed=seed, **{k: page[k] for k in kept}) for page in pages]
     return out
 

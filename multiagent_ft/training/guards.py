@@ -20,41 +20,40 @@ class GuardError(MaftError):
 
 # %% ../../nbs/training/16_guards.ipynb #40203fc5
 REPORT = (
-    'Nothing was kept of this training. This is a fault of the program or of a library, not of your data: please'
+    'Nothing was kept of this training run. This is a fault of the program or of a library, not of your data: please'
     ' report it with the version numbers of `maft --version`.'
 )
 
 # %% ../../nbs/training/16_guards.ipynb #d78181fc
 def check_examples(
-    rows: list[Example],  # what one agent is to learn
+    examples: list[Example],  # what one agent is trained on
     stop_ids: set[int],  # token ids that end a turn
     vocab: int,  # ids are 0..vocab-1
     context: int | None,  # longest sequence the model can take; None = no limit known
 ):
-    "Guard `rows`: every row is a prompt and one whole turn that ends with a stop token."
+    "Guard `examples`: every example is a prompt and one whole turn that ends with a stop token."
     stop_ids = set(stop_ids)
 
     def wrong(i, what):
         raise GuardError(
-            'rows',
-            f'row {i} (problem {rows[i].problem!r}, round {rows[i].round}) {what}.',
-            "Rows must come from this model's own turns, ids untouched; choose them again (delete the rows file).",
+            'examples',
+            f'example {i} (problem {examples[i].problem!r}, round {examples[i].round}) {what}.',
+            "Examples must be this model's own turns, ids untouched; choose them again (delete the file of examples).",
         )
 
-    if not rows:
-        raise GuardError('rows', 'there are no rows.', 'An agent without rows stays as it is: do not finetune it.')
-    for i, r in enumerate(rows):
+    if not examples:
+        do = 'An agent without examples stays as it is: do not finetune it.'
+        raise GuardError('examples', 'there are no examples.', do)
+    for i, r in enumerate(examples):
         if not r.prompt_ids or not r.token_ids:
             wrong(i, 'has an empty prompt or an empty turn')
         if r.token_ids[-1] not in stop_ids:
             wrong(i, f'does not end with a stop token ({sorted(stop_ids)}) but with {r.token_ids[-1]}: it was cut')
         if not stop_ids.isdisjoint(r.token_ids[:-1]):
-            wrong(i, 'goes on after a stop token: it holds more than one turn')
-        if context and len(r.prompt_ids) + len(r.token_ids) > context:
-            wrong(
-                i,
-                f'has {len(r.prompt_ids) + len(r.token_ids)} tokens, the model takes {context}: it would be truncated',
-            )
+            wrong(i, 'continues after a stop token: it holds more than one turn')
+        length = len(r.prompt_ids) + len(r.token_ids)
+        if context and length > context:
+            wrong(i, f'has {length} tokens, the model takes {context}: it would be truncated')
         if not all(0 <= t < vocab for t in (*r.prompt_ids, *r.token_ids)):
             wrong(i, f'holds a token id outside the vocabulary of {vocab}')
 
@@ -62,25 +61,25 @@ def check_examples(
 def check_batch(
     input_ids,  # (rows, length) as they go into the model
     attention_mask,  # the same shape, 1 on tokens
-    labels,  # the same shape, -100 where nothing is learned
-    rows: list[Example],  # the rows they should be
+    labels,  # the same shape, -100 where there is no loss
+    examples: list[Example],  # what they should be
 ):
     """Guard `labels`: nothing cut, nothing lost, and the loss sees the agent's own turn with its stop token and nothing
     else."""
-    want_ids = [t for r in rows for t in (*r.prompt_ids, *r.token_ids)]
-    want_labels = [t for r in rows for t in r.token_ids]
-    lengths = [len(r.prompt_ids) + len(r.token_ids) for r in rows]
-    learned = labels != -100
+    want_ids = [t for r in examples for t in (*r.prompt_ids, *r.token_ids)]
+    want_labels = [t for r in examples for t in r.token_ids]
+    lengths = [len(r.prompt_ids) + len(r.token_ids) for r in examples]
+    labelled = labels != -100
     faults = []
-    if len(input_ids) != len(rows):
-        faults.append(f'{len(input_ids)} sequences for {len(rows)} rows')
+    if len(input_ids) != len(examples):
+        faults.append(f'{len(input_ids)} sequences for {len(examples)} examples')
     elif attention_mask.sum(1).tolist() != lengths:
         faults.append('sequences have lost or gained tokens')
     elif input_ids[attention_mask.bool()].tolist() != want_ids:
         faults.append('token ids are not the ones that were sampled')
-    elif learned.sum(1).tolist() != [len(r.token_ids) for r in rows]:
-        faults.append('the number of labels differs from the number of tokens the agent said')
-    elif labels[learned].tolist() != want_labels or input_ids[learned].tolist() != want_labels:
+    elif labelled.sum(1).tolist() != [len(r.token_ids) for r in examples]:
+        faults.append('the number of labels differs from the number of tokens the agent generated')
+    elif labels[labelled].tolist() != want_labels or input_ids[labelled].tolist() != want_labels:
         faults.append("labels do not lie on the agent's own turn")
     if faults:
         raise GuardError('labels', f'in a batch on its way into the model, {faults[0]}.', REPORT)
@@ -114,20 +113,19 @@ def check_unchanged(
     what: str,  # for the message
 ):
     "Guard `base` or `parent`: nothing of `before` has changed."
-    moved = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-    if moved:
-        raise GuardError(
-            guard, f'training changed {what}: {", ".join(moved[:3])}{" …" if len(moved) > 3 else ""}.', REPORT
-        )
+    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    if changed:
+        names = ', '.join(changed[:3]) + (' …' if len(changed) > 3 else '')
+        raise GuardError(guard, f'training changed {what}: {names}.', REPORT)
 
 
 def check_changed(start: dict, trained: dict):  # fingerprints of the agent's own tensors
-    "Guard `learned`: training changed the agent, and only its numbers."
+    "Guard `changed`: training changed the agent, and only its numbers."
     if start.keys() != trained.keys():
-        raise GuardError('learned', 'the trained agent has other tensors than it began with.', REPORT)
+        raise GuardError('changed', 'the trained agent has other tensors than it began with.', REPORT)
     if start == trained:
         raise GuardError(
-            'learned',
+            'changed',
             'training left every weight as it was.',
             'Is the learning rate zero (--set learning_rate=…)? If not, this is a fault: please report it.',
         )
@@ -144,7 +142,7 @@ LOWER = 'The training diverged: lower learning_rate, or use dtype float32. Nothi
 
 # %% ../../nbs/training/16_guards.ipynb #ce5b6284
 def check_logprobs_agree(
-    mine: list,  # log-probabilities of tokens, per row, from the trainer
+    mine: list,  # log-probabilities of tokens, per turn, from the trainer
     theirs: list,  # the same tokens', from the engine
     guard: str,  # 'start' or 'saved'
     tolerance: float,  # largest difference allowed, in nats
