@@ -290,7 +290,7 @@ VERDICT_COLOURS = dict(holds=COLOURS[2], unclear=COLOURS[7], fails=COLOURS[5])
 
 
 def draw_claim(ax, y: int, j: Judged):
-    "One claim on matplotlib's `ax` at height `y`; with one seed nothing is known of the next, so its line goes all the way."
+    "One claim on matplotlib's `ax` at height `y`; with one seed, its line goes all the way."
     colour = VERDICT_COLOURS[j.verdict]
     if j.difference.seeds < 2:
         ax.axhline(y, color=colour, lw=2, alpha=0.3)

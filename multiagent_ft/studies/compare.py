@@ -206,7 +206,7 @@ def shared_tokens(
 
 # %% ../../nbs/studies/35_compare.ipynb #b32d6dfb
 def training_key(cfg: Config) -> str:
-    "What decides which adapters a run trains: its functions but for the last, and its settings but for the evaluation's."
+    "What decides which adapters a run trains: its functions but `answer`, and its settings but the evaluation's."
     source = recipe_source(load_recipe(cfg.recipe))
     functions = {name: key for name, key in source['functions'].items() if name != 'answer'}
     settings = semantic(cfg) | dict(recipe='', eval=0, samples=0)

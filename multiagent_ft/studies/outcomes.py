@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/studies/32_outcomes.ipynb #7c299086
 def right_counts(outcomes: list[dict]) -> dict[str, list[int]]:
-    "{method: how many answers were right, question by question}: 0 or 1 for a vote, else of as many as there are agents."
+    "{method: how many answers were right, question by question}: 0 or 1 for a vote, else up to the number of agents."
     votes = {m: [int(o[m]['right']) for o in outcomes] for m in methods(outcomes) if m != 'single'}
     single = {m: [sum(o[k]) for o in outcomes] for m, k in (('single', 'right_first'), ('single_final', 'right_final'))}
     return votes | single
@@ -196,8 +196,8 @@ def at_iteration(
     table: 'DataFrame',  # either table of a study
     iteration: int | None = None,  # default: the last that all seeds of a recipe have
 ) -> 'DataFrame':
-    """Its rows of one iteration; a recipe that trains no agent has only iteration 0, which stands for every other. Raises
-    `MaftError` when a recipe that trains has not come so far with every seed."""
+    """Its rows of one iteration; a recipe that trains no agent has only iteration 0, which stands for every other.
+    Raises `MaftError` when a recipe that trains has not come so far with every seed."""
     reached = table.groupby(['recipe', 'seed'], observed=True, sort=False).iteration.unique().reset_index()
     chosen = {}
     for name, seeds in reached.groupby('recipe', observed=True, sort=False):

@@ -274,7 +274,8 @@ TRANSFER = PaperExperiment(
     controls=rows_for('multiagent-ft'),
     tasks=('gsm8k',),
     remark=(
-        'Figure 5: read off, no standard errors, about 100 questions. All rows but one were trained on the task they are evaluated on.'
+        'Figure 5: read off, no standard errors, about 100 questions. All rows but one were trained on the task they'
+        ' are evaluated on.'
     ),
     paper=f"""model | row | gsm8k
 not named | base        | 44

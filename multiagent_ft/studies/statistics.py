@@ -79,7 +79,7 @@ def bootstrap(scores: 'DataFrame | dict', resamples: int = 2000, seed: int = 0) 
 
 # %% ../../nbs/studies/31_statistics.ipynb #3495b5a9
 def clustered_variance(values: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> float:
-    "Variance of a weighted mean whose answers are dependent within `groups`, one number per answer or two (statsmodels)."
+    "Variance of a weighted mean; answers depend on each other within `groups`, one number each or two (statsmodels)."
     from statsmodels.regression.linear_model import WLS
 
     fitted = WLS(values, np.ones(len(values)), weights=weights).fit(cov_type='cluster', cov_kwds=dict(groups=groups))
@@ -227,7 +227,7 @@ def score_table(
     about: dict[str, dict] = {},  # {recipe: more fields of its row}
     resamples: int = 2000,
 ) -> list[TableRow]:
-    """One row per recipe, in the order given. With one seed p is McNemar's: about these models, not about their recipes.
+    """One row per recipe, in the order given. With one seed p is McNemar's: about these models, not their recipes.
     Raises `MaftError` when the baseline is not among them, or was asked other questions."""
     if baseline is not None and baseline not in scores:
         raise MaftError(f'no runs of the baseline {baseline!r}; there are {", ".join(scores)}.')
