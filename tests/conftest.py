@@ -1,7 +1,7 @@
 """What every test relies on: a quiet, offline, one-thread process, the folder of recorded data, and the command line as
 a user runs it."""
 
-import os, shutil, signal, subprocess, sys, tempfile
+import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
@@ -25,6 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from forking import MAFT, Forks
 from hypothesis import HealthCheck, settings
 
 # Before any test file is read, since `@given` takes the settings that hold when it is met. A busy machine is not a
@@ -44,20 +45,32 @@ for extra in (ROOT, ROOT / 'tools'):
 needs_shared = pytest.mark.skipif(not (SHARED / 'data').is_dir(), reason=f'no recorded data at {SHARED / "data"}')
 
 
+@functools.cache
+def forks() -> Forks:
+    "The server of forked programs, one for each process that runs tests."
+    server = Forks()
+    atexit.register(server.close)
+    return server
+
+
 def maft(
     *args,  # as on the command line
     cwd=None,
     env=None,  # where, and variables to add or (None) to remove
     timeout=600,  # seconds before a hung process is killed
+    fresh=False,  # an ordinary process, from its first import on
 ) -> subprocess.CompletedProcess:
     "Run the command line in a process of its own; stdout, stderr and returncode come back. Nothing is asserted here."
+    full = {**os.environ, 'COLUMNS': '120', 'NO_COLOR': '1', **(env or {})}
+    full = {k: v for k, v in full.items() if v is not None}
+    if not fresh and forks().can_run(full):
+        return forks().run(MAFT, *args, cwd=cwd, env=full, timeout=timeout)
     script = Path(sys.executable).with_name('maft')
     command = [str(script)] if script.exists() else [sys.executable, '-c', 'from multiagent_ft.cli import main; main()']
-    full = {**os.environ, 'COLUMNS': '120', 'NO_COLOR': '1', **(env or {})}
     return subprocess.run(
         [*command, *map(str, args)],
         cwd=cwd,
-        env={k: v for k, v in full.items() if v is not None},
+        env=full,
         timeout=timeout,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -148,6 +161,38 @@ def world():
     return dict(folder=os.getcwd(), shell=type(shell).__name__, ctrl_c=signal.getsignal(signal.SIGINT))
 
 
+def cpu_seconds():
+    "Of this process, of the children it has waited for, and of the programs forked for it."
+    own = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own + (forks().cpu if forks.cache_info().currsize else 0)
+
+
+def pytest_addoption(parser):
+    parser.addoption('--cpu', type=int, default=0, metavar='N', help='show the N tests that took most CPU time')
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    "A busy machine stretches seconds, not CPU seconds."
+    item.stash[STARTED] = cpu_seconds()
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not (most := config.getoption('--cpu')):
+        return
+    spent = {
+        report.nodeid: dict(report.user_properties).get('cpu', 0)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, 'when', '') == 'teardown'
+    }
+    terminalreporter.section(f'CPU time: {sum(spent.values()):.0f} s of {len(spent)} tests')
+    for test in sorted(spent, key=spent.get, reverse=True)[:most]:
+        terminalreporter.line(f'{spent[test]:8.1f} s  {test}')
+
+
+STARTED = pytest.StashKey()
 FOUND = pytest.StashKey()
 
 
@@ -166,4 +211,5 @@ def pytest_runtest_teardown(item):
     os.environ.update(env)
     if (after := world()) != before:
         pytest.fail(f'left behind: {dict(after.items() - before.items())}', pytrace=False)
+    item.user_properties.append(('cpu', cpu_seconds() - item.stash[STARTED]))
     return done

@@ -72,13 +72,13 @@ def here(monkeypatch, capfd, *args, cwd=None):
 def test_help_and_version(run_maft, monkeypatch, capfd):
     import multiagent_ft
 
-    p = run_maft('--help')
+    p = run_maft('--help', fresh=True)
     assert (
         p.returncode == 0
         and p.stderr == ''
         and all(c in p.stdout for c in ('run', 'plan', 'eval', 'debate', 'explain', 'config', 'store', 'nano'))
     )
-    v = run_maft('--version')
+    v = run_maft('--version', fresh=True)
     assert (
         v.returncode == 0
         and v.stdout.splitlines()[0] == f'maft {multiagent_ft.__version__}'

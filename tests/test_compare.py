@@ -150,8 +150,8 @@ def test_other_questions_are_never_paired():
 
 
 def test_an_unknown_method_names_those_there_are():
-    with pytest.raises(MaftError, match='majority_9.*there are debate, majority, single, single_final'):
-        scores(outcomes_table([rec('a', 0, 0, [1])]), 'majority_9')
+    with pytest.raises(MaftError, match='maj@9.*there are debate, majority, single, single_final'):
+        scores(outcomes_table([rec('a', 0, 0, [1])]), 'maj@9')
 
 
 def test_addresses_are_shared_where_seeds_are():

@@ -17,6 +17,7 @@ from multiagent_ft.runs.evaluate import (
     outcome,
     correctness,
     summarize_outcomes,
+    tidy,
     wilson,
 )
 from multiagent_ft.runs.tasks import Task
@@ -45,7 +46,7 @@ rows = st.lists(st.sampled_from(['7', '7.0', '8', '9', None]), min_size=3, max_s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(rows, rows), min_size=2, max_size=12), st.permutations(range(3)))
-def test_nothing_depends_on_seats_and_nothing_is_dropped(debates, seats):
+def test_nothing_depends_on_the_order_of_agents_and_nothing_is_dropped(debates, seats):
     a = [outcome(debate(i, x, y), TASK, seed=1) for i, (x, y) in enumerate(debates)]
     b = [
         outcome(debate(i, [x[s] for s in seats], [y[s] for s in seats]), TASK, seed=1)
@@ -63,17 +64,17 @@ def test_nothing_depends_on_seats_and_nothing_is_dropped(debates, seats):
     assert ta['debate']['stderr'] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
     h = health(a)
     gained = sum(sum(o['right_final']) - sum(o['right_first']) for o in a)
-    assert h['flips'][0]['mended'] - h['flips'][0]['spoiled'] == gained
+    assert h['flips'][0]['corrected'] - h['flips'][0]['corrupted'] == gained
     assert sum(h['finish'].values()) == 6 * n == h['cost']['debate']['calls']
 
 
 def test_outcomes_survive_a_file():
     o = outcome(debate(0, ['7', None, '8'], ['7', '7', '8'], ['7', '7', '7']), TASK, iteration=2)
     assert json.loads(canonical_json(o)) == o and o['iteration'] == 2 and len(o['flips']) == 2
-    assert o['flips'] == [dict(mended=1, spoiled=0)] * 2
+    assert o['flips'] == [dict(corrected=1, corrupted=0)] * 2
 
 
-def test_same_answers_same_lot():
+def test_same_tied_answers_same_draw():
     "A debate that changes no answer changes no figure, ties included."
     same = [outcome(debate(i, ['7', '8', '9'], ['7', '8', '9']), TASK, seed=3) for i in range(40)]
     t = summarize_outcomes(same)
@@ -82,13 +83,13 @@ def test_same_answers_same_lot():
     assert correctness(same, 'debate') == correctness(again, 'debate')  # common random numbers across iterations
 
 
-def test_nobody_answered():
+def test_no_answer_at_all():
     o = outcome(debate(0, [None, None], [None, None]), TASK)
     assert o['debate'] == dict(answer=None, support=0, cast=0, tied=False, right=False)
     assert summarize_outcomes([o])['debate'] == dict(accuracy=0, stderr=None, n=1, unparsed=1)
 
 
-def test_all_unread_is_zero_not_an_error():
+def test_all_unparsed_is_zero_not_an_error():
     t = summarize_outcomes([outcome(debate(i, [None] * 3), TASK) for i in range(5)])
     assert t['single'] == dict(accuracy=0, stderr=0, n=5, unparsed=15)
 
@@ -151,3 +152,15 @@ def test_own_methods_are_summed_too():
 def test_equal_shares_of_a_difference_are_no_crash():
     c = compare({'a': 0.0, 'b': 1 / 3}, {'a': 1 / 3, 'b': 2 / 3})
     assert c.difference == pytest.approx(1 / 3) and c.low == c.high and 0.1 < c.p <= 1
+
+
+def test_tidy_holds_what_the_summary_sums():
+    outcomes = [outcome(debate(i, ['7', None, '2'], ['7', '7', None]), TASK, iteration=2) for i in range(4)]
+    rows, sums = tidy(outcomes, recipe='r', seed=3), summarize_outcomes(outcomes)
+    assert len(rows) == 4 * len(sums) and {(r['recipe'], r['seed'], r['iteration']) for r in rows} == {('r', 3, 2)}
+    for m, s in sums.items():
+        mine = [r for r in rows if r['method'] == m]
+        assert sum(r['right'] for r in mine) / 4 == pytest.approx(s['accuracy'])
+        assert sum(r['unparsed'] for r in mine) == s['unparsed']
+        generated = sum(o['cost']['majority' if m == 'single' else m]['generated'] for o in outcomes)
+        assert sum(r['tokens'] for r in mine) == pytest.approx(generated / (3 if m == 'single' else 1))

@@ -391,7 +391,6 @@ LARGE = {
     'engines.huggingface.generate_all': 313,
     'engines.huggingface.score_all': 410,
     'engines.server.__init__': 331,
-    'runs.evaluate.outcome': 351,
     'runs.explain.iteration_lines': 538,
     'runs.explain.trained': 373,
     'runs.jobs.run': 302,

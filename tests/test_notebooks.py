@@ -1,30 +1,16 @@
 "Every notebook runs from top to bottom, in a process of its own: one test each, cells flagged notest or slow left out."
 
-import subprocess, sys
+import os, subprocess, sys
 import pytest
-from conftest import ROOT
+from conftest import ROOT, forks
+from forking import NOTEBOOK
 from lint_nbs import notebooks
 from making import WITHOUT_TORCH
 
-CODE = """
-import sys
-from pathlib import Path
-from nbdev.config import get_config
-from nbdev.test import test_nb
-cfg = get_config()
-ok, _ = test_nb(Path(sys.argv[1]), skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
-sys.exit(not ok)
-"""
 
-
-# the longest come first: processes side by side end together
-@pytest.mark.parametrize('path', notebooks()[::-1], ids=lambda p: p.relative_to(ROOT / 'nbs').as_posix())
-def test_notebook(path):
-    "The first part of the book (01 to 07) where torch cannot be imported."
-    method = '01' <= path.name[:2] <= '07' and path.parent.name not in ('tutorials', 'results')
-    method &= path.name != '03_debate.ipynb'  # until its society moves to runs.society
-    done = subprocess.run(
-        [sys.executable, '-c', (WITHOUT_TORCH if method else '') + CODE, path],
+def in_a_process(code, path):
+    return subprocess.run(
+        [sys.executable, '-c', code, path],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -32,4 +18,21 @@ def test_notebook(path):
         encoding='utf-8',
         timeout=1800,
     )
+
+
+def is_method(path):
+    "One of the first part of the book, 01 to 07, which is read and run without torch."
+    return '01' <= path.name[:2] <= '07' and path.parent.name not in ('tutorials', 'results')
+
+
+# the longest come first: processes side by side end together
+@pytest.mark.parametrize('path', notebooks()[::-1], ids=lambda p: p.relative_to(ROOT / 'nbs').as_posix())
+def test_notebook(path):
+    "The method where torch cannot be imported; all others forked from a process that has imported it."
+    if is_method(path):
+        done = in_a_process(WITHOUT_TORCH + NOTEBOOK, path)
+    elif forks().can_run(os.environ):
+        done = forks().run(NOTEBOOK, path, cwd=ROOT, timeout=1800)
+    else:
+        done = in_a_process(NOTEBOOK, path)
     assert done.returncode == 0, f'{path.name} stopped here:\n{done.stdout}{done.stderr}'

@@ -287,7 +287,7 @@ def test_numbers_of_the_page_are_those_of_the_summary(run):
         for m, x in it['methods'].items():
             assert f'{100 * x["accuracy"]:.1f} [' in text
         for f in it['health']['flips']:
-            assert f'{f["mended"]} / {f["spoiled"]}' in text
+            assert f'{f["corrected"]} / {f["corrupted"]}' in text
     for _, value, low, high in [p for ps in accuracy_points(r.summary).values() for p in ps]:
         assert 0 <= low <= value <= high <= 1
     assert len(health_rows(r.summary)) == 5
@@ -315,7 +315,9 @@ def test_remarks():
                 consensus=dict(kept=0, asked=0, precision=None),
                 methods=dict(debate=dict(accuracy=acc, stderr=0.02)),
                 health=dict(
-                    flips=[dict(round=2, mended=3, spoiled=spoiled)], finish=dict(stop=100), agreement=dict(final=agree)
+                    flips=[dict(round=2, corrected=3, corrupted=spoiled)],
+                    finish=dict(stop=100),
+                    agreement=dict(final=agree),
                 ),
             ),
             **kw,

@@ -111,7 +111,8 @@ def load_records(path: Path) -> list[dict]:
 def outcome_rows(r: dict, method: str) -> dict:
     "Columns of the tidy table for one record and method."
     answers = r['agents'] if method.startswith('single') else 1
-    tokens = r['cost'].get(method, {}).get('generated')
+    tokens = r['cost'].get('majority' if method == 'single' else method, {}).get('generated')
+    calls = r['questions'] * (r['agents'] if method == 'single' else 1)
     return dict(
         recipe=r['recipe'],
         seed=r['seed'],
@@ -121,7 +122,7 @@ def outcome_rows(r: dict, method: str) -> dict:
         right=[n / answers for n in r['right'][method]],  # share of the answers
         answers=answers,
         unparsed=r.get('unparsed', {}).get(method),  # of these answers; empty where it is not recorded
-        tokens=None if tokens is None else tokens / r['questions'],  # generated per question, a mean over the record's
+        tokens=None if tokens is None else tokens / calls,  # generated per question (of one agent for 'single'), a mean
     )
 
 

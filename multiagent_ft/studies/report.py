@@ -162,7 +162,7 @@ def health_rows(summary: dict) -> list[list]:
             if not h:
                 continue
             turns = sum(h['finish'].values())
-            flips = '; '.join(f'{f["mended"]} / {f["spoiled"]}' for f in h['flips'])
+            flips = '; '.join(f'{f["corrected"]} / {f["corrupted"]}' for f in h['flips'])
             cut = ', '.join(f'{v} {k}' for k, v in sorted(h['finish'].items()) if k != 'stop')
             rows.append(
                 [
@@ -171,7 +171,7 @@ def health_rows(summary: dict) -> list[list]:
                     h['asked'],
                     flips,
                     ', '.join(f'{m} {v}' for m, v in h['tied'].items()),
-                    f'{h["unread"]["first"]} → {h["unread"]["final"]}',
+                    f'{h["unparsed"]["first"]} → {h["unparsed"]["final"]}',
                     f'{percent(h["agreement"]["first"], 0)} → {percent(h["agreement"]["final"], 0)}',
                     f'{cut or 0} of {turns}',
                     h.get('empty_summaries'),
@@ -219,7 +219,7 @@ def remarks(summary: dict) -> list[str]:
             )
         if idle:
             said.append(f'Iteration {k}: no rows for {", ".join(idle)}; unchanged.')
-        spoiled, mended = (sum(f[x] for f in h['flips']) for x in ('spoiled', 'mended'))
+        spoiled, mended = (sum(f[x] for f in h['flips']) for x in ('corrupted', 'corrected'))
         if spoiled > mended and binomtest(spoiled, spoiled + mended).pvalue < 0.05:
             said.append(f'Iteration {k}: in the exam, debate spoiled {spoiled} answers and mended {mended}.')
         turns = sum(h['finish'].values())
