@@ -29,6 +29,14 @@ _HOME = dict(
     LocalExecutor='runs.jobs',
     ProcessExecutor='runs.jobs',
     Config='runs.settings',
+    Prompts='method.prompts',
+    DEBATE='method.prompts',
+    ScriptedEngine='method.prompts',
+    EngineSpec='method.prompts',
+    Grader='runs.tasks',
+    Experiment='runs.run',
+    Progress='runs.tracking',
+    Result='runs.run',
     run='runs.run',
 )
 __all__ = [*_HOME]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from multiagent_ft import core
+from multiagent_ft.method.prompts import ScriptedEngine, adapter_digest
 from multiagent_ft.runs import store as store_module
 from multiagent_ft.runs.store import Store
 
@@ -360,22 +361,9 @@ def look_at_race(folder):
     )
 
 
-class Scripted:
-    "An engine whose words follow from the request's seed and the adapter's bytes."
-
-    batch_size = 4
-
-    def identity(self, adapter=None):
-        return dict(engine='scripted', adapter=adapter and core.file_digest(Path(adapter) / 'weights.txt'))
-
-    def render(self, chat):
-        return tuple(chat[-1].content.encode())
-
-    def generate(self, requests):
-        def say(r):
-            return f'\\boxed{{{core.seed_for(r.seed, self.identity(r.adapter)) % 2}}}'
-
-        return [core.Completion(say(r), 'stop', self.render(r.chat), (*say(r).encode(), 256)) for r in requests]
+def by_seed(request):
+    "An answer that follows from the request's seed and the adapter's bytes."
+    return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
 def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
@@ -396,33 +384,17 @@ def whole_loop(folder, k=0):
     "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
     from multiagent_ft.training import finetune
     from multiagent_ft.runs import run as house
-    from multiagent_ft.runs.settings import load_config
+    from multiagent_ft.runs.settings import Config
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
-    engine = Scripted()
-    house.engine_for, house.git_commit = lambda spec: engine, lambda: None
-    house.finetune_key = lambda engine, parent, rows, settings, seed: dict(
-        parent=engine.identity(parent), rows=core.digest([[r.prompt_ids, r.token_ids] for r in rows]), seed=seed
+    house.git_commit = lambda: None
+    house.finetune_key = lambda engine, parent, examples, settings, seed, objective: dict(
+        parent=engine.identity(parent), rows=core.digest([[e.prompt_ids, e.token_ids] for e in examples]), seed=seed
     )
     finetune.finetune_job = tiny_trainer
-    house.run(
-        load_config(
-            None,
-            dict(
-                out='run',
-                store='store',
-                model='scripted',
-                agents=2,
-                train=5,
-                eval=3,
-                iterations=2,
-                samples=2,
-                workers=0,
-                wandb='off',
-                quiet=True,
-            ),
-        )
-    )
+    settings = dict(agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off', quiet=True)
+    cfg = Config(out='run', store='store', model='scripted', **settings)
+    house.run(cfg, objects=house.Objects(engine=ScriptedEngine(by_seed, batch_size=4)))
 
 
 PROGRAMS = dict(

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from conftest import ROOT, SHARED, needs_shared
 from multiagent_ft.answers import reading as answers
 from multiagent_ft.answers.reading import announced, canonical, extract, group, last_box, parse, read, same
-from multiagent_ft.core import MaftError
+from multiagent_ft.core import Answer, Completion, MaftError
 from multiagent_ft.answers.latex import Unread, tidy
 from multiagent_ft.answers.reading import LENGTH, NUMBER, number_value, settle, spell, undress
 from multiagent_ft.answers.sandbox import Sandbox
@@ -194,6 +194,208 @@ def test_choices_are_read(text, answer):
     assert extract(text, 'choice') == answer
 
 
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'It follows that \(24\) is too small. The answer is \(25\).', '25'),
+        (r'**Final Answer:** \(\$1,\!250\)', '1250'),
+        (r'Answer: \[ \frac{3}{8} \]', '0.375'),
+        ('So, the answer is\n\\[\n36\n\\]', '36'),
+        ('Therefore...\n\n## Final Answer\n\n36 boxes', '36'),
+        ('**Answer**\n\n$36', '36'),
+        ('<reasoning>6*6</reasoning>\n<answer>\n36\n</answer>', '36'),
+        ('<answer>The answer is 36.</answer>', '36'),
+        ('[THINK]7?[/THINK]\\boxed{36}', '36'),
+        (
+            '<|channel|>analysis<|message|>\\boxed{7}<|end|>'
+            '<|start|>assistant<|channel|>final<|message|>It is \\boxed{36}',
+            '36',
+        ),
+        ('analysisMaybe \\boxed{7}.assistantfinal\\boxed{36}', '36'),
+        ('The answer is 36.\n\nProblem: Tom has 4 cats.\nThe answer is 4.', '36'),
+        ('6*6 = 36\nA: 36\n\nQ: Ann has 4 dogs. How many?\nA: 4', '36'),
+        ('**Question:** how many?\n**Answer:** 36', '36'),
+        ('The answer is 3 + 4 = 7 boxes, so 7 * 6 = 42 eggs.', '42'),
+        ('The answer is ¾.', '0.75'),
+        ('Answer: 1¼', '1.25'),
+        (r'\boxed{\approx 36}', '36'),
+        (r'\boxed{36 \quad \text{eggs}}', '36'),
+        (r'\boxed{\boldsymbol{36}}', '36'),
+        (r'\boxed{\color{blue}{36}}', '36'),
+        (r'We box it: \boxed{36}. Put your answer in \boxed{}.', '36'),
+        (r'I shall use \boxed for it: \boxed{36}', '36'),
+        ('It is 36!', '36'),
+    ],
+)
+def test_announcements_in_use_are_known(text, answer):
+    assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        r'\boxed{6!}',
+        'Answer: $6!$',
+        'The answer is 6! which is a lot',
+        r'\boxed{1} and \boxed{2}',
+        'The answer is x = 3 and y = 4',
+        r'[THINK] it may be \boxed{5}, but then',
+        r'<thought> it may be \boxed{5}',
+        r'<|channel|>analysis<|message|>it may be \boxed{5}',
+        'analysisIt may be \\boxed{5}',
+        'First\n\\[ 6 \\cdot 6 = 36 \\]\nand then we',
+        'First $$36$$ and then we',
+    ],
+)
+def test_what_is_not_concluded_is_not_read(text):
+    assert extract(text) is None
+
+
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'The zeros are $\boxed{4}$ and $\boxed{-3}$.', '4, -3'),
+        (r'$x = \boxed{4}$ and $y = \boxed{-3}$', 'x=4, y=-3'),
+        (r'She needs \boxed{4} eggs, \boxed{3} cups and \boxed{2} pans.', '4, 3, 2'),
+        (r'First \boxed{4}, but then \boxed{3}', '3'),
+        (r'\boxed{4}. And also \boxed{3}', '3'),
+        (r'\boxed{4} and again \boxed{4}', '4'),
+    ],
+)
+def test_boxes_that_are_one_answer_are_joined(text, answer):
+    assert extract(text, 'math') == answer
+
+
+CUT = [
+    ('The answer is 18', None),
+    ('The answer is 18.', None),
+    ('The answer is 18. We check', '18'),
+    ('The answer is 18\nWe check', '18'),
+    (r'\boxed{18} and', '18'),
+    (r'\boxed{18', None),
+    ('#### 18', None),
+    ('#### 18\n', '18'),
+    ('<answer>18', None),
+    ('<answer>18</answer>', '18'),
+    (r'\[ x = 18 \]', None),
+    ('18', None),
+    ('#### 18\n\nQuestion: and what', '18'),
+    ('The answer is\n\\[ 18', None),
+]
+
+
+@pytest.mark.parametrize('text,answer', CUT)
+def test_a_cut_completion_is_read_only_where_it_concludes(text, answer):
+    for finish in ('length', 'context_overflow', 'error'):
+        found = read(Completion(text, finish))
+        assert (found and found.text) == answer
+        assert read(Completion(text, finish), reading='last') == found
+    assert read(Completion('... <b>18', 'length'), r'regex:<b>(\d+)') is None
+    assert read(Completion('... <b>18</b>', 'length'), r'regex:<b>(\d+)').text == '18'
+
+
+def test_read_says_how_and_its_form_is_the_canonical_one():
+    how = {
+        r'\boxed{\frac{1}{2}}': ('0.5', 'boxed'),
+        'The answer is 1/2': ('0.5', 'announced'),
+        r'So \[ \frac{1}{2} \]': ('0.5', 'display'),
+        '0.50': ('0.5', 'line'),
+    }
+    for text, (value, by) in how.items():
+        assert read(text) == read(Completion(text, 'stop')) == Answer(value, value, by)
+    long = 'She ate 3 of 7 eggs, then 2.5 more. Nobody knows.'
+    assert read(long) is None and read(long, reading='last') == Answer('2.5', '2.5', 'last')
+    assert read('Maybe (A), or rather (B)? Hm. Hard.', 'choice', reading='last').text == 'B'
+    assert read('We find $x^2$. Then $y^2$ follows.', 'math', reading='last').text == 'y^2'
+    with pytest.raises(MaftError, match='way of reading'):
+        read('18', reading='loose')
+
+
+def shown_as_displays(text):
+    *steps, last = text.strip().split('\n')
+    steps = [re.sub(r'<<(.*?)>>', r'\n\\[ \1 \\]\n', s) for s in steps]
+    return '\n'.join([*steps, 'Thus the answer is $\\boxed{%s}$.' % last.removeprefix('A: ')])
+
+
+@needs_shared
+def test_cut_solutions_are_not_read():
+    "800 recorded solutions, every step a display formula, cut at 40 to 95 % of the way to their box."
+    lines = [json.loads(line) for line in open(DATA / 'gsm8k/model_solutions.jsonl', encoding='utf-8')]
+    texts = [shown_as_displays(x[m]['solution']) for x in lines for m in x if isinstance(x[m], dict)]
+    rng, unread, false, concluded = random.Random(7), 0, 0, 0
+    for text in rng.sample(texts, 800):
+        cut = text[: int(text.rfind('Thus the answer') * rng.uniform(0.4, 0.95))]
+        concluded += any(read(Completion(cut, 'length'), kind) for kind in ('number', 'math'))
+        found = extract(cut)
+        unread += found is None
+        false += found is not None and not same(found, extract(text))
+    assert concluded <= 2 and 800 - unread <= 40 and false <= 16
+
+
+CHOICES = ['Paris', 'London', '9 eggs', r'$\frac{1}{2}$', '0.5 eggs']
+
+
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        (r'Hence \boxed{v = 3 \text{ m/s}}. The answer is (C).', 'C'),
+        (r'We find \boxed{42}, which is option (B).', 'B'),
+        ('The answer is (B) $\\boxed{42}$', 'B'),
+        (r'\boxed{42}', None),
+        ('The law says $F = ma$, so the answer is $F = ma$.', None),
+        ('Thus\n\\[ V = IR \\]', None),
+        ('Thus\n\\[ B \\]', 'B'),
+        (r'\boxed{P(A) = 0.3}', None),
+        ('The answer is $N(0, 1)$.', None),
+        ('The answer (D) is false.', None),
+        ('The answer is (D) is not correct since', None),
+        ('The answer is (B). Options (A) and (D) are wrong.', 'B'),
+        ('The answer is **(B) Ribosomes**, rather than (D).', 'B'),
+        ('The answer: B, it cannot be A or D', 'B'),
+        ('The answer is (B), but (D) would be better', None),
+        ('The answer is B or D', None),
+        ('So (D) is the best answer.', 'D'),
+        ('Therefore, option (D) is correct.', 'D'),
+        ('Vitamin C is the best choice for that.', None),
+        ('D. Lima', 'D'),
+        ('D. Lima\n\nLima lies in Peru.', 'D'),
+        ('A. Lima: no\nB. Quito: yes', None),
+        ('We look at each.\n\n**(D)**', 'D'),
+        ('<answer>D</answer>', 'D'),
+    ],
+)
+def test_choices_as_models_write_them(text, answer):
+    assert extract(text, 'choice') == answer
+
+
+@pytest.mark.parametrize(
+    'text,answer',
+    [
+        ('The answer is (F).', None),
+        (r'\boxed{Z}', None),
+        (r'\boxed{9}', 'C'),
+        (r'\boxed{\text{London}}', 'B'),
+        ('The answer is Paris, of course.', 'A'),
+        ('london', 'B'),
+        (r'\boxed{0.5}', None),  # two choices have this value
+        ('The answer is Rome.', None),
+        ('The answer is (A).', 'A'),
+    ],
+)
+def test_a_reader_that_knows_the_choices(text, answer):
+    found = read(text, 'choice', choices=CHOICES)
+    assert (found and found.text) == answer
+
+
+@given(st.text(), st.sampled_from(['number', 'math', 'choice']), st.sampled_from(['stop', 'length']))
+@settings(deadline=None, max_examples=200)
+def test_a_cut_text_is_never_read_otherwise_than_the_whole(text, kind, finish):
+    found, whole = read(Completion(text, finish), kind), read(text, kind)
+    assert found is None or finish == 'stop' and found == whole or found.how in ('boxed', 'announced')
+    if found:
+        assert found.form == canonical(found.text)
+
+
 def test_a_pattern_of_ones_own():
     assert (
         extract('<b>12</b> <b>13</b>', r'regex:<b>(\d+)</b>') == '13'
@@ -327,7 +529,7 @@ CLASSES = [
     ['√16', '4', 'sqrt16', 'sqrt(16)'],
     ['√12', r'2\sqrt{3}', '2√3'],
     ['√x', r'\sqrt{x}'],
-    [r'x \not= 3', 'x≠3', r'x \neq 3'],
+    [r'x \not= 3', 'x≠3', r'x \neq 3', r'\{x \mid x \neq 3\}'],
     [r'\sin(x+30^\circ)', r'\sin(x+\frac{\pi}{6})'],
     [r'\sin(x+30)'],
     [r'\cos 30^\circ', 'cos(30°)', r'\frac{\sqrt{3}}{2}', r'\sin 60\degree'],
@@ -338,6 +540,62 @@ CLASSES = [
     ['1.38888888889', '25/18'],
     ['1.27777777778', '23/18'],
     [r'\text{none of these}'],
+    [r'222,\! 333,\! 444', '222333444', r'222, \! 333, \! 444', r'222{,}333{,}444'],
+    ['222'],
+    [r'7,\!250 \text{ cm}^2', '7250', r'x = 7{,}250', r'\$7,\!250'],
+    [r'\frac{7}{3,\!125}', r'\frac{7}{3125}'],
+    ['(-7,250)', '(-7, 250)'],
+    [r'\{3,250\}', '{250, 3}'],
+    ['[-7,250]'],
+    [r'\frac{\sqrt7}5', r'\frac{\sqrt{7}}{5}', r'\frac15\sqrt7'],
+    [r'\tfrac{7\pi}3', r'\frac{7\pi}{3}', r'\frac \pi3\cdot7'],
+    [r'\frac pq', r'\frac{p}{q}', 'p/q'],
+    [r'\sqrt[3]5', r'\sqrt[3]{5}', '5^(1/3)', '5**(1/3)'],
+    [r'\cos^2(t)', r'\cos^2 t', r'\cos^{2}(t)', r'1-\sin^2(t)'],
+    [r'\cos(t^2)'],
+    [
+        r'\log_3 243',
+        r'\log_{3}(243)',
+        '5',
+        r'\color{red}{5}',
+        r'\bf 5',
+        r'\large 5',
+        '5\\',
+        r'\angle PQR = 5^\circ',
+        '|PQ|=5',
+    ],
+    [r'\log_2 81'],
+    ['e^(3x)', 'e^{3x}'],
+    [r'\text{(D)}', 'D', r'\textbf{(D)}', r'\text{D.}'],
+    [r'\text{A,D,E}', 'A, D, E', 'E, D, A'],
+    [r'\text{Maria.}', r'\text{Maria}'],
+    ['63_8', '63', r'63_{8}', r'63_{\text{eight}}'],
+    ['63_9'],
+    ['3201_{7}', '3201_7'],
+    ['3201_5'],
+    ['1101_2', '1101'],
+    [r'\text{Perimeter} = 26', '26', r'[ABC] = 26', r'\text{Area} = 26 \text{ cm}^2'],
+    ['x_1 = 11, x_2 = 13', '11, 13'],
+    ['C_1 = 2, C_2 = 3, C_3 = 2'],
+    [r'x<-6 \text{ or } x>6', r'(-\infty,-6)\cup(6,\infty)', 'x > 6 or x < -6'],
+    [
+        r'x \neq 6',
+        r'(-\infty,6)\cup(6,\infty)',
+        r'\mathbb{R} \setminus \{6\}',
+        r'\mathbb{R}-\{6\}',
+        'all real numbers except 6',
+    ],
+    [r'x \neq \pm 6', r'\mathbb{R} \setminus \{6,-6\}', r'x \neq 6, x \neq -6'],
+    [r'x>6 \text{ and } x<9', '(6,9)', '9 > x > 6'],
+    ['p < q < r', 'r > q > p'],
+    ['p > q > r'],
+    [r'\{3\pm\sqrt{7},-1\}', r'\{-1, 3-\sqrt7, 3+\sqrt7\}'],
+    [r'\frac{1}{1500!}'],
+    [r'\frac{1}{1501!}'],
+    ['e^{-120}'],
+    ['e^{-121}'],
+    ['3¼', '3.25', r'3\frac14'],
+    ['0'],
 ]
 POOL = [a for c in CLASSES for a in c]
 
@@ -836,7 +1094,9 @@ def test_importing_starts_nothing():
         ('sqrt(2', 'brackets do not match'),
         ('9^{9^{9^9}}', 'too large'),
         ('There is no possible choice of k that makes these matrices commute', 'prose'),
-        ('\\frac{1}{', 'not understood'),
+        ('\\frac{1}{', 'brackets do not match'),
+        ('\\frac{1}', 'an argument is missing'),
+        ('[1', 'not understood'),
         ('', 'empty'),
         ('x=', 'half a relation'),
     ],

@@ -44,6 +44,7 @@ def test_a_run_is_generation_training_and_overhead(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
     a, b = (
         bench.in_a_process('peak_memory', case=c, model='nano', dtype='auto', questions=2, new=8)

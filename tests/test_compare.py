@@ -53,8 +53,8 @@ def outcome(i, right, first=(True, False, True), seed=0):
 def rec(label, seed, k, right, questions=None, **training):
     it = dict(
         iteration=k,
-        consensus=dict(kept=1, asked=2, precision=0.5),
-        rows=dict(generator=[1], critic=[2]),
+        consensus=dict(kept=1, asked=2, pseudo_label_accuracy=0.5),
+        examples=dict(generator=[1], critic=[2]),
         health=dict(
             asked=len(right),
             cost=dict(debate=dict(generated=10 * len(right))),
@@ -65,7 +65,7 @@ def rec(label, seed, k, right, questions=None, **training):
     if training:
         it |= dict(
             agents=dict(a=dict(seen=training['seen'])),
-            collected=dict(cost=dict(debate=dict(generated=training['collected']))),
+            sampled=dict(cost=dict(debate=dict(generated=training['collected']))),
         )
     outcomes = [outcome(i, bool(x), seed=questions or seed) for i, x in enumerate(right)]
     return record(label, task='play', seed=seed, it=it, outcomes=outcomes, epochs=2)

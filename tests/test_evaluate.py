@@ -15,6 +15,7 @@ from multiagent_ft.runs.evaluate import (
     mean_and_stderr,
     methods,
     outcome,
+    overflow_note,
     correctness,
     summarize_outcomes,
     tidy,
@@ -164,3 +165,10 @@ def test_tidy_holds_what_the_summary_sums():
         assert sum(r['unparsed'] for r in mine) == s['unparsed']
         generated = sum(o['cost']['majority' if m == 'single' else m]['generated'] for o in outcomes)
         assert sum(r['tokens'] for r in mine) == pytest.approx(generated / (3 if m == 'single' else 1))
+
+
+def test_prompts_that_did_not_fit_are_counted():
+    o = outcome(debate(0, ['7', None, '8']), TASK)
+    assert overflow_note([o]) == ''
+    lost = dict(o, finish=dict(stop=2, context_overflow=1))
+    assert overflow_note([o, lost, lost]).startswith('2 of 9 prompts, on 2 of 3 questions, did not fit')

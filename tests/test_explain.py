@@ -14,7 +14,7 @@ WEIGHTS = 'adapter_model.safetensors'
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    "One model for every seat, through two iterations; and a run whose seats learn each for itself."
+    "One model for all agents, through two iterations; and a run whose agents are trained each by itself."
     from multiagent_ft.runs.run import run
 
     root = tmp_path_factory.mktemp('explain')
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def runs(made, tmp_path):
-    "Copies to be spoiled."
+    "Copies to be corrupted."
     shutil.copytree(made, tmp_path / 'runs')
     return tmp_path / 'runs'
 
@@ -51,12 +51,12 @@ def test_untouched_runs_have_no_faults(made):
         assert faults == [] and len(named) == jobs, name
 
 
-def test_rows_of_the_one_model_are_checked_for_every_seat(runs):
-    rows = runs / 'one' / 'iteration-1' / 'rows' / 'generator-0.jsonl'
+def test_examples_of_one_model_are_checked_for_every_agent(runs):
+    rows = runs / 'one' / 'iteration-1' / 'examples' / 'generator-0.jsonl'
     rows.write_text(rows.read_text() * 2)
     assert [f.split(': ')[1] for f in explain(runs / 'one')[1]] == [
-        'rows/generator-0.jsonl is not what generator-0 learned from'
-    ] + [f'nothing in rows/ is what {a} learned from' for a in ('generator-1', 'critic-0', 'critic-1')]
+        'examples/generator-0.jsonl is not what generator-0 was trained on'
+    ] + [f'nothing in examples/ is what {a} was trained on' for a in ('generator-1', 'critic-0', 'critic-1')]
     rows.write_text('{"prompt_ids": [1')
     assert len(explain(runs / 'one')[1]) == 4
     rows.unlink()
@@ -64,19 +64,19 @@ def test_rows_of_the_one_model_are_checked_for_every_seat(runs):
 
 
 @pytest.mark.parametrize('run,k', [('one', 1), ('one', 2), ('each', 1)])
-def test_other_weights_in_a_seat(runs, run, k):
-    "A good adapter, but not the one this seat was given; the seat beside it keeps its own."
+def test_weights_of_another_agent_are_found(runs, run, k):
+    "A good adapter, but not the one this agent was given; the agent beside it keeps its own."
     put(
         adapter(runs / run, k, 'generator-0'),
         adapter(runs / ('each' if run == 'one' else 'one'), 1, 'generator-0').read_bytes(),
     )
     lines, faults = explain(runs / run)
-    assert faults == [f'iteration {k}: no whole job of this run made the weights of generator-0']
+    assert faults == [f'iteration {k}: no intact job of this run made the weights of generator-0']
     assert not any('generator-0' in line and 'as before' in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    'spoil',
+    'corrupt',
     [
         lambda f: put(f, f.read_bytes()[:1000]),
         lambda f: put(f, b''),
@@ -85,14 +85,14 @@ def test_other_weights_in_a_seat(runs, run, k):
     ],
     ids=['cut', 'empty', 'gone', 'no-settings'],
 )
-def test_weights_that_cannot_be_read(runs, spoil):
-    spoil(adapter(runs / 'one', 2, 'critic-1'))
+def test_weights_that_cannot_be_read(runs, corrupt):
+    corrupt(adapter(runs / 'one', 2, 'critic-1'))
     (fault,) = explain(runs / 'one')[1]
     assert fault.startswith('iteration 2: the weights of critic-1 cannot be read (') and str(runs) not in fault
 
 
 def test_a_store_that_lost_the_weights(runs):
-    "Cut in the store: the entry is named, and so is every seat that nothing speaks for any more."
+    "Truncated in the store: the entry is named, and so is every agent whose weights no job explains any more."
     entry = next(
         f.parent
         for f in (runs / 'store' / 'finetune').rglob(WEIGHTS)
@@ -100,7 +100,7 @@ def test_a_store_that_lost_the_weights(runs):
     )
     put(entry / WEIGHTS, (entry / WEIGHTS).read_bytes()[:1000])
     faults = explain(runs / 'one')[1]
-    assert entry.name[:12] in faults[0] and len(faults) == 5 and all('no whole job' in f for f in faults[1:])
+    assert entry.name[:12] in faults[0] and len(faults) == 5 and all('no intact job' in f for f in faults[1:])
     (runs / 'one' / 'iteration-1' / 'society.json').unlink()
     with pytest.raises(MaftError, match='no society'):
         explain(runs / 'one')

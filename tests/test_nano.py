@@ -12,7 +12,7 @@ from multiagent_ft.nano import text as nano_text
 from multiagent_ft.nano import train as nano_train
 from multiagent_ft.runs import tasks as words
 from multiagent_ft.nano.text import arithmetic_sketch, as_text, author, carry_lost, chats, reviser, slipped, summary
-from multiagent_ft.method.prompts import peers_prompt, question_prompt, reflect_prompt, summarize_prompt, summary_prompt
+from multiagent_ft.method.prompts import DEBATE
 from multiagent_ft.runs.tasks import word_problem, word_sketch, work
 
 NANO = ROOT / 'multiagent_ft/nano'
@@ -47,7 +47,7 @@ def test_loads_like_any_model(tok):
         == tok.convert_tokens_to_ids('<|end|>')
     )
     ids = tok.apply_chat_template(
-        [dict(role='user', content=question_prompt('What is the result of 1+2*3+4-5*6?'))],
+        [dict(role='user', content=DEBATE.fill('question', 'What is the result of 1+2*3+4-5*6?'))],
         add_generation_prompt=True,
         return_tensors='pt',
     )
@@ -154,11 +154,11 @@ def test_every_request_is_the_packages_own():
             q = next(l for l in content.split('\n') if l.endswith('?'))
             heard = re.findall(r'```\n(.*?)\n```', content, re.S)
             made = dict(
-                answer=question_prompt(q),
-                reflect=reflect_prompt(q),
-                peers=peers_prompt(q, heard),
-                summarize=summarize_prompt(q, heard),
-                summary=summary_prompt(q, heard[0] if heard else ''),
+                answer=DEBATE.fill('question', q),
+                reflect=DEBATE.fill('reflect', q),
+                peers=DEBATE.fill('peers', q, peers=heard),
+                summarize=DEBATE.fill('summarize', q, peers=heard),
+                summary=DEBATE.fill('summary', q, summary=heard[0] if heard else ''),
             )
             kind = [k for k, v in made.items() if v == content]
             assert len(kind) == 1, content
@@ -238,9 +238,15 @@ N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2
 """
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The folder of a training run that was not killed."
+    with patch.object(nano_train, 'chats', lambda seed, block: chats(seed, block, 4)):
+        return nano_train.train_nano(tmp_path_factory.mktemp('whole'), blocks=30, shape=TINY, every=2)
+
+
 @pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
-def test_killed_training_ends_in_the_same_bytes(tmp_path, few, moment):
-    whole = nano_train.train_nano(tmp_path / 'whole', blocks=30, shape=TINY, every=2)
+def test_killed_training_ends_in_the_same_bytes(tmp_path, whole, few, moment):
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path / 'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
     state, t = tmp_path / 'killed/checkpoint.safetensors', time.monotonic()
     while p.poll() is None and not state.exists() and time.monotonic() - t < 300:

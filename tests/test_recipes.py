@@ -6,6 +6,7 @@ import pytest
 from multiagent_ft.runs.settings import PATHS, load_config, settled
 from multiagent_ft.runs.tasks import Task
 from multiagent_ft.core import Completion, MaftError, Problem, read_jsonl
+from multiagent_ft.method.prompts import UNIQUE_ID, ScriptedEngine
 from multiagent_ft.method.debate import Agent, Seeds, Protocol, Society, untrained
 from multiagent_ft.method.recipes import (
     RECIPES,
@@ -65,10 +66,10 @@ def test_somebody_learned_wherever_somebody_should(done):
                 'agents'
             ]
         }
-        rows = sum(sum(v) for v in s['iterations'][-1]['rows'].values())
+        rows = sum(sum(v) for v in s['iterations'][-1]['examples'].values())
         assert bool(adapters - {None}) == bool(rows) and not (rows and not RECIPES[name].trains), name
-    assert sum(runs['star']['iterations'][1]['rows']['generator']) > 0
-    assert runs['without-critic']['iterations'][1]['rows']['critic'] == [0, 0]
+    assert sum(runs['star']['iterations'][1]['examples']['generator']) > 0
+    assert runs['without-critic']['iterations'][1]['examples']['critic'] == [0, 0]
 
 
 def test_untrained_and_shared_recipes_cost_nothing_twice(done):
@@ -84,7 +85,7 @@ def test_untrained_and_shared_recipes_cost_nothing_twice(done):
     assert made['single-agent-ft-alone'] == made['critic-loss-last'] == made['critic-loss-turns'] == {}
     # the words differ after the summaries
     assert made['unique-id'].get('generate') and made['cooperative'] == {'generate': 2}
-    if sum(runs['multiagent-ft']['iterations'][1]['rows']['generator']):
+    if sum(runs['multiagent-ft']['iterations'][1]['examples']['generator']):
         assert made['without-critic'].get('finetune', 0) == 0
 
 
@@ -94,7 +95,7 @@ def test_union_ft_learns_exactly_what_the_agents_would_have(done):
     def rows(n):
         return sorted(
             json.dumps(r, sort_keys=True)
-            for f in (folder / n / 'iteration-1' / 'rows').glob('*.jsonl')
+            for f in (folder / n / 'iteration-1' / 'examples').glob('*.jsonl')
             for r in read_jsonl(f)
         )
 
@@ -109,7 +110,7 @@ def test_single_agent_ft_learns_last_words_as_answers_to_the_bare_question(done)
         for u in t['turns']
         if u['role'] == 'generator'
     }
-    rows = read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'rows' / 'generator-0.jsonl')
+    rows = read_jsonl(folder / 'single-agent-ft' / 'iteration-1' / 'examples' / 'generator-0.jsonl')
     prompts = {(p, tuple(u['completion']['prompt_ids'])) for (p, _), u in first.items()}
     assert all((r['problem'], tuple(r['prompt_ids'])) in prompts for r in rows) and all(r['round'] == 2 for r in rows)
 
@@ -118,10 +119,8 @@ def test_variants_are_written_into_the_configuration(done):
     folder, _ = done
     assert 'summary: false' in (folder / 'without-summary' / 'config.yaml').read_text()
     assert 'temperature: 2.0' in (folder / 'single-agent-ft-t2' / 'config.yaml').read_text()
-    assert (
-        json.loads((folder / 'unique-id' / 'iteration-0' / 'society.json').read_text())['protocol']['manner']
-        == 'unique-id'
-    )
+    page = json.loads((folder / 'unique-id' / 'iteration-0' / 'society.json').read_text())
+    assert page['protocol']['prompts']['agent_id'] == UNIQUE_ID.agent_id
 
 
 def test_second_call_makes_nothing(done):
@@ -129,43 +128,47 @@ def test_second_call_makes_nothing(done):
     assert all(not s['made'] for s in run_all(['base', 'star', 'multiagent-ft'], folder).values())
 
 
-def boxes(requests, say):
-    return [Completion(r'\boxed{%s}' % say(r), 'stop', (len(r.chat[-1].content),), (r.where[4], 2)) for r in requests]
+def sevens(request):
+    return boxed(request, 7)
+
+
+def boxed(request, answer):
+    return Completion(rf'\boxed{{{answer}}}', 'stop', (len(request.chat[-1].content),), (request.where.draw, 2))
 
 
 def test_star_without_gold_is_one_clear_line():
-    means = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read, TASK.gold_answer)
+    ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read, TASK.gold_answer)
     with pytest.raises(MaftError, match='question q has none'):
-        STAR.sample(means, untrained(1), [Problem('q', '?')], Seeds())
+        STAR.sample(ctx, untrained(1), [Problem('q', '?')], Seeds())
 
 
 def test_star_asks_again_only_where_it_was_wrong():
     asked = []
 
-    def generate(rs):
-        asked.append([r.where for r in rs])
-        return boxes(rs, lambda r: 7 if r.where[1] == 'a' or r.where[3] == 'hinted' else 5)
+    def script(request):
+        asked.append((request.where.role, request.where.problem))
+        right = request.where.problem == 'a' or request.where.role == 'hinted'
+        return boxed(request, 7 if right else 5)
 
     problems = [Problem('a', '?', '7'), Problem('b', '??', '7')]
-    said = STAR.sample(
-        RecipeContext(generate, None, Protocol(), TASK.read, TASK.gold_answer), untrained(2), problems, Seeds()
-    )
-    assert [w[1] for w in asked[1]] == ['b'] and [len(t.turns) for t in said] == [1, 2]
-    # the hinted word is nobody's answer
-    assert [t.final()[0].text for t in said] == [r'\boxed{7}', r'\boxed{5}']
+    engine = ScriptedEngine(script, name='needs a hint')
+    ctx = RecipeContext(engine.generate, None, Protocol(), TASK.read, TASK.gold_answer)
+    debates = STAR.sample(ctx, untrained(2), problems, Seeds())
+    assert [p for role, p in asked if role == 'hinted'] == ['b'] and [len(t.turns) for t in debates] == [1, 2]
+    # the hinted answer is no agent's
+    assert [t.final()[0].text for t in debates] == [r'\boxed{7}', r'\boxed{5}']
 
 
-def test_a_trained_generator_fills_the_crowd():
+def test_self_consistency_samples_a_trained_generator():
     seen = []
+
+    def script(request):
+        seen.append((request.adapter, request.where.draw))
+        return boxed(request, 7)
+
     society = Society((Agent('generator', 0, 'mine'), Agent('generator', 1, 'other')), untrained(2).critics)
-    means = RecipeContext(
-        lambda rs: seen.extend((r.adapter, r.where[4]) for r in rs) or boxes(rs, lambda r: 7),
-        None,
-        Protocol(),
-        TASK.read,
-        votes=5,
-    )
-    answer_maj_k(means, society, [Problem('a', '?', '7')], Seeds())
+    ctx = RecipeContext(ScriptedEngine(script, name='seen').generate, None, Protocol(), TASK.read, votes=5)
+    answer_maj_k(ctx, society, [Problem('a', '?', '7')], Seeds())
     assert seen == [('mine', i) for i in range(5)]
 
 
@@ -196,7 +199,7 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
 
     flags = dict(train='8', eval='6', agents='2', iterations='1', workers='0', wandb='off', out=str(tmp_path / 'x'))
     s = run(load_config(flags=flags | dict(recipe=f'{tmp_path}/my.py:mine', store=str(tmp_path / 'store'))))
-    assert s['iterations'][1]['rows']['generator'] == [0, 0]
+    assert s['iterations'][1]['examples']['generator'] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,7 @@ def test_a_wrapped_function_is_counted_as_what_it_wraps():
 
 
 def test_what_a_recipe_returns_is_checked():
-    ctx = RecipeContext(lambda rs: boxes(rs, lambda r: 7), None, Protocol(), TASK.read)
+    ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read)
     society, problems = untrained(2), [Problem('q', '?', '7')]
     debates = full_debate(ctx, society, problems, Seeds())
     votes = ctx.labels(debates)

@@ -91,22 +91,25 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
     for k in range(iterations + 1):
         here = folder / f'iteration-{k}'
         save_society(untrained(3), here)
-        about = dict(consensus=dict(kept=0, asked=0, precision=None), rows=dict(generator=[0] * 3, critic=[0] * 3))
+        about = dict(
+            consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None),
+            examples=dict(generator=[0] * 3, critic=[0] * 3),
+        )
         if k:
             said = [held(k, i, gold, evil) for i in range(n)]
             votes = pseudo_labels(said)
             kept = sum(v.answer is not None for v in votes)
             agents = {
                 f'generator-{i}': dict(
-                    rows=i, unique=i, tokens=9 * i, buckets=dict(agreed=i), w_asked=None, w_reached=None, cut=0
+                    rows=i, unique=i, tokens=9 * i, buckets=dict(agreed=i), w_asked=None, w_reached=None, truncated=0
                 )
                 for i in range(3)
             }
             about = dict(
-                consensus=dict(kept=kept, asked=n, precision=0.5 if gold else None),
-                rows=dict(generator=[0, 1, 2], critic=[0] * 3),
+                consensus=dict(kept=kept, asked=n, pseudo_label_accuracy=0.5 if gold else None),
+                examples=dict(generator=[0, 1, 2], critic=[0] * 3),
                 agents=agents,
-                collected=health([outcome(t, task) for t in said]) if gold else None,
+                sampled=health([outcome(t, task) for t in said]) if gold else None,
             )
             write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, said))
             write_jsonl(
@@ -120,7 +123,7 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
     (folder / 'summary.json').write_text(
         json.dumps(
             dict(
-                schema=1,
+                schema=2,
                 task='t',
                 model=f'm{evil}',
                 recipe='multiagent-ft',
@@ -254,7 +257,7 @@ def test_young_and_partial_runs(tmp_path):
     [
         ('summary.json', None, 'no results'),
         ('summary.json', '{"a":', 'not valid JSON'),
-        ('summary.json', '{"schema": 2}', 'schema 2'),
+        ('summary.json', '{"schema": 1}', 'schema 1'),
         ('iteration-1/transcripts.jsonl', '{"x"\n', 'line 1'),
         ('provenance.json', '[', 'not valid JSON'),
     ],
@@ -312,7 +315,7 @@ def test_warnings():
         return dict(
             dict(
                 iteration=k,
-                consensus=dict(kept=0, asked=0, precision=None),
+                consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None),
                 methods=dict(debate=dict(accuracy=acc, stderr=0.02)),
                 health=dict(
                     flips=[dict(round=2, corrected=3, corrupted=corrupted)],
@@ -334,7 +337,7 @@ def test_warnings():
                     0.9,
                     20,
                     agents=dict(a=dict(rows=0), b=dict(rows=3)),
-                    consensus=dict(kept=1, asked=10, precision=0.3),
+                    consensus=dict(kept=1, asked=10, pseudo_label_accuracy=0.3),
                 ),
             ]
         )

@@ -1,4 +1,4 @@
-"Killed at any moment, a run goes on to the very same bytes."
+"Killed at any moment, a run resumes to the very same bytes."
 
 import os, random, re, signal, subprocess, sys, time
 from pathlib import Path
@@ -27,9 +27,9 @@ def test_loop_killed_again_and_again():
         assert check_kills(Path(fast), '--every', '4') >= 30
 
 
-def test_loop_killed_at_a_hundred_places():
+def test_loop_killed_at_fifty_places():
     with memory() as fast:
-        assert check_kills(Path(fast), '--from-scratch', '--every', '12') >= 100
+        assert check_kills(Path(fast), '--from-scratch', '--every', '24') >= 50
 
 
 @pytest.mark.slow
@@ -79,12 +79,12 @@ def whole(tmp_path_factory):
     return prints(out), len(text.splitlines())
 
 
-def killed_run(out, seed, lines, workers):
-    """SIGKILL the run (and its workers go with it) at random moments, four times at most, until one attempt gets
-    through; how often it was killed. Lines are counted, not seconds: a busy machine is killed at the same places."""
+def killed_run(out, seed, lines, workers, most=2):
+    """SIGKILL the run (and its workers go with it) at random moments, `most` times, until one attempt gets through; how
+    often it was killed. Lines are counted, not seconds: a busy machine is killed at the same places."""
     rng, kills = random.Random(seed), 0
     while True:
-        p, last = start(out, '--workers', str(workers)), rng.randrange(2, lines) if kills < 4 else None
+        p, last = start(out, '--workers', str(workers)), rng.randrange(2, lines) if kills < most else None
         for i, line in enumerate(p.stdout):
             if i == last:
                 time.sleep(rng.random())
@@ -107,22 +107,22 @@ def check(whole, out, seeds, workers):
 
 
 def kill_often(whole, out, times, seeds):
-    "With and without workers, until there were so many kills."
-    kills = 0
+    "Without and with workers in turn, until there were so many kills of each."
+    kills = {0: 0, 2: 0}
     for seed in seeds:
-        if kills >= times:
-            break
-        kills += check(whole, out, [seed], workers=seed % 2 * 2)
-    assert kills >= times, 'too quick to be killed'
+        workers = seed % 2 * 2
+        if kills[workers] < times:
+            kills[workers] += check(whole, out, [seed], workers=workers)
+    assert min(kills.values()) >= times, 'too quick to be killed'
 
 
 def test_killed_runs(whole, tmp_path):
-    kill_often(whole, tmp_path, 5, range(8))
+    kill_often(whole, tmp_path, 1, range(8))
 
 
 @pytest.mark.slow
 def test_killed_runs_often(whole, tmp_path):
-    kill_often(whole, tmp_path, 20, range(100, 130))
+    kill_often(whole, tmp_path, 10, range(100, 130))
 
 
 def test_ctrl_c_says_one_line(tmp_path):

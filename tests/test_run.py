@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
 def test_summary(runs):
     root, s = runs
     on_disk = json.loads((root / 'demo' / 'summary.json').read_text())
-    assert on_disk['schema'] == 1 and {k: s[k] for k in on_disk} == on_disk
+    assert on_disk['schema'] == 2 and {k: s[k] for k in on_disk} == on_disk
     assert [i['iteration'] for i in s['iterations']] == [0, 1]
     for it in s['iterations']:
         for m in ('single', 'majority', 'debate'):
@@ -49,11 +49,11 @@ def test_summary(runs):
             assert set(r) >= {'accuracy', 'stderr', 'n', 'unparsed'} and r['n'] == 24
             k = r['accuracy'] * r['n'] * (3 if m == 'single' else 1)
             assert abs(k - round(k)) < 1e-9, 'an accuracy is k/n'
-    assert 'majority_9' in s['iterations'][0]['methods']
+    assert 'maj@9' in s['iterations'][0]['methods']
     c = s['iterations'][1]['consensus']
-    assert 0 < c['kept'] <= c['asked'] == 40 and 0 <= c['precision'] <= 1
+    assert 0 < c['kept'] <= c['asked'] == 40 and 0 <= c['pseudo_label_accuracy'] <= 1
     assert all(
-        len(s['iterations'][1]['rows'][r]) == 3 and sum(s['iterations'][1]['rows'][r]) > 0
+        len(s['iterations'][1]['examples'][r]) == 3 and sum(s['iterations'][1]['examples'][r]) > 0
         for r in ('generator', 'critic')
     )
 
@@ -92,7 +92,7 @@ def test_rows_are_own_words(runs):
                 tuple(u['completion']['prompt_ids']),
                 tuple(u['completion']['token_ids']),
             )
-    files = sorted((root / 'demo' / 'iteration-1' / 'rows').glob('*.jsonl'))
+    files = sorted((root / 'demo' / 'iteration-1' / 'examples').glob('*.jsonl'))
     assert len(files) == 6
     for f in files:
         role, i = f.stem.rsplit('-', 1)
@@ -213,7 +213,7 @@ def test_longer_run_extends_the_shorter(runs):
 
 
 def test_w_touches_critics_only(runs):
-    "Another w: debates, votes and generators are found; critics are trained anew, and only they speak anew."
+    "Another w: debates, votes and generators are found; only critics are trained again, and only they answer again."
     root, s = runs
     other = go(root / 'w', w=1.0)
     kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
@@ -274,14 +274,14 @@ def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
     def calls(r, k):
         return r['iterations'][k]['health']['cost']['debate']['calls']
 
-    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_rows_lost=0)
+    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
     assert (
         prints(root / 'early-eval')['iteration-1/transcripts.jsonl']
         == prints(root / 'demo')['iteration-1/transcripts.jsonl']
     )
     early = both['iterations'][1]['early']
-    assert early['debates'] > 0 and early['critic_rows_lost'] == 3 * early['debates']
-    assert sum(both['iterations'][1]['rows']['critic']) < sum(s['iterations'][1]['rows']['critic'])
+    assert early['debates'] > 0 and early['critic_examples_lost'] == 3 * early['debates']
+    assert sum(both['iterations'][1]['examples']['critic']) < sum(s['iterations'][1]['examples']['critic'])
 
 
 def talk(rounds, cut=(), say='7'):
@@ -304,24 +304,24 @@ def about(said, label='7', **kw):
     from multiagent_ft.method.consensus import Vote
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.method.recipes import RecipeContext
-    from multiagent_ft.runs.run import RunContext, more_about
+    from multiagent_ft.runs.run import RunContext, training_report
 
     ws = RunContext(load_config(None, dict(agents=2, **kw)))
     votes = [Vote(read(label), 2, 2, 0, False, 2)] * len(said)
     ctx = RecipeContext(None, None, ws.protocol, ws.task.read)
-    return more_about(ws, said, votes, ws.recipe.select(ctx, untrained(2), said, votes))
+    return training_report(ws, said, votes, ws.recipe.select(ctx, untrained(2), said, votes))
 
 
 def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
     a = about([talk(1), talk(2), talk(3)], rounds=3, early_stop='all')
-    assert a['early'] == dict(debates=2, critic_rows_lost=2) and a['agents']['critic-0']['rows'] == 2
-    assert about([talk(1)], rounds=1)['early'] == dict(debates=0, critic_rows_lost=0)
+    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
+    assert about([talk(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
 
 
 def test_a_cut_turn_is_charged_to_who_said_it():
     def cuts(recipe, *cut):
-        return {n: a['cut'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
+        return {n: a['truncated'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
 
     assert cuts('multiagent-ft', ('critic', 0)) == {'generator-0': 0, 'generator-1': 0, 'critic-0': 1, 'critic-1': 0}
     assert cuts('multiagent-ft', ('generator', 1)) == {
@@ -335,7 +335,7 @@ def test_a_cut_turn_is_charged_to_who_said_it():
     assert cuts('single-agent-ft', *everybody) == {'generator-0': 2}  # last words only: the first are no rows anyway
 
     def one(recipe, *cut):
-        return about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['cut']
+        return about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['truncated']
 
     assert one('majority-ft', *everybody) == 2 == 2 * one('majority-ft', ('generator', 1))
     assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
@@ -349,7 +349,9 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
     report_idle_agents({a: [], b: [1]})
     said = capfd.readouterr().err
     assert (
-        said.startswith('no rows for generator-0: no turn of theirs both ended by itself and agreed with a label')
+        said.startswith(
+            'no examples for generator-0: no turn of theirs both ended by itself and agreed with a pseudo-label'
+        )
         and 'max_new_tokens' in said
         and 'generator-1' not in said
     )
@@ -407,7 +409,7 @@ def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
     ]
     assert not learned[0] & learned[1]
     assert evaluate_run(home, workers=0)['iterations'][-1]['methods']['debate']['n'] == 6
-    with pytest.raises(MaftError, match='^6 of these 24 exam questions were training questions') as e:
+    with pytest.raises(MaftError, match='^6 of these 24 evaluation questions were training questions') as e:
         evaluate_run(home, eval=24, workers=0)
     assert '\n' not in str(e.value)
     # society 1 never saw the second six
@@ -487,12 +489,12 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
     a, b = known['iterations'][1], unknown['iterations'][1]
     assert (
         a['methods'] == b['methods']
-        and a['rows'] == b['rows']
-        and a['consensus']['precision'] is not None is not a['collected']
+        and a['examples'] == b['examples']
+        and a['consensus']['pseudo_label_accuracy'] is not None is not a['sampled']
     )
     assert (
-        b['consensus']['precision'] is None
-        and b['collected'] is None
+        b['consensus']['pseudo_label_accuracy'] is None
+        and b['sampled'] is None
         and b['consensus']['kept'] == a['consensus']['kept']
     )
     folder = tmp_path / 'run-unknown'

@@ -14,8 +14,9 @@ from multiagent_ft.engines import huggingface as hf
 
 from multiagent_ft.engines import server as module
 from multiagent_ft.core import MaftError, Message, seed_for
-from multiagent_ft.method.prompts import Engine, Request, Sampling
+from multiagent_ft.method.prompts import Engine, EngineSpec, Request, Sampling
 from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.engines.by_name import engine_for
 from multiagent_ft.engines.server import ServerEngine
 
 
@@ -190,7 +191,79 @@ def test_the_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
     assert 'secret' not in str(e.value) + repr(remote.identity()) + repr(vars(remote))
 
 
-def test_room(served, llama):
+def test_retry_after_is_obeyed(monkeypatch):
+    "A rate limit that names its seconds is waited for; refusals are not retried; the error says that it is busy."
+    waits, replies, asked = [], [], []
+    monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
+
+    class Limited(BaseHTTPRequestHandler):
+        def log_message(self, *a):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            status, after, body = replies.pop() if replies else (200, None, b'{"data": []}')
+            self.send_response(status)
+            if after:
+                self.send_header('Retry-After', after)
+            self.send_header('Content-Length', str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    s = ThreadingHTTPServer(('127.0.0.1', 0), Limited)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    url = f'http://127.0.0.1:{s.server_address[1]}/v1/models'
+    busy = b'{"error": {"message": "Rate limit reached"}}'
+    replies[:] = [(429, '20', busy)]
+    assert module.call_server(url) == {'data': []} and waits == [20]
+    waits.clear()
+    replies[:] = [(429, '0.5', busy), (503, None, busy), (408, None, b'')]
+    assert module.call_server(url) == {'data': []} and waits == [1, 2, 4]
+    replies[:] = [(429, '20', busy)] * 5
+    with pytest.raises(MaftError, match='last: 429 Rate limit reached.*busy'):
+        module.call_server(url)
+    for status in (400, 401, 403, 404, 422):
+        asked.clear()
+        replies[:] = [(status, '20', b'{"detail": "no"}')] * 2
+        with pytest.raises(MaftError, match=f'HTTP {status}'):
+            module.call_server(url)
+        assert len(asked) == 1, status
+    s.shutdown()
+    s.server_close()
+
+
+def test_another_tokenizer_than_the_servers_is_noticed(served, tmp_path):
+    "Token ids of one vocabulary are other words in another, and nothing else would say so."
+    other = make('qwen2', tmp_path / 'qwen2', context=512)
+    with pytest.raises(MaftError, match='tokenizer is not that of'):
+        ServerEngine(served(), other, max_length=400).generate(
+            [Request((Message('user', f'What is {i}+4?'),), i, Sampling(0.8, 0.95, 20)) for i in range(4)]
+        )
+
+
+def test_engines_by_name(llama, tmp_path, served):
+    "By name, or from a file; built once; what cannot be built is one line."
+    hf_spec = EngineSpec('hf', dict(model=str(llama), device='cpu'))
+    assert engine_for(hf_spec) is engine_for(EngineSpec('hf', dict(device='cpu', model=str(llama))))
+    remote = engine_for(EngineSpec('server', dict(url=served(), tokenizer=str(llama))))
+    assert isinstance(remote, ServerEngine)
+    (tmp_path / 'mine.py').write_text(
+        'class Mine:\n    def __init__(self, word): self.word = word\n    def render(self, chat): return (1,)\n'
+        '    def generate(self, requests): return []\n    def identity(self, adapter=None): return {}\n'
+        'class Half:\n    def render(self, chat): return (1,)\n'
+    )
+    assert engine_for(EngineSpec(f'{tmp_path}/mine.py:Mine', dict(word='x'))).word == 'x'
+    for name, args, line in [
+        ('vlm', {}, "unknown engine 'vlm'.*hf, server"),
+        (f'{tmp_path}/mine.py:Yours', {}, 'defines no'),
+        (f'{tmp_path}/mine.py:Half', {}, 'no method generate'),
+        ('hf', dict(modle='nano'), 'modle'),
+    ]:
+        with pytest.raises(MaftError, match=line):
+            engine_for(EngineSpec(name, args))
+
+
+def test_context_overflow(served, llama):
     remote = ServerEngine(served(), llama)
     (c,) = remote.generate([Request((Message('user', '1 ' * 600),), 0)])
     assert c.finish == 'context_overflow' and c.prompt_ids and remote.generate([]) == []

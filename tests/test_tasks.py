@@ -1,7 +1,7 @@
 """Tasks: every recorded question is read, splits are what they say, bad data is named by file, line and column before
 anything is generated."""
 
-import json, re
+import gzip, io, json, re, zipfile
 from functools import cache
 from decimal import Decimal
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from conftest import SHARED, needs_shared
 from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import MaftError, Problem, held_out, rng_for
-from multiagent_ft.method.prompts import question_prompt
+from multiagent_ft.method.prompts import DEBATE
 from multiagent_ft.runs.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
 from multiagent_ft.runs.tasks import GENERATED, Grader, Task, in_random_order, load_task, normalized, split
 
@@ -274,7 +274,7 @@ def test_math_takes_levels_1_to_3_unless_told(tmp_path):
 def test_prompts():
     p = Problem('x/1', 'Which?\n(A) this\n(B) that', 'B')
     assert (
-        question_prompt(p.text, load_task('mmlu').how)
+        DEBATE.fill('question', p.text, load_task('mmlu').how)
         == 'Which?\n(A) this\n(B) that\nThink step by step, then give the letter of the right choice as'
         ' \\boxed{letter}.'
     )
@@ -382,7 +382,7 @@ def test_the_same_questions_in_every_format(tmp_path, save):
         and [(p.text, p.gold) for p in a] == [(r['Q'], r['Sol']) for r in ROWS]
         and a[0].id.startswith('plus/mine-')
     )
-    assert question_prompt(a[0].text, task.how) == '0 plus 1\nGive the sum as \\boxed{sum}.'
+    assert DEBATE.fill('question', a[0].text, task.how) == '0 plus 1\nGive the sum as \\boxed{sum}.'
     train, evaluation = split(task, 4, 4)
     assert {p.text for p in train + evaluation} == {r['Q'] for r in ROWS}
 
@@ -692,15 +692,19 @@ def test_a_data_file_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'quiz.jsonl').write_text('{"question": "1+1?", "answer": 2}\n')
     assert load_task('~/quiz.jsonl').load()[0][0].gold == '2'
-    for name in ('quiz.json', 'QUIZ.CSV', 'words.json'):
-        with pytest.raises(MaftError, match=r'a data file that ends in \.jsonl, \.csv, \.tsv, \.parquet\.$'):
+    for name in ('quiz.txt', 'QUIZ.XLSX', 'words.jsn'):
+        with pytest.raises(
+            MaftError, match=r'a file that ends in \.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet\.$'
+        ):
             load_task(name)
 
 
 def test_a_pattern_is_no_instruction():
     with pytest.raises(MaftError, match='needs an instruction'):
-        question_prompt('Is it?', Task('t', 'regex:Answer: (yes|no)').how)
-    assert question_prompt('Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').how) == 'Is it?\nSay yes or no.'
+        DEBATE.fill('question', 'Is it?', Task('t', 'regex:Answer: (yes|no)').how)
+    assert (
+        DEBATE.fill('question', 'Is it?', Task('t', 'regex:(yes|no)', 'Say yes or no.').how) == 'Is it?\nSay yes or no.'
+    )
 
 
 # Questions without answers
@@ -923,3 +927,166 @@ def test_a_task_of_a_python_file_by_name(tmp_path):
 def test_no_task_can_be_added_to_ours():
     with pytest.raises(TypeError):
         GENERATED['mine'] = lambda rng: ('1+1?', '2')
+
+
+# The shapes data comes in
+# --------------------------------------------------------------------------------------------------
+
+SUMS = [dict(question=f'{i}+1?', answer=i + 1) for i in range(20)]
+LINES = '\n'.join(map(json.dumps, SUMS)).encode()
+
+
+def zipped(*members):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, 'w') as z:
+        for name, raw in members:
+            z.writestr(name, raw)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    'name,raw',
+    [
+        ('sums.ndjson', LINES),
+        ('SUMS.JSONL', LINES),
+        ('sums.json', json.dumps(SUMS).encode()),
+        ('sums.json', json.dumps(dict(version=1, data=SUMS)).encode()),
+        ('sums.json', LINES),
+        ('sums.jsonl.gz', gzip.compress(LINES)),
+        ('sums.json.gz', gzip.compress(json.dumps(SUMS).encode())),
+        ('sums.zip', zipped(('inner/sums.jsonl', LINES))),
+        ('sums.jsonl.zip', zipped(('sums.jsonl', LINES), ('__MACOSX/._sums.jsonl', b'x'))),
+        ('sums (1).jsonl', LINES),
+        ('sums.csv', b'sep=;\nquestion;answer\n' + b'\n'.join(b'%d+1?;%d' % (i, i + 1) for i in range(20))),
+        ('sums.csv', b'\n\nquestion,answer\n' + b'\n'.join(b'%d+1?,%d' % (i, i + 1) for i in range(20))),
+    ],
+)
+def test_other_formats_give_the_same_questions(tmp_path, name, raw):
+    (tmp_path / name).write_bytes(raw)
+    problems = load_task(str(tmp_path / name)).load()[0]
+    assert [(p.text, p.gold) for p in problems] == [(r['question'], str(r['answer'])) for r in SUMS]
+
+
+@pytest.mark.parametrize(
+    'name,raw,expected',
+    [
+        ('a.jsonl.gz', LINES, ['cannot be unpacked']),
+        ('a.jsonl.gz', gzip.compress(LINES)[:40], ['cannot be unpacked']),
+        ('a.zip', LINES, ['cannot be unpacked']),
+        ('a.zip', zipped(), ['holds 0 files']),
+        ('a.zip', zipped(('b.jsonl', LINES), ('c.jsonl', LINES)), ['holds 2 files']),
+        ('a.json', b'{"a": 1}', ['list of objects']),
+        ('a.json', b'[1, 2]', ['list of objects']),
+        ('a.json', b'[{"question": "x",}]', ['line 1', 'column', 'JSON']),
+        ('a.json', b'[' * 100_000, ['nested']),
+        ('a.json', b'[]', ['no questions']),
+        (
+            'a.jsonl',
+            b'{"messages": [{"role": "user", "content": "1?"}, {"role": "user", "content": "2?"}]}',
+            ['2 turns'],
+        ),
+        ('a.jsonl', b'{"question": {"text": "x"}, "answer": 1}', ['column question', 'question: question.text']),
+        ('a.jsonl', b'{"question": "x", "choices": ["a", ""], "answer": 0}', ['from 2 to 26 choices']),
+    ],
+)
+def test_bad_shapes_are_named(tmp_path, name, raw, expected):
+    (tmp_path / name).write_bytes(raw)
+    refused(lambda: split(load_task(str(tmp_path / name)), 1, 0), name, *expected)
+
+
+def test_chats_nested_columns_and_slices(tmp_path):
+    system = dict(role='system', content='Be brief.')
+    chats = [
+        dict(messages=[system, dict(role='user', content='1+1?'), dict(role='assistant', content='So \\boxed{2}.')]),
+        dict(conversations=[{'from': 'human', 'value': '2+2?'}, {'from': 'gpt', 'value': 'It is #### 4'}]),
+        dict(messages=[dict(role='user', content='3+3?')], answer=6),
+    ]
+    a, _, _ = load_task(str(jsonl(tmp_path / 'chats.jsonl', chats))).load()
+    assert [(p.text, p.gold) for p in a] == [('Be brief.\n\n1+1?', '2'), ('2+2?', '4'), ('3+3?', '6')]
+    nested = [dict(q=dict(text='1+1?'), a=dict(values=['2', '3']))]
+    task = Task.from_file(jsonl(tmp_path / 'n.jsonl', nested), question='q.text', answer='a.values.0')
+    assert [(p.text, p.gold) for p in task.load()[0]] == [('1+1?', '2')]
+    sums = jsonl(tmp_path / 'd' / 'train.jsonl', SUMS).parent
+    for part, ids in (('train[:3]', [1, 2, 3]), ('train[-2:]', [19, 20]), ('train[90%:]', [19, 20])):
+        task = Task.from_file(sums, split=part, name='s')
+        assert [p.id for p in task.load()[0]] == [f's/train-{i}' for i in ids], part
+    task = Task.from_file(sums, train='train[:15]', evaluation='train[15:]', name='s')
+    assert [len(x) for x in task.load()[:2]] == [15, 5]
+
+
+CHOICE_ROWS = [
+    (dict(question='Which is 1?', choices=['1', 'x', 'y'], answer=0), 'A'),
+    (dict(question='Which is 1?', options=['x', '1'], answer='b'), 'B'),
+    (dict(question='Which?', choices=dict(label=['1', '2', '3'], text=['x', 'y', 'z']), answer='2'), 'B'),
+    (dict(question='Which?', options={'A': 'x', 'B': 'y'}, answer='y'), 'B'),
+]
+
+
+@pytest.mark.parametrize('row,gold', CHOICE_ROWS)
+def test_choices_that_no_key_names_are_used(tmp_path, row, gold):
+    path = jsonl(tmp_path / 'quiz.jsonl', [row])
+    for task in (load_task(str(path)), Task.from_rows([row]), Task.from_file(path)):
+        (p,) = task.load()[0]
+        assert (task.kind, p.gold) == ('choice', gold) and '\n(B) ' in p.text
+    assert Task.from_file(path, kind='number').kind == 'number'  # told otherwise
+    rows = [dict(question='1+1?', answer=2), row]  # found too late to be used: asked about
+    refused(lambda: load_task(str(jsonl(tmp_path / 'late.jsonl', rows))).load(), 'line 2', 'say `choices: ')
+
+
+def test_folders_as_the_hub_and_datasets_save_them(tmp_path):
+    import datasets, pandas as pd
+
+    data = tmp_path / 'hub' / 'data'
+    data.mkdir(parents=True)
+    pd.DataFrame(SUMS[:12]).to_parquet(data / 'train-00000-of-00002.parquet')
+    pd.DataFrame(SUMS[12:]).to_parquet(data / 'train-00001-of-00002.parquet')
+    pd.DataFrame(SUMS[:3]).to_parquet(data / 'test-00000-of-00001.parquet')
+    a, b, _ = load_task(str(tmp_path / 'hub')).load()
+    assert [p.text for p in a] == [r['question'] for r in SUMS] and len(b) == 3 and len({p.id for p in a}) == 20
+    part = datasets.Dataset.from_list(SUMS)
+    part.save_to_disk(tmp_path / 'one')
+    datasets.DatasetDict(train=part, test=part.select(range(3))).save_to_disk(tmp_path / 'both')
+    assert [p.text for p in load_task(str(tmp_path / 'one')).load()[0]] == [r['question'] for r in SUMS]
+    a, b, _ = load_task(str(tmp_path / 'both')).load()
+    assert (len(a), len(b)) == (20, 3)
+    (tmp_path / 'one' / 'data-00000-of-00001.arrow').write_bytes(b'broken')
+    refused(load_task(str(tmp_path / 'one')).load, 'one', 'saved data set')
+
+
+def test_owner_name_and_config_of_the_hub():
+    task = load_task('openai/gsm8k:main')
+    assert (task.name, task.load.__wrapped__.args[0].hub, task.load.__wrapped__.args[0].config) == (
+        'gsm8k',
+        'openai/gsm8k',
+        'main',
+    )
+    refused(task.load, 'cannot load openai/gsm8k from the Hub')
+
+
+cells = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda c: (
+        st.lists(c, max_size=3)
+        | st.dictionaries(st.sampled_from(['text', 'label', 'role', 'content', 'A', 'B', 'x']), c, max_size=3)
+    ),
+    max_leaves=8,
+)
+columns = st.sampled_from(['question', 'answer', 'choices', 'options', 'messages', 'conversations', 'level'])
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.dictionaries(columns, cells, max_size=4), min_size=1, max_size=3), st.sampled_from(['jsonl', 'json'])
+)
+def test_any_rows_are_problems_or_a_fault(tmp_path_factory, rows, suffix):
+    path = tmp_path_factory.getbasetemp() / f'fuzz.{suffix}'
+    path.write_text('\n'.join(map(json.dumps, rows)) if suffix == 'jsonl' else json.dumps(rows))
+    for make in (
+        lambda: load_task(str(path)),
+        lambda: Task.from_rows(rows),
+        lambda: Task.from_file(path, level='level', levels='1'),
+    ):
+        try:
+            assert make().load()[0]
+        except MaftError as e:
+            assert len(str(e).splitlines()) <= 3

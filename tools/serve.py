@@ -88,13 +88,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, dict(model=body['model'], choices=[choice]))
 
     def generate(self, ids, body):
-        from multiagent_ft.engines.huggingface import generate_batch
+        from multiagent_ft.engines.huggingface import Row, generate_batch
         from multiagent_ft.method.prompts import Sampling
 
         engine = self.server.engine
         sampling = Sampling(body['temperature'], body['top_p'], body['max_tokens'])
         with self.server.lock, engine.base.adapters.with_adapter(self.server.adapters.get(body['model'])) as model:
-            return generate_batch(engine, model, [(ids, body['seed'], sampling)])[0]
+            return generate_batch(engine, model, [Row(ids, body['seed'], sampling)])[0]
 
 
 def no_trouble(path):

@@ -166,7 +166,8 @@ _brace = re.compile(r'\\.|[{}]', re.S)
 _unbraced = re.compile(r'\s*((?:[-+]?\s*\\?\$?(?=\.?\d)|\\[a-zA-Z])[^\s$;]*|[B-HJ-Z](?![\w\'’]))')
 _joined = re.compile(
     r'(?!.*(?:[!?\n\d]|[.]\s|\b(?:no|not|then|but|so|wait|rather|actually|instead|better|sorry|oops|hm+|it|which'
-    r'|(?:correct|simplif)\w*|thus|hence|therefore|later|finally|first|mistake|again)\b))(?=.*(?:\band\b|\bor\b|[,;&])).*',
+    r'|(?:correct|simplif)\w*|thus|hence|therefore|later|finally|first|mistake|again)\b))'
+    r'(?=.*(?:\band\b|\bor\b|[,;&])).*',
     re.I | re.S,
 )
 _name = re.compile(r'(?<![A-Za-z\\])([A-Za-z](?:_\{?\w\}?)?)\s*=\s*\$?\s*\Z')
@@ -235,7 +236,8 @@ class Piece(NamedTuple):
 
 
 _phrase = re.compile(
-    r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:|=))'
+    r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
+    r'(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:))'
     r'[\s:*_]{0,20}'
     r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
     re.I | re.M,
@@ -246,7 +248,8 @@ _reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b') 
 # a second line or clause; a sum being worked out
 _more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=')
 _closing_words = re.compile(
-    r'(?:[\s.,;:!*$∎□■]|\\(?:blacksquare|square|Box|qed|q?quad)(?![a-z])|\\[,;]|(?:QED|as (?:required|desired|claimed))\b)*',
+    r'(?:[\s.,;:!*$∎□■]|\\(?:blacksquare|square|Box|qed|q?quad)(?![a-z])|\\[,;]'
+    r'|(?:QED|as (?:required|desired|claimed))\b)*',
     re.I,
 )
 
@@ -385,7 +388,8 @@ _rejected_after = re.compile(
     r"[\s)\]}*\"']*(?:(?:is|was|are|can|could|would|must|seems?|to|also|clearly|obviously|definitely|therefore)\s+)*"
     r"(?:(?:is|was|are|could|would|does|do)\s*(?:not\b|n['’]t\b)|can(?:\s*not|['’]t)\b"
     r'|(?:is|are|was|be)\s+(?:(?:also|an?|the|clearly|obviously)\s+)*'
-    r'(?:incorrect|wrong|false|invalid|impossible|incomplete|unlikely|untrue|inconsistent|excluded|eliminated|ruled out))',
+    r'(?:incorrect|wrong|false|invalid|impossible|incomplete|unlikely|untrue|inconsistent|excluded|eliminated'
+    r'|ruled out))',
     re.I,
 )
 _comment = re.compile(
@@ -440,7 +444,8 @@ _inverse = re.compile(
     r'(?:is|would be|must be|seems to be)\s+(?:(?:therefore|thus|clearly|indeed|hence)\s+)?(?:(?:the|our)\s+)?'
     r'(?:(?:most|single|one|only)\s+)?(?:(?:correct|right|best|final|true|appropriate|accurate|likely)\s+)?'
     r'(?:answer|choice|option)\b'
-    r'|(?:(?<![A-Za-z\d\\}])\(([A-Z])\)|\b(?i:option|choice|answer)\s+\(?([A-Z])\)?)[*_]{0,4}\s+is\s+(?:correct|right)\W*\Z',
+    r'|(?:(?<![A-Za-z\d\\}])\(([A-Z])\)|\b(?i:option|choice|answer)\s+\(?([A-Z])\)?)[*_]{0,4}'
+    r'\s+is\s+(?:correct|right)\W*\Z',
     re.M,
 )
 _mention = re.compile(rf'\b(?i:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b|{_bracketed}')
@@ -507,7 +512,8 @@ def find_choice(text: str, ended: bool, choices: Sequence[str] | None = None) ->
         letter = beside_box(text, found, ended, letters)
     if letter or not choices:
         return letter and Piece(letter, found.how)
-    letter = matching_choice(found.text, choices) or matching_choice(_reason.split(found.text)[0], choices)
+    first = (found.text, _reason.split(found.text)[0], _clause.split(found.text)[0])
+    letter = next((x for part in first if (x := matching_choice(part, choices))), None)
     return letter and Piece(letter, found.how)
 
 # %% ../../nbs/answers/04_reading.ipynb #a848c997
@@ -542,7 +548,7 @@ def helper(function: str):
     if function == 'read_pattern':
         return Sandbox('multiagent_ft.answers.reading', 'read_pattern')
     examples = ('x+1', r'\frac{1}{2}\sqrt{x^2+1}-\ln|x|', r'(-\infty,3)', '2x+3y=5')
-    return Sandbox('multiagent_ft.answers.symbolic', 'read_form', examples)
+    return Sandbox('multiagent_ft.answers.symbolic', 'read_form', examples, cpu=10)
 
 
 def find_pattern(text: str, ended: bool, pattern: str) -> Piece | None:

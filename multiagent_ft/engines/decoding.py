@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'SeededSampler', 'nucleus_of_likeliest', 'PreallocatedLayer',
-           'prefill', 'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'preallocate',
-           'Running']
+           'prefill', 'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'forward_token',
+           'preallocate', 'all_preallocated', 'Running']
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
@@ -154,11 +154,10 @@ def prefill(
     input_ids: torch.Tensor,  # (rows, columns), padded in front
     cache,
     whole: bool,  # in one pass?
-    # as `generate` hands them over; of `attention_mask` the first 1 of a row is where it begins
     **inputs,
 ):
     """The model's output after the prompts, `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest
-    prompt; `cache` is filled."""
+    prompt; `cache` is filled. `inputs` are as `generate` hands them over; a row begins at the first 1 of its mask."""
     if whole or inputs.get('position_ids') is None:
         return forward_prompts(model, input_ids, past_key_values=cache, **inputs)
     n, width = input_ids.shape
@@ -175,7 +174,8 @@ def prefill(
     return CausalLMOutputWithPast(logits=torch.cat(logits), past_key_values=cache)
 
 
-def forward_prompts(model, ids, **inputs):
+def forward_prompts(model, ids: torch.Tensor, **inputs):
+    "The model's output for a first pass over `ids`, with the other `inputs` of `generate`."
     return model(**model.prepare_inputs_for_generation(ids, is_first_iteration=True, **inputs), return_dict=True)
 
 
@@ -189,14 +189,14 @@ def chunks_of(begins: list[int], width: int) -> list[tuple[slice, slice]]:  # fi
     return chunks
 
 
-def cut_tensor(value, shape, rows: slice, columns: slice):
+def cut_tensor(value: torch.Tensor | None, shape: tuple, rows: slice, columns: slice):  # shape of the whole batch
     "A chunk's part of an input; what has no rows stays as it is."
     if not isinstance(value, torch.Tensor) or value.shape[:1] != shape[:1]:
         return value
     return value[rows, columns] if value.shape[1:2] == shape[1:2] else value[rows]
 
 
-def join_caches(cache, chunks: list[tuple], n: int, width: int):
+def join_caches(cache: DynamicCache, chunks: list[tuple], n: int, width: int):  # rows and columns in all
     "Fill `cache` with what the chunks' own caches hold, each in its place."
     for at, layer in enumerate(cache.layers):
         parts = [(rows, columns, own.layers[at]) for rows, columns, own in chunks]
@@ -219,13 +219,13 @@ def decode_batch(
     compact_below: float = COMPACT_BELOW,
     logits_processor=None,
     stopping_criteria=None,
-    **inputs,  # also from `generate`
+    **inputs,
 ) -> list[list[int]]:
-    """A decoding loop for `generate(custom_generate=decode_batch)`: the new tokens of each row, up to its end or limit
-    and perhaps a few beyond."""
+    """A decoding loop for `generate(custom_generate=decode_batch)`, which hands over its `inputs`: the new tokens of
+    each row, up to its end or limit and perhaps a few beyond."""
     cache, step = inputs.get('past_key_values'), 0
-    can_leave, whole = preallocate(cache), input_ids.device.type != 'cpu'
-    whole = whole or not can_leave or any(type(l) is not PreallocatedLayer for l in cache.layers)
+    can_leave = preallocate(cache)
+    whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     rows = Running(input_ids, limits, inputs)
     output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole, **rows.inputs)
@@ -239,20 +239,26 @@ def decode_batch(
             stay = rows.compact()
             sampler.keep(stay)
             cache.batch_select_indices(stay)
-        output = model(
-            **model.prepare_inputs_for_generation(
-                rows.input_ids, next_sequence_length=1, is_first_iteration=False, **rows.inputs
-            ),
-            return_dict=True,
-        )
+        output = forward_token(model, rows.input_ids, **rows.inputs)
 
 
-def preallocate(cache) -> bool:
+def forward_token(model, ids: torch.Tensor, **inputs):
+    "The model's output for the last of `ids`, with the other `inputs` of `generate`."
+    inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=1, is_first_iteration=False, **inputs)
+    return model(**inputs, return_dict=True)
+
+
+def preallocate(cache: DynamicCache | None) -> bool:
     "Give a growing cache layers with room to grow; is it one from which rows can be taken out?"
     if not isinstance(cache, DynamicCache) or not all(isinstance(l, DynamicLayer) for l in cache.layers):
         return False
     cache.layers = [PreallocatedLayer() if type(l) is DynamicLayer else l for l in cache.layers]
     return True
+
+
+def all_preallocated(cache: DynamicCache) -> bool:
+    "No layer with a window of its own?"
+    return all(type(layer) is PreallocatedLayer for layer in cache.layers)
 
 
 class Running:

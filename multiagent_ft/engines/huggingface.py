@@ -7,7 +7,8 @@ __all__ = ['METADATA_KEYS', 'MERGE_BELOW', 'LOGITS_AT_ONCE', 'silence', 'find_mo
            'four_bit_config', 'load_tokenizer', 'explain_load_error', 'cached_file_digest', 'base_identity',
            'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters', 'out_of_memory',
            'BatchSize', 'Base', 'load_base', 'end_ids', 'plain_generation', 'HFEngine', 'pad_left', 'Row',
-           'generate_all', 'generate_rows', 'generate_batch', 'completion', 'score_all', 'score_batch', 'versions']
+           'generate_all', 'generate_rows', 'generate_batch', 'completion', 'score_all', 'ScoredRow', 'score_rows',
+           'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, importlib.metadata, json, logging, re, warnings
@@ -24,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
 from .decoding import SeededSampler, decode_batch
-from ..method.prompts import Request, Sampling, token_budget
+from ..method.prompts import Capabilities, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
 # where it is installed, PEFT imports it, and it complains of kernels that are not used here
@@ -302,7 +303,7 @@ def _tensors(file):
             ]
 
 # %% ../../nbs/engines/13_huggingface.ipynb #7263c66d
-def is_four_bit(base) -> bool:  # a transformers model
+def is_four_bit(base: PreTrainedModel) -> bool:
     "Are the base's linear layers in 4 bits?"
     return bool(getattr(base, 'is_loaded_in_4bit', False))
 
@@ -510,8 +511,8 @@ def end_ids(model) -> list[int]:
     return [i for x in named for i in (x if isinstance(x, (list, tuple)) else [x])]
 
 
-def plain_generation(ends: Renderer | Base, **settings) -> GenerationConfig:  # has the stop ids and the padding
-    "Generation settings that leave the distribution alone."
+def plain_generation(ends: Renderer | Base, **settings) -> GenerationConfig:
+    "Generation `settings` that leave the distribution alone, with the stop ids and the padding of `ends`."
     return GenerationConfig(
         do_sample=False, eos_token_id=ends.stop_ids, pad_token_id=ends.pad_id, use_cache=True, **settings
     )
@@ -551,6 +552,10 @@ class HFEngine:
     def identity(self, adapter: str | None = None) -> dict:
         "All of the engine that may change an answer, JSON-able."
         return self.base.identity(adapter) | dict(batch_size=self.base.batch.asked)
+
+    def capabilities(self) -> Capabilities:
+        "Everything: it runs the model itself."
+        return Capabilities()
 
     def versions(self) -> dict:
         return versions()
@@ -597,7 +602,8 @@ def generate_rows(engine: HFEngine, model, rows: Iterator[Row]) -> Iterator[tupl
         try:
             done = generate_batch(engine, model, batch)
         except (RuntimeError, MemoryError) as e:
-            engine.base.batch.reduce(e, len(batch), len(batch[0].prompt), engine.base.device)
+            longest = len(batch[0].prompt)
+            engine.base.batch.reduce(e, rows=len(batch), longest=longest, device=engine.base.device)
             continue
         yield from zip(batch, done)
         todo = todo[len(batch) :]
@@ -641,26 +647,37 @@ def score_all(
 ) -> list[np.ndarray]:
     """Natural-log probability of every token of `token_ids[i]` after `prompt_ids[i]` (float32), at temperature 1, all
     of the vocabulary counted."""
-    batch, logprobs = batch or base.batch, [np.zeros(0, np.float32)] * len(prompt_ids)
-    vocabulary = base.model.config.get_text_config(decoder=True).vocab_size
-    todo = sorted(
-        (i for i, tokens in enumerate(token_ids) if len(tokens)),
-        key=lambda i: (-len(token_ids[i]), -len(prompt_ids[i]), i),
-    )
+    logprobs = [np.zeros(0, np.float32)] * len(prompt_ids)
+    rows = [ScoredRow(i, p, a) for i, (p, a) in enumerate(zip(prompt_ids, token_ids)) if len(a)]
     with base.adapters.with_adapter(adapter) as model:
-        while todo:
-            longest = len(token_ids[todo[0]])
-            rows = todo[: max(1, min(batch.rows, LOGITS_AT_ONCE // ((longest + 1) * vocabulary)))]
-            try:
-                done = score_batch(base, model, [prompt_ids[i] for i in rows], [token_ids[i] for i in rows])
-            except (RuntimeError, MemoryError) as e:
-                width = max(len(prompt_ids[i]) + len(token_ids[i]) for i in rows)
-                batch.reduce(e, len(rows), width, base.device)
-                continue
-            for i, scores in zip(rows, done):
-                logprobs[i] = scores
-            todo = todo[len(rows) :]
+        for row, scores in score_rows(base, model, rows, batch=batch or base.batch):
+            logprobs[row.index] = scores
     return logprobs
+
+
+class ScoredRow(NamedTuple):
+    "A row to be scored."
+
+    index: int
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def score_rows(base: Base, model, rows: list[ScoredRow], batch: BatchSize) -> Iterator[tuple[ScoredRow, np.ndarray]]:
+    "Batch by batch, long answers first; smaller batches from where memory ran out."
+    vocabulary = base.model.config.get_text_config(decoder=True).vocab_size
+    todo = sorted(rows, key=lambda r: (-len(r.answer), -len(r.prompt), r.index))
+    while todo:
+        fits = LOGITS_AT_ONCE // ((len(todo[0].answer) + 1) * vocabulary)
+        now = todo[: max(1, min(batch.rows, fits))]
+        try:
+            done = score_batch(base, model, [r.prompt for r in now], answers=[r.answer for r in now])
+        except (RuntimeError, MemoryError) as e:
+            longest = max(len(r.prompt) + len(r.answer) for r in now)
+            batch.reduce(e, rows=len(now), longest=longest, device=base.device)
+            continue
+        yield from zip(now, done)
+        todo = todo[len(now) :]
 
 
 def score_batch(base: Base, model, prompts: list[tuple], answers: list[tuple]) -> list[np.ndarray]:

@@ -28,7 +28,6 @@ from multiagent_ft.core import (
     load_object,
 )
 from .debate import Agent, Seeds, Protocol, Society, debate, no_stage, untrained
-from .prompts import hint_prompt
 from multiagent_ft.method.examples import (
     Example,
     agrees,
@@ -230,8 +229,16 @@ def with_hints(ctx: RecipeContext, society: Society, problems: list[Problem], se
     "Generator 0 answers once more, with the right answer as a hint: one turn (role 'hinted') per problem."
 
     def request(p):
-        chat = (Message('user', hint_prompt(p.text, p.gold, ctx.protocol.how)),)
-        return seeds.request(chat, p, 1, 'hinted', 0, ctx.protocol.sampling, society.generators[0].adapter)
+        chat = (Message('user', ctx.protocol.prompts.fill('hint', p.text, ctx.protocol.how, answer=p.gold)),)
+        return seeds.request(
+            chat,
+            p,
+            round=1,
+            role='hinted',
+            draw=0,
+            sampling=ctx.protocol.sampling,
+            adapter=society.generators[0].adapter,
+        )
 
     requests = [request(p) for p in problems]
     ctx.stage('answers with a hint', len(requests))

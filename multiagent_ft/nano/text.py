@@ -11,7 +11,7 @@ __all__ = ['SLIP', 'NEIGHBOUR', 'SYSTEMATIC', 'SECOND_LOOK', 'FRESH', 'UNFAITHFU
 import random
 from collections import Counter
 from ..core import held_out, rng_for
-from ..method.prompts import question_prompt, peers_prompt, summarize_prompt, summary_prompt, reflect_prompt
+from ..method.prompts import DEBATE
 from ..runs.tasks import Sketch, work, word_sketch
 
 # %% ../../nbs/nano/51_text.ipynb #151d571c
@@ -155,7 +155,7 @@ def chat(rng: random.Random, jobs: dict = JOBS, listed: bool = True) -> list[tup
     if job == 'summarize':
         return summarizing_chat(s, n, rng, listed=listed)
     own = author(s, rng)
-    turns = [('user', question_prompt(s.text)), ('assistant', as_text(own))]
+    turns = [('user', DEBATE.fill('question', s.text)), ('assistant', as_text(own))]
     second = rng.choice(['peers', 'summary'])  # drawn whatever the job: the shipped weights saw this very text
     for manner in dict(answer=[], again=['peers', second]).get(job, [job]):
         peers = [] if manner == 'reflect' else [author(s, rng) for _ in range(n)]
@@ -168,7 +168,7 @@ def chat(rng: random.Random, jobs: dict = JOBS, listed: bool = True) -> list[tup
 def summarizing_chat(s: Sketch, n: int, rng: random.Random, listed: bool) -> list[tuple[str, str]]:
     "A chat in which the solutions of `n` authors, sometimes one more, are summarized."
     solutions = [author(s, rng) for _ in range(n + (rng.random() < 0.3))]
-    request = summarize_prompt(s.text, [as_text(x) for x in solutions])
+    request = DEBATE.fill('summarize', s.text, peers=[as_text(x) for x in solutions])
     return [('user', request), ('assistant', summary(solutions, rng, listed))]
 
 
@@ -181,10 +181,10 @@ def revision_request(
 ) -> str:
     "What asks an author to answer again."
     if manner == 'peers':
-        return peers_prompt(s.text, [as_text(p) for p in peers])
+        return DEBATE.fill('peers', s.text, peers=[as_text(p) for p in peers])
     if manner == 'summary':
-        return summary_prompt(s.text, summary(peers, rng, listed))
-    return reflect_prompt(s.text)
+        return DEBATE.fill('summary', s.text, summary=summary(peers, rng, listed))
+    return DEBATE.fill('reflect', s.text)
 
 # %% ../../nbs/nano/51_text.ipynb #42313b73
 def chats(seed: int, block: int, n: int = 512) -> list[list[tuple[str, str]]]:  # which block of the endless text

@@ -11,7 +11,7 @@ __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'p
 import json, random, re, shutil, time
 from pathlib import Path
 from ..core import MaftError, digest, file_digest, read_jsonl, rng_for, write_atomic, write_jsonl
-from ..method.prompts import question_prompt, peers_prompt, summarize_prompt, summary_prompt, reflect_prompt
+from ..method.prompts import DEBATE
 from ..runs.tracking import Progress
 from .text import DRILL, as_text, chats, summary
 from ..runs.tasks import word_sketch
@@ -28,11 +28,11 @@ def phrases() -> list[str]:
     "The fixed pieces of the package's prompts, found by putting a mark where a problem's own words go."
     x, y = '\1', '\2'
     texts = [
-        question_prompt(x),
-        reflect_prompt(x),
-        peers_prompt(x, [x, x]),
-        summarize_prompt(x, [x, x]),
-        summary_prompt(x, x),
+        DEBATE.fill('question', x),
+        DEBATE.fill('reflect', x),
+        DEBATE.fill('peers', x, peers=[x, x]),
+        DEBATE.fill('summarize', x, peers=[x, x]),
+        DEBATE.fill('summary', x, summary=x),
         DRILL + x,
         as_text(([x], x)),
         summary([([x], x), ([x], x), ([x], y)], random.Random(0), listed=False),

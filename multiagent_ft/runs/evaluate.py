@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST_EDITION', 'scored_vote', 'cost', 'flips', 'outcome', 'mean_and_stderr', 'methods', 'correctness', 'unparsed',
            'summarize_outcomes', 'tidy', 'wilson', 'Comparison', 'differences', 'compare', 'holm', 'agreement', 'total',
-           'health', 'in_current_words']
+           'health', 'in_current_words', 'overflow_note']
 
 # %% ../../nbs/runs/26_evaluate.ipynb #3a9bfbb7
 import re
@@ -241,8 +241,8 @@ def total(dicts: Iterable[dict]) -> dict:
 
 # %% ../../nbs/runs/26_evaluate.ipynb #d066797b
 def health(outcomes: list[dict]) -> dict:  # one per question, of one iteration
-    """What happened in these debates: flips per round, ties, unparsed answers (abstentions), agreement, how turns ended,
-    summaries that came back empty, what it all cost."""
+    """What happened in these debates: flips per round, ties, unparsed answers (abstentions), agreement, how turns
+    ended, summaries that came back empty, what it all cost."""
     if not outcomes:
         raise MaftError('no outcomes: nothing was asked, so there is nothing to report.')
     rounds = max(len(o['flips']) for o in outcomes)
@@ -272,3 +272,17 @@ def in_current_words(o):  # anything read from JSON
     if not isinstance(o, dict):
         return o
     return {FIRST_EDITION.get(k, re.sub(r'^majority_(\d+)$', r'maj@\1', k)): in_current_words(v) for k, v in o.items()}
+
+# %% ../../nbs/runs/26_evaluate.ipynb #36346bca
+def overflow_note(outcomes: list[dict]) -> str:
+    "A line about prompts that did not fit into the context, '' when all did."
+    ended = total(o['finish'] for o in outcomes)
+    lost = ended.get('context_overflow', 0)
+    if not lost:
+        return ''
+    asked = sum(o['finish'].get('context_overflow', 0) > 0 for o in outcomes)
+    return (
+        f'{lost} of {sum(ended.values())} prompts, on {asked} of {len(outcomes)} questions, did not fit into the'
+        ' context and were never sent; each counts as wrong. Allow fewer tokens (max_new_tokens) or take shorter'
+        ' questions.'
+    )

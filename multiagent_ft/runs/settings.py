@@ -12,7 +12,7 @@ __all__ = ['Count', 'Whole', 'Share', 'Below1', 'From0', 'Text', 'Device', 'Fold
 
 # %% ../../nbs/runs/25_settings.ipynb #24f2767f
 import difflib, os, re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -494,6 +494,15 @@ class Given(NamedTuple):
     values: dict[str, Any]
     origin: dict[str, Source]
 
+    def take(self, layer: dict, place: Callable):  # of each name
+        "Lay another layer over what is there."
+        names = {path: k for k, v in layer.items() for path in flattened({k: v})}
+        for path, v in flattened(layer).items():
+            merges = path == 'engine.args' and isinstance(v, dict)
+            self.values[path] = self.values.get(path, {}) | v if merges else _null(v)
+            name = names[path] if names[path] not in SECTIONS or path == f'{names[path]}.name' else path
+            self.origin[path] = Source(name, place(name))
+
 
 def given_settings(
     file: Path | None = None,  # YAML
@@ -502,26 +511,18 @@ def given_settings(
     quick: bool = False,  # the preset for a first look
 ) -> Given:
     "What was set, layer over layer, not yet validated. Raises `MaftError` for a layer that cannot be read."
-    values, origin = {}, {}
-
-    def take(layer, place):
-        names = {path: k for k, v in layer.items() for path in (flattened({k: v}))}
-        for path, v in flattened(layer).items():
-            v = values.get(path, {}) | v if path == 'engine.args' and isinstance(v, dict) else _null(v)
-            name = names[path] if names[path] not in SECTIONS or path == f'{names[path]}.name' else path
-            values[path], origin[path] = v, Source(name, place(name))
-
+    given = Given({}, {})
     if file is not None:
         layer, lines = read_yaml(file)
         try:
-            take(layer, lambda k: f'{file}, line {lines.get(k, lines.get(k.split(".")[0]))}')
+            given.take(layer, lambda k: f'{file}, line {lines.get(k, lines.get(k.split(".")[0]))}')
         except MaftError as e:
             raise MaftError(f'{file}: {e}') from None
     if quick:
-        take(QUICK, lambda k: '--quick')
-    take({k: v for k, v in (flags or {}).items() if v is not None}, lambda k: f'--{k.replace("_", "-")}')
-    take(dict(map(_assigned, sets)), lambda k: '--set')
-    return Given(values, origin)
+        given.take(QUICK, lambda k: '--quick')
+    given.take({k: v for k, v in (flags or {}).items() if v is not None}, lambda k: f'--{k.replace("_", "-")}')
+    given.take(dict(map(_assigned, sets)), lambda k: '--set')
+    return given
 
 
 def load_config(

@@ -15,7 +15,7 @@ from ..answers.reading import read
 from ..core import MaftError, Problem, Transcript, file_digest, write_atomic
 from ..method import debate as method
 from ..method.debate import Agent, Protocol, Seeds, debate
-from ..method.prompts import EngineSpec, Sampling, how_to_answer
+from ..method.prompts import EngineSpec, Prompts, Sampling, how_to_answer
 
 # %% ../../nbs/runs/20_society.ipynb #88c3f0b5
 def reader(kind: str = 'number') -> Callable:  # (completions, problems) -> an `Answer` or None each
@@ -54,7 +54,7 @@ class Society(method.Society):
         if kind != self.kind:
             protocol = replace(protocol, how=how_to_answer(kind))
         if engine is None:
-            from multiagent_ft.runs.jobs import engine_for
+            from multiagent_ft.engines.by_name import engine_for
 
             engine = engine_for(self.spec)
         problems = [Problem('asked', question)]
@@ -120,7 +120,7 @@ def save_society(society: method.Society, folder: Path) -> Path:
 def _protocol(page: dict) -> Protocol:
     "The inverse of `asdict`."
     samplings = {k: page[k] and Sampling(**page[k]) for k in ('sampling', 'summary_sampling')}
-    return Protocol(**page | samplings)
+    return Protocol(**page | samplings | dict(prompts=Prompts(**page['prompts'])))
 
 
 def load_society(folder: Path) -> Society:  # a run folder's `iteration-k`, or any folder written by `save_society`

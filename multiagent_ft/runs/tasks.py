@@ -28,7 +28,21 @@ from multiagent_ft.core import (
 )
 from ..answers.reading import canonical, parse, read, same
 from ..method.prompts import how_to_answer
-from .data import BUILT_IN, READERS, DataSet, Row, checked, gold_of, problems_of, read_task_file
+from multiagent_ft.runs.data import (
+    BUILT_IN,
+    KEYS,
+    READERS,
+    DataSet,
+    Row,
+    checked,
+    choices_column,
+    first_cells,
+    gold_of,
+    name_of,
+    problems_of,
+    read_task_file,
+    split_name,
+)
 from ..answers.latex import trimmed
 
 # %% ../../nbs/runs/22_tasks.ipynb #21712185
@@ -127,6 +141,10 @@ def _with_grader(d, grader, where):
 # %% ../../nbs/runs/22_tasks.ipynb #4dc2690a
 def _described(d, grader=None, parts=None):
     "The task that a checked description stands for."
+    if d.default_kind and not d.choices and d.kind != 'text' and (parts or d.data):
+        cells = next(iter(parts.values()))()[0].cells if parts else first_cells(d)
+        column = choices_column(cells)
+        d = replace(d, choices=column, kind='choice', default_kind=False) if column else d
     skip = d.unreadable == 'skip'
     load = cache(partial(problems_of, d, parts))
     return Task(d.name, d.kind, d.instruction, load=load, skip_unreadable=skip, grader=grader)
@@ -134,11 +152,10 @@ def _described(d, grader=None, parts=None):
 
 def _data_set(where, **given):
     "`DataSet` of what was given. Raises `MaftError` for a key it does not have."
-    known = DataSet.__dataclass_fields__
     for k in given:
-        if k not in known:
-            near = difflib.get_close_matches(k, known, 1)
-            hint = f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}.'
+        if k not in KEYS:
+            near = difflib.get_close_matches(k, KEYS, 1)
+            hint = f'did you mean {near[0]}?' if near else f'there are {", ".join(KEYS)}.'
             raise MaftError(f'{where}: unknown key {k!r}: {hint}')
     return DataSet(**given)
 
@@ -264,9 +281,10 @@ class Task:
         path = Path(path).expanduser()
         if path.suffix in ('.yaml', '.yml'):
             d = read_task_file(path)
-            given = {k: v for k, v in vars(d).items() if v} | (dict(data=str(path.parent / d.data)) if d.data else {})
+            given = {k: getattr(d, k) for k in KEYS if getattr(d, k) and not (k == 'kind' and d.default_kind)}
+            given |= dict(data=str(path.parent / d.data)) if d.data else {}
         else:
-            given = dict(name=path.stem, data=str(path))
+            given = dict(name=name_of(path), data=str(path))
         d = _data_set(str(path), **given | description)
         _one_place(d, path)
         return _described(_with_grader(d, grader, str(path)), grader)
@@ -602,7 +620,7 @@ def _own_object(name, data, levels):
 
 
 def _unknown(name):
-    own = f'a YAML file describing your own, or a data file that ends in {", ".join(READERS)}.'
+    own = f'a YAML file describing your own, OWNER/NAME of the Hub, or a file that ends in {", ".join(READERS)}.'
     known = [*GENERATED, *BUILT_IN]
     near = difflib.get_close_matches(name, known, 1)
     if not near:
@@ -610,17 +628,22 @@ def _unknown(name):
     return MaftError(f'unknown task {name!r}: did you mean {near[0]}?' + (f' Or give {own}' if '.' in name else ''))
 
 
+_hub_name = re.compile(r'([\w.-]+/([\w.-]+))(?::([\w.-]+))?')
+
+
 def _description(name):
-    "The data set that `name` stands for: one of ours, a YAML file or a data file."
+    "The data set that `name` stands for: one of ours, a YAML file, a data file or folder, or OWNER/NAME of the Hub."
     path = Path(name).expanduser()
     if name in BUILT_IN:
         return BUILT_IN[name]
-    if path.suffix in READERS:
-        return checked(DataSet(path.stem, data=str(path)), name)
-    if path.suffix not in ('.yaml', '.yml'):
-        raise _unknown(name)
-    d = read_task_file(path)
-    return replace(d, data=str(path.parent / Path(d.data).expanduser())) if d.data else d
+    if path.suffix in ('.yaml', '.yml'):
+        d = read_task_file(path)
+        return replace(d, data=str(path.parent / Path(d.data).expanduser())) if d.data else d
+    if path.is_dir() or split_name(path)[1]:
+        return checked(DataSet(name_of(path), data=str(path)), name)
+    if (m := _hub_name.fullmatch(name)) and not path.exists() and not path.parent.is_dir():
+        return checked(DataSet(m[2], hub=m[1], config=m[3] or ''), name)
+    raise _unknown(name)
 
 # %% ../../nbs/runs/22_tasks.ipynb #5baccbfd
 def load_task(

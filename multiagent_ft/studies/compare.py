@@ -129,11 +129,11 @@ def records_elsewhere(row: StudyRow, cfg: Config, made: Counter, executor, progr
             row.label,
             task=row.evaluate_on,
             seed=cfg.seed,
-            it=home[k] | dict(health=there['health']),
-            outcomes=outcomes,
+            it=home[k] | dict(health=there.health),
+            outcomes=there.outcomes,
             epochs=cfg.epochs,
         )
-        for k, (outcomes, there) in found.items()
+        for k, there in found.items()
     ]
 
 # %% ../../nbs/studies/35_compare.ipynb #86ea79ac
@@ -274,10 +274,10 @@ def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
     context = RunContext(max(configs, key=lambda c: (load_recipe(c.recipe).trains, addresses(c).total())))
     train, _ = split_questions(context)
     with context:
-        measured = sample(context.cfg, context.engine, train[0])
+        measured = sample(context, train[0])
     generated = answers * measured.generated / max(measured.answers, 1)
     rounds = {(training_key(c), k): c.train for c in configs for k in range(1, c.iterations + 1)}
-    trained = sum(rounds.values()) * base.epochs * measured.row_tokens / max(measured.questions, 1)
+    trained = sum(rounds.values()) * base.epochs * measured.example_tokens / max(measured.questions, 1)
     workers = max(1, worker_count(base))
     seconds = seconds_for(measured, generated, trained, workers)
     return (

@@ -28,7 +28,7 @@ from multiagent_ft.core import (
 )
 from ..method.debate import Agent, Society
 from ..runs.society import iterations_of, load_society
-from ..runs.jobs import engine_for
+from ..engines.by_name import engine_for
 
 # %% ../../nbs/studies/34_diversity.ipynb #1d812d1f
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def training_of(it: dict, epochs: int) -> dict:  # an iteration of summary.json
     "What an iteration took to train: tokens generated and trained on, and examples; {} for an untrained society."
     if 'agents' not in it:
         return {}
-    debates = (it.get('collected') or {}).get('cost', {}).get('debate', {})
-    by_role = {role: sum(examples) for role, examples in it['rows'].items()}
+    debates = (it.get('sampled') or {}).get('cost', {}).get('debate', {})
+    by_role = {role: sum(examples) for role, examples in it['examples'].items()}
     return dict(
         generated=debates.get('generated'),  # None: gold was not known, so the debates were not scored
         trained=epochs * sum(a['seen'] for a in it['agents'].values()),
@@ -153,7 +153,7 @@ def iteration_row(r: dict) -> dict:
         examples=training.get('examples', 0),
         labels=labels['kept'],
         labels_asked=labels['asked'],
-        label_accuracy=labels['precision'],
+        label_accuracy=labels['pseudo_label_accuracy'],
         agreement_first=health['agreement']['first'],
         agreement_final=health['agreement']['final'],
     )

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..runs.evaluate import compare, correctness, mean_and_stderr, wilson
+from ..runs.run import SCHEMA
 from ..runs.tracking import scrub
 from .plots import iterations_plot, svg_element
 from .statistics import Point
@@ -56,10 +57,10 @@ def read_summary(folder: Path) -> tuple[dict, dict]:
             f'{folder}: summary.json or provenance.json is not valid JSON ({e}). Run the same command again; it is'
             ' written again.'
         ) from None
-    if summary.get('schema') != 1:
+    if summary.get('schema') != SCHEMA:
         raise MaftError(
-            f'{folder}/summary.json has schema {summary.get("schema")}; this version reads 1. Use the version that'
-            ' wrote it.'
+            f'{folder}/summary.json has schema {summary.get("schema")}; this version reads {SCHEMA}. Use the version'
+            ' that wrote it.'
         )
     return summary, provenance
 
@@ -195,7 +196,7 @@ def health_row(k: int, name: str, h: dict) -> list:
 
 def kinds_of_debates(it: dict) -> Iterator[tuple[str, dict]]:  # an iteration of summary.json
     "The debates it has numbers about, by kind: those it trained on, and those of the evaluation."
-    for name, h in (('training', it.get('collected')), ('evaluation', it.get('health'))):
+    for name, h in (('training', it.get('sampled')), ('evaluation', it.get('health'))):
         if h:
             yield name, h
 
@@ -213,7 +214,7 @@ def example_rows(summary: dict) -> list[list]:
         for name, a in it.get('agents', {}).items():
             buckets = ', '.join(f'{bucket} {n}' for bucket, n in a['buckets'].items())
             shares = percent(a['w_asked'], 0), percent(a['w_reached'], 0)
-            rows.append([it['iteration'], name, a['rows'], a['unique'], a['tokens'], buckets, *shares, a['cut']])
+            rows.append([it['iteration'], name, a['rows'], a['unique'], a['tokens'], buckets, *shares, a['truncated']])
     return rows
 
 
@@ -224,8 +225,17 @@ def label_rows(summary: dict) -> list[list]:
         c = it['consensus']
         if c['asked']:
             kept = f'{c["kept"]} of {c["asked"]} ({percent(c["kept"] / c["asked"], 0)})'
-            examples = (' '.join(map(str, it['rows'][role])) for role in ('generator', 'critic'))
-            rows.append([it['iteration'], kept, percent(c['precision']), c.get('tied'), c.get('abstained'), *examples])
+            examples = (' '.join(map(str, it['examples'][role])) for role in ('generator', 'critic'))
+            rows.append(
+                [
+                    it['iteration'],
+                    kept,
+                    percent(c['pseudo_label_accuracy']),
+                    c.get('tied'),
+                    c.get('abstained'),
+                    *examples,
+                ]
+            )
     return rows
 
 # %% ../../nbs/studies/38_report.ipynb #381513c8
@@ -234,8 +244,9 @@ def label_warnings(it: dict) -> Iterator[str]:  # an iteration of summary.json
     c = it['consensus']
     if c['asked'] and c['kept'] < 0.2 * c['asked']:
         yield f'only {c["kept"]} of {c["asked"]} questions got a pseudo-label; there was little to train on.'
-    if c['precision'] is not None and c['precision'] < 0.5:
-        yield f'only {percent(c["precision"], 0)} of the pseudo-labels were right; the society trained on mistakes.'
+    if c['pseudo_label_accuracy'] is not None and c['pseudo_label_accuracy'] < 0.5:
+        right = percent(c['pseudo_label_accuracy'], 0)
+        yield f'only {right} of the pseudo-labels were right; the society trained on mistakes.'
     if idle := [name for name, a in it.get('agents', {}).items() if not a['rows']]:
         yield f'no examples for {", ".join(idle)}; unchanged.'
 
@@ -291,9 +302,15 @@ def agreement_curve(r: Results, when: str, method: str) -> list[Point]:  # 'firs
 def label_curves(summary: dict) -> dict[str, list[Point]]:
     "How many questions got a pseudo-label, and how many of those were right."
     found = [(it['iteration'], it['consensus']) for it in summary['iterations']]
-    right = [(k, round(c['precision'] * c['kept']), c) for k, c in found if c['precision'] is not None]
+    right = [
+        (k, round(c['pseudo_label_accuracy'] * c['kept']), c)
+        for k, c in found
+        if c['pseudo_label_accuracy'] is not None
+    ]
     return {
-        'pseudo-labels that are right': [Point(k, c['precision'], *wilson(n, c['kept'])) for k, n, c in right],
+        'pseudo-labels that are right': [
+            Point(k, c['pseudo_label_accuracy'], *wilson(n, c['kept'])) for k, n, c in right
+        ],
         'questions with a pseudo-label': [
             Point(k, c['kept'] / c['asked'], *wilson(c['kept'], c['asked'])) for k, c in found if c['asked']
         ],
@@ -466,8 +483,8 @@ def page(r: Results, debates: int = 300) -> str:
         .render(
             title=f'{s["recipe"]} · {s["model"]} · {s["task"]}',
             about=(
-                f'{s["agents"]} agents, {s["rounds"]} rounds, {s["train"]} training questions per iteration, {s["eval"]}'
-                f' evaluation questions, seed {s["seed"]}; iteration 0 is the untrained society'
+                f'{s["agents"]} agents, {s["rounds"]} rounds, {s["train"]} training questions per iteration,'
+                f' {s["eval"]} evaluation questions, seed {s["seed"]}; iteration 0 is the untrained society'
             ),
             style=own_markup('report.css'),
             script=script,

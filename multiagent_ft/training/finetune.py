@@ -202,7 +202,7 @@ class BeforeTraining:
 
 
 @contextmanager
-def work_dir(scratch: str | None, key):
+def work_dir(scratch: str | None, key: list):  # what names it
     "A folder for the trainer: one that outlives a kill, if there is room for checkpoints, or a passing one."
     work = Path(scratch) / digest(key)[:24] if scratch else Path(tempfile.mkdtemp(prefix='maft-'))
     work.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,12 @@ __all__ = ['METHODS', 'SCHEDULES', 'DTYPES', 'FOREIGN', 'TOKENS_PER_MICRO_BATCH'
            'check_method', 'fuse_lora', 'check_adapter_shape', 'length_grouped_order', 'LengthGroupedSampler',
            'tokens_by_step', 'pad_right', 'Collator', 'completion_loss', 'our_trainer', 'trainer_class',
            'micro_batch_size', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments', 'one_device',
-           'commit_checkpoint', 'latest', 'run_trainer', 'check_count', 'Objective', 'SFT', 'objective_of',
-           'objective_name']
+           'commit_checkpoint', 'latest', 'run_trainer', 'room_for_checkpoints', 'check_count', 'Objective', 'SFT',
+           'objective_of', 'objective_name']
 
 # %% ../../nbs/training/17_trainer.ipynb #84ca08d7
 import json, math, os, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -482,19 +483,26 @@ def run_trainer(
     if run.base.dtype == torch.float32 and s.dtype != 'bfloat16':
         fuse_lora(trainer.model)
     checkpoint = latest(run.folder)
-    try:
+    with room_for_checkpoints(run.folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except RuntimeError as e:
-        if 'StreamWriter' not in str(e):
-            raise
-        raise MaftError(
-            f'a checkpoint could not be written to {run.folder}: probably there is no room. Free some and run the same'
-            ' command again; nothing done so far is lost.'
-        ) from e
     names = dict(step='step', loss='loss', lr='learning_rate') | curve
     log = [{k: x[v] for k, v in names.items()} for x in trainer.state.log_history if 'loss' in x]
     check_count(run, trainer.data_collator.seen, len(log), int(checkpoint.name.split('-')[1]) if checkpoint else 0)
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), log
+
+
+@contextmanager
+def room_for_checkpoints(folder: Path):
+    "Say it in one line when a checkpoint cannot be written."
+    try:
+        yield
+    except RuntimeError as e:
+        if 'StreamWriter' not in str(e):
+            raise
+        raise MaftError(
+            f'a checkpoint could not be written to {folder}: probably there is no room. Free some and run the same'
+            ' command again; nothing done so far is lost.'
+        ) from e
 
 
 def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examples, steps, steps before the resume
