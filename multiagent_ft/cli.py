@@ -53,7 +53,16 @@ def ending(e: BaseException) -> int:  # what a command raised
 
 # %% ../nbs/71_cli.ipynb #6d8e9aa0
 METAVAR = dict(
-    task='NAME', model='MODEL', recipe='NAME', data='PATH', out='DIR', store='DIR', device='NAME', wandb='MODE'
+    task='NAME',
+    model='MODEL',
+    recipe='NAME',
+    engine='NAME',
+    prompts='NAME',
+    data='PATH',
+    out='DIR',
+    store='DIR',
+    device='NAME',
+    wandb='MODE',
 )
 
 
@@ -230,6 +239,8 @@ OFTEN = (
     'data',
     'model',
     'recipe',
+    'engine',
+    'prompts',
     'agents',
     'rounds',
     'summary',

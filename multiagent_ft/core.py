@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterable
 
 # %% ../nbs/01_core.ipynb #361004db
 class MaftError(Exception):
-    "Something the user can mend: one or two lines that say what happened, where, and what to do."
+    "Something the user can fix: one or two lines that say what happened, where, and what to do."
 
 # %% ../nbs/01_core.ipynb #c463a4d3
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Problem:
 
     id: str  # unique within its task
     text: str  # the question as a person would ask it
-    gold: str | None = None  # the right answer, if anybody knows it
+    gold: str | None = None  # the right answer, if it is known
     source: str = ''  # where it came from: file and line, or the generator's name
 
 # %% ../nbs/01_core.ipynb #a58a7e83
@@ -88,7 +88,7 @@ class Turn:
 # %% ../nbs/01_core.ipynb #b24e8c80
 @dataclass(frozen=True)
 class Transcript:
-    "Everything said in one debate on one problem."
+    "All turns of one debate on one problem."
 
     problem: Problem
     turns: tuple[Turn, ...]
@@ -96,18 +96,20 @@ class Transcript:
     def __post_init__(self):
         object.__setattr__(self, 'turns', tuple(self.turns))
 
-    def at(self, round: int, role: str | None = None) -> list[Turn]:  # 1..M  # default: whoever answers in that round
+    def at(
+        self, round: int, role: str | None = None
+    ) -> list[Turn]:  # 1..M  # default: the role that answers in that round
         "The turns of one round by agent, summaries left out unless asked for."
         role = role or ('generator' if round == 1 else 'critic')
         return sorted((t for t in self.turns if t.round == round and t.role == role), key=lambda t: t.agent)
 
     @property
     def rounds(self) -> int:
-        "The last round in which somebody answered."
+        "The last round with an answer."
         return max((t.round for t in self.turns if t.role != 'summarizer'), default=0)
 
     def final(self) -> list[Turn]:
-        "The last word of every agent: one turn per agent, ordered by agent. The vote is taken over these."
+        "The last answer of every agent: one turn per agent, ordered by agent. The vote is taken over these."
         return self.at(self.rounds)
 
 # %% ../nbs/01_core.ipynb #2a771bb1
@@ -198,9 +200,9 @@ def write_atomic(path: Path, data: bytes | str) -> Path:  # where the whole file
     except OSError as e:
         if tmp:
             Path(tmp).unlink(missing_ok=True)
-        mend = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'Mend that'
+        remedy = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'Fix that'
         raise MaftError(
-            f'cannot write {path}: {e.strerror}. {mend} (or choose another folder) and run the same command again;'
+            f'cannot write {path}: {e.strerror}. {remedy} (or choose another folder) and run the same command again;'
             ' nothing done so far is lost.'
         ) from e
     except BaseException:
@@ -212,7 +214,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:  # where the whole file
 
 # %% ../nbs/01_core.ipynb #20fe5aaa
 def remove_partial_files(folder: Path):
-    "Remove what killed writers left below `folder`; only for folders that nobody else writes to."
+    "Remove what killed writers left below `folder`; only for folders that no other process writes to."
     for p in sorted(Path(folder).rglob('.*.part'), reverse=True):
         if p.is_dir():
             shutil.rmtree(p, ignore_errors=True)
@@ -251,11 +253,11 @@ def read_jsonl(path: Path) -> list[dict]:
             row = json.loads(line)
         except json.JSONDecodeError as e:
             raise MaftError(
-                f'{path}, line {i}: not valid JSON ({e.msg}, column {e.colno}). Mend or remove that line.'
+                f'{path}, line {i}: not valid JSON ({e.msg}, column {e.colno}). Fix or remove that line.'
             ) from None
         except (ValueError, RecursionError):
             raise MaftError(
-                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Mend or remove'
+                f'{path}, line {i}: not JSON that can be read (too long a number, or nested too deep). Fix or remove'
                 ' that line.'
             ) from None
         if not isinstance(row, dict):

@@ -334,7 +334,7 @@ def test_reading_what_is_no_file(tmp_path, path):
 
 def test_writing_below_a_file(tmp_path):
     (tmp_path / 'file').write_text('x')
-    with pytest.raises(MaftError, match='Mend that') as e:
+    with pytest.raises(MaftError, match='Fix that') as e:
         write_atomic(tmp_path / 'file' / 'below', 'x')
     assert 'room' not in str(e.value)
 

@@ -163,6 +163,27 @@ def make(name: str, folder: Path, hidden: int = 64, layers: int = 2, context: in
     return Path(folder)
 
 
+def random_adapters(folder: Path, n: int, size: float = 0.03, model: str = 'nano', **settings) -> list[Path]:
+    "Write `n` LoRA adapters for `model` that change its answers, untrained; `settings` of PEFT's `LoraConfig`."
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    from multiagent_ft.engines.huggingface import find_model, silence
+
+    config = dict(r=8, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM') | settings
+    folders = [Path(folder) / f'adapter-{i}' for i in range(n)]
+    for i, place in enumerate(folders):
+        with silence():
+            base = AutoModelForCausalLM.from_pretrained(find_model(model), dtype=torch.float32)
+            agent = get_peft_model(base, LoraConfig(**config))
+            torch.manual_seed(i)
+            for name, p in agent.named_parameters():
+                if 'lora_' in name:
+                    torch.nn.init.normal_(p, std=size)
+            agent.save_pretrained(place)
+    return folders
+
+
 if __name__ == '__main__':
     if len(sys.argv) < 2:
         sys.exit(__doc__)

@@ -93,9 +93,10 @@ class Seeds:
         adapter: str | None = None,
     ) -> Request:
         "The request that sits at one address."
-        where = Address(self.split, problem.id, round, role, draw)
+        where = Address(split=self.split, problem=problem.id, round=round, role=role, draw=draw)
         iteration = [] if self.iteration is None else [self.iteration]
-        return Request(chat, seed_for(self.seed, *where, *iteration), sampling, adapter, where)
+        seed = seed_for(self.seed, *where, *iteration)
+        return Request(chat, seed, sampling=sampling, adapter=adapter, where=where)
 
 # %% ../../nbs/method/03_debate.ipynb #77cb48d8
 def first_chat(question: str, agent: Agent, protocol: Protocol) -> tuple[Message, ...]:
@@ -104,7 +105,7 @@ def first_chat(question: str, agent: Agent, protocol: Protocol) -> tuple[Message
 
 
 def generator_requests(
-    problems: list[Problem], generators: tuple[Agent, ...], protocol: Protocol, seeds: Seeds
+    problems: list[Problem], generators: tuple[Agent, ...], protocol: Protocol, *, seeds: Seeds
 ) -> list[Request]:
     "Round 1: one request per agent and problem, agent by agent (so that an adapter is loaded once)."
 
@@ -128,8 +129,9 @@ def peer_messages(turns: list[Turn], agent: int) -> list[str]:  # the turns of o
 # %% ../../nbs/method/03_debate.ipynb #936067fe
 def summary_requests(
     debates: list,  # of `DebateState`, below
-    round: int,
     protocol: Protocol,
+    *,
+    round: int,
     seeds: Seeds,
 ) -> list[tuple]:
     "(debate, agent, request) for every agent that has a peer's message to read in `round`."
@@ -150,8 +152,8 @@ def summary_requests(
 def critic_request(
     question: str,  # as this agent gets it
     messages: list[str],  # the peers', as `peer_messages` gives them
-    summary: str | None,  # of these messages
     protocol: Protocol,
+    summary: str | None = None,  # of these messages
 ) -> str:
     "What a critic is asked, by what there is to read."
     prompts, how = protocol.prompts, protocol.how
@@ -207,43 +209,47 @@ def debate(
 ) -> list[Transcript]:
     "One debate per problem, all of them in synchronous rounds (paper Algorithm 1): round m hears round m-1 only."
     debates = [DebateState(p, society.generators, protocol) for p in problems]
-    requests = generator_requests(problems, society.generators, protocol, seeds)
+    requests = generator_requests(problems, society.generators, protocol, seeds=seeds)
     stage('round 1', len(requests))
-    take_turns(debates, 'generator', 1, generate(requests), read)
+    take_turns(debates, generate(requests), role='generator', round=1, read=read)
     active = debates
     for m in range(2, protocol.rounds + 1):
         if early_stop:
             active = [d for d in active if not d.agreed()]
         if active:
-            critic_round(active, society, protocol, m, generate=generate, seeds=seeds, read=read, stage=stage)
+            critic_round(active, society, protocol, round=m, generate=generate, seeds=seeds, read=read, stage=stage)
     return [Transcript(d.problem, d.turns) for d in debates]
 
 # %% ../../nbs/method/03_debate.ipynb #344dd4f5
 def take_turns(
     debates: list[DebateState],
+    completions: list[Completion],  # agent by agent, each over all debates
+    *,
     role: str,
     round: int,
-    completions: list[Completion],  # agent by agent, each over all debates
     read: Callable,  # as in `debate`
 ):
     "Each completion is read, once, and becomes a turn of its debate."
     n = len(debates)
     answers = read(completions, [d.problem for d in debates] * (len(completions) // n)) if n else []
-    turns = [Turn(i // n, role, round, c, a) for i, (c, a) in enumerate(zip(completions, answers, strict=True))]
+    turns = [
+        Turn(agent=i // n, role=role, round=round, completion=c, answer=a)
+        for i, (c, a) in enumerate(zip(completions, answers, strict=True))
+    ]
     for i, d in enumerate(debates):
         d.hear(turns[i::n])
 
 
 def summaries_of(
-    debates: list[DebateState], protocol: Protocol, round: int, *, generate: Callable, seeds: Seeds, stage: Callable
+    debates: list[DebateState], protocol: Protocol, *, round: int, generate: Callable, seeds: Seeds, stage: Callable
 ) -> list[dict[int, Turn]]:
     "Per debate: {agent: the summary it is given in `round`}; none for an agent without a peer's message to read."
     summaries = {id(d): {} for d in debates}
-    asked = summary_requests(debates, round, protocol, seeds) if protocol.summary else []
+    asked = summary_requests(debates, protocol, round=round, seeds=seeds) if protocol.summary else []
     if asked:
         stage(f'round {round} summaries', len(asked))
         for (d, agent, _), completion in zip(asked, generate([r for *_, r in asked]), strict=True):
-            summaries[id(d)][agent] = Turn(agent, 'summarizer', round, completion)
+            summaries[id(d)][agent] = Turn(agent=agent, role='summarizer', round=round, completion=completion)
     return [summaries[id(d)] for d in debates]
 
 
@@ -251,20 +257,20 @@ def critic_round(
     debates: list[DebateState],
     society: Society,
     protocol: Protocol,
-    round: int,  # 2..M
     *,
+    round: int,  # 2..M
     generate: Callable,
     seeds: Seeds,
     read: Callable,
     stage: Callable,
 ):
     "Summaries if wanted, then every critic answers again; all hear the round before, and nothing else."
-    summaries = summaries_of(debates, protocol, round, generate=generate, seeds=seeds, stage=stage)
+    summaries = summaries_of(debates, protocol, round=round, generate=generate, seeds=seeds, stage=stage)
 
     def request(d, given, critic):
         question = protocol.prompts.question_for(d.problem.text, critic.role, critic.index)
         messages, summary = peer_messages(d.last, critic.index), given.get(critic.index)
-        chat = d.ask(critic.index, critic_request(question, messages, summary and summary.text, protocol))
+        chat = d.ask(critic.index, critic_request(question, messages, protocol, summary=summary and summary.text))
         return seeds.request(
             chat,
             d.problem,
@@ -280,7 +286,7 @@ def critic_round(
     completions = generate(requests)
     for d, given in zip(debates, summaries):
         d.turns += given.values()
-    take_turns(debates, 'critic', round, completions, read)
+    take_turns(debates, completions, role='critic', round=round, read=read)
 
 # %% ../../nbs/method/03_debate.ipynb #d1f4a6c2
 def read_again(

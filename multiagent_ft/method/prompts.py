@@ -398,7 +398,7 @@ class ScriptedEngine:
             return found if found.prompt_ids else replace(found, prompt_ids=spell(request.chat))
         if not isinstance(found, str):
             raise MaftError(f'the script has no text for {tuple(request.where)}: it gave {found!r}.')
-        return Completion(found, 'stop', spell(request.chat), encode(found))
+        return Completion(found, 'stop', prompt_ids=spell(request.chat), token_ids=encode(found))
 
     def _look_up(self, where):
         if not isinstance(self.reply, Mapping):
@@ -456,7 +456,7 @@ class ReplayEngine:
                 ' texts.'
             )
         text = self.records[key]
-        return Completion(text, 'stop', self.render(request.chat), self.encode(text))
+        return Completion(text, 'stop', prompt_ids=self.render(request.chat), token_ids=self.encode(text))
 
     def logprobs(self, prompt_ids, token_ids, adapter=None):
         raise MaftError('recorded texts have no probabilities: use an engine that runs a model.')

@@ -61,7 +61,7 @@ class RecipeContext:
             problems,
             society,
             replace(self.protocol, **protocol),
-            self.generate,
+            generate=self.generate,
             seeds=seeds,
             read=self.read,
             stage=self.stage,
@@ -189,7 +189,7 @@ def own_generator_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "As `own_turns`, critics left as they are (paper Table 2, 'w/o critic')."
-    return {a: r for a, r in own_turns(ctx, society, transcripts, votes).items() if a.role == 'generator'}
+    return {a: r for a, r in own_turns(ctx, society, transcripts, votes=votes).items() if a.role == 'generator'}
 
 # %% ../../nbs/method/07_recipes.ipynb #62dfc317
 def all_first_turns(
@@ -221,7 +221,7 @@ def all_own_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
     "The union of all agents' examples, for ONE model: the control the paper lacks."
-    own = own_turns(ctx, society, transcripts, votes)
+    own = own_turns(ctx, society, transcripts, votes=votes)
     return {society.generators[0]: [e for examples in own.values() for e in examples]}
 
 # %% ../../nbs/method/07_recipes.ipynb #e89e4385
@@ -244,7 +244,9 @@ def with_hints(ctx: RecipeContext, society: Society, problems: list[Problem], se
     ctx.stage('answers with a hint', len(requests))
     completions = ctx.generate(requests) if requests else []
     answers = ctx.read(completions, problems) if requests else []
-    return [Turn(0, 'hinted', 1, c, a) for c, a in zip(completions, answers, strict=True)]
+    return [
+        Turn(agent=0, role='hinted', round=1, completion=c, answer=a) for c, a in zip(completions, answers, strict=True)
+    ]
 
 
 def answer_with_hint(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
@@ -256,9 +258,9 @@ def answer_with_hint(ctx: RecipeContext, society: Society, problems: list[Proble
             f'recipe star trains on gold answers, and question {blind.id} has none. Add "gold" to it, or choose'
             ' another recipe.'
         )
-    first = answer_single(ctx, society, problems, seeds)
+    first = answer_single(ctx, society, problems, seeds=seeds)
     wrong = [t.problem for t in first if not agrees(t.final()[0], ctx.gold_answer(t.problem))]
-    hinted = {p.id: turn for p, turn in zip(wrong, with_hints(ctx, society, wrong, seeds), strict=True)}
+    hinted = {p.id: turn for p, turn in zip(wrong, with_hints(ctx, society, wrong, seeds=seeds), strict=True)}
     return [replace(t, turns=(*t.turns, hinted[t.problem.id])) if t.problem.id in hinted else t for t in first]
 
 # %% ../../nbs/method/07_recipes.ipynb #7ff6db3b

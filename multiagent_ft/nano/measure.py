@@ -49,7 +49,7 @@ def answers(
     "What `draws` untrained generators answer: one list of texts per problem."
     agents = tuple(Agent('generator', i) for i in range(draws))
     protocol, seeds = Protocol(sampling=sampling), Seeds(0, split)
-    completions = engine.generate(generator_requests(problems, agents, protocol=protocol, luck=seeds))
+    completions = engine.generate(generator_requests(problems, agents, protocol=protocol, seeds=seeds))
     return [[completions[a * len(problems) + i].text for a in range(draws)] for i in range(len(problems))]
 
 

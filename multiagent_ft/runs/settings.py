@@ -173,7 +173,7 @@ class TrainingSection(Section):
 class EngineSettings(Section):
     "Which model generates, and through what."
 
-    name: Text = key('hf', 'hf (Hugging Face, in process), server, or FILE.py:CLASS of your own', 'engine')
+    name: Text = key('hf', 'hf (Hugging Face, in process), vllm, server, or FILE.py:CLASS of your own', 'engine')
     model: FileOrFolder = key('nano', 'Hugging Face id or local folder; nano is the model in this package')
     revision: Text | None = key(None, 'commit, tag or branch of the model on the Hub; null = its main branch')
     chat_template: FileOrFolder | None = key(None, 'file with a Jinja chat template, for a model that has none')
@@ -197,7 +197,7 @@ class RunSettings(Section):
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
-    project: Text = key('multiagent_ft', 'its project there')
+    project: Text | None = key(None, 'its project there; null = what WANDB_PROJECT says, else multiagent-ft')
     quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/25_settings.ipynb #5adef685

@@ -58,7 +58,8 @@ class Society(method.Society):
 
             engine = engine_for(self.spec)
         problems = [Problem('asked', question)]
-        return debate(problems, self, protocol, engine.generate, seeds=Seeds(seed, 'ask'), read=reader(kind))[0]
+        found = debate(problems, self, protocol, generate=engine.generate, seeds=Seeds(seed, 'ask'), read=reader(kind))
+        return found[0]
 
 
 def with_engine(society: method.Society, spec: EngineSpec, protocol: Protocol, kind: str = 'number') -> Society:
