@@ -118,7 +118,7 @@ class Table(NamedTuple):
 
 
 def cell(value) -> str:  # of a table
-    "A value as a table shows it: nothing for None, thousands apart."
+    "`value` as a table shows it: nothing for None, thousands apart."
     return '' if value is None else f'{value:,}' if isinstance(value, int) else value
 
 
