@@ -200,7 +200,7 @@ class RunSettings(Section):
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
-    project: Text = key('multiagent_ft', 'its project there')
+    project: Text | None = key(None, 'its project there; null = what WANDB_PROJECT says, else multiagent-ft')
     quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/25_settings.ipynb #5adef685
