@@ -622,6 +622,8 @@ def _own_object(name, data, levels):
 def _unknown(name):
     own = f'a YAML file describing your own, OWNER/NAME of the Hub, or a file that ends in {", ".join(READERS)}.'
     known = [*GENERATED, *BUILT_IN]
+    if name.endswith('.py'):
+        return MaftError(f'{name}: name the task in it, such as {name}:mine.')
     near = difflib.get_close_matches(name, known, 1)
     if not near:
         return MaftError(f'unknown task {name!r}: use one of {", ".join(known)}, {own}')
