@@ -158,7 +158,7 @@ def kill(program, folder, fresh, every=1):
 
 
 def full(program, folder):
-    """One line for each place at which the room may end: what was said, what is left, what a second run with more room
+    """One line for each place at which the room may end: the error, what is left, what a second run with more room
     made of it."""
     work, look = PROGRAMS[program]
     for n in range(1, 100_000):
@@ -175,13 +175,13 @@ def full(program, folder):
 
         assert ended(forked(child)) == 0
         os.close(w)
-        said = os.read(r, 5000).decode()
+        error = os.read(r, 5000).decode()
         os.close(r)
         seen, left = look(here), [p.name for p in (here / 'store' / 'tmp').glob('*')]
         ended(forked(lambda: work(here)))
-        print(json.dumps(dict(n=n, said=said, seen=seen, left=left, after=tree(here))), flush=True)
+        print(json.dumps(dict(n=n, error=error, seen=seen, left=left, after=tree(here))), flush=True)
         shutil.rmtree(here)
-        if not said:
+        if not error:
             break
 
 
@@ -366,7 +366,7 @@ def by_seed(request):
     return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
-def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
+def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch, load):
     "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
     at = Path(scratch) / 'step.json'
     step, weight = (
@@ -388,7 +388,7 @@ def whole_loop(folder, k=0):
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     house.git_commit = lambda: None
-    house.finetune_key = lambda engine, parent, examples, settings, seed, objective: dict(
+    house.finetune_key = lambda engine, parent, examples, settings, seed, objective, load: dict(
         parent=engine.identity(parent), rows=core.digest([[e.prompt_ids, e.token_ids] for e in examples]), seed=seed
     )
     finetune.finetune_job = tiny_trainer

@@ -34,6 +34,7 @@ def test_speeds_on_nano():
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_generation_training_and_overhead(tmp_path):
     r = bench.overhead(str(tmp_path), questions=4)
     assert (

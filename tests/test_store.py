@@ -276,8 +276,8 @@ def test_corrupt_entry_is_named_quarantined_and_made_again(store, capsys, how, k
     elif how in ('one byte',):
         os.utime(path / 'sub' / 'answers.txt', (1, 1))
     assert store.job('generate', dict(a=1), whole) == path and (path / 'sub' / 'answers.txt').read_bytes() == b'12\n'
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and f'generate/{path.name[:12]}' in said[0] and 'damaged' in said[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f'generate/{path.name[:12]}' in lines[0] and 'damaged' in lines[0]
     assert verify(store) == {} and len(ls(store)) == 1 and store.misses == {'generate': 2}
     assert len(list((store.path / 'damaged').glob('*'))) == (how != 'empty folder')
     store.job('generate', dict(a=1), lambda folder: 1 / 0)
@@ -596,7 +596,7 @@ def test_full_disk_at_every_change(fast):
     *full, through = killing('full', 'jobs', fast / 'full')
     assert len(full) >= 80 and through['after'] == want
     for f in full:
-        assert 'free some' in f['said'].lower() and 'same command again' in f['said'], f['said']
+        assert 'free some' in f['error'].lower() and 'same command again' in f['error'], f['error']
         assert f['seen']['wrong'] == [] and f['left'] == [] and f['after'] == want, f['n']
 
 
@@ -805,8 +805,8 @@ def test_prune_refuses_while_a_process_works(store, tmp_path):
 def test_entry_by_its_first_letters(store):
     paths = [store.job('generate', dict(i=i), write()) for i in range(20)]
     assert entry(store, paths[3].name).path == paths[3]
-    for begins, said in (('', '20 entries'), ('nothing', 'no entries')):
-        with pytest.raises(MaftError, match=said):
+    for begins, expected in (('', '20 entries'), ('nothing', 'no entries')):
+        with pytest.raises(MaftError, match=expected):
             entry(store, begins)
 
 

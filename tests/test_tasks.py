@@ -29,12 +29,12 @@ def own(folder, yaml, name='quiz.yaml'):
     return load_task(str(folder / name))
 
 
-def refused(f, *said, lines=2):
-    "`f` raises MaftError in at most `lines` lines that hold all of `said`."
+def refused(f, *expected, lines=2):
+    "`f` raises MaftError in at most `lines` lines that hold all of `expected`."
     with pytest.raises(MaftError) as e:
         f()
     text = str(e.value)
-    assert len(text.splitlines()) <= lines and all(s in text for s in said), text
+    assert len(text.splitlines()) <= lines and all(s in text for s in expected), text
     return text
 
 
@@ -544,7 +544,7 @@ def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
 
 
 @pytest.mark.parametrize(
-    'name,raw,said',
+    'name,raw,expected',
     [
         (
             'a.jsonl',
@@ -594,13 +594,13 @@ def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
         ('a.parquet', b'', ['Parquet']),
     ],
 )
-def test_bad_files(tmp_path, name, raw, said):
+def test_bad_files(tmp_path, name, raw, expected):
     (tmp_path / name).write_bytes(raw)
-    refused(lambda: split(load_task(str(tmp_path / name)), 1, 0), str(tmp_path / name), *said)
+    refused(lambda: split(load_task(str(tmp_path / name)), 1, 0), str(tmp_path / name), *expected)
 
 
 @pytest.mark.parametrize(
-    'yaml,said',
+    'yaml,expected',
     [
         ('data: d.jsonl\nqestion: Q\n', ['line 2', 'qestion', 'did you mean question']),
         ('data: d.jsonl\nzzz: Q\n', ['line 2', 'zzz', 'instruction']),
@@ -628,13 +628,13 @@ def test_bad_files(tmp_path, name, raw, said):
         ('? [a]\n: b\n', ['line 1', 'unknown key']),
     ],
 )
-def test_bad_yaml(tmp_path, yaml, said):
+def test_bad_yaml(tmp_path, yaml, expected):
     jsonl(tmp_path / 'd.jsonl', [dict(question='x', answer=1)])
-    refused(lambda: own(tmp_path, yaml), 'quiz.yaml', *said)
+    refused(lambda: own(tmp_path, yaml), 'quiz.yaml', *expected)
 
 
 @pytest.mark.parametrize(
-    'yaml,said',
+    'yaml,expected',
     [
         ('data: nowhere.jsonl\n', ['no such file or folder', 'nowhere.jsonl']),
         ('data: notes.txt\n', ['notes.txt', '.jsonl']),
@@ -647,7 +647,7 @@ def test_bad_yaml(tmp_path, yaml, said):
         ('data: d.jsonl\nchoices: [question, gap]\n', ['choices', 'line 1']),
     ],
 )
-def test_bad_places(tmp_path, yaml, said):
+def test_bad_places(tmp_path, yaml, expected):
     jsonl(tmp_path / 'd.jsonl', [dict(question='x', answer=1, gap='')])
     for part in ('easy', 'hard'):
         jsonl(tmp_path / 'parts' / f'{part}.jsonl', [dict(question=part, answer=1)])
@@ -655,7 +655,7 @@ def test_bad_places(tmp_path, yaml, said):
     (tmp_path / 'notes.txt').write_text('x')
     jsonl(tmp_path / 'double' / 'a.jsonl', [{}])
     (tmp_path / 'double' / 'a.csv').write_text('x\n1\n')
-    refused(own(tmp_path, yaml).load, *said)
+    refused(own(tmp_path, yaml).load, *expected)
 
 
 def test_names_that_are_nearly_right(tmp_path):
@@ -921,6 +921,7 @@ def test_a_task_of_a_python_file_by_name(tmp_path):
     refused(lambda: load_task(f'{tmp_path}/my.py:three'), 'my.py:three', 'of type Task', 'found a int')
     refused(lambda: load_task(f'{tmp_path}/my.py:mien'), 'Did you mean mine?')
     refused(lambda: load_task(f'{tmp_path}/none.py:mine'), 'none.py', 'no file')
+    refused(lambda: load_task('my.py'), 'my.py:mine')
     refused(lambda: load_task(f'{tmp_path}/my.py:mine', data='x.jsonl'), 'takes no data')
 
 

@@ -38,12 +38,12 @@ def test_every_acknowledged_line_survives_a_kill(tmp_path):
         p.stdout.readline()
         time.sleep(rng.random() / 5)
         p.send_signal(signal.SIGKILL)
-        said = p.stdout.read().split('\n')[:-1]  # the last, perhaps torn, line is no promise
+        lines = p.stdout.read().split('\n')[:-1]  # the last, perhaps torn, line is no promise
         p.wait()
         p.stderr.close()
         p.stdout.close()
-        if said:
-            acknowledged = max(acknowledged, int(said[-1]))
+        if lines:
+            acknowledged = max(acknowledged, int(lines[-1]))
         with Tracker(tmp_path, wandb='off', config=dict(a=1)) as t:
             t.log(dict(event='alive'))
         rows = read_jsonl(tmp_path / 'metrics.jsonl')
@@ -77,7 +77,7 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data)
     assert path.read_bytes() == after
 
 
-def test_full_disk_is_said_and_leaves_no_half_line(tmp_path):
+def test_full_disk_is_reported_and_leaves_no_half_line(tmp_path):
     with Tracker(tmp_path, wandb='off') as t:
         t.log(dict(event='one'))
 
@@ -198,19 +198,19 @@ def test_no_key_on_a_terminal_asks_nothing(tmp_path):
         [sys.executable, '-c', code, str(tmp_path / 'run')], env=env, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
-    said, end = b'', time.time() + 120
+    output, end = b'', time.time() + 120
     while time.time() < end:
         ready, _, _ = select.select([master], [], [], 1)
         try:
-            said += os.read(master, 4096) if ready else b''
+            output += os.read(master, 4096) if ready else b''
         except OSError:
             break  # the other side has gone
         if not ready and p.poll() is not None:
             break
     os.close(master)
-    assert p.wait(10) == 0, said.decode()
-    lines = said.decode().split('\r\n')
-    assert lines[-2] == 'continued offline' and len(lines) == 3 and 'wandb login' in lines[0], said.decode()
+    assert p.wait(10) == 0, output.decode()
+    lines = output.decode().split('\r\n')
+    assert lines[-2] == 'continued offline' and len(lines) == 3 and 'wandb login' in lines[0], output.decode()
 
 
 def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
@@ -223,7 +223,7 @@ def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys)
 
 
 def test_an_upload_that_never_ends_is_left_alone(tmp_path):
-    said = []
+    notices = []
 
     class Slow:
         id = 'slow'
@@ -234,9 +234,9 @@ def test_an_upload_that_never_ends_is_left_alone(tmp_path):
         def finish(self, **k):
             time.sleep(30)
 
-    with Tracker(tmp_path, wandb='off', say=said.append, patience=0.1) as t:
+    with Tracker(tmp_path, wandb='off', say=notices.append, patience=0.1) as t:
         t.mirror.run = Slow()
-    assert len(said) == 1 and 'still uploading' in said[0]
+    assert len(notices) == 1 and 'still uploading' in notices[0]
 
 
 def test_failed_runs_are_marked(tmp_path):
@@ -334,3 +334,20 @@ def test_a_word_that_ends_like_a_key_is_no_secret():
         assert not holds_secret(text), text
     for text in ('sk-of-2026-11-28-again-x', 'a=hf_abcdefghijklmnopqrst', '/hf_abcdefghijklmnopqrst/'):
         assert holds_secret(text), text
+
+
+def test_the_usual_variables_of_wandb_are_obeyed(tmp_path):
+    code = """
+import sys
+from multiagent_ft.runs.tracking import Tracker
+with Tracker(sys.argv[1], wandb='offline') as t:
+    run = t.mirror.run
+    print(run.project, run.group, run.name)
+"""
+    names = dict(WANDB_PROJECT='mine', WANDB_RUN_GROUP='our-group', WANDB_NAME='third-try')
+    p = python(code, tmp_path / 'run', **names)
+    out, err = p.communicate(timeout=120)
+    assert out.split() == ['mine', 'our-group', 'third-try'], err
+    p = python(code, tmp_path / 'run2', **dict.fromkeys(names))
+    out, err = p.communicate(timeout=120)
+    assert out.split() == ['multiagent-ft', 'run2', 'run2'], err

@@ -65,12 +65,12 @@ _long_or_usual = re.compile(
 UNIT = re.compile(_units)
 _unit = re.compile(r'(?<=\d )(?=[A-Za-z]{2})(?:%s)' % _units + _after)
 # marked already
-_said = re.compile(r'(\\(?:text|mathrm|textbf|textit|textrm|textnormal|mbox|operatorname\*?)\s*\{[^{}]*\})')
+_marked = re.compile(r'(\\(?:text|mathrm|textbf|textit|textrm|textnormal|mbox|operatorname\*?)\s*\{[^{}]*\})')
 
 
 def outside(s: str, change) -> str:
     "`s` with `change` applied to what is not marked as words yet."
-    parts = _said.split(s)
+    parts = _marked.split(s)
     parts[::2] = map(change, parts[::2])
     return ''.join(parts)
 
@@ -88,7 +88,9 @@ def mark_words(s: str) -> str:
         parts[::2] = [outside(p, lambda q: _word.sub(mark, q)) for p in parts[::2]]
         return ' '.join(parts).replace('@', r' \text{ at } ')
     long = [
-        w for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', _said.sub(' ', s)) if w not in _not_words
+        w
+        for w in re.findall(r'(?<![\\A-Za-z{_^])[A-Za-z]{3,}(?![A-Za-z}(])', _marked.sub(' ', s))
+        if w not in _not_words
     ]
     rx = _word if len(long) > 1 else _long_or_usual if long else _unit
     return outside(s, lambda q: rx.sub(mark, q))
@@ -387,8 +389,8 @@ WORDS_HERE = r'\\text\s*\{[^{}]*\}(?:\s*\^\s*(?:\{-?\d+\}|\d))?(?:\s*/\s*[A-Za-z
 def words_in(s: str) -> tuple[list[str], list[str]]:
     "(the words outside of brackets that matter, the pieces between words); one piece when there are no words."
     pieces = top(s, WORDS_HERE)
-    said = [w.lower() for t in pieces[1::2] for w in re.findall(r"[A-Za-z][A-Za-z'-]*", t.removeprefix('\\text'))]
-    return [w for w in said if w not in FILLER], pieces[::2]
+    words = [w.lower() for t in pieces[1::2] for w in re.findall(r"[A-Za-z][A-Za-z'-]*", t.removeprefix('\\text'))]
+    return [w for w in words if w not in FILLER], pieces[::2]
 
 # %% ../../nbs/answers/42_latex.ipynb #8e01e786
 _it = r'(?P<it>\$\$[^$]+\$\$|\$[^$]+\$|-?\d[\d.,]*\d|-?\d)'
