@@ -588,8 +588,8 @@ def renderer_for(model: str, how: VLLMSettings, stops: list[int]) -> Renderer:
 
 
 def started(engine: VLLMEngine, with_lora: bool) -> EngineProcess:
-    "The engine's process, started if there is none, or again if it was started without LoRA and LoRA is needed."
-    if engine.process and (engine.with_lora or not with_lora):
+    "The engine's process, started if there is none, or again if it failed, or if LoRA is needed and it has none."
+    if engine.process and engine.process.close.alive and (engine.with_lora or not with_lora):
         return engine.process
     engine.close()
     engine.free_gpu()
