@@ -60,6 +60,7 @@ class Task:
     # a right answer that is no value: leave the question out (and report it) instead of stopping
     skip_unreadable: bool = False
     grader: 'Grader | None' = None  # your own way to read and compare answers
+    reading: str = 'strict'  # 'strict': an answer is announced; 'last': where none is, the last value counts
     forms: dict = field(default_factory=dict, repr=False, compare=False)  # answers met, by problem; for `grader.same`
 
     @property
@@ -77,6 +78,7 @@ class Task:
             instruction=self.instruction,
             supply=digest(supply),
             grader=self.grader and self.grader.key(),
+            **({} if self.reading == 'strict' else dict(reading=self.reading)),
         )
 
     def read(
@@ -90,7 +92,7 @@ class Task:
     def _read(self, completion, problem):
         if self.grader is None or self.grader.read is None:
             choices = choices_in(problem.text) if self.kind == 'choice' else None
-            answer = read(completion, self.kind, choices=choices or None)
+            answer = read(completion, self.kind, choices=choices or None, reading=self.reading)
         else:
             text = self.grader.ask('read', getattr(completion, 'text', completion))
             answer = Answer(text, text, 'grader') if text else None
