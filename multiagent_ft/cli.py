@@ -53,7 +53,16 @@ def ending(e: BaseException) -> int:  # what a command raised
 
 # %% ../nbs/71_cli.ipynb #6d8e9aa0
 METAVAR = dict(
-    task='NAME', model='MODEL', recipe='NAME', data='PATH', out='DIR', store='DIR', device='NAME', wandb='MODE'
+    task='NAME',
+    model='MODEL',
+    recipe='NAME',
+    engine='NAME',
+    prompts='NAME',
+    data='PATH',
+    out='DIR',
+    store='DIR',
+    device='NAME',
+    wandb='MODE',
 )
 
 
@@ -230,6 +239,8 @@ OFTEN = (
     'data',
     'model',
     'recipe',
+    'engine',
+    'prompts',
     'agents',
     'rounds',
     'summary',
@@ -559,19 +570,19 @@ def compare_recipes(
 ):
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     goes on where it was stopped."""
-    from multiagent_ft.studies.compare import compare, entry, plan_comparison, savings_note, seeds_from
+    from multiagent_ft.studies.compare import compare, plan_comparison, savings_note, seeds_from, study_row
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
     if iterations is None:
         iterations = config.iterations if 'iterations' in given else 1
-    base, entries = config.but(iterations=iterations), [entry(r) for r in rows]
+    base, entries = config.but(iterations=iterations), [study_row(r) for r in rows]
     with results_only():
         ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out, baseline)
-    print_lines(found['lines'], f'{base.model} on {base.task.name}')
+    print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
         print('Nothing was left to do: 0 generations, 0 training steps; everything was found finished.')

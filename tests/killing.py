@@ -366,7 +366,7 @@ def by_seed(request):
     return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
-def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch):
+def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch, load):
     "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
     at = Path(scratch) / 'step.json'
     step, weight = (
@@ -388,7 +388,7 @@ def whole_loop(folder, k=0):
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
     house.git_commit = lambda: None
-    house.finetune_key = lambda engine, parent, examples, settings, seed, objective: dict(
+    house.finetune_key = lambda engine, parent, examples, settings, seed, objective, load: dict(
         parent=engine.identity(parent), rows=core.digest([[e.prompt_ids, e.token_ids] for e in examples]), seed=seed
     )
     finetune.finetune_job = tiny_trainer

@@ -201,7 +201,7 @@ def test_the_page_is_json():
         'kl_between',
         'kl_to_base',
     }
-    assert page['round'] == 2 and page['unread'] == sum(u.answer is None for u in t.final()) / 2
+    assert page['round'] == 2 and page['unparsed'] == sum(u.answer is None for u in t.final()) / 2
 
 
 @pytest.fixture(scope='module')

@@ -29,10 +29,11 @@ def _built(name, spelled):
     if name not in ENGINES and ':' not in name:
         raise MaftError(f'unknown engine {name!r}: use {", ".join(ENGINES)}, or FILE.py:NAME for one of your own.')
     kind = load_object(ENGINES.get(name, name))
+    args = json.loads(spelled)
     try:
-        engine = kind(**json.loads(spelled))
+        engine = kind if hasattr(kind, 'generate') and not isinstance(kind, type) and not args else kind(**args)
     except TypeError as e:
-        raise MaftError(f'engine {name} cannot be built with {", ".join(json.loads(spelled))}: {e}.') from e
+        raise MaftError(f'engine {name} cannot be built with {", ".join(args)}: {e}.') from e
     if missing := [m for m in ('render', 'generate', 'identity') if not callable(getattr(engine, m, None))]:
         raise MaftError(f'engine {name} has no method {" and no method ".join(missing)}.')
     return engine

@@ -263,8 +263,8 @@ def diversity(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict:
-    """Every measure of this notebook, JSON-able: {round, questions, unread, measures: {name: {value, low, high,
-    questions}}}. `unread` is the share of answers nobody could read."""
+    """Every measure of this notebook, JSON-able: {round, questions, unparsed, measures: {name: {value, low, high,
+    questions}}}. `unparsed` is the share of answers that could not be parsed."""
     round, turns = said(transcripts, round)
     how = dict(round=round, resamples=resamples, seed=seed)
     found = dict(
@@ -278,7 +278,7 @@ def diversity(
     return dict(
         round=round,
         questions=len(transcripts),
-        unread=answers.count(None) / len(answers),
+        unparsed=answers.count(None) / len(answers),
         measures={k: asdict(m) for k, m in found.items()},
     )
 
@@ -338,9 +338,9 @@ def diversity_table(pages: list[dict]) -> list[list[str]]:
         )
 
     return [
-        ['iteration', 'questions', 'unread', *names],
+        ['iteration', 'questions', 'unparsed', *names],
         *(
-            [str(p['iteration']), str(p['questions']), f'{p["unread"]:.3f}', *(show(p['measures'][n]) for n in names)]
+            [str(p['iteration']), str(p['questions']), f'{p["unparsed"]:.3f}', *(show(p['measures'][n]) for n in names)]
             for p in pages
         ),
     ]
