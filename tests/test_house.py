@@ -463,8 +463,6 @@ LARGE = {
     'runs.run.evaluate_iteration': 312,
     'runs.run.finetune_all': 306,
     'runs.run.run': 449,
-    'studies.diversity.encoder': 349,
-    'studies.diversity.likelihoods': 391,
 }
 
 
