@@ -111,7 +111,8 @@ def task_for(cfg: Config, given: Task | None = None) -> Task:
     "The task of a run. Raises `MaftError` when there is none of that name."
     if given is not None:
         return given
-    return load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
+    task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
+    return task if cfg.task.reading == 'strict' else replace(task, reading=cfg.task.reading)
 
 
 def base_arguments(cfg: Config) -> dict:

@@ -195,6 +195,7 @@ class Task:
     # a right answer that is no value: leave the question out (and report it) instead of stopping
     skip_unreadable: bool = False
     grader: Grader | None = None  # your own way to read and compare answers
+    reading: str = 'strict'  # 'strict': an answer is announced; 'last': where none is, the last value counts
     forms: dict = field(default_factory=dict, repr=False, compare=False)  # answers met, by problem; for `grader.same`
 
     @property
@@ -212,6 +213,7 @@ class Task:
             instruction=self.instruction,
             supply=digest(supply),
             grader=self.grader and self.grader.key(),
+            **({} if self.reading == 'strict' else dict(reading=self.reading)),
         )
 
     def read(
@@ -225,7 +227,7 @@ class Task:
     def _read(self, completion, problem):
         if self.grader is None or self.grader.read is None:
             choices = choices_in(problem.text) if self.kind == 'choice' else None
-            answer = read(completion, self.kind, choices=choices or None)
+            answer = read(completion, self.kind, choices=choices or None, reading=self.reading)
         else:
             text = self.grader.ask('read', getattr(completion, 'text', completion))
             answer = Answer(text, text, 'grader') if text else None
@@ -622,6 +624,8 @@ def _own_object(name, data, levels):
 def _unknown(name):
     own = f'a YAML file describing your own, OWNER/NAME of the Hub, or a file that ends in {", ".join(READERS)}.'
     known = [*GENERATED, *BUILT_IN]
+    if name.endswith('.py'):
+        return MaftError(f'{name}: name the task in it, such as {name}:mine.')
     near = difflib.get_close_matches(name, known, 1)
     if not near:
         return MaftError(f'unknown task {name!r}: use one of {", ".join(known)}, {own}')
