@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPELLING', 'Measure', 'over_questions', 'turns_of_round', 'consensus_diversity', 'char_ngrams', 'dissimilarity',
-           'load_encoder', 'encoder', 'embedding_diversity', 'Spoken', 'spoken_in', 'likelihoods',
+           'load_encoder', 'encoder', 'embedding_diversity', 'Spoken', 'spoken_in', 'listeners_of', 'likelihoods',
            'likelihood_measures', 'diversity', 'embedder', 'measure_iteration', 'run_diversity', 'format_measure',
            'diversity_table']
 
@@ -229,6 +229,14 @@ def spoken_in(turns: list[list[Turn]], agents: tuple[Agent, ...], round: int) ->
     return with_tokens
 
 
+def listeners_of(agents: tuple[Agent, ...]) -> dict[str | None, list[int]]:
+    "{adapter: numbers of its agents}, the base model as the last listener: agents that share an adapter share the work."
+    found = {}
+    for i, agent in enumerate([*agents, Agent('base', 0)]):
+        found.setdefault(agent.adapter, []).append(i)
+    return found
+
+
 def likelihoods(
     transcripts: list[Transcript],
     society: Society,
@@ -244,13 +252,9 @@ def likelihoods(
     for q, speaker, c in spoken:
         T[q, speaker] = len(c.token_ids)
     prompts, tokens = ([getattr(s.completion, ids) for s in spoken] for ids in ('prompt_ids', 'token_ids'))
-    listeners = {}  # by adapter: agents that share one share the work
-    for i, agent in enumerate([*agents, Agent('base', 0)]):
-        listeners.setdefault(agent.adapter, []).append(i)
-    base = {None: listeners.pop(None)}  # last
-    for adapter, who in (listeners | base).items():
+    for adapter, listeners in listeners_of(agents).items():
         for (q, speaker, _), logprobs in zip(spoken, engine.logprobs(prompts, tokens, adapter), strict=True):
-            L[q, speaker, who] = float(np.sum(logprobs, dtype=np.float64))
+            L[q, speaker, listeners] = float(np.sum(logprobs, dtype=np.float64))
     return L, T
 
 # %% ../../nbs/studies/34_diversity.ipynb #0f15a478
