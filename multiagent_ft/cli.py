@@ -546,19 +546,19 @@ def compare_recipes(
 ):
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     continues where it was stopped."""
-    from multiagent_ft.studies.compare import compare, entry, plan_comparison, savings_note, seeds_from
+    from multiagent_ft.studies.compare import compare, plan_comparison, savings_note, seeds_from, study_row
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
     if iterations is None:
         iterations = config.iterations if 'iterations' in given else 1
-    base, entries = config.but(iterations=iterations), [entry(r) for r in rows]
+    base, entries = config.but(iterations=iterations), [study_row(r) for r in rows]
     with results_only():
         ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out, baseline)
-    print_lines(found['lines'], f'{base.model} on {base.task.name}')
+    print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
         print(NOTHING_LEFT)

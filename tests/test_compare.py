@@ -6,29 +6,31 @@ import pytest
 from multiagent_ft.studies.compare import (
     StudyRow,
     addresses,
-    init_study_dir,
     compare,
     config_for,
-    entry,
+    init_study_dir,
     requests,
     seeds_from,
     shared_tokens,
+    study_row,
     write_study,
 )
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import MaftError, write_jsonl
 from multiagent_ft.method.recipes import RECIPES
 from multiagent_ft.studies.outcomes import (
+    Study,
+    at_iteration,
     by_iteration,
-    costs,
-    encoded,
-    final,
-    iteration_csv,
-    lines_of,
     load_records,
+    load_study,
+    outcomes_table,
     record,
+    right_counts,
     save_records,
     scores,
+    study_table,
+    training_tokens,
 )
 from multiagent_ft.runs.store import Store
 from conftest import maft
@@ -39,15 +41,16 @@ BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', 
 def outcome(i, right, first=(True, False, True), seed=0):
     return dict(
         problem=f'p/{seed}-{i}',
-        first=['1'] * 3,
+        first=['1', None, '1'],
+        final=['1', '1', '1'],
         right_first=list(first),
         right_final=[True, True, right],
         debate=dict(right=right, cast=3),
-        majority=dict(right=not right, cast=3),
+        majority=dict(right=not right, cast=0),
     )
 
 
-def rec(label, seed, k, right, exam=None, **learned):
+def rec(label, seed, k, right, questions=None, **training):
     it = dict(
         iteration=k,
         consensus=dict(kept=1, asked=2, pseudo_label_accuracy=0.5),
@@ -59,78 +62,101 @@ def rec(label, seed, k, right, exam=None, **learned):
             finish=dict(stop=3),
         ),
     )
-    if learned:
+    if training:
         it |= dict(
-            agents=dict(a=dict(seen=learned['seen'])),
-            sampled=dict(cost=dict(debate=dict(generated=learned['collected']))),
+            agents=dict(a=dict(seen=training['seen'])),
+            sampled=dict(cost=dict(debate=dict(generated=training['collected']))),
         )
-    return record(
-        label, 'play', seed, it, [outcome(i, bool(x), seed=exam or seed) for i, x in enumerate(right)], epochs=2
-    )
+    outcomes = [outcome(i, bool(x), seed=questions or seed) for i, x in enumerate(right)]
+    return record(label, task='play', seed=seed, it=it, outcomes=outcomes, epochs=2)
 
 
 def test_a_record_by_hand(tmp_path):
     r = rec('a', 3, 1, [1, 0, 1], seen=7, collected=50)
-    assert (
-        r['right'] == dict(debate='101', majority='010', single='222', single_final='323')
-        and r['questions'] == 3
-        and r['agents'] == 3
-    )
-    assert r['learned'] == dict(collected=50, trained=14, rows=3, roles=dict(generator=1, critic=2)) and r[
-        'health'
-    ] == dict(agreement=dict(first=0.5, final=0.6), finish=dict(stop=3))
-    assert encoded([outcome(0, True, [True] * 12)])['single'] == 'c'
+    assert r['right'] == dict(debate=[1, 0, 1], majority=[0, 1, 0], single=[2, 2, 2], single_final=[3, 2, 3])
+    assert r['unparsed'] == dict(debate=[0] * 3, majority=[1] * 3, single=[1] * 3, single_final=[0] * 3)
+    assert (r['questions'], r['agents']) == (3, 3)
+    assert r['training'] == dict(generated=50, trained=14, examples=3, by_role=dict(generator=1, critic=2))
+    assert r['health'] == dict(agreement=dict(first=0.5, final=0.6), finish=dict(stop=3))
+    # more agents than a digit could say
+    assert right_counts([outcome(0, True, [True] * 40)])['single'] == [40]
     a, b = save_records(tmp_path / 'a.gz', [r]).read_bytes(), save_records(tmp_path / 'b.gz', [r]).read_bytes()
     assert a == b and load_records(tmp_path / 'a.gz') == [r]
-    for bad in (tmp_path / 'none.gz', tmp_path / 'bad.gz'):
-        (tmp_path / 'bad.gz').write_bytes(b'not gzip')
-        with pytest.raises(MaftError):
-            load_records(bad)
-    (tmp_path / 'cut.gz').write_bytes(a[:20])
-    with pytest.raises(MaftError):
-        load_records(tmp_path / 'cut.gz')
+
+
+def test_a_corrupt_file_of_outcomes_is_named(tmp_path):
+    whole = save_records(tmp_path / 'a.gz', [rec('a', 3, 1, [1, 0, 1])]).read_bytes()
+    (tmp_path / 'bad.gz').write_bytes(b'not gzip')
+    (tmp_path / 'cut.gz').write_bytes(whole[:20])
+    for name in ('none.gz', 'bad.gz', 'cut.gz'):
+        with pytest.raises(MaftError, match=name):
+            load_records(tmp_path / name)
+
+
+def two_recipes():
+    "Two seeds of a recipe with two iterations, and of one that is not trained."
+    trained = dict(seen=100, collected=1000)
+    rs = [rec('a', s, k, [1, 1, 0, s], **{n: k * x for n, x in trained.items() if k}) for s in (0, 1) for k in range(3)]
+    return Study(rs + [rec('base', s, 0, [1, 0, 0, 0]) for s in (0, 1)])
+
+
+def reached(study, iteration=None):
+    rows = at_iteration(study.iterations, iteration)
+    return {(r.recipe, r.seed): r.iteration for r in rows.itertuples()}
+
+
+def test_the_tidy_table_by_hand():
+    study = two_recipes()
+    assert len(study.outcomes) == len(study.records) * 4 * 4 and len(study.iterations) == len(study.records)
+    row = study.outcomes.query('recipe == "a" and seed == 1 and iteration == 2 and method == "single"').iloc[0]
+    assert (row.right, row.answers, row.unparsed) == (2 / 3, 3, 1)
+    debate = study.outcomes.query('recipe == "a" and seed == 1 and iteration == 2 and method == "debate"')
+    assert debate.right.tolist() == [1, 1, 0, 1] and set(debate.tokens) == {10} and debate.question.nunique() == 4
 
 
 def test_scores_and_costs_by_hand():
-    rs = [
-        rec('a', s, k, [1, 1, 0, s], **(dict(seen=100 * k, collected=1000) if k else {}))
-        for s in (0, 1)
-        for k in (0, 1, 2)
-    ] + [rec('base', s, 0, [1, 0, 0, 0]) for s in (0, 1)]
-    found = final(rs)
-    assert {n: {s: r['iteration'] for s, r in x.items()} for n, x in found.items()} == dict(
-        a={0: 2, 1: 2}, base={0: 0, 1: 0}
-    )
-    assert (
-        sum(scores(found)['a'][1].values()) == 3
-        and list(scores(found, 'single')['a'][0].values()) == [2 / 3] * 4
-        and list(scores(found, 'single_final')['a'][0].values()) == [1, 1, 2 / 3, 2 / 3]
-    )
-    c = costs(rs, found)['a']
-    assert c == dict(method='debate', generated=10, collected=2000, trained=600)  # both iterations, two epochs
-    assert costs(rs, final(rs, 1))['a']['collected'] == 1000 and costs(rs, found)['base']['trained'] == 0
-    base, a = sorted(lines_of(rs, 'base'), key=lambda l: l.recipe != 'base')
-    assert (
-        (a.right, a.accuracy.questions, base.right) == (5, 8, 2)
-        and a.difference.mean == pytest.approx(3 / 8)
-        and set(a.within) == {0, 1}
-    )
-    assert [k for k, *_ in by_iteration(rs)['a']] == [0, 1, 2] and len(iteration_csv(rs).splitlines()) == 1 + len(rs)
+    study = two_recipes()
+    assert reached(study) == {('a', 0): 2, ('a', 1): 2, ('base', 0): 0, ('base', 1): 0}
+    last = at_iteration(study.outcomes)
+    assert scores(last)['a'][1].sum() == 3
+    assert scores(last, 'single')['a'][0].dropna().tolist() == [2 / 3] * 4
+    assert scores(last, 'single_final')['a'][0].dropna().tolist() == [1, 1, 2 / 3, 2 / 3]
+    # both iterations, two epochs
+    assert training_tokens(study.iterations)['a'] == dict(collected=3000, trained=600)
+    assert training_tokens(study.iterations, 1)['a'] == dict(collected=1000, trained=200)
+    assert training_tokens(study.iterations)['base'] == dict(collected=0, trained=0)
+    a, base = study_table(study, 'base')
+    assert (a.right, a.accuracy.questions, base.right, a.generated) == (5, 8, 2, 10)
+    assert a.difference.mean == pytest.approx(3 / 8) and set(a.within) == {0, 1}
+    assert [p.iteration for p in by_iteration(study.outcomes)['a']] == [0, 1, 2]
 
 
-def test_runs_that_stopped_early_count_to_where_all_came():
+def test_unknown_tokens_are_not_claimed():
+    "Where gold is not known, debates are not scored and their tokens not counted."
+    rs = [rec('a', s, 1, [1], seen=100, collected=None) for s in (0, 1)]
+    assert training_tokens(Study(rs).iterations)['a'] == dict(collected=None, trained=200)
+
+
+def test_runs_that_stopped_early_count_up_to_where_all_came():
     rs = [rec('a', 0, k, [1]) for k in (0, 1, 2)] + [rec('a', 1, k, [1]) for k in (0, 1)]
-    assert {r['iteration'] for r in final(rs)['a'].values()} == {1}
+    assert set(reached(Study(rs)).values()) == {1}
+    with pytest.raises(MaftError, match='no iteration 2 of seed 1'):
+        at_iteration(Study(rs).outcomes, 2)
 
 
 def test_other_questions_are_never_paired():
     with pytest.raises(MaftError, match='not asked the same questions'):
-        lines_of([rec('a', 0, 0, [1, 0]), rec('b', 0, 0, [1, 0], exam=7)], 'a')
+        study_table(Study([rec('a', 0, 0, [1, 0]), rec('b', 0, 0, [1, 0], questions=7)]), 'a')
+
+
+def test_an_unknown_method_names_those_there_are():
+    with pytest.raises(MaftError, match='maj@9.*there are debate, majority, single, single_final'):
+        scores(outcomes_table([rec('a', 0, 0, [1])]), 'maj@9')
 
 
 def test_addresses_are_shared_where_seeds_are():
     def of(t, **kw):
-        return config_for(BASE.but(**kw), entry(t), 0, 'x')
+        return config_for(BASE.but(**kw), study_row(t), seed=0, root='x')
 
     def both(a, b):
         return requests([of(a), of(b)])
@@ -140,7 +166,7 @@ def test_addresses_are_shared_where_seeds_are():
     assert both('single-agent-ft', 'single-agent-ft-alone')['together'] == requests([of('single-agent-ft')])['together']
     assert both('debate', 'debate:temperature=0.5')['together'] == 2 * 8 * 6  # nothing to share
     one = addresses(of('multiagent-ft'))
-    # collect, two exams, the rest of the plain vote
+    # collect, two evaluations, the rest of self-consistency
     assert sum(one.values()) == 10 * 6 + 8 * 6 * 2 + 8 * 4 and isinstance(one, Counter)
     # at most: every first answer may be wrong
     assert sum(addresses(of('star')).values()) == 2 * 10 + 2 * 8 + 8 * 5
@@ -148,7 +174,7 @@ def test_addresses_are_shared_where_seeds_are():
 
 def test_folders_never_meet():
     outs = {
-        config_for(BASE.but(**kw), entry(t), s, 'x').out
+        config_for(BASE.but(**kw), study_row(t), seed=s, root='x').out
         for kw in ({}, dict(eval=9), dict(iterations=2))
         for t in ('debate', 'multiagent-ft', 'multiagent-ft:w=0.2')
         for s in (0, 1)
@@ -156,12 +182,12 @@ def test_folders_never_meet():
     # debate does not care about iterations
     assert len(outs) == 6 + 6 + 4
     assert (
-        config_for(BASE, StudyRow('a/../b c', 'debate'), 0, 'x').out.parts[:2] == ('x', 'runs')
-        and len(config_for(BASE, StudyRow('a/../b c', 'debate'), 0, 'x').out.parts) == 4
+        config_for(BASE, StudyRow(label='a/../b c', recipe='debate'), seed=0, root='x').out.parts[:2] == ('x', 'runs')
+        and len(config_for(BASE, StudyRow(label='a/../b c', recipe='debate'), seed=0, root='x').out.parts) == 4
     )
 
 
-def test_claim(tmp_path):
+def test_a_study_dir_belongs_to_one_study(tmp_path):
     init_study_dir(tmp_path / 'new', BASE)
     init_study_dir(tmp_path / 'new', BASE)
     init_study_dir(tmp_path / 'new', BASE.but(seed=5, recipe='debate'))
@@ -187,10 +213,10 @@ def test_claim(tmp_path):
 def test_tokens_are_counted_once(tmp_path):
     store = Store(tmp_path / 'store')
 
-    def said(n):
+    def completions(n):
         return lambda f: write_jsonl(f / 'completions.jsonl', [dict(token_ids=[1] * n)])
 
-    a, b, c = (store.job('generate', dict(i=n), said(n)).name for n in (5, 7, 11))
+    a, b, c = (store.job('generate', dict(i=n), completions(n)).name for n in (5, 7, 11))
     t = store.job('finetune', dict(i=0), lambda f: (f / 'x').write_text('y')).name
     for name, keys in (('r1', [a, b, t]), ('r2', [a, c])):
         (tmp_path / name).mkdir()
@@ -203,8 +229,8 @@ def test_tokens_are_counted_once(tmp_path):
 
 def test_a_study_is_written_from_its_records(tmp_path):
     rs = [rec(n, s, k, [1, s, k, 0] * 5) for n in ('a', 'b') for s in (0, 1) for k in (0, 1, 2)]
-    write_study(tmp_path / 'x', 'T', rs, 'a')
-    write_study(tmp_path / 'y', 'T', load_records(tmp_path / 'x' / 'outcomes.jsonl.gz'), 'a')
+    write_study(tmp_path / 'x', 'T', Study(rs), 'a')
+    write_study(tmp_path / 'y', 'T', load_study(tmp_path / 'x' / 'outcomes.jsonl.gz'), 'a')
     files = sorted(f.name for f in (tmp_path / 'x').iterdir())
     assert files == sorted(
         'table.md table.csv iterations.csv outcomes.jsonl.gz accuracy.png accuracy.svg cost.png cost.svg'
@@ -329,4 +355,4 @@ def test_seeds_may_be_run_by_several_processes(tmp_path):
 def test_compare_needs_rows():
     with pytest.raises(MaftError, match='nothing to compare'):
         compare([], BASE)
-    assert all(entry(n).recipe == n for n in RECIPES)
+    assert all(study_row(n).recipe == n for n in RECIPES)

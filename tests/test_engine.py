@@ -616,3 +616,40 @@ def test_replay_in_the_tokens_of_a_model(engine):
         replay.generate([Request(chat, 0, where=('train', 'q', 2, 'critic', 0))])
     with pytest.raises(MaftError, match='no probabilities'):
         replay.logprobs([(1,)], [(2,)])
+
+
+# Templates
+
+
+def test_a_template_with_a_date_is_the_same_every_day(llama):
+    "Llama 3.2, SmolLM3, Granite and gpt-oss ask the clock; a date of one's own is part of the identity."
+    from multiagent_ft.engines.chat import Renderer
+
+    tok = hf.load_tokenizer(str(llama))
+    plain = tok.chat_template
+    tok.chat_template = '{{ strftime_now("%d %b %Y") }} ' + plain
+    chat = (Message('user', '6+6?'),)
+    assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
+    other = Renderer(tok, 'm', args=dict(date='2026-11-28'))
+    assert '28 Nov 2026' in other.text(chat) and other.identity() != Renderer(tok, 'm').identity()
+    tok.chat_template = (
+        '{%- if not date_string is defined %}{% set date_string = "never" %}{% endif %}{{ date_string }} ' + plain
+    )
+    assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
+    with pytest.raises(MaftError, match='2024-07-26'):
+        Renderer(tok, 'm', args=dict(date='tomorrow'))
+
+
+def test_a_template_that_loses_the_question_is_refused(llama, tmp_path):
+    from multiagent_ft.engines.chat import Renderer, read_template
+
+    tok = hf.load_tokenizer(str(llama))
+    plain = tok.chat_template
+    for template in ('Answer the question.', "{% for m in messages %}{{ m['text'] }}{% endfor %}"):
+        tok.chat_template = template
+        with pytest.raises(MaftError, match='leaves out what the user says'):
+            Renderer(tok, 'm')
+    tok.chat_template = dict(default=plain, tool_use='{{ tools }}')  # named templates
+    assert '6+6?' in Renderer(tok, 'm').text((Message('user', '6+6?'),))
+    (tmp_path / 'chat_template.json').write_text(json.dumps(dict(chat_template=plain)))
+    assert read_template(tmp_path / 'chat_template.json') == plain

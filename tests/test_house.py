@@ -29,7 +29,7 @@ HEAVY = {
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
 WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
-DOORS = {('answers.reading', 'answers.sandbox'), ('runs.society', 'runs.jobs')}
+DOORS = {('answers.reading', 'answers.sandbox')}
 
 
 def numbered():
@@ -447,27 +447,7 @@ def nodes(function):
 
 MAX_NODES = 300  # of a function; design, section 8
 # Still larger, being taken apart (part 1 of the second edition): none may be added, none may grow.
-LARGE = {
-    'studies.claims.claims_plot': 406,
-    'studies.claims.judge': 388,
-    'studies.compare.addresses': 317,
-    'studies.compare.init_study_dir': 375,
-    'studies.compare.plan_comparison': 412,
-    'studies.compare.run_all': 325,
-    'studies.diversity.encoder': 349,
-    'studies.diversity.likelihoods': 391,
-    'studies.plots.by_step': 325,
-    'studies.report.accuracy_section': 323,
-    'studies.report.debate_section': 358,
-    'studies.report.health_section': 392,
-    'studies.report.read_results': 374,
-    'studies.report.remarks': 446,
-    'studies.reproduce.reproduce': 514,
-    'studies.statistics.bootstrap': 453,
-    'studies.statistics.read_runs': 302,
-    'studies.statistics.score_table': 337,
-    'studies.statistics.stderrs': 360,
-}
+LARGE = {}
 
 
 @pytest.mark.parametrize('module', MODULES)

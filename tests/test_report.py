@@ -1,6 +1,7 @@
 "The page of a run: complete, self-contained, and deaf to what agents would like it to do."
 
 import base64, hashlib, json, re
+from dataclasses import replace
 from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies as st
@@ -19,21 +20,22 @@ from multiagent_ft.method.consensus import vote_to_dict
 from multiagent_ft.method.debate import untrained
 from multiagent_ft.runs.society import save_society
 from multiagent_ft.runs.evaluate import health, outcome, summarize_outcomes
-from multiagent_ft.studies.plots import drawing, iterations_plot
+from multiagent_ft.studies.plots import iterations_plot, svg_element
 from multiagent_ft.studies.report import (
     MARKS,
+    Debate,
     accuracy_points,
     choose,
-    debate_html,
     health_rows,
     marks,
     page,
     percent,
     read_results,
-    remarks,
     report,
     safe,
+    warnings_of,
 )
+from multiagent_ft.studies.statistics import Point
 from multiagent_ft.method.examples import pseudo_labels
 from multiagent_ft.runs.tasks import Task
 
@@ -121,7 +123,7 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
     (folder / 'summary.json').write_text(
         json.dumps(
             dict(
-                schema=1,
+                schema=2,
                 task='t',
                 model=f'm{evil}',
                 recipe='multiagent-ft',
@@ -154,7 +156,7 @@ def test_page_is_complete_and_well_formed(run):
         'Cost',
         'Debates',
         'Origin',
-        'Rows of every agent',
+        'Examples of every agent',
         'on the same questions',
         'wrong → right',
         'false consensus',
@@ -234,7 +236,7 @@ def test_no_secret(run):
 def test_without_gold(tmp_path):
     r = read_results(make_run(tmp_path / 'x', gold=False))
     text = page(r)
-    assert 'data-mark="false"' not in text and 'data-mark="mended"' not in text and Reader(text)
+    assert 'data-mark="false"' not in text and 'data-mark="corrected"' not in text and Reader(text)
 
 
 def test_young_and_partial_runs(tmp_path):
@@ -255,7 +257,7 @@ def test_young_and_partial_runs(tmp_path):
     [
         ('summary.json', None, 'no results'),
         ('summary.json', '{"a":', 'not valid JSON'),
-        ('summary.json', '{"schema": 2}', 'schema 2'),
+        ('summary.json', '{"schema": 1}', 'schema 1'),
         ('iteration-1/transcripts.jsonl', '{"x"\n', 'line 1'),
         ('provenance.json', '[', 'not valid JSON'),
     ],
@@ -276,11 +278,11 @@ def test_number_of_debates_is_bounded_and_told(run):
 
 
 def test_choice_is_fair():
-    ds = [(i, None, ['right'] if i % 50 else ['false', 'spoiled']) for i in range(1000)]
-    chosen = choose(ds, 150)
-    assert len(chosen) == 150 and [d[0] for d in chosen] == sorted(d[0] for d in chosen)
-    assert sum('false' in d[2] for d in chosen) == 20, 'all rare ones are there'
-    assert set(MARKS) == {'mended', 'spoiled', 'false', 'right', 'none', 'cut'}
+    debates = [Debate(i, None, ['right'] if i % 50 else ['false', 'corrupted']) for i in range(1000)]
+    chosen = choose(debates, 150)
+    assert len(chosen) == 150 and [d.transcript for d in chosen] == sorted(d.transcript for d in chosen)
+    assert sum('false' in d.marks for d in chosen) == 20, 'all rare ones are there'
+    assert list(MARKS) == ['corrected', 'corrupted', 'false', 'right', 'none', 'truncated']
 
 
 def test_numbers_of_the_page_are_those_of_the_summary(run):
@@ -297,28 +299,26 @@ def test_numbers_of_the_page_are_those_of_the_summary(run):
 
 
 def test_marks_recount_the_outcomes(run):
-    r = read_results(run)
-    for k, ds in r.debates.items():
-        os = [outcome(t, Task('t', 'number')) for t, _ in ds]
-        for (t, v), o in zip(ds, os):
-            m = marks(t, v)
-            assert ('mended' in m) == any(b and not a for a, b in zip(o['right_first'], o['right_final'])) and (
-                'spoiled' in m
-            ) == any(a and not b for a, b in zip(o['right_first'], o['right_final']))
-            assert sum(x in m for x in ('false', 'right', 'none')) == 1
+    for debates in read_results(run).debates.values():
+        for t, v in debates:
+            o, found = outcome(t, Task('t', 'number')), marks(t, v['answer'])
+            flips = list(zip(o['right_first'], o['right_final']))
+            assert ('corrected' in found) == any(b and not a for a, b in flips)
+            assert ('corrupted' in found) == any(a and not b for a, b in flips)
+            assert sum(x in found for x in ('false', 'right', 'none')) == 1
 
 
-def test_remarks():
+def test_warnings():
     turns = dict(stop=80, length=20)
 
-    def it(k, acc, agree, spoiled=0, **kw):
+    def it(k, acc, agree, corrupted=0, **kw):
         return dict(
             dict(
                 iteration=k,
                 consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None),
                 methods=dict(debate=dict(accuracy=acc, stderr=0.02)),
                 health=dict(
-                    flips=[dict(round=2, corrected=3, corrupted=spoiled)],
+                    flips=[dict(round=2, corrected=3, corrupted=corrupted)],
                     finish=dict(stop=100),
                     agreement=dict(final=agree),
                 ),
@@ -326,8 +326,8 @@ def test_remarks():
             **kw,
         )
 
-    assert remarks(dict(iterations=[it(0, 0.5, 0.6), it(1, 0.6, 0.7)])) == []
-    said = remarks(
+    assert warnings_of(dict(iterations=[it(0, 0.5, 0.6), it(1, 0.6, 0.7)])) == []
+    said = warnings_of(
         dict(
             iterations=[
                 it(0, 0.5, 0.6),
@@ -342,29 +342,42 @@ def test_remarks():
             ]
         )
     )
-    assert len(said) == 5 and 'no rows for a;' in said[2] and 'spoiled 20' in said[3] and 'false consensus' in said[4]
+    assert (
+        len(said) == 5
+        and 'no examples for a;' in said[2]
+        and 'corrupted 20' in said[3]
+        and 'consensus collapse' in said[4]
+    )
     cut = it(0, 0.5, 0.6)
     cut['health']['finish'] = turns
-    assert 'max_new_tokens' in remarks(dict(iterations=[cut]))[0]
-    assert remarks(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
+    assert 'max_new_tokens' in warnings_of(dict(iterations=[cut]))[0]
+    assert warnings_of(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
 
 
 def test_plot_is_plain():
-    svg = drawing(
+    svg = svg_element(
         iterations_plot(
-            {'_hidden $x$': [(0, 0.5, 0.4, 0.6), (1, 0.6, 0.5, 0.7)], 'once': [(0, 0.2, None, None)]}, 'right'
+            {'_hidden $x$': [Point(0, 0.5, 0.4, 0.6), Point(1, 0.6, 0.5, 0.7)], 'once': [Point(0, 0.2)]}, 'right'
         )
     )
     assert svg.startswith('<svg') and 'hidden $x$' in svg and '<image' not in svg and len(svg) < 40_000
     assert percent(None) == '' and percent(0.5, 0) == '50 %'
 
 
-def test_early_end_and_empty_turns():
-    t = Transcript(
-        Problem('p', 'q', '7'), [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
-    )
-    text = debate_html(t, {}, marks(t, {}), 1)
-    assert Reader(text) and 'context_overflow' in text and marks(t, {}) == ['none', 'cut']
+def test_early_end_and_empty_turns(run):
+    turns = [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
+    t = Transcript(Problem('p', 'q', '7'), turns)
+    assert marks(t, None) == ['none', 'truncated']
+    text = page(replace(read_results(run), debates={1: [(t, {})]}))
+    assert Reader(text) and 'context_overflow' in text and text.count('<details class="debate"') == 1
+
+
+def test_no_part_of_the_page_is_left_unescaped():
+    "Markup of ours is the style, the script and the plots; the template itself marks nothing as safe."
+    from importlib.resources import files
+
+    template = (files('multiagent_ft.studies') / 'report_page' / 'page.html.jinja').read_text(encoding='utf-8')
+    assert '|safe' not in template.replace(' ', '') and 'autoescape' not in template
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 "The paper's experiments: their data, their plans, tiny runs of them, and the verdicts."
 
-import csv, io, json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
+import pandas as pd
 import pytest
 from scipy.stats import t as student
+from multiagent_ft.core import MaftError
+from multiagent_ft.method.recipes import RECIPES
+from multiagent_ft.runs.settings import load_config
 from multiagent_ft.studies.claims import (
     CLAIMS,
     CONTROLS,
@@ -13,28 +17,28 @@ from multiagent_ft.studies.claims import (
     claims_table,
     judge,
     judge_all,
-    picked,
+    pick,
 )
 from multiagent_ft.studies.compare import config_for, requests
-from multiagent_ft.studies.statistics import Estimate
-from multiagent_ft.runs.settings import load_config
-from multiagent_ft.core import MaftError
-from multiagent_ft.studies.reproduce import EXPERIMENTS, experiment, published
-from multiagent_ft.method.recipes import RECIPES
-from multiagent_ft.studies.outcomes import load_records
+from multiagent_ft.studies.outcomes import Study, load_records, load_study
 from multiagent_ft.studies.reproduce import (
-    HEAD,
+    COLUMNS,
+    EXPERIMENTS,
     base_for,
+    by_iteration_table,
     comparison_table,
     diversity_series,
-    entries_for,
-    by_iteration_table,
+    experiment,
+    measures_table,
     paper_columns,
     paper_series,
     plan_experiment,
+    published,
     reproduce,
+    rows_on,
     tasks_for,
 )
+from multiagent_ft.studies.statistics import Estimate
 from conftest import maft
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
@@ -48,10 +52,12 @@ def test_the_papers_numbers_stand_where_the_paper_has_them():
         and ('star', 'LLaMA-3', 'math') not in t1
     )
     assert t4['majority-ft', 'GPT-3.5', 'math'] == (59, 2.19) and EXPERIMENTS['transfer'].numbers[
-        'multiagent-ft, learned elsewhere', 'not named', 'gsm8k'
+        'multiagent-ft, trained elsewhere', 'not named', 'gsm8k'
     ] == (54, None)
     for x in EXPERIMENTS.values():
-        assert all(0 <= v <= 100 for v, _ in x.numbers.values()) and all(e.recipe in RECIPES for e in x.entries), x.name
+        assert all(0 <= v <= 100 for v, _ in x.numbers.values()) and all(e.recipe in RECIPES for e in x.all_rows), (
+            x.name
+        )
         for e in x.controls:
             assert not any(r == e.label for r, *_ in x.numbers) or x.name == 'figure1', (x.name, e.label)
     with pytest.raises(ValueError):
@@ -59,7 +65,7 @@ def test_the_papers_numbers_stand_where_the_paper_has_them():
 
 
 def test_table_1_trains_what_the_paper_trains():
-    assert [e.label for e in EXPERIMENTS['table1'].entries if RECIPES[e.recipe].trains] == [
+    assert [e.label for e in EXPERIMENTS['table1'].all_rows if RECIPES[e.recipe].trains] == [
         'star',
         'majority-ft',
         'multiagent-ft',
@@ -69,10 +75,10 @@ def test_table_1_trains_what_the_paper_trains():
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_experiment_has_a_plan_on_nano(name, tmp_path):
     x = experiment(name)
-    lines = plan_experiment(x, TINY, [0, 1], tmp_path, measure=False)
+    lines = plan_experiment(x, TINY, seeds=[0, 1], out=tmp_path, measure=False)
     assert (
         lines[0].startswith(name)
-        and all(e.label in lines[1] for e in x.entries)
+        and all(e.label in lines[1] for e in x.all_rows)
         and 'answers' in lines[2]
         and not list(tmp_path.iterdir())
     )
@@ -88,8 +94,8 @@ def test_tables_1_and_2_at_the_papers_size_share_more_than_a_third():
 
     def of(n):
         return [
-            config_for(base_for(experiment(n), cfg, 'arithmetic'), e, 0, Path('x'))
-            for e in entries_for(experiment(n), cfg, 'arithmetic')
+            config_for(base_for(experiment(n), cfg, 'arithmetic'), e, seed=0, root=Path('x'))
+            for e in rows_on(experiment(n), cfg, 'arithmetic')
         ]
 
     n = requests(of('table1') + of('table2'))
@@ -100,7 +106,7 @@ def test_tables_1_and_2_at_the_papers_size_share_more_than_a_third():
 
 def test_five_agents_in_table_4_and_three_beside_them():
     x = experiment('table4')
-    cfgs = {e.label: config_for(base_for(x, TINY, 'arithmetic'), e, 0, Path('x')) for e in x.entries}
+    cfgs = {e.label: config_for(base_for(x, TINY, 'arithmetic'), e, seed=0, root=Path('x')) for e in x.all_rows}
     assert (
         {c.agents for l, c in cfgs.items() if l != 'multiagent-ft, 3 agents'} == {5}
         and cfgs['multiagent-ft, 3 agents'].agents == 3
@@ -110,8 +116,8 @@ def test_five_agents_in_table_4_and_three_beside_them():
 
 def test_a_real_model_gets_the_papers_tasks():
     x = experiment('transfer')
-    (row,) = (e for e in entries_for(x, load_config(flags=dict(model='org/model', data='/data')), 'gsm8k') if e.exam)
-    assert row.exam == 'gsm8k' and row.settings['task'] == 'math' and row.settings['data'] == '/data'
+    (row,) = (e for e in rows_on(x, load_config(flags=dict(model='org/model', data='/data')), 'gsm8k') if e.evaluate_on)
+    assert row.evaluate_on == 'gsm8k' and row.settings['task'] == 'math' and row.settings['data'] == '/data'
     assert (
         base_for(experiment('table1'), load_config(flags=dict(model='org/model', data='/data')), 'arithmetic').data
         is None
@@ -129,64 +135,56 @@ def test_columns_of_the_paper_beside_ours():
     )
 
 
-def made(name, seed, right, k=1, exam='e'):
+def made(name, seed, right, k=1, evaluation='e'):
+    counts = dict(right=dict(debate=[int(c) for c in right]), unparsed={}, cost={})
     return dict(
         recipe=name,
         seed=seed,
         iteration=k,
-        exam=exam,
+        evaluation=evaluation,
         agents=1,
         questions=len(right),
-        right=dict(debate=right),
-        learned={},
-        cost={},
+        training={},
+        **counts,
     )
 
 
+def judged(c, records):
+    return judge(c, Study(records).outcomes if records else None)
+
+
 def test_verdicts():
-    c = Claim('a beats b', 'table1', 'a', 'b')
+    c = Claim('a beats b', 'table1', better='a', than='b')
 
     def three(n, r):
         return [made(n, s, r) for s in range(3)]
 
-    assert judge(c, three('a', '1101' * 30) + three('b', '1000' * 30)).verdict == 'holds'
-    assert judge(c, three('a', '1000' * 30) + three('b', '1101' * 30)).verdict == 'fails'
-    assert judge(c, three('a', '10' * 30) + three('b', '01' * 30)).verdict == 'unclear'
+    assert judged(c, three('a', '1101' * 30) + three('b', '1000' * 30)).verdict == 'holds'
+    assert judged(c, three('a', '1000' * 30) + three('b', '1101' * 30)).verdict == 'fails'
+    assert judged(c, three('a', '10' * 30) + three('b', '01' * 30)).verdict == 'unclear'
     # one seed: never more than that
-    assert judge(c, three('a', '1' * 90)[:1] + three('b', '0' * 90)[:1]).verdict == 'unclear'
-    assert judge(c, three('a', '1')).verdict == judge(c, []).verdict == 'no data'
-    j = judge(c, three('a', '1101' * 30) + three('b', '1000' * 30)[:2])
+    assert judged(c, three('a', '1' * 90)[:1] + three('b', '0' * 90)[:1]).verdict == 'unclear'
+    assert judged(c, three('a', '1')).verdict == judged(c, []).verdict == 'no data'
     # the third has no counterpart
-    assert j.difference.seeds == 2
+    assert judged(c, three('a', '1101' * 30) + three('b', '1000' * 30)[:2]).difference.seeds == 2
     with pytest.raises(MaftError):
-        judge(c, [made('a', 0, '11'), made('b', 0, '11', exam='other')])
+        judged(c, [made('a', 0, '11'), made('b', 0, '11', evaluation='other')])
 
 
 def test_claims_about_iterations_and_untrained_rows():
-    rs = (
-        [made('a', s, '10' * 20, k) for s in range(3) for k in (1, 2)]
-        + [made('a', s, '11' * 20, 5) for s in range(3)]
-        + [made('base', s, '00' * 20, 0) for s in range(3)]
-    )
-    assert {r['iteration'] for r in picked(rs, ('a', 5)).values()} == {5} and picked(rs, ('a', 4)) == {}
-    assert (
-        judge(Claim('', 'figure1', ('a', 5), ('a', 1)), rs).verdict == 'holds'
-        and judge(Claim('', 'table1', 'a', 'base'), rs).difference.mean == 1
-    )
+    rs = [made('a', s, '10' * 20, k) for s in range(3) for k in (1, 2)]
+    rs += [made('a', s, '11' * 20, 5) for s in range(3)] + [made('base', s, '00' * 20, 0) for s in range(3)]
+    table = Study(rs).outcomes
+    assert set(pick(table, ('a', 5)).iteration) == {5} and not len(pick(table, ('a', 4)))
+    assert judge(Claim('', 'figure1', better=('a', 5), than=('a', 1)), table).verdict == 'holds'
+    assert judge(Claim('', 'table1', better='a', than='base'), table).difference.mean == 1
 
 
 def test_holm_over_what_could_be_tested():
-    rs = [
-        made(n, s, r)
-        for n, r in (('multiagent-ft', '1110' * 20), ('debate', '1010' * 20), ('star', '1010' * 20))
-        for s in range(3)
-    ]
-    done = judge_all(dict(table1=rs))
-    tested = [j for j in done if j.p is not None]
-    assert {(j.claim.better, j.claim.than) for j in tested} == {
-        ('multiagent-ft', 'debate'),
-        ('multiagent-ft', 'star'),
-    } and len(done) == len(CLAIMS + CONTROLS)
+    rows = (('multiagent-ft', '1110' * 20), ('debate', '1010' * 20), ('star', '1010' * 20))
+    done = judge_all(dict(table1=Study([made(n, s, r) for n, r in rows for s in range(3)]).outcomes))
+    tested = {(j.claim.better, j.claim.than) for j in done if j.p is not None}
+    assert tested == {('multiagent-ft', 'debate'), ('multiagent-ft', 'star')} and len(done) == len(CLAIMS + CONTROLS)
     text = claims_table(done)
     assert len(claims_plot(done).axes[0].get_yticks()) == 2
     assert text.count('**no data**') == len(done) - 2 and all(c.says in text for c in CLAIMS)
@@ -197,26 +195,26 @@ def test_diversity_over_seeds():
     def m(v):
         return dict(value=v, low=v and v - 0.1, high=v and v + 0.1, questions=5)
 
+    def series(records, measure='consensus'):
+        return diversity_series(measures_table(records), measure)
+
     rs = [
         dict(recipe='a', seed=s, iteration=k, measures=dict(consensus=m(0.1 * k + 0.01 * s), embedding=m(None)))
         for s in (0, 1)
         for k in (0, 1)
     ]
-    (k0, v0, *_), (k1, v1, low, high) = diversity_series(rs, 'consensus')['a']
+    first, (k, value, low, high) = series(rs)['a']
     # Student's, not the range of two
-    assert (
-        (k0, k1, v1) == (0, 1, pytest.approx(0.105))
-        and low == pytest.approx(0.105 - student.ppf(0.975, 1) * 0.005)
-        and high == pytest.approx(0.105 + student.ppf(0.975, 1) * 0.005)
-        and diversity_series(rs, 'embedding') == {}
-    )
-    half = [dict(r, measures=dict(consensus=m(None) if r['seed'] == 0 else m(0.3))) for r in rs]
+    half = student.ppf(0.975, 1) * 0.005
+    assert (first.iteration, k, value) == (0, 1, pytest.approx(0.105))
+    assert (low, high) == (pytest.approx(0.105 - half), pytest.approx(0.105 + half)) and series(rs, 'embedding') == {}
+    one_known = [dict(r, measures=dict(consensus=m(None) if r['seed'] == 0 else m(0.3))) for r in rs]
     # one seed has no value: the other's interval
-    assert diversity_series(half, 'consensus')['a'][0] == (0, 0.3, pytest.approx(0.2), pytest.approx(0.4))
+    assert series(one_known)['a'][0] == (0, 0.3, pytest.approx(0.2), pytest.approx(0.4))
     # one seed: over questions
-    ((_, v, low, high),) = diversity_series([rs[1]], 'consensus')['a']
-    assert (low, high) == (v - 0.1, v + 0.1)
-    assert '0.105' in by_iteration_table(diversity_series(rs, 'consensus'), False)
+    ((_, value, low, high),) = series([rs[1]])['a']
+    assert (low, high) == (value - 0.1, value + 0.1)
+    assert '0.105' in by_iteration_table(series(rs), share=False)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +222,7 @@ def test_diversity_over_seeds():
     [
         (('table9',), 'unknown experiment'),
         (('table1', '--seeds', 0), 'at least one seed'),
-        (('transfer', '--task', 'arithmetic'), 'learns arithmetic'),
+        (('transfer', '--task', 'arithmetic'), 'trains on arithmetic'),
         (('table5', '--out', '.'), 'not the folder of a reproduction'),
         (('table4', '--agents', 3), 'decides about agents'),
         (('figure1', '--set', 'iterations=2'), 'decides about iterations'),
@@ -237,10 +235,6 @@ def test_nonsense_is_one_clear_line(tmp_path, args, said):
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
     assert done.returncode == 2 and len(errors) == 1 and said in errors[0] and 'Traceback' not in done.stderr
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
-
-
-def read_csv(path):
-    return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
 def results(folder):
@@ -261,14 +255,11 @@ def test_tables_1_and_2_share_a_store(tmp_path):
     assert len(folders) == 7 + 7 - 1 and tokens['together'] <= 0.65 * tokens['apart']
     assert first['made']['generate'] and second['made'].get('generate', 0) < first['made']['generate'] * 2
     for t in ('table1', 'table2'):
-        rows = read_csv(tmp_path / t / 'table.csv')
-        assert list(rows[0]) == HEAD
-        for r in rows:
-            if r['who'] == 'ours':
-                assert int(r['questions']) == 6 and float(r['value_percent']) == pytest.approx(
-                    100 * int(r['right']) / 6
-                )
-        assert sum(r['who'] == 'paper' for r in rows) == len(experiment(t).numbers)
+        rows = pd.read_csv(tmp_path / t / 'table.csv')
+        ours = rows[rows.who == 'ours']
+        assert list(rows.columns) == COLUMNS and (ours.questions == 6).all()
+        assert ours.value_percent.tolist() == pytest.approx((100 * ours.right / 6).tolist())
+        assert sum(rows.who == 'paper') == len(experiment(t).numbers)
         page = (tmp_path / t / 'table.md').read_text()
         assert '‖' in page and 'paper, Phi-3 on arithmetic' in page and '(ours)' in page
     again = reproduce(experiment('table1'), TINY, [0], tmp_path)
@@ -283,13 +274,12 @@ def test_small_experiments_end_to_end(name, tmp_path):
     x = experiment(name)
     found = reproduce(x, TINY, [0], tmp_path)
     ((task, lines),) = found['tables'].items()
-    assert [l.recipe for l in lines] == [e.label for e in x.entries] and all(l.accuracy.questions == 6 for l in lines)
-    rs = load_records(tmp_path / name / task / 'outcomes.jsonl.gz')
-    assert {r['task'] for r in rs} == {task}
-    judged = [judge(c, rs) for c in CLAIMS if c.experiment == name]
-    assert judged and all(j.verdict == 'unclear' for j in judged)  # one seed
+    assert [l.recipe for l in lines] == [e.label for e in x.all_rows] and all(l.accuracy.questions == 6 for l in lines)
+    study = load_study(tmp_path / name / task / 'outcomes.jsonl.gz')
+    assert set(study.iterations.task) == {task}
+    assert {judge(c, study.outcomes).verdict for c in CLAIMS if c.experiment == name} == {'unclear'}  # one seed
     if name == 'transfer':
-        (home,) = tmp_path.glob('runs/multiagent-ft-learned-elsewhere-*/seed-0')
+        (home,) = tmp_path.glob('runs/multiagent-ft-trained-elsewhere-*/seed-0')
         assert json.loads((home / 'summary.json').read_text())['task'] == 'arithmetic'
 
 

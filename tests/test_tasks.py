@@ -921,6 +921,7 @@ def test_a_task_of_a_python_file_by_name(tmp_path):
     refused(lambda: load_task(f'{tmp_path}/my.py:three'), 'my.py:three', 'of type Task', 'found a int')
     refused(lambda: load_task(f'{tmp_path}/my.py:mien'), 'Did you mean mine?')
     refused(lambda: load_task(f'{tmp_path}/none.py:mine'), 'none.py', 'no file')
+    refused(lambda: load_task('my.py'), 'my.py:mine')
     refused(lambda: load_task(f'{tmp_path}/my.py:mine', data='x.jsonl'), 'takes no data')
 
 
