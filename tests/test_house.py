@@ -29,7 +29,7 @@ HEAVY = {
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
 WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
-DOORS = {('answers.reading', 'answers.sandbox'), ('runs.society', 'runs.jobs')}
+DOORS = {('answers.reading', 'answers.sandbox')}
 
 
 def numbered():
@@ -463,8 +463,6 @@ LARGE = {
     'runs.run.evaluate_iteration': 312,
     'runs.run.finetune_all': 306,
     'runs.run.run': 449,
-    'studies.diversity.encoder': 349,
-    'studies.diversity.likelihoods': 391,
 }
 
 
