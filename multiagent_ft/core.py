@@ -79,7 +79,7 @@ class Turn:
     role: str  # 'generator', 'critic' or 'summarizer'
     round: int  # 1..M
     completion: Completion
-    answer: Answer | None = None  # as read when it arrived; None: none could be read, or nobody looked
+    answer: Answer | None = None  # as read when it arrived; None: none could be read, or none was looked for
 
     @property
     def text(self):
@@ -184,7 +184,7 @@ def fsync_dir(path: Path):
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes | str) -> Path:  # where the whole file appears  # text is written as UTF-8
+def write_atomic(path: Path, data: bytes | str) -> Path:  # where the complete file appears  # text is written as UTF-8
     """Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when it cannot
     be written."""
     path, tmp = Path(path), None

@@ -9,8 +9,8 @@ from multiagent_ft.answers.reading import canonical, extract, same
 from multiagent_ft.core import Answer
 from multiagent_ft.method.consensus import Vote, vote
 
-SAID = ['7', '7.0', '0.5', '1/2', r'\frac{1}{2}', '12', r'\sqrt{8}', r'2\sqrt{2}', None]
-ballots = st.lists(st.sampled_from(SAID), max_size=7)
+TEXTS = ['7', '7.0', '0.5', '1/2', r'\frac{1}{2}', '12', r'\sqrt{8}', r'2\sqrt{2}', None]
+ballots = st.lists(st.sampled_from(TEXTS), max_size=7)
 
 
 def ballot(answers, *args, **kw):
@@ -29,7 +29,7 @@ def test_order_does_not_matter(answers, rnd, tie, min_support):
     )
 
 
-@given(st.lists(st.tuples(st.sampled_from(SAID), st.floats(0, 10)), max_size=7), st.randoms())
+@given(st.lists(st.tuples(st.sampled_from(TEXTS), st.floats(0, 10)), max_size=7), st.randoms())
 @settings(deadline=None)
 def test_order_does_not_matter_with_weights(pairs, rnd):
     other = pairs[:]
@@ -104,22 +104,22 @@ def test_four_recorded_models():
     rows = [json.loads(line) for line in open(SHARED / 'data/gsm8k/model_solutions.jsonl', encoding='utf-8')]
     models = [k for k, v in rows[0].items() if isinstance(v, dict)]
     gold = [extract(r['ground_truth']) for r in rows]
-    said = {m: [extract(r[m]['solution']) for r in rows] for m in models}
+    solved = {m: [extract(r[m]['solution']) for r in rows] for m in models}
     for m in models:
-        assert [same(a, g) for a, g in zip(said[m], gold)] == [r[m]['is_correct'] for r in rows]
+        assert [same(a, g) for a, g in zip(solved[m], gold)] == [r[m]['is_correct'] for r in rows]
     per_order = {
-        tuple(ballot([said[m][i] for m in order], 'random', seed=i) for i in range(200))
+        tuple(ballot([solved[m][i] for m in order], 'random', seed=i) for i in range(200))
         for order in itertools.permutations(models)
     }
     assert len(per_order) == 1
     kept = [
         (v.answer, g)
-        for v, g in ((ballot([said[m][i] for m in models], min_support=2), g) for i, g in enumerate(gold))
+        for v, g in ((ballot([solved[m][i] for m in models], min_support=2), g) for i, g in enumerate(gold))
         if v.answer is not None
     ]
     precision = sum(same(*k) for k in kept) / len(kept)
     assert precision > max(sum(r[m]['is_correct'] for r in rows) for m in models) / len(rows)
-    labelled = [i for i in range(len(rows)) if ballot([said[m][i] for m in models], min_support=2).answer is not None]
+    labelled = [i for i in range(len(rows)) if ballot([solved[m][i] for m in models], min_support=2).answer is not None]
     best = max(sum(rows[i][m]['is_correct'] for i in labelled) for m in models) / len(labelled)
     assert abs(precision - best) < 0.01, (
         'on the same questions the best model alone is as good as the vote: what the vote adds is the choice'

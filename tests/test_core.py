@@ -41,11 +41,11 @@ def fast():
 
 @given(value)
 def test_canonical_json_says_the_same(o):
-    said = canonical_json(o)
+    text = canonical_json(o)
     assert (
-        json.loads(said) == o
-        and said.isascii()
-        and canonical_json(json.loads(said)) == said == canonical_json(shuffled(o))
+        json.loads(text) == o
+        and text.isascii()
+        and canonical_json(json.loads(text)) == text == canonical_json(shuffled(o))
     )
 
 
@@ -83,13 +83,13 @@ def test_the_same_in_every_process():
         "from multiagent_ft.core import digest, seed_for; print(digest(dict(b=[1, 2.5, None], a='é')), seed_for(0,"
         " 'train', 'q1', 1, 'generator', 2))"
     )
-    said = {
+    printed = {
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONHASHSEED': str(i)}
         ).stdout
         for i in range(3)
     }
-    assert said == {f'{digest(dict(a="é", b=[1, 2.5, None]))} {seed_for(0, "train", "q1", 1, "generator", 2)}\n'}
+    assert printed == {f'{digest(dict(a="é", b=[1, 2.5, None]))} {seed_for(0, "train", "q1", 1, "generator", 2)}\n'}
 
 
 @given(st.binary(max_size=5000))
@@ -157,7 +157,7 @@ def test_half_is_held_out():
     assert abs(sum(held_out(f'What is {i}+{j}?') for i in range(100) for j in range(100)) - 5000) < 250
 
 
-# What is said
+# Messages, turns, transcripts
 
 completions = st.builds(
     Completion, st.text(), st.sampled_from(FINISH), st.lists(st.integers(0, 10**6)), st.lists(st.integers(0, 10**6))

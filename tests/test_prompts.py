@@ -40,7 +40,7 @@ def test_every_template_is_checked():
     for name, allowed in PLACEHOLDERS.items():
         complete = ' '.join(f'{{{p}}}' for p in allowed)
         assert getattr(replace(DEBATE, **{name: complete}), name) == complete
-        for wrong, said in (
+        for wrong, fault in (
             (complete + '{unknown}', 'unknown placeholder {unknown}'),
             (complete + '{', 'prompt'),
             (complete + '}', 'prompt'),
@@ -52,11 +52,11 @@ def test_every_template_is_checked():
         ):
             with pytest.raises(MaftError) as e:
                 replace(DEBATE, **{name: wrong})
-            assert said in str(e.value) and name in str(e.value) and len(str(e.value).splitlines()) == 1
+            assert fault in str(e.value) and name in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    'text, said',
+    'text, fault',
     [
         ('sumary: x', "unknown prompt 'sumary'"),
         ('reflect: "{question}"', 'prompt reflect lacks {how}'),
@@ -67,11 +67,11 @@ def test_every_template_is_checked():
         ('question: ""', 'prompt question is empty'),
     ],
 )
-def test_a_file_of_prompts_that_cannot_be_used_is_one_line_with_its_name(tmp_path, text, said):
+def test_a_file_of_prompts_that_cannot_be_used_is_one_line_with_its_name(tmp_path, text, fault):
     (tmp_path / 'mine.yaml').write_text(text)
     with pytest.raises(MaftError) as e:
         load_prompts(tmp_path / 'mine.yaml')
-    assert said in str(e.value) and 'mine.yaml' in str(e.value) and len(str(e.value).splitlines()) == 1
+    assert fault in str(e.value) and 'mine.yaml' in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
 def test_prompts_by_name_file_and_object(tmp_path):

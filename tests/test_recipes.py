@@ -57,7 +57,7 @@ def test_every_recipe_runs_end_to_end(done):
         assert all(len(x['first']) == want for x in o), name
 
 
-def test_somebody_learned_wherever_somebody_should(done):
+def test_agents_are_trained_wherever_they_should_be(done):
     folder, runs = done
     for name, s in runs.items():
         adapters = {
@@ -73,7 +73,7 @@ def test_somebody_learned_wherever_somebody_should(done):
 
 
 def test_untrained_and_shared_recipes_cost_nothing_twice(done):
-    "In the order of the list: whoever comes second finds what was said before."
+    "In the order of the list: the second finds what the first generated."
     _, runs = done
     made = {n: s['made'] for n, s in runs.items()}
     assert made['base']['generate'] == 1  # one draw
@@ -83,13 +83,13 @@ def test_untrained_and_shared_recipes_cost_nothing_twice(done):
     assert 'finetune' not in made['majority-ft-equal']  # same rows, same adapter
     # M=2: last turn = every critic turn
     assert made['single-agent-ft-alone'] == made['critic-loss-last'] == made['critic-loss-turns'] == {}
-    # the words differ after the summaries
+    # the prompts differ after the summaries
     assert made['unique-id'].get('generate') and made['cooperative'] == {'generate': 2}
     if sum(runs['multiagent-ft']['iterations'][1]['examples']['generator']):
         assert made['without-critic'].get('finetune', 0) == 0
 
 
-def test_union_ft_learns_exactly_what_the_agents_would_have(done):
+def test_union_ft_trains_on_exactly_the_agents_examples(done):
     folder, _ = done
 
     def rows(n):
@@ -102,7 +102,7 @@ def test_union_ft_learns_exactly_what_the_agents_would_have(done):
     assert rows('union-ft') == rows('multiagent-ft') != []
 
 
-def test_single_agent_ft_learns_last_words_as_answers_to_the_bare_question(done):
+def test_single_agent_ft_trains_on_final_turns_as_answers_to_the_bare_question(done):
     folder, _ = done
     first = {
         (t['problem']['id'], u['agent']): u
@@ -203,7 +203,7 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'file, name, said',
+    'file, name, fault',
     [
         (None, 'mine', 'there is no file'),
         (OWN, 'other', "defines no 'other'"),
@@ -212,10 +212,10 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
         ('def f(:', 'mine', 'fails at import'),
     ],
 )
-def test_a_recipe_file_that_holds_none_is_one_line(tmp_path, file, name, said):
+def test_a_recipe_file_that_holds_none_is_one_line(tmp_path, file, name, fault):
     if file:
         (tmp_path / 'my.py').write_text(file)
-    with pytest.raises(MaftError, match=said) as e:
+    with pytest.raises(MaftError, match=fault) as e:
         load_recipe(f'{tmp_path}/my.py:{name}')
     assert len(str(e.value).splitlines()) == 1
 
@@ -250,7 +250,7 @@ def test_what_a_recipe_returns_is_checked():
     check_examples(MULTIAGENT_FT, society, debates, own)
     swapped = dict(zip(own, [*own.values()][::-1]))
     nobody = {a: [replace(e, token_ids=(1, 2, 3)) for e in es] for a, es in own.items()}
-    for wrong, said in (
+    for wrong, fault in (
         (lambda: check_examples(MULTIAGENT_FT, society, debates, swapped), 'not of its own turns'),
         (lambda: check_examples(MULTIAGENT_FT, society, debates, nobody), 'not of its own turns'),
         (lambda: check_examples(SINGLE_AGENT_FT, society, debates, nobody), 'not final turns'),
@@ -267,7 +267,7 @@ def test_what_a_recipe_returns_is_checked():
         (lambda: MULTIAGENT_FT.but('x', select=None), 'needs sample, select, train'),
         (lambda: MULTIAGENT_FT.but('x', turns='all'), 'own, final, any'),
     ):
-        with pytest.raises(MaftError, match=said) as e:
+        with pytest.raises(MaftError, match=fault) as e:
             wrong()
         assert len(str(e.value).splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"Real words through the middle of the machine: four recorded models of GSM8K as four agents."
+"Real solutions through the middle of the machine: four recorded models of GSM8K as four agents."
 
 import pytest
 from conftest import needs_shared, SHARED
@@ -19,43 +19,45 @@ pytestmark = needs_shared
 def recorded():
     data = read_jsonl(SHARED / 'data' / 'gsm8k' / 'model_solutions.jsonl')
     problems = [Problem(f'gsm8k/{i}', d['question'], extract(d['ground_truth'], 'number')) for i, d in enumerate(data)]
-    words = {(p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)}
+    solutions = {
+        (p.id, 1, 'generator', n): d[m]['solution'] for p, d in zip(problems, data) for n, m in enumerate(MODELS)
+    }
     r, task = MAJORITY_FT, Task('gsm8k', 'number')
-    means = RecipeContext(ReplayEngine(words).generate, None, Protocol(rounds=1), task.read)
-    said = r.sample(means, untrained(4), problems, Seeds())
-    return data, problems, task, means, said
+    ctx = RecipeContext(ReplayEngine(solutions).generate, None, Protocol(rounds=1), task.read)
+    debates = r.sample(ctx, untrained(4), problems, Seeds())
+    return data, problems, task, ctx, debates
 
 
 def test_openai_agrees_on_every_solution(recorded):
-    data, problems, task, means, said = recorded
+    data, problems, task, ctx, debates = recorded
     wrong = [
         (p.id, m)
-        for p, d, t in zip(problems, data, said)
+        for p, d, t in zip(problems, data, debates)
         for n, m in enumerate(MODELS)
         if same(extract(t.at(1)[n].text, 'number'), p.gold) != d[m]['is_correct']
     ]
-    assert len(said) * 4 == 5276 and wrong == []
+    assert len(debates) * 4 == 5276 and wrong == []
 
 
 def test_scores_are_counts(recorded):
-    data, problems, task, means, said = recorded
-    outcomes = [outcome(t, task, 0) for t in said]
+    data, problems, task, ctx, debates = recorded
+    outcomes = [outcome(t, task, 0) for t in debates]
     s = summarize_outcomes(outcomes)
     assert s['single']['accuracy'] == pytest.approx(sum(d[m]['is_correct'] for d in data for m in MODELS) / 5276)
     assert s['majority']['n'] == 1319
     assert s['majority']['accuracy'] > s['single']['accuracy']
 
 
-def test_rows_come_from_the_vote_alone(recorded):
+def test_examples_come_from_the_vote_alone(recorded):
     "Each row agrees with its question's label and is that model's own text; no gold is needed for it."
-    data, problems, task, means, said = recorded
-    votes = means.labels(said)
+    data, problems, task, ctx, debates = recorded
+    votes = ctx.labels(debates)
     assert all(v.answer is None or v.support >= 2 and not v.tied for v in votes)
-    (rows,) = MAJORITY_FT.select(means, untrained(4), said, votes).values()
-    label = {t.problem.id: v.answer for t, v in zip(said, votes)}
-    texts = {t.problem.id: [u.text for u in t.at(1)] for t in said}
+    (rows,) = MAJORITY_FT.select(ctx, untrained(4), debates, votes).values()
+    label = {t.problem.id: v.answer for t, v in zip(debates, votes)}
+    texts = {t.problem.id: [u.text for u in t.at(1)] for t in debates}
     for r in rows:
         text = bytes(r.token_ids[:-1]).decode()
         assert text in texts[r.problem] and same_answer(read(text), label[r.problem])
-    blind = [type(t)(Problem(t.problem.id, t.problem.text, None), t.turns) for t in said]
-    assert means.labels(blind) == votes
+    blind = [type(t)(Problem(t.problem.id, t.problem.text, None), t.turns) for t in debates]
+    assert ctx.labels(blind) == votes

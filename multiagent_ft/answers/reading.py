@@ -130,18 +130,24 @@ def settle(v: Fraction) -> Fraction:
     return simple if abs(simple - v) <= Fraction(5, 10**n) else v
 
 # %% ../../nbs/answers/04_reading.ipynb #f75c3803
-_tags = '(?:think|thinking|thought|thoughts|reasoning|seed:think)'
+_tags = '(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
 _opening = re.compile(
-    rf'<{_tags}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>\s*(?:analysis|commentary)|\Aanalysis(?=[A-Z])'
+    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>\s*(?:analysis|commentary)'
+    r'|\Aanalysis(?=[A-Z])|\AHere is my thought process:'
 )
 _closed = re.compile(
-    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>\s*final\s*<\|message\|>'
-    r'|(?<=\w|[.!?\s])assistantfinal(?=\W|[A-Z\d])'
+    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>\s*final\s*<\|message\|>'
+    r'|(?<=\w|[.!?\s])assistantfinal(?=\W|[A-Z\d])|Here is my response:'
 )
+
+
+_marks = ('hink', 'THINK', 'thought', 'reasoning', 'reflection', 'scratchpad', '<|', 'analysis', 'Here is my')
 
 
 def after_thinking(text: str) -> str:
     "The part after the last thought; nothing when a thought was never closed."
+    if not any(mark in text for mark in _marks):
+        return text  # the usual case, quickly
     end = 0
     for closed in _closed.finditer(text):
         end = closed.end()
@@ -150,6 +156,7 @@ def after_thinking(text: str) -> str:
 # %% ../../nbs/answers/04_reading.ipynb #0e2b64d1
 _question = re.compile(
     r'^[ \t>*_#]{0,8}(?:(?:new |next |another )?(?:question|problem|exercise|q)[ \t]*\d{0,3}[ \t*_]{0,4}[:.]'
+    r'|(?<=#)[ \t*_]{0,4}(?:question|problem|exercise)\b[^\n]{0,40}$'
     r'|(?:user|human|instruction|input)[ \t*_]{0,4}:|<\|(?:user|im_start)\|>)',
     re.I | re.M,
 )
@@ -235,8 +242,11 @@ class Piece(NamedTuple):
     start: int = 0  # where in the text
 
 
+_label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
+_labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
 _phrase = re.compile(
-    r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
+    rf'(?:{_label}|'
+    r'\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
     r'(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:))'
     r'[\s:*_]{0,20}'
     r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
@@ -296,7 +306,7 @@ def tagged(text: str, ended: bool) -> Piece | None:
 def phrased(text: str, ended: bool, choice: bool = False) -> Piece | None:
     "What follows the last *the answer is …*, *Answer: …*, or a heading *Final answer*. A choice A: is no such."
     found = None
-    for m in _phrase.finditer(text):
+    for m in (_phrase if 'answer' in text.lower() else _labelled).finditer(text):
         if not choice or m[0].strip()[1:2] != ':':
             found = m
     return found and Piece(line_at(text, found.end(), ended), 'announced', found.start())
@@ -372,7 +382,7 @@ _bracketed = r'(?<![A-Za-z\d\\}])\(([A-Z])\)(?!\s*[\^_])'
 _letters = [
     re.compile(p)
     for p in (
-        r'^\W*([A-Za-z])\W*$',
+        r'^\W*([A-Za-z])[^\w^=+<>\\/|]*$',
         r'^[\W_]*\(?([A-Z])\s*[).:](?!\s*[=≈^])',
         _bracketed,
         rf'\b(?i:option|choice|answer|choose|pick|select)\b\W*(?:is\W+)?\(?([A-Z])\b{_mathematics}',
@@ -448,6 +458,10 @@ _inverse = re.compile(
     r'\s+is\s+(?:correct|right)\W*\Z',
     re.M,
 )
+_option_is = re.compile(
+    r'\b(?:correct|right|best|final|my)\s+(?:option|choice|statement)\b[^.\n:=]{0,40}?(?:\bis\b|:)[\s:*_]{0,20}', re.I
+)
+_among_others = re.compile(r'\b(?:nor|neither)\W{0,4}\Z|\(?\b[A-Z]\b\)?\W{0,3}(?:and|or)\W{0,4}\Z')
 _mention = re.compile(rf'\b(?i:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b|{_bracketed}')
 _choice_line = re.compile(r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).:]?[ \t*]*)$', re.M)
 
@@ -455,8 +469,12 @@ _choice_line = re.compile(r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).
 def choice_phrased(text: str, ended: bool) -> Piece | None:
     "The last announcement of a letter in words: *the answer is B*, *(B) is the correct answer*."
     found = phrased(text, ended, choice=True)
-    for m in _inverse.finditer(text):
+    for m in _option_is.finditer(text):
         if not found or m.end() > found.start:
+            found = Piece(line_at(text, m.end(), ended), 'announced', m.start())
+    for m in _inverse.finditer(text):
+        alone = not _among_others.search(text, max(0, m.start() - 20), m.start())
+        if alone and (not found or m.end() > found.start):
             found = Piece(next(filter(None, m.groups())), 'announced', m.start())
     return found
 
@@ -661,7 +679,7 @@ def parse(answer: str) -> Form:
 
 def canonical(answer: str) -> str:
     "One string per class of equal answers."
-    return parse(answer).form
+    return (_parse if len(answer) <= LENGTH else parse)(answer).form
 
 # %% ../../nbs/answers/04_reading.ipynb #2209e820
 def same(a: str | None, b: str | None) -> bool:

@@ -91,8 +91,8 @@ def point(name: str, k: int):
     return -v if negative << 1 >> k & 1 else v
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a4cfb361
-def letter(x) -> str:  # a sympy symbol or constant
-    "Name of a symbol, or the letter that sympy took for a constant."
+def letter(x) -> str:
+    "Name of a sympy symbol `x`, or the letter that sympy took for a constant."
     return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
 
 
@@ -202,8 +202,8 @@ def evaluate(node, k: int, at: dict):
 
 
 def looked_at(node, k: int, at: dict):
-    """`evaluate`, and once more with three times the digits where the value is so small that it may be what rounding
-    left of zero."""
+    """`evaluate` of a tree `node`; again, with three times the digits, where the value is so small that it may be
+    what rounding left of zero."""
     import mpmath as mp
 
     v = evaluate(node, k, at)
@@ -766,11 +766,11 @@ KNOWN = {
 }
 
 
-def plain_words(said: str) -> str:
+def plain_words(words: str) -> str:
     "Form of an answer in words."
-    if said in KNOWN:
-        return KNOWN[said]
-    kept = [w for w in said.split() if w not in FILLER] or said.split()
+    if words in KNOWN:
+        return KNOWN[words]
+    kept = [w for w in words.split() if w not in FILLER] or words.split()
     if len(kept) > 3:
         raise Unread('prose')
     return 'words:' + ' '.join(kept)
@@ -796,11 +796,11 @@ def phrase(words: list[str], pieces: list[str]) -> str:
     return among_words(words, [answer(t) for t in parts], pieces[0])
 
 # %% ../../nbs/answers/43_symbolic.ipynb #0a1964f3
-def wordy(s: str, said: str) -> bool:
-    "Are the words `said` in the tidied `s` too many to be compared as words?"
+def wordy(s: str, words: str) -> bool:
+    "Are the `words` in the tidied `s` too many to be compared as words?"
     if len(lists := labelled(s)) > 1:
         return any(len(words_in(p)[0]) > WORDS for p in lists)
-    return sum(w not in FILLER and not UNIT.fullmatch(w) for w in re.findall(r"[a-z'-]{2,}", said)) > WORDS
+    return sum(w not in FILLER and not UNIT.fullmatch(w) for w in re.findall(r"[a-z'-]{2,}", words)) > WORDS
 
 
 def form(text: str) -> str:
@@ -809,17 +809,17 @@ def form(text: str) -> str:
     if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)):
         return plain_words(it.lower()) if it.isalpha() else form(it)
     s = tidy(unaligned(text))
-    said = ' '.join(' '.join(re.findall(r'\\text\s*\{([^{}]*)\}', s)).split()).lower()
-    only_words = said and not re.search(r'[\w}]', re.sub(r'\\text\s*\{[^{}]*\}|\\emptyset|\\mathbb ?\{R\}', '', s))
-    if wordy(s, said):
+    words = ' '.join(' '.join(re.findall(r'\\text\s*\{([^{}]*)\}', s)).split()).lower()
+    only_words = words and not re.search(r'[\w}]', re.sub(r'\\text\s*\{[^{}]*\}|\\emptyset|\\mathbb ?\{R\}', '', s))
+    if wordy(s, words):
         raise Unread('prose')
     # the letter of a choice
-    if only_words and len(said) == 1:
+    if only_words and len(words) == 1:
         s, only_words = re.sub(r'\\text\s*\{\s*(\w)\s*\}', r'\1', s), False
     try:
-        return plain_words(said) if only_words else answer(s)
+        return plain_words(words) if only_words else answer(s)
     except Unread:
-        if len(said.split()) > 4:
+        if len(words.split()) > 4:
             raise Unread('prose') from None
         raise
 

@@ -13,7 +13,7 @@ from ..core import Answer, rng_for
 # %% ../../nbs/method/05_consensus.ipynb #0757c9c6
 @dataclass(frozen=True)
 class Vote:
-    """The outcome of one vote. `answer` is None when nobody answered, when support is too small, or when the top is
+    """The outcome of one vote. `answer` is None when no voter answered, when support is too small, or when the top is
     tied and nothing settles it."""
 
     answer: Answer | None  # the winner, in the shortest of its spellings

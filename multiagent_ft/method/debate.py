@@ -33,7 +33,7 @@ class Protocol:
     how: str = HOW_TO_ANSWER['number']  # the sentence after every question: how an answer should end
     sampling: Sampling = Sampling()  # of generators and critics
     summary_sampling: Sampling | None = None  # of the summarizer; None = as `sampling`
-    prompts: Prompts = DEBATE  # what is said to the agents, as templates
+    prompts: Prompts = DEBATE  # what is sent to the agents, as templates
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -171,8 +171,8 @@ class DebateState:
         self.problem, self.n, self.turns, self.last = problem, len(generators), [], []
         self.chats = [first_chat(problem.text, a, protocol) for a in generators]
 
-    def hear(self, turns: list[Turn]):
-        "Take in the turns of one round."
+    def add(self, turns: list[Turn]):
+        "Add the turns of one round."
         self.last = turns
         self.turns += turns
 
@@ -193,7 +193,7 @@ def unread(completions: list[Completion], problems: list[Problem]) -> list[Answe
 
 
 def no_stage(name: str, n: int):
-    "Where nobody wants to be told of progress."
+    "For callers that show no progress."
 
 
 def debate(
@@ -207,7 +207,7 @@ def debate(
     stage: Callable = no_stage,  # told what starts and how many completions it asks for
     early_stop: bool = False,  # end a debate once all agents agree
 ) -> list[Transcript]:
-    "One debate per problem, all of them in synchronous rounds (paper Algorithm 1): round m hears round m-1 only."
+    "One debate per problem, all of them in synchronous rounds (paper Algorithm 1): round m reads round m-1 only."
     debates = [DebateState(p, society.generators, protocol) for p in problems]
     requests = generator_requests(problems, society.generators, protocol, seeds=seeds)
     stage('round 1', len(requests))
@@ -237,7 +237,7 @@ def take_turns(
         for i, (c, a) in enumerate(zip(completions, answers, strict=True))
     ]
     for i, d in enumerate(debates):
-        d.hear(turns[i::n])
+        d.add(turns[i::n])
 
 
 def summaries_of(
@@ -264,7 +264,7 @@ def critic_round(
     read: Callable,
     stage: Callable,
 ):
-    "Summaries if wanted, then every critic answers again; all hear the round before, and nothing else."
+    "Summaries if wanted, then every critic answers again; all read the round before, and nothing else."
     summaries = summaries_of(debates, protocol, round=round, generate=generate, seeds=seeds, stage=stage)
 
     def request(d, given, critic):

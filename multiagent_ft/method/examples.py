@@ -99,7 +99,7 @@ MAX_REPEAT = 4  # no example is repeated more often than this within one epoch
 
 # %% ../../nbs/method/06_examples.ipynb #6701d1fc
 def oversample(items: list, k: int, rng) -> list:
-    "`k` of `items`: whole copies first, then a random part; at most `MAX_REPEAT` copies of anything."
+    "`k` of `items`: complete copies first, then a random part; at most `MAX_REPEAT` copies of anything."
     k = min(k, MAX_REPEAT * len(items))
     if not items:
         return []
@@ -172,7 +172,7 @@ def truncated_turns(
     agent: int | None = None,
     role: str | None = None,
 ) -> int:
-    """Turns of `agent` in `role` (None: of anybody but the summarizer) that gave the label's answer but were cut, and
+    """Turns of `agent` in `role` (None: of all roles but the summarizer) that gave the label's answer but were cut, and
     so were not trained on."""
     return sum(
         agent in (None, t.agent)

@@ -79,7 +79,7 @@ def _check_template(name, template):
 # %% ../../nbs/method/02_prompts.ipynb #b71768ca
 @dataclass(frozen=True)
 class Prompts:
-    """Everything said to the agents of a debate, as templates. Raises `MaftError` for an unknown or missing
+    """All that is sent to the agents of a debate, as templates. Raises `MaftError` for an unknown or missing
     placeholder."""
 
     # a generator, in round 1

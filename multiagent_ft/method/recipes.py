@@ -154,7 +154,7 @@ def full_debate(ctx: RecipeContext, society: Society, problems: list[Problem], s
 
 
 def answer_once(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
-    "Every generator answers once and hears no other. N agents that are one model are N samples of it."
+    "Every generator answers once and reads no other. N agents that are one model are N samples of it."
     return ctx.debate(society, problems, seeds, rounds=1)
 
 

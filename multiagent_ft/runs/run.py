@@ -111,7 +111,8 @@ def task_for(cfg: Config, given: Task | None = None) -> Task:
     "The task of a run. Raises `MaftError` when there is none of that name."
     if given is not None:
         return given
-    return load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
+    task = load_task(cfg.task.name, cfg.data, **(dict(levels=cfg.levels) if cfg.levels else {}))
+    return task if cfg.task.reading == 'strict' else replace(task, reading=cfg.task.reading)
 
 
 def base_arguments(cfg: Config) -> dict:
@@ -232,7 +233,8 @@ class RunContext:
         "How answers are read: once, and kept. A grader's own forms depend on what it met before, so those are not."
         if self.task.grader is not None:
             return self.task.read
-        return CachedReader(self.runner, self.task.read, dict(kind=self.task.kind, parser=PARSER_VERSION)).read
+        reader = dict(kind=self.task.kind, reading=self.task.reading, parser=PARSER_VERSION)
+        return CachedReader(self.runner, self.task.read, reader).read
 
     @contextlib.contextmanager
     def step(self, k: int, name: str):

@@ -96,6 +96,9 @@ class TaskSettings(Section):
     levels: Levels | None = key(
         None, "levels of difficulty, for tasks that have them; null = the paper's choice (MATH: 1-3)"
     )
+    reading: Literal['strict', 'last'] = key(
+        'strict', 'strict: an answer is announced; last: where none is, the last number or formula counts'
+    )
     train: Count = key(500, 'questions to train on, per iteration')
     eval: Count = key(500, 'held-out questions each iteration is evaluated on')
     fresh: bool = key(False, 'new training questions in each iteration, where the task has enough')
