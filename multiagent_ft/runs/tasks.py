@@ -578,7 +578,7 @@ def normalized(text: str) -> str:
     """Equal for questions that differ in blanks, case, quotes, dashes, final punctuation or the order of their choices
     only."""
     plain = [re.sub(r'\s+', ' ', t.translate(_plain)) for t in re.split(r'\n\([A-Z]\) ', text)]
-    question, *choices = [_leading.sub('', t.rstrip(' .?!:')).casefold() for t in plain]
+    question, *choices = [_leading.sub('', t.rstrip(' .?!:'), count=1).casefold() for t in plain]
     return '\n'.join([question, *sorted(choices)])
 
 # %% ../../nbs/runs/22_tasks.ipynb #c7b3d5ad
