@@ -502,7 +502,7 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
         summary_table(unknown)[2][-2] == ''
         and not explain(folder)[1]
         and report(folder).is_file()
-        and records_of(folder, 'x')[1]['labels']['precision'] is None
+        and records_of(folder, 'x')[1]['labels']['pseudo_label_accuracy'] is None
     )
     with pytest.raises(MaftError, match='gold|answer'):
         go(tmp_path / 'star', recipe='star', task=str(tmp_path / 'unknown.yaml'), train=24, eval=8)

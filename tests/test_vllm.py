@@ -150,7 +150,7 @@ def test_a_process_that_dies_says_what_was_missing():
     process = EngineProcess('nano')
     pid = process.process.pid
     with pytest.raises(MaftError, match='^nano: vLLM failed') as e:
-        process.call('complete', rows=[{}])
+        process.call('complete', batches=[[{}]])
     assert '\n' not in str(e.value) and process.process.returncode is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -225,6 +225,26 @@ def test_vllm_draws_what_transformers_draws(engine, hf, adapters, temperature, t
     requests = questions(100, [None, *adapters], temperature=temperature, top_p=top_p)
     same = [a.token_ids == b.token_ids for a, b in zip(engine.generate(requests), hf.generate(requests))]
     assert sum(same) >= 97
+
+
+@engines
+@needs_vllm
+def test_base_beside_adapters_in_every_slot_stays_the_base(engine, hf, adapters):
+    "The CPU build takes the weights of the last slot for rows without an adapter, if they share a batch."
+    engine.generate(questions(4, adapters[:2]))  # both slots are taken
+    requests = questions(60, [None, *adapters], temperature=0)
+    assert engine.generate(requests)[::4] == hf.generate(requests)[::4]
+
+
+def test_batches_keep_the_base_apart_on_a_cpu_only():
+    rows = [dict(adapter=a, score=s) for a, s in [(None, 0), (None, 0), ('x', 0), ('y', 0)]]
+    cpu, gpu = (SimpleNamespace(about=SimpleNamespace(device=d), with_lora=True) for d in ('cpu', 'cuda'))
+    assert vllm.batches(cpu, rows) == [rows[:2], rows[2:]] and vllm.batches(gpu, rows) == [rows]
+    assert vllm.batches(cpu, rows[:2]) == [rows[:2]] and vllm.batches(cpu, rows[2:]) == [rows[2:]]
+    scored = [r | dict(score=3) for r in rows]
+    assert vllm.batches(cpu, scored) == [[r] for r in scored] and vllm.batches(gpu, scored) == [scored]
+    cpu.with_lora = False
+    assert vllm.batches(cpu, scored) == [scored]
 
 
 @engines

@@ -7,7 +7,8 @@ __all__ = ['RANKS', 'SERVED', 'ABOUT_TRAINING', 'PLAIN_STARTS', 'MEMORY', 'ABOUT
            'unserved_settings', 'unserved_tensors', 'check_adapter', 'unmix64', 'seeds_at', 'Draw', 'draw_rows',
            'seeded_draws', 'Served', 'serve', 'explain_vllm_error', 'EngineProcess', 'About', 'about_vllm', 'Adapter',
            'VLLMSettings', 'VLLMEngine', 'lora_capacity', 'ModelConfig', 'read_config', 'renderer_for', 'started',
-           'use', 'row_for', 'generate_all', 'ask', 'completion', 'score_all', 'Probe', 'probe_adapter', 'check_loaded']
+           'use', 'row_for', 'generate_all', 'ask', 'batches', 'completion', 'score_all', 'Probe', 'probe_adapter',
+           'check_loaded']
 
 # %% ../../nbs/engines/15_vllm.ipynb #caf67a21
 import gc, itertools, json, os, shutil, signal, socket, subprocess, sys, tempfile, weakref
@@ -217,10 +218,9 @@ class Served:
         )
         return dict(blocks=self.llm.llm_engine.vllm_config.cache_config.num_gpu_blocks)
 
-    def complete(self, rows: list[dict], one_at_a_time: bool = False):
-        "Token ids for each row; log-probabilities of these, and of the prompt, where the row wants them."
-        groups = [[row] for row in rows] if one_at_a_time else [rows]
-        return [answer for group in groups for answer in self._complete(group)]
+    def complete(self, batches: list[list[dict]]):
+        "Token ids for each row, batch by batch; log-probabilities of these, and of the prompt, where a row wants them."
+        return [answer for rows in batches for answer in self._complete(rows)]
 
     def _complete(self, rows):
         from vllm import SamplingParams
@@ -669,7 +669,17 @@ def ask(engine: VLLMEngine, requests: list[Request], prompts: list[tuple]) -> li
     folders = {r.adapter for r in requests} - {None}
     process = started(engine, with_lora=bool(folders))
     check_loaded(engine, folders)
-    return [answer['ids'] for answer in process.call('complete', rows=rows)]
+    return [answer['ids'] for answer in process.call('complete', batches=batches(engine, rows))]
+
+
+def batches(engine: VLLMEngine, rows: list[dict]) -> list[list[dict]]:
+    "Rows that may share a batch, in order. On the CPU those of the base come first, apart from those with adapters."
+    if engine.about.device != 'cpu' or not engine.with_lora:
+        return [rows]
+    if any(row['score'] for row in rows):
+        return [[row] for row in rows]
+    plain = sum(row['adapter'] is None for row in rows)
+    return [part for part in (rows[:plain], rows[plain:]) if part]
 
 
 def completion(engine: VLLMEngine, prompt: tuple, ids: list[int]) -> Completion:
@@ -694,8 +704,7 @@ def score_all(engine: VLLMEngine, prompt_ids: list[tuple], token_ids: list[tuple
         rows.append(row_for(engine, prompt, adapter=told, draw=how, max_tokens=1, score=len(prompt_ids[i])))
     process = started(engine, adapter is not None)
     check_loaded(engine, {adapter} - {None})
-    one_at_a_time = engine.about.device == 'cpu' and engine.with_lora
-    for i, answer in zip(todo, process.call('complete', rows=rows, one_at_a_time=one_at_a_time)):
+    for i, answer in zip(todo, process.call('complete', batches=batches(engine, rows))):
         scores[i] = np.array([*answer['prompt_logprobs'], *answer['logprobs']], np.float32)
     return scores
 
@@ -718,7 +727,7 @@ def probe_adapter(engine: VLLMEngine, folder: str, adapter: Adapter | None = Non
     greedy = Sampling(temperature=0, max_new_tokens=PROBE_TOKENS)
     how = Draw(seed=0, temperature=0, top_p=1, prompt=len(prompt))
     row = row_for(engine, prompt, adapter or use(engine, folder), draw=how, max_tokens=PROBE_TOKENS, logprobs=True)
-    (answer,) = started(engine, with_lora=True).call('complete', rows=[row])
+    (answer,) = started(engine, with_lora=True).call('complete', batches=[[row]])
     (expected,) = reference.generate([Request(PROBE, seed=0, sampling=greedy, adapter=folder)])
     (scores,) = reference.logprobs([prompt], [tuple(answer['ids'])], folder)
     difference = np.abs(scores - np.array(answer['logprobs'])).max()
