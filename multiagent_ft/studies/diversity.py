@@ -230,7 +230,7 @@ def spoken_in(turns: list[list[Turn]], agents: tuple[Agent, ...], round: int) ->
 
 
 def listeners_of(agents: tuple[Agent, ...]) -> dict[str | None, list[int]]:
-    "{adapter: numbers of its agents}, the base model as the last listener: agents that share an adapter share the work."
+    "{adapter: numbers of its agents}, the base model as the last of all: agents with one adapter share the work."
     found = {}
     for i, agent in enumerate([*agents, Agent('base', 0)]):
         found.setdefault(agent.adapter, []).append(i)
