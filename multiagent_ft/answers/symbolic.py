@@ -27,7 +27,6 @@ from multiagent_ft.answers.latex import (
     Unread,
     check_size,
     closing,
-    peeled,
     statement,
     tidy,
     top,
@@ -141,7 +140,7 @@ UNARY = {**{f: f for f in _same_name}, 'Abs': 'fabs', 'ceiling': 'ceil'}
 
 
 def function(name: str, args: list, k: int):
-    """A function's value. One that is not defined, f(x), gets a number of its own for its name and arguments; so
+    """A function's value. One that nobody has defined, f(x), gets a number of its own for its name and arguments; so
     does a sum or an integral."""
     import mpmath as mp
 
@@ -807,7 +806,6 @@ def wordy(s: str, words: str) -> bool:
 def form(text: str) -> str:
     "The canonical form of an answer in LaTeX: equal strings for equal answers. Raises `Unread`."
     check_size(text)
-    text = peeled(text)
     if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)):
         return plain_words(it.lower()) if it.isalpha() else form(it)
     s = tidy(unaligned(text))
