@@ -8,7 +8,7 @@ __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'p
            'train_key', 'export_nano', 'check_nano', 'train_nano', 'earlier_losses', 'speed_and_loss', 'work_dir']
 
 # %% ../../nbs/nano/52_train.ipynb #d6c3c2da
-import json, random, re, shutil
+import json, random, re, shutil, time
 from pathlib import Path
 from ..core import MaftError, digest, file_digest, read_jsonl, rng_for, write_atomic, write_jsonl
 from ..method.prompts import DEBATE
