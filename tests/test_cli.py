@@ -191,7 +191,7 @@ def test_bad_names(tmp_path, monkeypatch, capfd, args, parts):
         (['--model', 'empty'], ['empty', 'not a model folder']),
         (['--model', './absent'], ['absent', 'no such folder']),
         (['--out', 'full'], ['full', 'not a run folder']),
-        (['--task', 'quiz/few.jsonl'], ['task few has 1 question ', 'beside the 4 of the exam', '6 are asked for']),
+        (['--task', 'quiz/few.jsonl'], ['task few has 1 question ', 'beside the 4 to evaluate on', '6 are asked for']),
         (['--task', 'quiz/broken.yaml'], ['broken.jsonl, line 2, column 32', 'not valid JSON']),
         (['--task', 'quiz/broken.csv'], ['broken.csv, line 3', '3 cells', 'header has 2']),
         (['--task', 'quiz/latin.csv'], ['latin.csv, line 2, byte 2', 'not UTF-8']),
@@ -377,7 +377,7 @@ def test_plan(tiny, tmp_path, monkeypatch, capfd):
         and p.stdout.startswith('126 answers')
         and 'training steps' in p.stdout
         and 'memory' in p.stdout
-        and '(guessed from 3 questions)' in p.stdout
+        and '(estimated from 3 questions)' in p.stdout
     ), p.stdout
     assert not list(tmp_path.iterdir())
     refused(here(monkeypatch, capfd, 'plan', '--task', 'poems', cwd=tmp_path), 'poems')
