@@ -43,7 +43,6 @@ from multiagent_ft.runs.data import (
     read_task_file,
     split_name,
 )
-from ..answers.latex import trimmed
 
 # %% ../../nbs/runs/22_tasks.ipynb #e57525f4
 @dataclass(frozen=True)
@@ -572,14 +571,14 @@ def words(rng) -> tuple[str, str]:
 
 # %% ../../nbs/runs/22_tasks.ipynb #cf1931a2
 _plain = str.maketrans(dict(zip('‘’“”−–—\u00a0', '\'\'""--- ')))
+_leading = re.compile(r'^[ .?!:]*(?=\.\d)|^[ .?!:]+')  # a point before a digit is a decimal point
 
 
 def normalized(text: str) -> str:
     """Equal for questions that differ in blanks, case, quotes, dashes, final punctuation or the order of their choices
     only."""
-    question, *choices = [
-        trimmed(re.sub(r'\s+', ' ', t.translate(_plain)), ' .?!:').casefold() for t in re.split(r'\n\([A-Z]\) ', text)
-    ]
+    plain = [re.sub(r'\s+', ' ', t.translate(_plain)) for t in re.split(r'\n\([A-Z]\) ', text)]
+    question, *choices = [_leading.sub('', t.rstrip(' .?!:'), count=1).casefold() for t in plain]
     return '\n'.join([question, *sorted(choices)])
 
 # %% ../../nbs/runs/22_tasks.ipynb #c7b3d5ad
