@@ -291,12 +291,12 @@ def open_bracket(s: str, end: int) -> int | None:
 
 def joined_thousands(s: str) -> str:
     """`s` without thousands separators. Inside of brackets a comma separates, unless others there have a blank behind
-    them: (1,200) is a pair, (0, 1,200) is one as well."""
+    them, or what follows begins with 0: (1,200) is a pair, (0, 1,200) is one as well, (3/1,000) is a fraction."""
 
     def join(m):
         start = open_bracket(s, m.start())
-        alone = start is not None and not re.search(r',\s', s[start : m.start()])
-        return m[0] if alone else m[0].replace(',', '')
+        separates = start is not None and not re.search(r',\s', s[start : m.start()]) and ',0' not in m[0]
+        return m[0] if separates else m[0].replace(',', '')
 
     return _thousands.sub(join, s)
 
