@@ -1097,6 +1097,7 @@ def test_importing_starts_nothing():
         ('\\frac{1}{', 'brackets do not match'),
         ('\\frac{1}', 'an argument is missing'),
         ('[1', 'not understood'),
+        ('\\intnvent\\intnverli\\intne', 'no command of LaTeX'),
         ('', 'empty'),
         ('x=', 'half a relation'),
     ],
@@ -1113,4 +1114,5 @@ def test_thousands_are_not_lists():
         and tidy('(1,200)') == '(1,200)'
         and tidy('1,200,300') == '1200300'
         and tidy('1,2000') == '1,2000'
+        and tidy('(3/1,000)') == '(3/1000)'
     )

@@ -191,7 +191,7 @@ def test_bad_names(tmp_path, monkeypatch, capfd, args, parts):
         (['--model', 'empty'], ['empty', 'not a model folder']),
         (['--model', './absent'], ['absent', 'no such folder']),
         (['--out', 'full'], ['full', 'not a run folder']),
-        (['--task', 'quiz/few.jsonl'], ['task few has 1 question ', 'beside the 4 of the exam', '6 are asked for']),
+        (['--task', 'quiz/few.jsonl'], ['task few has 1 question ', 'beside the 4 to evaluate on', '6 are asked for']),
         (['--task', 'quiz/broken.yaml'], ['broken.jsonl, line 2, column 32', 'not valid JSON']),
         (['--task', 'quiz/broken.csv'], ['broken.csv, line 3', '3 cells', 'header has 2']),
         (['--task', 'quiz/latin.csv'], ['latin.csv, line 2, byte 2', 'not UTF-8']),
@@ -278,7 +278,7 @@ def test_debate(finished, monkeypatch, capfd):
     assert (
         all(
             s in p.stdout
-            for s in ('round 1', 'generator 0', 'generator 2', 'round 2', 'critic 0 hears', 'critic 2', 'vote: ')
+            for s in ('round 1', 'generator 0', 'generator 2', 'round 2', 'critic 0 reads', 'critic 2', 'vote: ')
         )
         and '\x1b' not in p.stdout
     )
@@ -351,7 +351,7 @@ def test_store(finished, monkeypatch, capfd):
     root, _ = finished
     listed = maft('store', 'ls', cwd=root)
     assert listed.returncode == 0 and 'generate' in listed.stdout and 'finished jobs' in listed.stdout.splitlines()[-1]
-    assert maft('store', 'verify', cwd=root).stdout.strip().endswith('0 damaged.')
+    assert maft('store', 'verify', cwd=root).stdout.strip().endswith('0 corrupted.')
     kept = maft('store', 'prune', 'runs/one', cwd=root)
     assert kept.returncode == 0 and 'Nothing was removed' in kept.stdout
     assert maft('store', 'ls', cwd=root).stdout == listed.stdout
@@ -366,7 +366,7 @@ def test_store_verify_names_damage(finished, tmp_path, monkeypatch, capfd):
     victim.chmod(0o644)
     victim.write_bytes(victim.read_bytes() + b' ')
     p = here(monkeypatch, capfd, 'store', 'verify', '--store', tmp_path / 'store')
-    assert p.returncode == 1 and f'damaged: {victim.parent}' in p.stdout and '1 damaged' in p.stdout
+    assert p.returncode == 1 and f'corrupted: {victim.parent}' in p.stdout and '1 corrupted' in p.stdout
 
 
 def test_plan(tiny, tmp_path, monkeypatch, capfd):
@@ -377,7 +377,7 @@ def test_plan(tiny, tmp_path, monkeypatch, capfd):
         and p.stdout.startswith('126 answers')
         and 'training steps' in p.stdout
         and 'memory' in p.stdout
-        and '(guessed from 3 questions)' in p.stdout
+        and '(estimated from 3 questions)' in p.stdout
     ), p.stdout
     assert not list(tmp_path.iterdir())
     refused(here(monkeypatch, capfd, 'plan', '--task', 'poems', cwd=tmp_path), 'poems')
@@ -437,7 +437,7 @@ def test_ctrl_c_is_one_line_and_loses_nothing(finished, tiny, tmp_path, workers)
     assert p.returncode == 130, ''.join(seen) + err
     assert (
         'Traceback' not in err
-        and err.splitlines()[-1] == 'stopped. Finished work is kept; the same command goes on from there.'
+        and err.splitlines()[-1] == 'stopped. Finished work is kept; the same command continues from there.'
     )
     q = maft('run', '--model', tiny, *sets, '--out', 'runs/one', cwd=tmp_path)
     assert q.returncode == 0, q.stderr
@@ -453,7 +453,7 @@ def test_ctrl_c_in_nano_train(tmp_path):
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
     assert p.returncode == 130 and 'Traceback' not in err, err
-    assert err.splitlines()[-1] == 'stopped. Finished work is kept; the same command goes on from there.'
+    assert err.splitlines()[-1] == 'stopped. Finished work is kept; the same command continues from there.'
 
 
 def test_no_room_on_disk(tmp_path, tiny, monkeypatch, capfd):
@@ -515,7 +515,7 @@ def test_store_prune_removes_only_when_told_to(finished, tmp_path, monkeypatch, 
     assert shown.returncode == 0 and extra.exists() and '1 of ' in shown.stdout
     gone = here(monkeypatch, capfd, 'store', 'prune', 'runs/one', '--yes', cwd=tmp_path)
     assert gone.returncode == 0 and gone.stdout.strip().endswith('Removed.') and not extra.exists()
-    assert here(monkeypatch, capfd, 'store', 'verify', cwd=tmp_path).stdout.strip().endswith(' 0 damaged.')
+    assert here(monkeypatch, capfd, 'store', 'verify', cwd=tmp_path).stdout.strip().endswith(' 0 corrupted.')
 
 
 def test_debate_takes_kind_and_seed(tiny, tmp_path, monkeypatch, capfd):

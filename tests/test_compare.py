@@ -25,12 +25,14 @@ from multiagent_ft.studies.outcomes import (
     load_records,
     load_study,
     outcomes_table,
+    pass_at_k,
     record,
     right_counts,
     save_records,
     scores,
     study_table,
     training_tokens,
+    transitions,
 )
 from multiagent_ft.runs.store import Store
 from conftest import maft
@@ -135,6 +137,21 @@ def test_unknown_tokens_are_not_claimed():
     "Where gold is not known, debates are not scored and their tokens not counted."
     rs = [rec('a', s, 1, [1], seen=100, collected=None) for s in (0, 1)]
     assert training_tokens(Study(rs).iterations)['a'] == dict(collected=None, trained=200)
+
+
+def test_pass_at_k_by_hand():
+    "Two of three right: pass@1 is 2/3, and of any two samples one is right."
+    table = outcomes_table([rec('a', 0, 0, [1, 0])])
+    for k, expected in ((1, 2 / 3), (2, 1), (3, 1)):
+        assert scores(pass_at_k(table, k), f'pass@{k}')['a'][0].tolist() == pytest.approx([expected] * 2)
+    with pytest.raises(MaftError, match='pass@4 needs at least 4 answers'):
+        pass_at_k(table, 4)
+
+
+def test_transitions_by_hand():
+    rs = [rec('a', s, k, right) for s in (0, 1) for k, right in enumerate(([1, 0, 0], [1, 1, 1], [0, 1, 1]))]
+    found = transitions(outcomes_table([*rs, rec('untrained', 0, 0, [1, 0, 0])]))
+    assert found.values.tolist() == [['a', 1, 4, 0], ['a', 2, 0, 2]]
 
 
 def test_runs_that_stopped_early_count_up_to_where_all_came():

@@ -264,7 +264,7 @@ def test_tree_and_short_names_are_the_same():
     with pytest.raises(MaftError, match='epochs is 0: it must be a whole number, 1 or more'):
         Config(training=dict(epochs=0))
     with pytest.raises(AttributeError):
-        a.no_such_setting
+        getattr(a, 'no_such_setting')
 
 
 def test_every_setting_of_the_trainer_can_be_set():

@@ -23,7 +23,7 @@ from multiagent_ft.method.prompts import ReplayEngine
 
 
 def debate(i, *rounds):
-    "A debate; words of every agent, round by round."
+    "A debate; texts of every agent, round by round."
 
     def turn(n, m, text):
         completion = Completion(text, 'stop', (9,), range(len(text.split())))
@@ -69,7 +69,7 @@ def test_likelihoods_by_hand():
     assert m['nll_of_others'].value == pytest.approx((3.5 + 2) / 3)
     assert m['kl_between'].value == pytest.approx((0.5 + 1.5) / 3)
     assert m['kl_to_base'].value == pytest.approx((5 + 3.5) / 3)
-    assert engine.asked == ['a', 'b', None], 'critics are heard by critics and the base, nobody else'
+    assert engine.asked == ['a', 'b', None], 'critics are read by critics and the base alone'
 
 
 def test_generators_listen_to_generators():
@@ -112,10 +112,10 @@ words = st.lists(st.sampled_from(['7', '7.0', '8', None]), min_size=3, max_size=
 
 
 @given(st.lists(words, min_size=1, max_size=5), st.permutations(range(3)))
-def test_seats_do_not_matter(debates, seats):
+def test_order_of_agents_does_not_matter(debates, order):
     a, b = (
         [debate(i, box(*d)) for i, d in enumerate(debates)],
-        [debate(i, box(*(d[s] for s in seats))) for i, d in enumerate(debates)],
+        [debate(i, box(*(d[s] for s in order))) for i, d in enumerate(debates)],
     )
     assert consensus_diversity(a, resamples=20).value == pytest.approx(consensus_diversity(b, resamples=20).value)
     assert 0 <= consensus_diversity(a, resamples=20).value <= 1
@@ -178,7 +178,7 @@ def test_errors_say_what_to_do():
     t, society = speakers([(0,), (0,)], ['a', 'b'])
     empty, _ = speakers([(), ()], ['a', 'b'])
     for wrong, word in (
-        (lambda: diversity([]), 'nobody'),
+        (lambda: diversity([]), 'no agent answered'),
         (lambda: consensus_diversity([debate(0, box('7'))], round=3), 'round 3'),
         (lambda: encoder('/nowhere'), 'encoder'),
         (lambda: likelihoods([t], untrained(1), None), 'speakers'),

@@ -233,7 +233,8 @@ def progress(p):
     print(p['step'], flush=True)
     if p['step'] == int(at): os.kill(os.getpid(), signal.SIGKILL)
 engine = HFEngine(model, device='cpu')
-ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, scratch=scratch, progress=progress, checkpoint_seconds=0)
+how = dict(scratch=scratch, progress=progress, checkpoint_seconds=0)
+ft.finetune_job(out, engine, None, rows, json.loads(settings), 0, **how)
 """
 
 
@@ -674,6 +675,37 @@ def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
 def test_silence(engine, rows_file, tmp_path, capfd):
     finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0)
     assert capfd.readouterr() == ('', '')
+
+
+def test_what_cannot_be_trained_is_found_before_any_work(engine, models):
+    "PEFT's refusal as one line, and the base as it was."
+    before = guards.fingerprint(engine.base.model.state_dict())
+    ft.check_trainable(engine.base, FAST)
+    ft.check_trainable(HFEngine(models('phi3'), device='cpu').base, FAST)
+    with pytest.raises(MaftError, match='cannot be trained with method lora.*target_modules'):
+        ft.check_trainable(engine.base, FAST | dict(target_modules=['experts']))
+    with pytest.raises(MaftError, match='4bit'):
+        ft.check_trainable(engine.base, FAST | dict(method='qlora'))
+    assert guards.fingerprint(engine.base.model.state_dict()) == before
+
+
+def test_full_weights_keep_the_generation_settings(models, job, tmp_path):
+    "A base that stops at two tokens (Llama 3) has agents that do."
+    import shutil
+
+    folder = shutil.copytree(models('llama'), tmp_path / 'two-ends')
+    config = (
+        json.loads((folder / 'generation_config.json').read_text())
+        if (folder / 'generation_config.json').exists()
+        else {}
+    )
+    (folder / 'generation_config.json').write_text(json.dumps(config | dict(eos_token_id=[1, 4], top_k=7)))
+    eng = HFEngine(folder, device='cpu')
+    rows = save_examples(tmp_path / 'rows.jsonl', some_rows(eng, 8))
+    out = job('out', eng=eng, rows=rows, method='full', learning_rate=1e-4)
+    saved = json.loads((out / 'generation_config.json').read_text())
+    assert saved['eos_token_id'] == [1, 4] and saved['top_k'] == 7
+    assert HFEngine(out, device='cpu').stop_ids == eng.stop_ids
 
 
 # The order of rows

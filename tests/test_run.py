@@ -158,7 +158,8 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     with monkeypatch.context() as m:
         mine = MULTIAGENT_FT.but('multiagent-ft', select=lambda *a: own_turns(*a))
         m.setattr(run, 'load_recipe', lambda name: mine)
-        assert not is_read()
+        with pytest.raises(MaftError, match='another recipe'):
+            is_read()
     # the last two: what transfer and diversity read
     for name in (
         'outcomes.jsonl',
@@ -304,12 +305,13 @@ def about(said, label='7', **kw):
     from multiagent_ft.method.consensus import Vote
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.method.recipes import RecipeContext
-    from multiagent_ft.runs.run import RunContext, training_report
+    from multiagent_ft.runs.run import RunContext, Selection, training_report
 
     ws = RunContext(load_config(None, dict(agents=2, **kw)))
     votes = [Vote(read(label), 2, 2, 0, False, 2)] * len(said)
     ctx = RecipeContext(None, None, ws.protocol, ws.task.read)
-    return training_report(ws, said, votes, ws.recipe.select(ctx, untrained(2), said, votes))
+    examples = ws.recipe.select(ctx, untrained(2), said, votes)
+    return training_report(ws, Selection(said, votes, examples))
 
 
 def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
@@ -344,9 +346,10 @@ def test_a_cut_turn_is_charged_to_who_said_it():
 def test_who_has_nothing_to_learn_is_told_why(capfd):
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.runs.run import report_idle_agents
+    from multiagent_ft.runs.tracking import Progress
 
     a, b = untrained(2).generators
-    report_idle_agents({a: [], b: [1]})
+    report_idle_agents({a: [], b: [1]}, Progress())
     said = capfd.readouterr().err
     assert (
         said.startswith(
@@ -355,7 +358,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
         and 'max_new_tokens' in said
         and 'generator-1' not in said
     )
-    report_idle_agents({b: [1]})
+    report_idle_agents({b: [1]}, Progress())
     assert capfd.readouterr().err == ''
 
 
@@ -502,7 +505,7 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
         summary_table(unknown)[2][-2] == ''
         and not explain(folder)[1]
         and report(folder).is_file()
-        and records_of(folder, 'x')[1]['labels']['precision'] is None
+        and records_of(folder, 'x')[1]['labels']['pseudo_label_accuracy'] is None
     )
     with pytest.raises(MaftError, match='gold|answer'):
         go(tmp_path / 'star', recipe='star', task=str(tmp_path / 'unknown.yaml'), train=24, eval=8)

@@ -43,11 +43,8 @@ def main(out, recipes):
         for change in TRIES[recipe]:
             mine = one(out, recipe, change)
             found += mine
-            print(
-                f'{mine[0]["recipe"]:45}',
-                ' '.join(f'{100 * r["right"][JUDGED_BY[recipe]].count("1") / r["questions"]:.1f}' for r in mine),
-                flush=True,
-            )
+            accuracies = (100 * sum(r['right'][JUDGED_BY[recipe]]) / r['questions'] for r in mine)
+            print(f'{mine[0]["recipe"]:45}', *(f'{a:.1f}' for a in accuracies), flush=True)
             save_records(out / 'tries.jsonl.gz', found)
 
 

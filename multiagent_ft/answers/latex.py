@@ -6,7 +6,7 @@
 __all__ = ['DEPTH', 'DIGITS', 'POWERS', 'PARTS', 'WORDS', 'FUNCTIONS', 'UNIT', 'SIGNS', 'LAYOUT', 'RELATION', 'COMMA', 'FILLER',
            'WORDS_HERE', 'Unread', 'check_size', 'why', 'outside', 'mark_words', 'unlettered', 'closing', 'argument',
            'command', 'braced', 'repeating', 'trimmed', 'open_bracket', 'joined_thousands', 'in_braces', 'tidy', 'top',
-           'unaligned', 'words_in', 'statement']
+           'peeled', 'unaligned', 'words_in', 'statement']
 
 # %% ../../nbs/answers/42_latex.ipynb #bd81f320
 import re
@@ -81,7 +81,7 @@ def mark_words(s: str) -> str:
     def mark(m):
         return m[0] if m[0] in _not_words else r'\text{ %s }' % m[0]
 
-    s = re.sub(r'\\text\s*\{([^{}]*\d[^{}]*)\}', r' \1 ', s)  # \text{5 apples}
+    s = re.sub(r'\\text\s*\{([^{}]*\d[^{}]*)\}', lambda m: f' {_word.sub(mark, m[1])} ', s)  # \text{5 apples}
     if re.search(r'(?<!\\)\$', s):
         s = re.sub(r'(?<=\d)\s*(?:\\%)?\s*\$\s+\$(?=\s*\\\$\s*\d)', '$, $', s)  # two amounts of money side by side
         parts = re.split(r'(?<!\\)\$\$?', re.sub(r'(?<!\\)\$\$\s*(?=(?:and\s+)?[Tt]he\b)', '$$. ', s))
@@ -291,12 +291,12 @@ def open_bracket(s: str, end: int) -> int | None:
 
 def joined_thousands(s: str) -> str:
     """`s` without thousands separators. Inside of brackets a comma separates, unless others there have a blank behind
-    them: (1,200) is a pair, (0, 1,200) is one as well."""
+    them, or what follows begins with 0: (1,200) is a pair, (0, 1,200) is one as well, (3/1,000) is a fraction."""
 
     def join(m):
         start = open_bracket(s, m.start())
-        alone = start is not None and not re.search(r',\s', s[start : m.start()])
-        return m[0] if alone else m[0].replace(',', '')
+        separates = start is not None and not re.search(r',\s', s[start : m.start()]) and ',0' not in m[0]
+        return m[0] if separates else m[0].replace(',', '')
 
     return _thousands.sub(join, s)
 
@@ -350,6 +350,28 @@ def top(s: str, pattern: str) -> list[str]:
             continue
         i += 1
     return out + [s[start:].strip()]
+
+# %% ../../nbs/answers/42_latex.ipynb #f7a91c3d
+_wrapper = re.compile(r'\\(?:boldsymbol|bm|mathbf|underline|boxed|fbox)\s*(?=\{)')
+_formula = re.compile(r'\\\(((?:(?!\\\().)*)\\\)|\\\[((?:(?!\\\[).)*)\\\]', re.S)
+_space = re.compile(r'\A(?:\s|\\q?quad(?![a-zA-Z])|\\[,;:!>])+|(?:\s|\\q?quad|\\[,;:!>])+\Z')
+
+
+def peeled(s: str) -> str:
+    "`s` without what only wraps all of it."
+    s = _space.sub('', unstyled(s))
+    if m := _formula.fullmatch(s):
+        return peeled(m[1] or m[2] or '')
+    font = _wrapper.match(s)
+    start = font.end() if font else 0
+    if s[start : start + 1] != '{' or s[-1] != '}':
+        return s
+    inner = s[start + 1 : -1]
+    try:
+        whole = closing(s, start) == len(s)
+    except Unread:
+        return s
+    return peeled(inner) if whole and (font or len(top(inner, ',')) == 1) else s
 
 # %% ../../nbs/answers/42_latex.ipynb #e90a9732
 _aligned = re.compile(r'\\begin\{(aligned|align|alignedat|split|gathered|gather)\*?\}(.*?)\\end\{\1\*?\}', re.S)

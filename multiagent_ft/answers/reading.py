@@ -141,8 +141,13 @@ _closed = re.compile(
 )
 
 
+_marks = ('hink', 'THINK', 'thought', 'reasoning', 'reflection', 'scratchpad', '<|', 'analysis', 'Here is my')
+
+
 def after_thinking(text: str) -> str:
     "The part after the last thought; nothing when a thought was never closed."
+    if not any(mark in text for mark in _marks):
+        return text  # the usual case, quickly
     end = 0
     for closed in _closed.finditer(text):
         end = closed.end()
@@ -237,8 +242,11 @@ class Piece(NamedTuple):
     start: int = 0  # where in the text
 
 
+_label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
+_labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
 _phrase = re.compile(
-    r'(?:^[ \t*_>#-]{0,12}a[ \t]*:|\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
+    rf'(?:{_label}|'
+    r'\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
     r'(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:))'
     r'[\s:*_]{0,20}'
     r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
@@ -298,7 +306,7 @@ def tagged(text: str, ended: bool) -> Piece | None:
 def phrased(text: str, ended: bool, choice: bool = False) -> Piece | None:
     "What follows the last *the answer is …*, *Answer: …*, or a heading *Final answer*. A choice A: is no such."
     found = None
-    for m in _phrase.finditer(text):
+    for m in (_phrase if 'answer' in text.lower() else _labelled).finditer(text):
         if not choice or m[0].strip()[1:2] != ':':
             found = m
     return found and Piece(line_at(text, found.end(), ended), 'announced', found.start())
@@ -671,7 +679,7 @@ def parse(answer: str) -> Form:
 
 def canonical(answer: str) -> str:
     "One string per class of equal answers."
-    return parse(answer).form
+    return (_parse if len(answer) <= LENGTH else parse)(answer).form
 
 # %% ../../nbs/answers/04_reading.ipynb #2209e820
 def same(a: str | None, b: str | None) -> bool:

@@ -27,6 +27,7 @@ from multiagent_ft.answers.latex import (
     Unread,
     check_size,
     closing,
+    peeled,
     statement,
     tidy,
     top,
@@ -59,6 +60,8 @@ def tree(s: str):
         raise Unread('too long an expression')
     if re.search(r'(?<![\\A-Za-z])[A-Za-z]{16}|\\[A-Za-z]{24}', s):
         raise Unread('too many letters in a row')
+    if re.search(r'\\int[A-Za-z]{2}', s):
+        raise Unread('no command of LaTeX')  # the parser would take it for an integral, slowly
     if re.search(r'\\binom|gcd|lcm', s) and re.search(r'\d{4}|\^|!', s):
         raise Unread('too large')
     if (node := plain(s)) is not None:
@@ -140,7 +143,7 @@ UNARY = {**{f: f for f in _same_name}, 'Abs': 'fabs', 'ceiling': 'ceil'}
 
 
 def function(name: str, args: list, k: int):
-    """A function's value. One that nobody has defined, f(x), gets a number of its own for its name and arguments; so
+    """A function's value. One that is not defined, f(x), gets a number of its own for its name and arguments; so
     does a sum or an integral."""
     import mpmath as mp
 
@@ -806,6 +809,7 @@ def wordy(s: str, words: str) -> bool:
 def form(text: str) -> str:
     "The canonical form of an answer in LaTeX: equal strings for equal answers. Raises `Unread`."
     check_size(text)
+    text = peeled(text)
     if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)):
         return plain_words(it.lower()) if it.isalpha() else form(it)
     s = tidy(unaligned(text))

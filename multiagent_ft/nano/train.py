@@ -347,12 +347,12 @@ def train_nano(
     optimizers, checkpoint = make_optimizers(model), out / 'checkpoint.safetensors'
     key = train_key(tokenizer, seed, blocks=blocks, shape=shape)
     start = load_state(checkpoint, model, optimizers, key=key) if resume and checkpoint.exists() else 0
-    log, clock = earlier_losses(out, start), time.monotonic()
+    log = earlier_losses(out, start)
     with Progress(every=60).bar(blocks, 'training nano', 'blocks') as progress:
         progress.skip(start)
         for block in range(start, blocks):
             log.append(train_block(model, optimizers, tokenizer, seed=seed, block=block, blocks=blocks))
-            progress.advance(**speed_and_loss(log[start:], time.monotonic() - clock))
+            progress.advance(**speed_and_loss(log[start:], progress.seconds()))
             if (block + 1) % every == 0 or block + 1 == blocks:
                 write_jsonl(out / 'loss.jsonl', log)
                 save_state(checkpoint, model, optimizers, block=block + 1, key=key)

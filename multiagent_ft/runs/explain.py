@@ -224,14 +224,17 @@ def _accuracy_line(it: dict, confirmed: bool) -> str:
     return f'  accuracy      {shares} of {it["health"]["asked"]} questions, {verdict} by outcomes.jsonl'
 
 
+def _broken(k: int, steps: dict[str, list[UsedEntry]]) -> list[str]:
+    broken = [(name, e) for name, used in steps.items() for e in used if e.wrong]
+    return [f'iteration {k}, {name}: {e.digest[:12]}: {e.wrong}' for name, e in broken]
+
+
 def iteration_lines(record: RunRecord, store: Store, it: dict) -> tuple[list[str], list[str]]:
     "(lines, faults) of one iteration."
     k = it['iteration']
     steps = {s.partition('/')[2]: entries_of(record, store, s) for s in record.steps(k)}
     miscounts = recount(record, k)
-    faults = miscounts + [
-        f'iteration {k}, {name}: {e.digest[:12]}: {e.wrong}' for name, used in steps.items() for e in used if e.wrong
-    ]
+    faults = miscounts + _broken(k, steps)
     lines = ['', f'iteration {k}', *_label_line(it['consensus'])]
     if 'sample' in steps:
         lines.append(_step_line('sample', steps['sample']))

@@ -233,7 +233,8 @@ class RunContext:
         "How answers are read: once, and kept. A grader's own forms depend on what it met before, so those are not."
         if self.task.grader is not None:
             return self.task.read
-        return CachedReader(self.runner, self.task.read, dict(kind=self.task.kind, parser=PARSER_VERSION)).read
+        reader = dict(kind=self.task.kind, reading=self.task.reading, parser=PARSER_VERSION)
+        return CachedReader(self.runner, self.task.read, reader).read
 
     @contextlib.contextmanager
     def step(self, k: int, name: str):

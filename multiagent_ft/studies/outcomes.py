@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['right_counts', 'unparsed_counts', 'training_of', 'record', 'records_of', 'save_records', 'load_records',
            'outcome_rows', 'outcomes_table', 'iteration_row', 'iterations_table', 'Study', 'load_study', 'at_iteration',
-           'scores', 'pivoted', 'training_tokens', 'method_table', 'study_table', 'by_iteration']
+           'scores', 'pivoted', 'training_tokens', 'method_table', 'study_table', 'by_iteration', 'pass_at_k',
+           'transitions']
 
 # %% ../../nbs/studies/32_outcomes.ipynb #64c7144c
 import gzip, json
@@ -285,3 +286,24 @@ def by_iteration(outcomes: 'DataFrame', method: str = 'debate') -> dict[str, lis
         e = estimate(pivoted(group))
         curves.setdefault(name, []).append(Point(int(k), e.mean, e.low, e.high))
     return {name: sorted(points) for name, points in curves.items()}
+
+# %% ../../nbs/studies/32_outcomes.ipynb #b8d0f2c4
+def pass_at_k(outcomes: 'DataFrame', k: int, method: str = 'single') -> 'DataFrame':
+    "Rows of `method`, `right` the chance that one of `k` of its answers is. Raises `MaftError` for too few."
+    from scipy.special import comb
+
+    rows = outcomes[outcomes.method == method]
+    if not len(rows) or k > rows.answers.min():
+        raise MaftError(f'pass@{k} needs at least {k} answers per question; there are {rows.answers.min()}.')
+    wrong = (rows.answers * (1 - rows.right)).round()
+    return rows.assign(right=1 - comb(wrong, k) / comb(rows.answers, k), method=f'pass@{k}')
+
+
+def transitions(outcomes: 'DataFrame', method: str = 'debate') -> 'DataFrame':
+    """Question by question, each iteration against the one before, by recipe: `corrected` (wrong to right) and
+    `corrupted` (right to wrong), counts over all seeds."""
+    rows = outcomes[outcomes.method == method].astype(dict(recipe=object, question=object))
+    right = rows.set_index(['recipe', 'seed', 'question', 'iteration']).right.unstack('iteration')
+    change = right.diff(axis=1).iloc[:, 1:].stack().dropna().rename('change').reset_index()
+    by = change.groupby(['recipe', 'iteration'], sort=False).change
+    return by.agg(corrected=lambda x: (x > 0).sum(), corrupted=lambda x: (x < 0).sum()).reset_index()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'trainer_logprobs', 'base_logprobs', 'check_start', 'check_parent_taken_over', 'tolerance',
            'settings_of', 'finetune_key', 'finetune_job', 'read_examples', 'BeforeTraining', 'work_dir', 'save_checked',
-           'report', 'Trained', 'train_as_fits', 'half_micro_batch', 'versions']
+           'report', 'Trained', 'train_as_fits', 'half_micro_batch', 'versions', 'check_trainable']
 
 # %% ../../nbs/training/18_finetune.ipynb #9c0417eb
 import json, shutil, tempfile
@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Callable
-from ..core import MaftError, digest, file_digest, write_atomic
+from ..core import MaftError, Message, digest, file_digest, write_atomic
 from ..engines.huggingface import Base, out_of_memory
 from ..method.examples import Example
 from multiagent_ft.training.trainer import (
+    SFT,
     Objective,
     TrainingRun,
     TrainingSettings,
@@ -305,3 +306,26 @@ def versions() -> dict:
     from importlib.metadata import version
 
     return {k: version(k) for k in ('torch', 'transformers', 'peft', 'trl', 'accelerate', 'safetensors')}
+
+# %% ../../nbs/training/18_finetune.ipynb #da17eaaf
+def check_trainable(base: Base, settings: dict | TrainingSettings):
+    """Raises `MaftError` when agents on this base cannot be trained as the settings say: takes one step on two examples
+    and keeps nothing."""
+    one = dict(epochs=1, batch_size=2, micro_batch=None, learning_rate=1e-6)
+    settings = replace(settings_of(settings), **one)
+    prompt = base.renderer.render((Message('user', '1+1?'),))
+    examples = [Example(prompt, base.renderer.encode(answer)) for answer in ('2', '1+1=2')]
+    with silence_training(), tempfile.TemporaryDirectory(prefix='maft-') as folder:
+        run = TrainingRun(base, None, examples, settings=settings, seed=0, micro=2, folder=Path(folder))
+        try:
+            SFT().train(init_model(base, None, settings, seed=0), run)
+        except MaftError:
+            raise
+        except Exception as e:  # PEFT, TRL and the model's own code each have their words for it
+            if out_of_memory(e):
+                return
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+            raise MaftError(
+                f'{base.name} can generate, but its agents cannot be trained with method {settings.method} ({reason}).'
+                ' Name other layers with target_modules, or use another base model.'
+            ) from e
