@@ -283,7 +283,8 @@ def test_nested_and_flat_files_mean_the_same(tmp_path):
         'train: 12\nengine_args: {url: x}\ntarget_modules: [q, v]\nmanner: cooperative\n'
     )
     (tmp_path / 'tree.yaml').write_text(
-        'task: {train: 12}\nengine:\n  args: {url: x}\ntraining: {target_modules: [q, v]}\ndebate: {prompts: cooperative}\n'
+        'task: {train: 12}\nengine:\n  args: {url: x}\n'
+        'training: {target_modules: [q, v]}\ndebate: {prompts: cooperative}\n'
     )
     c = load_config(tmp_path / 'tree.yaml', sets=['engine.args.key=y'])
     assert c.engine.args == dict(url='x', key='y') and c.but(engine_args=dict(url='x')) == load_config(
