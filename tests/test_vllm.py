@@ -358,3 +358,14 @@ def test_identity_covers_version_and_flags(engine, adapters):
     assert page['engine'] == 'vllm' and page['version'] and page['flags']['max_lora_rank'] == 8
     assert page['dtype'] == 'float32' and page['adapter'] != engine.identity(adapters[1])['adapter']
     assert engine.capabilities() == (True, True, False, True)  # adapters, logprobs, exact_repeat, token_ids
+
+
+@engines
+@needs_vllm
+def test_a_whole_run_debates_on_vllm_trains_and_debates_again(run_maft, tmp_path):
+    named = ['--set', f'engine.args.python={PYTHON}'] if PYTHON else []
+    small = ['--train', 6, '--eval', 4, '--iterations', 1, '--out', tmp_path / 'run', '--store', tmp_path / 'store']
+    done = run_maft('run', '--engine', 'vllm', *named, *small, env=ENV, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in open(tmp_path / 'run' / 'outcomes.jsonl')]
+    assert {r['iteration'] for r in rows} == {0, 1}
