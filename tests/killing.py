@@ -2,10 +2,10 @@
 
     python tests/killing.py kill  PROGRAM FOLDER [--from-scratch] [--every K]   at n = 1, 1+K, … until it comes through
     python tests/killing.py clean PROGRAM FOLDER                    once, undisturbed
-    python tests/killing.py race  PROGRAM FOLDER N [ROUNDS]         N processes at once
+    python tests/killing.py race  PROGRAM FOLDER N [ROUNDS]         N concurrent processes
     python tests/killing.py full  PROGRAM FOLDER                    the disk is full from change n on, n = 1, 2, …
-    python tests/killing.py storm PROGRAM FOLDER N SEED             N processes at once, killed at random places and
-                                                                    started again until all come through
+    python tests/killing.py sigkill_concurrent PROGRAM FOLDER N SEED   N processes killed at random places and started
+                                                                    again until all come through
 
 A change is: creating or opening a file for writing, every piece written, mkdir, rename, link, unlink, rmdir, chmod,
 truncate, fsync.
@@ -96,7 +96,7 @@ def opened(file, mode='r', buffering=-1, encoding=None, errors=None, newline=Non
 
 
 def install(at, log=None, full=False):
-    """From here on this process counts, and ends before change number `at`; or, if `full`, finds no room for it or
+    """From here on this process counts, and ends before change number `at`; or, if `full`, fails with ENOSPC there or
     anything after."""
     COUNT.update(n=0, at=at, log=log, full=full)
     for name in CHANGES:
@@ -158,7 +158,7 @@ def kill(program, folder, fresh, every=1):
 
 
 def full(program, folder):
-    """One line for each place at which the room may end: the error, what is left, what a second run with more room
+    """One line for each place at which the room may end: the error, what is left, what a second run with more space
     made of it."""
     work, look = PROGRAMS[program]
     for n in range(1, 100_000):
@@ -196,7 +196,7 @@ def race(program, folder, n, rounds):
         shutil.rmtree(here)
 
 
-def storm(program, folder, n, seed):
+def sigkill_concurrent(program, folder, n, seed):
     "Processes killed at random changes while the others continue; each is started again, until all came through."
     work, look = PROGRAMS[program]
     rng = random.Random(seed)
@@ -278,7 +278,7 @@ def few_jobs(folder, k=0):
 
 
 def naive(folder, k=0):
-    "The obvious cache: what these tests must be able to catch."
+    "The naive cache: these tests must catch it."
     for i in range(3):
         path = folder / f'{i}.txt'
         if not path.exists():
@@ -291,7 +291,7 @@ def naive(folder, k=0):
 
 
 def look_at_store(folder):
-    "What a user would see: entries, and what is wrong with them."
+    "Entries and their integrity errors, as a user sees them."
     store = Store(folder / 'store')
     return dict(entries=[e.digest for e in store_module.ls(store)], wrong=[str(p) for p in store_module.verify(store)])
 
@@ -423,5 +423,5 @@ if __name__ == '__main__':
         full(program, Path(folder))
     elif what == 'race':
         race(program, Path(folder), int(rest[0]), int(rest[1]))
-    elif what == 'storm':
-        storm(program, Path(folder), int(rest[0]), int(rest[1]))
+    elif what == 'sigkill_concurrent':
+        sigkill_concurrent(program, Path(folder), int(rest[0]), int(rest[1]))

@@ -266,7 +266,7 @@ def test_several_boxes_of_one_answer_are_joined(text, answer):
     assert extract(text, 'math') == answer
 
 
-CUT = [
+TRUNCATED = [
     ('The answer is 18', None),
     ('The answer is 18.', None),
     ('The answer is 18. We check', '18'),
@@ -284,7 +284,7 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize('text,answer', CUT)
+@pytest.mark.parametrize('text,answer', TRUNCATED)
 def test_truncated_completion_is_read_only_with_a_conclusion(text, answer):
     for finish in ('length', 'context_overflow', 'error'):
         found = read(Completion(text, finish))
@@ -319,14 +319,14 @@ def shown_as_displays(text):
 
 @needs_shared
 def test_truncated_recorded_solutions_are_unparsed():
-    "800 recorded solutions, every step a display formula, cut at 40 to 95 % of the way to their box."
+    "800 recorded solutions, every step a display formula, truncated at 40 to 95 % of the way to their box."
     lines = [json.loads(line) for line in open(DATA / 'gsm8k/model_solutions.jsonl', encoding='utf-8')]
     texts = [shown_as_displays(x[m]['solution']) for x in lines for m in x if isinstance(x[m], dict)]
     rng, unread, false, concluded = random.Random(7), 0, 0, 0
     for text in rng.sample(texts, 800):
-        cut = text[: int(text.rfind('Thus the answer') * rng.uniform(0.4, 0.95))]
-        concluded += any(read(Completion(cut, 'length'), kind) for kind in ('number', 'math'))
-        found = extract(cut)
+        truncated = text[: int(text.rfind('Thus the answer') * rng.uniform(0.4, 0.95))]
+        concluded += any(read(Completion(truncated, 'length'), kind) for kind in ('number', 'math'))
+        found = extract(truncated)
         unread += found is None
         false += found is not None and not same(found, extract(text))
     assert concluded <= 2 and 800 - unread <= 40 and false <= 16
@@ -737,9 +737,9 @@ def test_college_math_golds_are_parsed_and_equal_themselves():
     assert not changed, changed
 
 
-# Nothing hangs, nothing falls -------------------------------------------------------------------------------
+# No hang, no crash -----------------------------------------------------------------------------------------
 
-BOMBS = [
+EXPENSIVE = [
     '9^{9^{9^9}}',
     '9' + '!' * 40,
     '10^{10^{10}}!',
@@ -830,8 +830,8 @@ INJECTIONS = [
 ]
 
 
-def harmless(text):
-    "What must hold for anything at all."
+def check_any_text(text):
+    "Invariants of parsing for any text."
     for kind in ('number', 'math', 'choice'):
         a = extract(text, kind)
         assert a is None or isinstance(a, str) and a
@@ -840,17 +840,17 @@ def harmless(text):
     return f
 
 
-@pytest.mark.parametrize('text', BOMBS, ids=lambda t: f'{len(t)}-{ascii(t[:16])}')
+@pytest.mark.parametrize('text', EXPENSIVE, ids=lambda t: f'{len(t)}-{ascii(t[:16])}')
 def test_expensive_expressions_end_in_time(text):
-    harmless(text)
-    harmless(f'The answer is \\boxed{{{text}}}.')
+    check_any_text(text)
+    check_any_text(f'The answer is \\boxed{{{text}}}.')
 
 
 def test_injected_code_is_not_executed(tmp_path):
     there = tmp_path / 'was-here'
     for t in INJECTIONS:
-        harmless(t.format(there))
-        harmless(f'\\boxed{{{t.format(there)}}}')
+        check_any_text(t.format(there))
+        check_any_text(f'\\boxed{{{t.format(there)}}}')
     assert not there.exists()
 
 
@@ -917,7 +917,7 @@ TOKENS = [
 
 
 def mutants(n, seed):
-    "Reproducible rubbish that looks like mathematics."
+    "Seeded random strings that look like mathematics."
     rnd = random.Random(seed)
     for _ in range(n):
         s = rnd.choice(SEEDS)
@@ -946,7 +946,7 @@ def memory(pid):
 def check_mutants(n, seed):
     before, found = memory(os.getpid()), {}
     for s in mutants(n, seed):
-        found[s] = harmless(s)
+        found[s] = check_any_text(s)
     slow = [s for s in found if parse(s)[1] == 'timeout']
     assert len(slow) <= n / 100, slow  # limits decide, not the clock
     assert memory(os.getpid()) - before < 300
@@ -967,7 +967,7 @@ def test_fuzz_10000_mutants():
 @given(st.text(alphabet=st.characters(), max_size=40))
 @settings(deadline=None, max_examples=100)
 def test_fuzz_any_text_has_a_form(text):
-    harmless(text)
+    check_any_text(text)
 
 
 # The helper process -----------------------------------------------------------------------------------------
@@ -975,12 +975,12 @@ def test_fuzz_any_text_has_a_form(text):
 FRESH = iter(range(10**6))
 
 
-def news():
+def new_number():
     return f'\\sqrt{{{next(FRESH)}}}+x'
 
 
 def test_sandbox_from_many_threads():
-    asked = [news() for _ in range(60)]
+    asked = [new_number() for _ in range(60)]
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(canonical, asked))
     answers._parse.cache_clear()
@@ -990,7 +990,7 @@ def test_sandbox_from_many_threads():
 def test_math_verify_fails_outside_the_main_thread():
     "The reason for a process: its own alarm needs the main thread. Ours answers."
     found = []
-    t = threading.Thread(target=lambda: found.append(same(news(), '7')))
+    t = threading.Thread(target=lambda: found.append(same(new_number(), '7')))
     t.start()
     t.join(60)
     assert found == [False]
@@ -1003,7 +1003,7 @@ def in_child(a):
 @pytest.mark.parametrize('how', ['fork', 'spawn'])
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_sandbox_from_worker_processes(how):
-    asked = [news() for _ in range(6)]
+    asked = [new_number() for _ in range(6)]
     ours = canonical(asked[0]), answers.helper('read_form').process.pid
     answers._parse.cache_clear()
     with multiprocessing.get_context(how).Pool(2) as pool:
@@ -1042,7 +1042,7 @@ def alive(pid):
     'ending', ['', 'raise SystemExit(3)', '1/0', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)']
 )
 def test_sandbox_leaves_no_process(ending, tmp_path):
-    "Also: a user's script needs no `if __name__ == '__main__'`, and nobody's secrets travel."
+    "Also: a user's script needs no `if __name__ == '__main__'`, and no secrets are passed on."
     (tmp_path / 'script.py').write_text(SCRIPT % ending)
     done = subprocess.run(
         [sys.executable, 'script.py'],
@@ -1061,7 +1061,7 @@ def test_sandbox_leaves_no_process(ending, tmp_path):
 
 
 def test_sandbox_gets_no_secrets_of_the_environment(monkeypatch):
-    monkeypatch.setenv('SOME_API_KEY', 'hush')
+    monkeypatch.setenv('SOME_API_KEY', 'secret')
     box = Sandbox('os', 'getenv')
     assert box.ask('SOME_API_KEY') == {'answer': None} and box.ask('PATH')['answer']
     box.close()

@@ -1,4 +1,4 @@
-"Ordinary architectures with their own chat templates: what is sent, what it can never contain, and that they speak."
+"Ordinary architectures with their own chat templates: rendering, control tokens, generation."
 
 import random
 
@@ -54,8 +54,8 @@ def folder(tmp_path_factory):
     return lambda name: made.setdefault(name, make(name, where / name) if name not in made else None)
 
 
-def chat(*said):
-    return tuple(Message('assistant' if i % 2 else 'user', s) for i, s in enumerate(said))
+def chat(*texts):
+    return tuple(Message('assistant' if i % 2 else 'user', s) for i, s in enumerate(texts))
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -96,7 +96,7 @@ def test_control_tokens_in_text_are_escaped(folder, name):
     rng, words = random.Random(name), ['It is 7.', ' ', '\n', '<', '|', '>', '[', '12', 'é', '＜', '\u200b']
     bones = [i for i in r.render(chat('x', 'x', 'x')) if i in r.watched]
     for _ in range(150):
-        said = []
+        texts = []
         for _ in range(3):
             parts = rng.choices(COMMANDS + words, k=rng.randint(1, 8))
             text = ''.join(parts)
@@ -104,11 +104,11 @@ def test_control_tokens_in_text_are_escaped(folder, name):
             if rng.random() < 0.3:
                 at = rng.randrange(len(text) + 1)
                 text = text[:at] + rng.choice(COMMANDS) + text[at:]
-            said.append(text)
-        c = chat(*said)
+            texts.append(text)
+        c = chat(*texts)
         own = {i for t, i in r.control.items() if t not in r.strict}
         assert sorted(i for i in r.render(c) if i in r.watched - own) == sorted(i for i in bones if i not in own)
-        only_peers = chat(said[0], 'x', said[2])
+        only_peers = chat(texts[0], 'x', texts[2])
         assert sorted(i for i in r.render(only_peers) if i in r.watched) == sorted(bones)
 
 
@@ -123,7 +123,7 @@ def test_ordinary_text_is_rendered_unchanged(folder, name):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_generation_is_batch_invariant_and_stops_at_the_turn_end(folder, name):
-    "Batches of every size say the same; answers end at the turn's end."
+    "Batches of every size generate the same texts; answers end at the turn's end."
     path = folder(name)
     rs = [
         Request(chat('What is ' + '+'.join('3' * (1 + i % 9)) + '?'), seed_for('speak', i), Sampling(1, 0.95, 150))

@@ -1,4 +1,4 @@
-"""`maft bench` measures real work; how fast it was is nobody's test."""
+"""`maft bench` measures real work; no test asserts how fast it was."""
 
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -66,11 +66,11 @@ def test_random_model_generates_only_tokens_of_the_tokenizer(tmp_path):
     from multiagent_ft.method.prompts import opening
 
     e = HFEngine(bench.half_billion(tmp_path / 'm', layers=1), batch_size=4)
-    said = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
+    completions = e.generate([Request(opening('What is 1+1?'), i, Sampling(1.0, 1.0, 12)) for i in range(4)])
     assert (
         e.base.model.config.vocab_size == 151_936
-        and max(t for c in said for t in c.token_ids) < len(e.base.tokenizer)
-        and any(c.text.strip() for c in said)
+        and max(t for c in completions for t in c.token_ids) < len(e.base.tokenizer)
+        and any(c.text.strip() for c in completions)
     )
 
 
@@ -80,7 +80,7 @@ def test_bench_errors(tmp_path):
     p = maft('--part', 'sped')
     assert p.returncode == 2 and 'unknown part' in p.stderr and 'Traceback' not in p.stderr
     p = maft('--model', tmp_path / 'nowhere', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
-    # told before anything is measured
+    # refused before anything is measured
     assert (
         p.returncode == 2
         and 'no such folder' in p.stderr

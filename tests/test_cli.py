@@ -46,11 +46,11 @@ def refused(p, *parts):
     "Exit code 2, and after `error:` at most two lines which hold `parts`."
     assert p.returncode == 2, p.stdout + p.stderr
     assert 'Traceback' not in p.stderr and p.stdout == ''
-    said = p.stderr[p.stderr.index('error: ') :].rstrip('\n')
-    assert len(said.splitlines()) <= 2 and len(said) < 700, said
+    message = p.stderr[p.stderr.index('error: ') :].rstrip('\n')
+    assert len(message.splitlines()) <= 2 and len(message) < 700, message
     for part in parts:
-        assert part in said, said
-    return said
+        assert part in message, message
+    return message
 
 
 def here(monkeypatch, capfd, *args, cwd=None):
@@ -66,7 +66,7 @@ def here(monkeypatch, capfd, *args, cwd=None):
     return subprocess.CompletedProcess(args, e.value.code, out, err)
 
 
-# Answers at once
+# Immediate answers
 
 
 def test_help_and_version(run_maft, monkeypatch, capfd):
@@ -457,7 +457,7 @@ def test_ctrl_c_in_nano_train(tmp_path):
 
 
 def test_full_disk_is_one_line(tmp_path, tiny, monkeypatch, capfd):
-    "The disk is full from the first file on: said in a line."
+    "The disk is full from the first file on: the error is one line."
 
     def fsync(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -486,7 +486,7 @@ c.main()"""
 
 
 def test_broken_pipe_ends_quietly():
-    "Whoever listened has gone before the first word."
+    "The reader of the pipe has closed it before the first line."
     r, w = os.pipe()
     os.close(r)
     try:
@@ -509,7 +509,7 @@ def test_store_prune_removes_only_with_yes(finished, tmp_path, monkeypatch, capf
 
     shutil.copytree(finished[0] / 'runs', tmp_path / 'runs')
     extra = Store(tmp_path / 'runs' / 'store').job(
-        'generate', dict(nobody='asks'), lambda folder: (folder / 'x').write_text('x')
+        'generate', dict(used='by no run'), lambda folder: (folder / 'x').write_text('x')
     )
     shown = here(monkeypatch, capfd, 'store', 'prune', 'runs/one', cwd=tmp_path)
     assert shown.returncode == 0 and extra.exists() and '1 of ' in shown.stdout
@@ -519,7 +519,7 @@ def test_store_prune_removes_only_with_yes(finished, tmp_path, monkeypatch, capf
 
 
 def test_debate_kind_and_seed_flags(tiny, tmp_path, monkeypatch, capfd):
-    def talk(*more):
+    def debated(*more):
         return here(
             monkeypatch,
             capfd,
@@ -537,7 +537,7 @@ def test_debate_kind_and_seed_flags(tiny, tmp_path, monkeypatch, capfd):
             cwd=tmp_path,
         ).stdout
 
-    assert talk() == talk('--seed', '0') != talk('--seed', '1')
+    assert debated() == debated('--seed', '0') != debated('--seed', '1')
     refused(
         here(monkeypatch, capfd, 'debate', 'Which?', '--model', tiny, '--kind', 'colour', cwd=tmp_path),
         'colour',

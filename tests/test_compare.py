@@ -89,8 +89,8 @@ def test_record_counts_by_hand(tmp_path):
 def test_corrupt_outcomes_file_is_named(tmp_path):
     whole = save_records(tmp_path / 'a.gz', [rec('a', 3, 1, [1, 0, 1])]).read_bytes()
     (tmp_path / 'bad.gz').write_bytes(b'not gzip')
-    (tmp_path / 'cut.gz').write_bytes(whole[:20])
-    for name in ('none.gz', 'bad.gz', 'cut.gz'):
+    (tmp_path / 'truncated.gz').write_bytes(whole[:20])
+    for name in ('none.gz', 'bad.gz', 'truncated.gz'):
         with pytest.raises(MaftError, match=name):
             load_records(tmp_path / name)
 
@@ -258,7 +258,7 @@ def test_write_study_from_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'args, said',
+    'args, expected',
     [
         (('magic',), "unknown recipe 'magic'"),
         (('base', '--seeds', 0), 'at least one seed'),
@@ -272,18 +272,18 @@ def test_write_study_from_records(tmp_path):
     ],
     ids=lambda a: str(a[0]),
 )
-def test_bad_arguments_are_one_line(tmp_path, args, said):
+def test_bad_arguments_are_one_line(tmp_path, args, expected):
     (tmp_path / 'note.txt').write_text('mine')
     done = maft('compare', *args, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
-    assert done.returncode == 2 and len(errors) == 1 and said in errors[0] and 'Traceback' not in done.stderr
+    assert done.returncode == 2 and len(errors) == 1 and expected in errors[0] and 'Traceback' not in done.stderr
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
 
 
 def test_iterations_from_flag_set_or_file(tmp_path):
     "`--set iterations=2` was once ignored: the command's own default of 1 won."
 
-    def answers(*said):
+    def answers(*flags):
         return maft(
             'compare',
             'multiagent-ft',
@@ -296,7 +296,7 @@ def test_iterations_from_flag_set_or_file(tmp_path):
             '--workers',
             0,
             '--plan',
-            *said,
+            *flags,
             cwd=tmp_path,
         ).stdout.splitlines()[0]
 
@@ -314,7 +314,7 @@ def results(folder):
 @pytest.mark.slow
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     assert maft(*ARGS, '--out', 'whole', cwd=tmp_path).returncode == 0
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS), '--out', 'cut']
+    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS), '--out', 'killed']
     kills = 0
     for wait in (6, 8, 7, 9, 8):
         p = subprocess.Popen(
@@ -328,10 +328,10 @@ def test_sigkill_and_resume_is_byte_identical(tmp_path):
             p.wait()
             kills += 1
         time.sleep(0.1)
-    done = maft(*ARGS, '--out', 'cut', cwd=tmp_path)
-    assert kills and done.returncode == 0 and results(tmp_path / 'cut') == results(tmp_path / 'whole')
-    again = maft(*ARGS, '--out', 'cut', cwd=tmp_path)
-    assert 'Nothing was left to do: 0 generations' in again.stdout and results(tmp_path / 'cut') == results(
+    done = maft(*ARGS, '--out', 'killed', cwd=tmp_path)
+    assert kills and done.returncode == 0 and results(tmp_path / 'killed') == results(tmp_path / 'whole')
+    again = maft(*ARGS, '--out', 'killed', cwd=tmp_path)
+    assert 'Nothing was left to do: 0 generations' in again.stdout and results(tmp_path / 'killed') == results(
         tmp_path / 'whole'
     )
 

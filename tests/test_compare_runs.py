@@ -108,7 +108,7 @@ def test_one_seed_gives_no_verdict():
 
 
 @pytest.mark.parametrize(
-    'mean, margin, said',
+    'mean, margin, expected',
     [
         (0.1, 0, 'holds'),
         (-0.1, 0, 'fails'),
@@ -118,8 +118,8 @@ def test_one_seed_gives_no_verdict():
         (-0.1, -0.2, 'holds'),
     ],
 )
-def test_verdict(mean, margin, said):
-    assert verdict(Estimate(mean, mean - 0.02, mean + 0.02, 0.01, 5, 100), margin) == said
+def test_verdict(mean, margin, expected):
+    assert verdict(Estimate(mean, mean - 0.02, mean + 0.02, 0.01, 5, 100), margin) == expected
 
 
 def test_wide_interval_contains_narrow_and_agrees_with_p():

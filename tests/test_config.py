@@ -157,8 +157,8 @@ def test_config_round_trip(tmp_path_factory, task, project, seed, w, lr, agents,
     ],
 )
 def test_bad_values(sets, parts):
-    said = fault(sets=sets)
-    assert all(p in said for p in parts), said
+    message = fault(sets=sets)
+    assert all(p in message for p in parts), message
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_bad_values(sets, parts):
 def test_bad_files(tmp_path, content, parts):
     f = tmp_path / 'mine.yaml'
     f.write_bytes(content)
-    said = fault(file=f)
-    assert 'mine.yaml' in said and all(p in said for p in parts), said
+    message = fault(file=f)
+    assert 'mine.yaml' in message and all(p in message for p in parts), message
 
 
 def test_missing_file(tmp_path):
@@ -233,13 +233,13 @@ def test_check_same_ignores_operational_settings(tmp_path):
     other = load_config(flags=dict(out=tmp_path, seed=1), sets=['w=null', 'levels=1-3'])
     with pytest.raises(MaftError) as e:
         check_same(old.model_dump(mode='json'), other)
-    said = str(e.value)
+    message = str(e.value)
     assert (
-        'seed 0 -> 1' in said
-        and 'w 0.5 -> None' in said
-        and 'levels None -> [1, 2, 3]' in said
-        and str(tmp_path) in said
-        and len(said.splitlines()) == 2
+        'seed 0 -> 1' in message
+        and 'w 0.5 -> None' in message
+        and 'levels None -> [1, 2, 3]' in message
+        and str(tmp_path) in message
+        and len(message.splitlines()) == 2
     )
     with pytest.raises(MaftError, match=r'and \d+ more'):
         check_same(

@@ -242,11 +242,11 @@ def test_kl_estimate_against_the_exact_sum(tiny):
         return float((p[a] * np.log(p[a] / p[b])).sum())
 
     rng = np.random.default_rng(0)
-    said = [[int(rng.choice(V, p=p[a] / p[a].sum())) for _ in range(400)] for a in adapters]
+    drawn_tokens = [[int(rng.choice(V, p=p[a] / p[a].sum())) for _ in range(400)] for a in adapters]
     debates = [
         Transcript(
             Problem(str(i), '?'),
-            [Turn(n, 'generator', 1, Completion('w', 'stop', prompt, (said[n][i],))) for n in range(2)],
+            [Turn(n, 'generator', 1, Completion('w', 'stop', prompt, (drawn_tokens[n][i],))) for n in range(2)],
         )
         for i in range(400)
     ]
@@ -289,13 +289,13 @@ def test_t5_encoder_mean_pooling(tmp_path):
     assert embedding_diversity([debate(0, texts)], encoder(tmp_path)).value > 0
 
 
-def run_folder(tmp_path, exams):
+def run_folder(tmp_path, evaluations):
     from multiagent_ft.core import transcript_to_dict, write_jsonl
     from multiagent_ft.runs.society import save_society
 
-    for k, said in enumerate(exams):
+    for k, transcripts in enumerate(evaluations):
         save_society(untrained(2), tmp_path / f'iteration-{k}')
-        write_jsonl(tmp_path / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, said))
+        write_jsonl(tmp_path / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, transcripts))
     return tmp_path
 
 

@@ -185,7 +185,7 @@ def test_pairs_share_agent_and_prompt():
         turn(0, 'generator draw', '8', (8, 2)),
         turn(0, 'generator draw', '8', (8, 2)),  # the same again
         turn(0, 'generator draw', None, (9, 2)),  # could not be read: it does not agree
-        turn(0, 'generator draw', '6', (6,), finish='length'),  # cut
+        turn(0, 'generator draw', '6', (6,), finish='length'),  # truncated
         turn(0, 'generator draw', '5', (5, 2), prompt=(1, 3)),  # another prompt
         turn(1, 'generator draw', '4', (4, 2)),  # another agent
         turn(0, 'critic draw', '3', (3, 2)),
@@ -282,17 +282,17 @@ def test_bad_objectives_are_refused(named, line):
 def test_training_base_is_loaded_apart_from_the_engine(engine, tmp_path):
     "An engine that holds no model generates; training loads the base by name, and the bytes are the same."
 
-    class Elsewhere:
-        name = 'elsewhere'
+    class NoModel:
+        name = 'no-model'
 
     load = dict(model=engine.base.source, device='cpu')
     file = save_examples(tmp_path / 'e.jsonl', [p.preferred for p in some_pairs(engine, 6)])
-    finetune_job(tmp_path / 'a', Elsewhere(), None, str(file), FAST, 0, load=load)
+    finetune_job(tmp_path / 'a', NoModel(), None, str(file), FAST, 0, load=load)
     finetune_job(tmp_path / 'b', engine, None, str(file), FAST, 0)
     finetune_job(tmp_path / 'c', load_base(**load), None, str(file), FAST, 0)
     assert payload(tmp_path / 'a') == payload(tmp_path / 'b') == payload(tmp_path / 'c')
     one = [Example((1, 2), (3, 4))]
-    assert finetune_key(Elsewhere(), None, one, {}, 0, load=load) == finetune_key(engine, None, one, {}, 0)
-    with pytest.raises(MaftError, match='Elsewhere holds no model that could be trained'):
-        base_of(Elsewhere())
+    assert finetune_key(NoModel(), None, one, {}, 0, load=load) == finetune_key(engine, None, one, {}, 0)
+    with pytest.raises(MaftError, match='NoModel holds no model that could be trained'):
+        base_of(NoModel())
     assert torch.equal(base_of(None, load).model.lm_head.weight, engine.base.model.lm_head.weight)

@@ -127,9 +127,9 @@ def test_requests_are_order_independent(engine, adapters):
 
 def test_batch_size_does_not_change_texts(llama):
     rs = asks(120)
-    said = texts(HFEngine(llama).generate(rs))
+    answers = texts(HFEngine(llama).generate(rs))
     for size, n in ((7, 120), (1, 12)):
-        assert sum(a == b for a, b in zip(said, texts(HFEngine(llama, batch_size=size).generate(rs[:n])))) >= n - 1
+        assert sum(a == b for a, b in zip(answers, texts(HFEngine(llama, batch_size=size).generate(rs[:n])))) >= n - 1
 
 
 @pytest.mark.slow
@@ -266,8 +266,8 @@ def test_switching_adapters_matches_peft(llama, adapters, keep, merged):
     e = HFEngine(llama, keep_adapters=keep, merge_below=hf.MERGE_BELOW if merged else 0)
     assert e.base.adapters.merged == merged and e.identity()['folded'] == merged
     prompts = [e.render(r.chat) for r in asks(3)]
-    said = [p[-20:] for p in prompts]
-    alone = {None: HFEngine(llama).logprobs(prompts, said)}
+    endings = [p[-20:] for p in prompts]
+    alone = {None: HFEngine(llama).logprobs(prompts, endings)}
     for a in adapters:
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), a).eval()
         with torch.inference_mode():
@@ -277,13 +277,13 @@ def test_switching_adapters_matches_peft(llama, adapters, keep, merged):
                 .log_softmax(-1)[len(p) - 1 : -1]
                 .gather(-1, torch.tensor(s)[:, None])[:, 0]
                 .numpy()
-                for p, s in zip(prompts, said)
+                for p, s in zip(prompts, endings)
             ]
     for a in random.Random(keep).choices([None, *adapters], k=10):
-        for got, want in zip(e.logprobs(prompts, said, a and str(a)), alone[a]):
+        for got, want in zip(e.logprobs(prompts, endings, a and str(a)), alone[a]):
             assert np.abs(got - want).max() < 1e-4
     assert len(e.base.adapters.held) <= keep
-    assert all((x == y).all() for x, y in zip(e.logprobs(prompts, said), alone[None])), (
+    assert all((x == y).all() for x, y in zip(e.logprobs(prompts, endings), alone[None])), (
         'the base is not merely close, it is the same'
     )
 
@@ -488,7 +488,7 @@ def test_bfloat16(llama):
     assert e.base.dtype == torch.bfloat16 and out == e.generate(asks(8)) and all(c.token_ids for c in out)
 
 
-# What the user can mend
+# Errors a user can fix
 
 
 def test_unusable_models_are_one_line(llama, tmp_path):
@@ -521,7 +521,7 @@ def test_unusable_models_are_one_line(llama, tmp_path):
         (tmp_path / 'nowhere', 'no such folder'),
         ('no/such/model/at/all', 'no such folder'),
         (llama / 'config.json', 'no such folder'),
-        ('nobody/nothing-7b', 'fetch it first'),
+        ('no-such-owner/nothing-7b', 'fetch it first'),
         (broken('a', no_template), '--set chat_template=FILE'),
         (broken('b', half), 'weights are missing'),
         (broken('c', pickled), 'safetensors'),
@@ -541,13 +541,13 @@ def test_unusable_models_are_one_line(llama, tmp_path):
 
 
 def test_hub_errors_become_maft_errors():
-    for said, want in [
+    for error, want in [
         ('You are trying to access a gated repo. 401 Client Error', 'accept its licence'),
         ('Please set `trust_remote_code=True`', 'trust_remote_code=true'),
         ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'),
         ('x is not a local folder and is not a valid model identifier', 'no such model'),
     ]:
-        assert want in hf.explain_load_error('a/b', said)
+        assert want in hf.explain_load_error('a/b', error)
     for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'):
         assert 'cannot be loaded' in hf.explain_load_error(path, f'cannot read {path}/config.json: torn')
     assert 'trust_remote_code=true' in hf.explain_load_error('m', 'Please set `trust_remote_code=True`')

@@ -83,7 +83,7 @@ def test_weights_of_another_agent_are_detected(runs, run, k):
         lambda f: f.unlink(),
         lambda f: f.with_name('adapter_config.json').unlink(),
     ],
-    ids=['cut', 'empty', 'gone', 'no-settings'],
+    ids=['truncated', 'empty', 'gone', 'no-settings'],
 )
 def test_corrupt_weights_are_detected(runs, corrupt):
     corrupt(adapter(runs / 'one', 2, 'critic-1'))

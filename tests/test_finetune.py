@@ -20,7 +20,7 @@ FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
 
 
 def some_rows(engine, n=20, seed=0):
-    "Sums as an agent of this engine might have said them: its own prompts, its own stop token."
+    "Sums as an agent of this engine might have generated them: its own prompts, its own stop token."
     rng, rows = random.Random(seed), []
     for i in range(n):
         a, b = rng.randrange(30), rng.randrange(30)
@@ -69,7 +69,7 @@ def payload(folder):
     return {f.name: file_digest(f) for f in Path(folder).iterdir()}
 
 
-def told(folder):
+def report_of(folder):
     return json.loads((folder / 'training.json').read_text())
 
 
@@ -80,7 +80,7 @@ def test_loss_falls_and_report_is_complete(job, engine, rows_file):
     seen = []
     folder = job()
     finetune_job(folder.with_name('again'), engine, None, str(rows_file), FAST, 0, progress=seen.append)
-    r, rows = told(folder), load_examples(rows_file)
+    r, rows = report_of(folder), load_examples(rows_file)
     assert (
         r['rows'] == 20
         and r['steps'] == 6 == len(r['curve']) == len(seen)
@@ -205,7 +205,7 @@ def test_oom_reduces_the_micro_batch(job, monkeypatch):
 
     monkeypatch.setattr(tr.SFT, 'train', tight)
     halved = job('halved')
-    assert sizes == [8, 4, 2] and told(halved)['micro_batch'] == 2 and told(whole)['micro_batch'] == 8
+    assert sizes == [8, 4, 2] and report_of(halved)['micro_batch'] == 2 and report_of(whole)['micro_batch'] == 8
     from safetensors.torch import load_file
 
     a, b = (load_file(f / 'adapter_model.safetensors') for f in (whole, halved))
@@ -271,7 +271,7 @@ def test_sigkill_and_resume_is_byte_identical(job, models, rows_file, tmp_path, 
     assert rc == -signal.SIGKILL and steps == [1, 2, 3, 4, 5] and not (tmp_path / 'killed' / 'training.json').exists()
     rc, steps, err = run_killed(models, rows_file, tmp_path, settings, 99)
     assert rc == 0, err
-    assert steps[0] in (4, 5, 6) and steps[-1] == 6  # it went on where it was, not from the start
+    assert steps[0] in (4, 5, 6) and steps[-1] == 6  # it resumed from the checkpoint, not from the start
     assert payload(tmp_path / 'killed') == payload(whole)
     assert not any((tmp_path / 'scratch').iterdir())  # and left nothing behind
 
@@ -281,7 +281,7 @@ def test_resume_skips_a_truncated_checkpoint(job, models, rows_file, tmp_path):
     run_killed(models, rows_file, tmp_path, {}, 5)
     marks = sorted((tmp_path / 'scratch').rglob('manifest.json'))
     newest = max((m.parent for m in marks), key=lambda f: int(f.name.split('-')[1]))
-    (newest / 'optimizer.pt').write_bytes(b'cut short')
+    (newest / 'optimizer.pt').write_bytes(b'truncated')
     assert tr.latest(newest.parent) != newest
     rc, steps, err = run_killed(models, rows_file, tmp_path, {}, 99)
     assert rc == 0 and payload(tmp_path / 'killed') == payload(whole), err
@@ -371,12 +371,12 @@ def test_guard_base_shared_base_is_trained(job, engine, monkeypatch):
     real, w = tr.SFT.train, engine.base.model.model.layers[0].mlp.up_proj
     w = getattr(w, 'base_layer', w).weight
 
-    def careless(*args):
+    def faulty_train(*args):
         out = real(*args)
         w.data[0, 0] += 1e-3
         return out
 
-    monkeypatch.setattr(tr.SFT, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', faulty_train)
     try:
         with pytest.raises(GuardError, match='layers.0.mlp.up_proj') as e:
             job()
@@ -393,12 +393,12 @@ def test_guard_base_adapter_of_another_agent_is_trained(job, models, monkeypatch
     engine.logprobs([(5, 6)], [(7,)], str(other))
     held = next(p for k, p in engine.base.model.named_parameters() if 'lora_B' in k)
 
-    def careless(*args):
+    def faulty_train(*args):
         out = real(*args)
         held.data += 1e-3
         return out
 
-    monkeypatch.setattr(tr.SFT, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', faulty_train)
     try:
         with pytest.raises(GuardError, match='lora_B') as e:
             job('mine', seed=5, eng=engine)
@@ -410,11 +410,11 @@ def test_guard_base_adapter_of_another_agent_is_trained(job, models, monkeypatch
 def test_guard_parent_files_change(job, monkeypatch):
     parent, real = job('parent'), tr.SFT.train
 
-    def careless(*args):
+    def faulty_train(*args):
         (parent / 'adapter_config.json').write_text((parent / 'adapter_config.json').read_text() + ' ')
         return real(*args)
 
-    monkeypatch.setattr(tr.SFT, 'train', careless)
+    monkeypatch.setattr(tr.SFT, 'train', faulty_train)
     with pytest.raises(GuardError) as e:
         job('child', parent=parent)
     assert e.value.guard == 'parent'
@@ -481,12 +481,12 @@ def test_guard_finite_nan_loss(job, monkeypatch):
 def test_guard_finite_nan_weights(job, monkeypatch):
     real = tr.SFT.train
 
-    def spoilt(self, model, run):
+    def faulty_train(self, model, run):
         model, log = real(self, model, run)
         next(p for p in model.parameters() if p.requires_grad).data[0] = float('inf')
         return model, log
 
-    monkeypatch.setattr(tr.SFT, 'train', spoilt)
+    monkeypatch.setattr(tr.SFT, 'train', faulty_train)
     with pytest.raises(GuardError) as e:
         job()
     assert e.value.guard == 'finite'
@@ -538,7 +538,7 @@ def test_guard_error_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypa
     assert not any((tmp_path / 'scratch').iterdir())
 
 
-# The twin and the engine
+# The weight-sharing copy and the engine
 
 
 def test_trainer_copy_is_not_shared_with_the_engine(engine, job):
@@ -613,7 +613,7 @@ def one_architecture(models, name, tmp_path, methods=('lora',)):
         for k in range(2):
             out = tmp_path / f'{method}{k}'
             finetune_job(out, eng, parent, str(rows), FAST | dict(method=method, learning_rate=1e-4), k)
-            assert told(out)['guards']['saved'] < 1e-3 and told(out)['guards']['start'] < 1e-3
+            assert report_of(out)['guards']['saved'] < 1e-3 and report_of(out)['guards']['start'] < 1e-3
             parent = str(out)
 
 
@@ -627,7 +627,8 @@ def test_qlora_4bit_base(models, job, tmp_path):
     first = job('q1', eng=eng, method='qlora', rows=rows)
     second = job('q2', eng=eng, method='qlora', rows=rows, parent=first)
     assert (
-        told(second)['curve'][-1]['loss'] < told(first)['curve'][0]['loss'] and told(second)['guards']['start'] < 1e-3
+        report_of(second)['curve'][-1]['loss'] < report_of(first)['curve'][0]['loss']
+        and report_of(second)['guards']['start'] < 1e-3
     )
     assert payload(job('q3', eng=eng, method='qlora', rows=rows, parent=first)) == payload(second)
     mine, theirs = (
@@ -637,20 +638,20 @@ def test_qlora_4bit_base(models, job, tmp_path):
     assert mine.keys() == theirs.keys() and all(p.data_ptr() == theirs[k].data_ptr() for k, p in mine.items())
 
 
-# Mistakes a user can mend
+# Errors a user can fix
 
 
 def test_error_messages(engine, job, models, rows_file, tmp_path):
     with pytest.raises(MaftError, match='4bit'):
         job(method='qlora')
-    for bad, said in [
+    for bad, expected in [
         (dict(method='prefix'), 'lora, qlora, full'),
         (dict(learning_rate=0), 'learning_rate'),
         (dict(epochs=0), 'epochs'),
         (dict(micro_batch=3), 'divisor'),
         (dict(lr=1), 'learning_rate, epochs'),
     ]:
-        with pytest.raises(MaftError, match=said):
+        with pytest.raises(MaftError, match=expected):
             job(**bad)
     parent = job('parent')
     with pytest.raises(MaftError, match='rank 4.*rank 8'):

@@ -275,7 +275,7 @@ def test_lint_detects_each_fault(tmp_path):
         ('code', '3', [dict(output_type='execute_result', data={'text/plain': ['x' * 200_000]}, metadata={})]),
     )
     (tmp_path / 'bad.ipynb').write_text(json.dumps(bad))
-    said = '\n'.join(lint_nbs.lint(tmp_path / 'bad.ipynb'))
+    output = '\n'.join(lint_nbs.lint(tmp_path / 'bad.ipynb'))
     for expected in (
         'one line',
         'skips a level',
@@ -292,7 +292,7 @@ def test_lint_detects_each_fault(tmp_path):
         'kB of stored output',
         'export nothing',
     ):
-        assert expected in said, expected
+        assert expected in output, expected
 
 
 def test_ruff_check_and_format():
@@ -510,8 +510,10 @@ def test_sdist_builds_a_wheel(tmp_path):
     with tarfile.open(archive) as t:
         t.extractall(tmp_path / 'out', filter='data')
     (unpacked,) = (tmp_path / 'out').iterdir()
-    said = subprocess.run([sys.executable, 'setup.py', '-q', '--version'], cwd=unpacked, capture_output=True, text=True)
-    assert said.returncode == 0 and said.stdout.split()[-1] in archive.name, said.stderr
+    output = subprocess.run(
+        [sys.executable, 'setup.py', '-q', '--version'], cwd=unpacked, capture_output=True, text=True
+    )
+    assert output.returncode == 0 and output.stdout.split()[-1] in archive.name, output.stderr
     assert (unpacked / 'multiagent_ft' / 'nano' / 'model.safetensors').is_file()
 
 
@@ -531,13 +533,13 @@ def test_wheel_contents(wheel):
     )
     assert wheel.stat().st_size < 10_000_000
     meta = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA'))).decode()
-    for said in (
+    for field in (
         'Requires-Python: >=3.11',
         'Requires-Dist: torch',
         'Provides-Extra: dev',
         'License-Expression: Apache-2.0',
     ):
-        assert said in meta, said
+        assert field in meta, field
     assert b'maft = multiagent_ft.cli:main' in zipfile.ZipFile(wheel).read(
         next(n for n in names if n.endswith('entry_points.txt'))
     )

@@ -163,14 +163,14 @@ def test_order_and_number_of_requests(world):
 
 
 def test_key_does_not_depend_on_paths(world):
-    copied(world, 'model', 'elsewhere')
+    copied(world, 'model', 'moved')
     copied(world, 'adapter', 'renamed')
     f = world / 'renamed' / 'adapter_config.json'
     d = json.loads(f.read_text())
     d['base_model_name_or_path'] = '/somewhere/else'
     d['target_modules'] = d['target_modules'][::-1]
     f.write_text(json.dumps(dict(reversed(d.items()))))
-    assert key(world, model='elsewhere', adapter='renamed') == key(world)
+    assert key(world, model='moved', adapter='renamed') == key(world)
 
 
 def test_finetune_key(world):

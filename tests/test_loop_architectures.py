@@ -17,7 +17,7 @@ N, QUESTIONS = 3, 8
 def words():
     """Recorded debates: agents 0 and 1 right at first, agent 2 corrected on odd questions and always silent as a
     generator of even ones."""
-    said = {}
+    texts = {}
     for i in range(QUESTIONS):
         for n in range(N):
             first = (
@@ -25,10 +25,10 @@ def words():
                 if n < 2
                 else (f'Perhaps \\boxed{{{i + 1}}}' if i % 2 else 'I do not know.')
             )
-            said[f'q{i}', 1, 'generator', n] = first
+            texts[f'q{i}', 1, 'generator', n] = first
             # blanks that some templates trim
-            said[f'q{i}', 2, 'critic', n] = f'  Agent {n} now agrees: \\boxed{{{i + 7}}}\n'
-    return said
+            texts[f'q{i}', 2, 'critic', n] = f'  Agent {n} now agrees: \\boxed{{{i + 7}}}\n'
+    return texts
 
 
 # One of each kind of tokenizer and template; the others when there is time.
@@ -63,10 +63,10 @@ def test_one_iteration(name, tmp_path):
 
         means = replace(recipe_context(ws, 1), generate=recorded.generate, protocol=Protocol(summary=False))
         r, society = ws.recipe, untrained(N)
-        said = r.sample(means, society, problems, Seeds(0, 'train', 1))
-        votes = means.labels(said)
+        debates = r.sample(means, society, problems, Seeds(0, 'train', 1))
+        votes = means.labels(debates)
         assert [v.answer.text for v in votes] == [str(i + 7) for i in range(QUESTIONS)]
-        rows = r.select(means, society, said, votes)
+        rows = r.select(means, society, debates, votes)
         assert {a.name: len(x) for a, x in rows.items()} == {
             'generator-0': 8,
             'generator-1': 8,
@@ -76,7 +76,7 @@ def test_one_iteration(name, tmp_path):
             'critic-2': 4,
         }
         for a, rs in rows.items():
-            for row in rs:  # what is learned decodes to the agent's own words, the stop token at its end
+            for row in rs:  # the trained tokens decode to the agent's own turn, the stop token at its end
                 assert row.token_ids[-1] in engine.stop_ids
                 assert f'Agent {a.index} now agrees' in engine.decode(row.token_ids) or a.role == 'generator'
         new = r.train(means, society, rows)
@@ -88,7 +88,7 @@ def test_one_iteration(name, tmp_path):
                 continue
             guards = json.loads(open(f'{a.adapter}/training.json').read())['guards']
             assert set(guards) == {'start', 'saved'} and all(v is not None and v < 1e-2 for v in guards.values())
-        # the trained society speaks through the same template
+        # the trained society uses the same template
         out = r.answer(
             replace(recipe_context(ws, 1), protocol=Protocol(summary=False, sampling=Sampling(max_new_tokens=8))),
             new,

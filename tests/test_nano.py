@@ -1,4 +1,4 @@
-"The embedded model: its folder, its tokenizer, the text it learned from, its training, and how good it is."
+"The embedded model: its folder, its tokenizer, its training text, its training run, and how good it is."
 
 import json, re, shutil, signal, subprocess, sys, time
 from unittest.mock import patch
@@ -128,8 +128,8 @@ def test_training_text_matches_chat_template(tok):
     encoded = nano_train.encode(block, tok)
     assert [i for i, _ in encoded] == tok(rendered, add_special_tokens=False).input_ids
     for chat, (ids, learn) in zip(block, encoded):
-        spoken = tok.decode([i for i, l in zip(ids, learn) if l]).split('<|end|>')[:-1]
-        assert spoken == [c for r, c in chat if r == 'assistant']
+        trained_on = tok.decode([i for i, l in zip(ids, learn) if l]).split('<|end|>')[:-1]
+        assert trained_on == [c for r, c in chat if r == 'assistant']
 
 
 # The text
@@ -240,7 +240,7 @@ N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    "The folder of a training run that was not killed."
+    "The folder of an uninterrupted run."
     with patch.object(nano_train, 'chats', lambda seed, block: chats(seed, block, 4)):
         return nano_train.train_nano(tmp_path_factory.mktemp('whole'), blocks=30, shape=TINY, every=2)
 
@@ -319,10 +319,10 @@ def test_missing_file(copy, name):
         nano_train.check_nano(copy)
 
 
-@pytest.mark.parametrize('cut', [0, 5, 1000, -50])
-def test_truncated_weights(copy, cut):
+@pytest.mark.parametrize('size', [0, 5, 1000, -50])
+def test_truncated_weights(copy, size):
     f = copy / 'model.safetensors'
-    f.write_bytes(f.read_bytes()[:cut])
+    f.write_bytes(f.read_bytes()[:size])
     with pytest.raises(MaftError, match='damaged'):
         nano_train.check_nano(copy)
 
@@ -383,13 +383,13 @@ def test_measures_on_scripted_debates():
         'wrong, apart',
     ]
 
-    def said(role, m, texts):
+    def turns(role, m, texts):
         return [Turn(i, role, m, Completion(t, 'stop')) for i, t in enumerate(texts)]
 
     t = Transcript(
         p,
-        said('generator', 1, map(box, (-40, 1, 1)))
-        + said(
+        turns('generator', 1, map(box, (-40, 1, 1)))
+        + turns(
             'summarizer',
             2,
             [
@@ -398,7 +398,7 @@ def test_measures_on_scripted_debates():
                 f'{box(1)}\n{box(-40)}\n1 agent says {box(1)}:\n1 agent says {box(-40)}:',
             ],
         )
-        + said('critic', 2, map(box, (1, 1, 1))),
+        + turns('critic', 2, map(box, (1, 1, 1))),
     )
     got = revising([t])
     assert got['table'] == {'own right | heard wrong, alike': [1, 0], 'own wrong | heard split': [2, 0]} and got[

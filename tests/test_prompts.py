@@ -92,12 +92,12 @@ def test_load_prompts_by_name_file_and_object(tmp_path):
 def test_system_prompt_is_for_agents_not_the_summarizer():
     chats = {}
 
-    def listen(request):
+    def record(request):
         chats[request.where.role] = request.chat
         return 'x'
 
     protocol = Protocol(prompts=replace(UNIQUE_ID, system='Be brief.'))
-    debate([Problem('p', 'why?')], untrained(2), protocol, ScriptedEngine(listen, name='listen').generate)
+    debate([Problem('p', 'why?')], untrained(2), protocol, ScriptedEngine(record, name='record').generate)
     assert chats['generator'][0] == chats['critic'][0] == Message('system', 'Be brief.')
     assert [m.role for m in chats['critic']] == ['system', 'user', 'assistant', 'user']
     assert [m.role for m in chats['summarizer']] == ['user']
@@ -132,7 +132,7 @@ def test_scripted_engine_by_function_address_and_list():
     for script in ({'critic': 'b'}, [], lambda r: None):
         with pytest.raises(MaftError, match='no text'):
             ScriptedEngine(script, name='x').generate([request()])
-    whole = Completion('cut', 'length', (1,), (2,))
+    whole = Completion('truncated', 'length', (1,), (2,))
     assert ScriptedEngine(lambda r: whole, name='x').generate([request()]) == [whole]
 
 

@@ -249,11 +249,11 @@ def test_recipe_return_values_are_checked():
     own = own_turns(ctx, society, debates, votes)
     check_examples(MULTIAGENT_FT, society, debates, own)
     swapped = dict(zip(own, [*own.values()][::-1]))
-    nobody = {a: [replace(e, token_ids=(1, 2, 3)) for e in es] for a, es in own.items()}
+    foreign = {a: [replace(e, token_ids=(1, 2, 3)) for e in es] for a, es in own.items()}
     for wrong, fault in (
         (lambda: check_examples(MULTIAGENT_FT, society, debates, swapped), 'not of its own turns'),
-        (lambda: check_examples(MULTIAGENT_FT, society, debates, nobody), 'not of its own turns'),
-        (lambda: check_examples(SINGLE_AGENT_FT, society, debates, nobody), 'not final turns'),
+        (lambda: check_examples(MULTIAGENT_FT, society, debates, foreign), 'not of its own turns'),
+        (lambda: check_examples(SINGLE_AGENT_FT, society, debates, foreign), 'not final turns'),
         (lambda: check_examples(MULTIAGENT_FT, society, debates, {Agent('critic', 5): []}), 'critic-5'),
         (lambda: check_examples(MULTIAGENT_FT, society, debates, {None: []}), 'None'),
         (lambda: check_examples(MULTIAGENT_FT, society, debates, [*own]), 'not a list'),

@@ -1,4 +1,4 @@
-"The page of a run: complete, self-contained, and deaf to what agents would like it to do."
+"The page of a run: complete, self-contained, and safe against what agents write."
 
 import base64, hashlib, json, re
 from dataclasses import replace
@@ -96,8 +96,8 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
             examples=dict(generator=[0] * 3, critic=[0] * 3),
         )
         if k:
-            said = [held(k, i, gold, evil) for i in range(n)]
-            votes = pseudo_labels(said)
+            debates = [held(k, i, gold, evil) for i in range(n)]
+            votes = pseudo_labels(debates)
             kept = sum(v.answer is not None for v in votes)
             agents = {
                 f'generator-{i}': dict(
@@ -109,11 +109,11 @@ def make_run(folder, iterations=2, n=12, gold=True, evil=''):
                 consensus=dict(kept=kept, asked=n, pseudo_label_accuracy=0.5 if gold else None),
                 examples=dict(generator=[0, 1, 2], critic=[0] * 3),
                 agents=agents,
-                sampled=health([outcome(t, task) for t in said]) if gold else None,
+                sampled=health([outcome(t, task) for t in debates]) if gold else None,
             )
-            write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, said))
+            write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, debates))
             write_jsonl(
-                here / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(said, votes))
+                here / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(debates, votes))
             )
         os = [dict(outcome(held(k + 10, i), task, 0, k), problem=f'q{i}') for i in range(n)]
         outcomes += os
@@ -150,7 +150,7 @@ def test_html_is_complete_and_well_formed(run):
     r = Reader(text)
     assert path == run / 'report.html' and path.parent == run
     assert r.tags.count('svg') == 2 and r.tags.count('script') == 1 and text.count('<details class="debate"') == 24
-    for said in (
+    for expected in (
         'Accuracy',
         'Health',
         'Cost',
@@ -162,7 +162,7 @@ def test_html_is_complete_and_well_formed(run):
         'false consensus',
         'generator-0',
     ):
-        assert said in text, said
+        assert expected in text, expected
 
 
 def test_html_has_no_external_resources(run):
@@ -253,7 +253,7 @@ def test_report_of_unfinished_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name, content, said',
+    'name, content, expected',
     [
         ('summary.json', None, 'no results'),
         ('summary.json', '{"a":', 'not valid JSON'),
@@ -262,12 +262,12 @@ def test_report_of_unfinished_runs(tmp_path):
         ('provenance.json', '[', 'not valid JSON'),
     ],
 )
-def test_report_of_corrupt_folders(tmp_path, name, content, said):
+def test_report_of_corrupt_folders(tmp_path, name, content, expected):
     run = make_run(tmp_path / 'x', 1, 3)
     (run / name).unlink(missing_ok=True)
     if content:
         (run / name).write_text(content)
-    with pytest.raises(MaftError, match=said) as e:
+    with pytest.raises(MaftError, match=expected) as e:
         report(run)
     assert len(str(e.value).splitlines()) <= 2 and not (run / 'report.html').exists()
 
@@ -327,7 +327,7 @@ def test_warnings():
         )
 
     assert warnings_of(dict(iterations=[it(0, 0.5, 0.6), it(1, 0.6, 0.7)])) == []
-    said = warnings_of(
+    found = warnings_of(
         dict(
             iterations=[
                 it(0, 0.5, 0.6),
@@ -343,14 +343,14 @@ def test_warnings():
         )
     )
     assert (
-        len(said) == 5
-        and 'no examples for a;' in said[2]
-        and 'corrupted 20' in said[3]
-        and 'consensus collapse' in said[4]
+        len(found) == 5
+        and 'no examples for a;' in found[2]
+        and 'corrupted 20' in found[3]
+        and 'consensus collapse' in found[4]
     )
-    cut = it(0, 0.5, 0.6)
-    cut['health']['finish'] = turns
-    assert 'max_new_tokens' in warnings_of(dict(iterations=[cut]))[0]
+    truncated = it(0, 0.5, 0.6)
+    truncated['health']['finish'] = turns
+    assert 'max_new_tokens' in warnings_of(dict(iterations=[truncated]))[0]
     assert warnings_of(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
 
 

@@ -218,7 +218,7 @@ def test_diversity_over_seeds():
 
 
 @pytest.mark.parametrize(
-    'args, said',
+    'args, expected',
     [
         (('table9',), 'unknown experiment'),
         (('table1', '--seeds', 0), 'at least one seed'),
@@ -229,11 +229,11 @@ def test_diversity_over_seeds():
     ],
     ids=lambda a: str(a[0]),
 )
-def test_bad_arguments_are_one_line(tmp_path, args, said):
+def test_bad_arguments_are_one_line(tmp_path, args, expected):
     (tmp_path / 'note.txt').write_text('mine')
     done = maft('reproduce', *args, '--workers', 0, '--train', 8, '--eval', 8, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
-    assert done.returncode == 2 and len(errors) == 1 and said in errors[0] and 'Traceback' not in done.stderr
+    assert done.returncode == 2 and len(errors) == 1 and expected in errors[0] and 'Traceback' not in done.stderr
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
 
 
@@ -316,7 +316,7 @@ def test_figures_over_iterations(tmp_path):
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     args = ('reproduce', 'table5', '--train', 8, '--eval', 6, '--agents', 2, '--seeds', 1, '--workers', 0)
     assert maft(*args, '--out', 'whole', cwd=tmp_path).returncode == 0
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'cut']
+    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'killed']
     kills = 0
     for wait in (8, 7, 9, 8):
         p = subprocess.Popen(
@@ -330,10 +330,10 @@ def test_sigkill_and_resume_is_byte_identical(tmp_path):
             p.wait()
             kills += 1
         time.sleep(0.1)
-    done = maft(*args, '--out', 'cut', cwd=tmp_path)
+    done = maft(*args, '--out', 'killed', cwd=tmp_path)
     assert (
         kills
         and done.returncode == 0
-        and results(tmp_path / 'cut' / 'table5') == results(tmp_path / 'whole' / 'table5')
+        and results(tmp_path / 'killed' / 'table5') == results(tmp_path / 'whole' / 'table5')
     )
-    assert 'Nothing was left to do: 0 generations' in maft(*args, '--out', 'cut', cwd=tmp_path).stdout
+    assert 'Nothing was left to do: 0 generations' in maft(*args, '--out', 'killed', cwd=tmp_path).stdout

@@ -152,8 +152,10 @@ def test_full_disk_and_resume_is_byte_identical(whole, small_disk):
     disk, enlarge = small_disk
     text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)
     assert p.returncode == 2 and 'Traceback' not in text
-    said = text.strip().splitlines()[-2:]
-    assert re.search('No space left|no room left', ' '.join(said)) and 'same command' in ' '.join(said), text
+    last_lines = text.strip().splitlines()[-2:]
+    assert re.search('No space left|no room left', ' '.join(last_lines)) and 'same command' in ' '.join(last_lines), (
+        text
+    )
     enlarge()
     text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)
     assert p.returncode == 0, text

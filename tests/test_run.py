@@ -21,7 +21,7 @@ def go(out, **kw):
 
 def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
     """Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json
-    aside: somebody may commit meanwhile)."""
+    aside: a commit may be made meanwhile)."""
     files = {
         str(f.relative_to(folder)): f.read_bytes()
         for f in sorted(Path(folder).rglob('*'))
@@ -83,12 +83,12 @@ def test_evaluation_questions_and_gold_are_not_trained_on(runs):
 
 
 def test_examples_are_own_prompts_and_completions(runs):
-    "Every row holds, id for id, what that very agent was sent and said."
+    "Every example holds, id for id, the prompt and the completion of that very agent."
     root, _ = runs
-    said = {}
+    turns = {}
     for t in read_jsonl(root / 'demo' / 'iteration-1' / 'transcripts.jsonl'):
         for u in t['turns']:
-            said[u['role'], u['agent'], t['problem']['id'], u['round']] = (
+            turns[u['role'], u['agent'], t['problem']['id'], u['round']] = (
                 tuple(u['completion']['prompt_ids']),
                 tuple(u['completion']['token_ids']),
             )
@@ -97,7 +97,7 @@ def test_examples_are_own_prompts_and_completions(runs):
     for f in files:
         role, i = f.stem.rsplit('-', 1)
         for r in load_examples(f):
-            assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
+            assert turns[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
 
 
 def test_adapters_differ(runs):
@@ -180,7 +180,7 @@ def test_finished_run_is_reused_only_with_equal_inputs(runs, tmp_path, monkeypat
         (home / name).write_bytes(whole)
     assert is_read()
     entry = next((tmp_path / 'store' / 'finetune').glob('*/*'))
-    entry.rename(tmp_path / 'elsewhere')
+    entry.rename(tmp_path / 'moved')
     assert not is_read()
 
 
@@ -219,7 +219,7 @@ def test_w_changes_critics_only(runs):
     other = go(root / 'w', w=1.0)
     kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
     assert other['made']['finetune'] <= 3
-    assert other['made'].get('generate', 0) <= 3  # round 2 of the exam, one block per critic
+    assert other['made'].get('generate', 0) <= 3  # round 2 of the evaluation, one block per critic
     assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
     assert other['iterations'][0] == s['iterations'][0]
     assert prints(root / 'w')['iteration-1/transcripts.jsonl'] == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -230,7 +230,7 @@ def test_recipes_share_the_store(runs):
     other = go(root / 'majority', recipe='majority-ft')
     assert other['made']['finetune'] == 1
     assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
-    assert other['made']['generate'] == 3  # only what the new model says in the exam; all else was found
+    assert other['made']['generate'] == 3  # only the completions of the new model in the evaluation; the rest is cached
 
 
 def test_workers_are_byte_identical(runs):
@@ -270,12 +270,14 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 def test_early_stop_saves_calls_and_tokens(runs):
     root, s = runs
-    exam, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
+    in_eval, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
 
     def calls(r, k):
         return r['iterations'][k]['health']['cost']['debate']['calls']
 
-    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
+    assert calls(in_eval, 0) < calls(s, 0) and in_eval['iterations'][1]['early'] == dict(
+        debates=0, critic_examples_lost=0
+    )
     assert (
         prints(root / 'early-eval')['iteration-1/transcripts.jsonl']
         == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -285,8 +287,8 @@ def test_early_stop_saves_calls_and_tokens(runs):
     assert sum(both['iterations'][1]['examples']['critic']) < sum(s['iterations'][1]['examples']['critic'])
 
 
-def talk(rounds, cut=(), say='7'):
-    "A debate of two agents on one question, everybody saying `say`; `cut` names (role, agent) whose turns were cut."
+def debated(rounds, truncated_turns=(), say='7'):
+    "A debate of two agents on one question, all answering `say`; `truncated_turns`: (role, agent) of each."
     from multiagent_ft.answers.reading import read
     from multiagent_ft.core import Completion, Problem, Transcript, Turn
 
@@ -294,13 +296,13 @@ def talk(rounds, cut=(), say='7'):
         return 'generator' if m == 1 else 'critic'
 
     def turn(n, m):
-        finish = 'length' if (role(m), n) in cut else 'stop'
+        finish = 'length' if (role(m), n) in truncated_turns else 'stop'
         return Turn(n, role(m), m, Completion(rf'\boxed{{{say}}}', finish, (1, m), (10 * m + n, 2)), read(say))
 
     return Transcript(Problem('q', '3+4?', '7'), [turn(n, m) for m in range(1, rounds + 1) for n in range(2)])
 
 
-def about(said, label='7', **kw):
+def report_of(transcripts, label='7', **kw):
     from multiagent_ft.answers.reading import read
     from multiagent_ft.method.consensus import Vote
     from multiagent_ft.method.debate import untrained
@@ -308,39 +310,48 @@ def about(said, label='7', **kw):
     from multiagent_ft.runs.run import RunContext, Selection, training_report
 
     ws = RunContext(load_config(None, dict(agents=2, **kw)))
-    votes = [Vote(read(label), 2, 2, 0, False, 2)] * len(said)
+    votes = [Vote(read(label), 2, 2, 0, False, 2)] * len(transcripts)
     ctx = RecipeContext(None, None, ws.protocol, ws.task.read)
-    examples = ws.recipe.select(ctx, untrained(2), said, votes)
-    return training_report(ws, Selection(said, votes, examples))
+    examples = ws.recipe.select(ctx, untrained(2), transcripts, votes)
+    return training_report(ws, Selection(transcripts, votes, examples))
 
 
 def test_early_stop_keeps_critic_examples():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
-    a = about([talk(1), talk(2), talk(3)], rounds=3, early_stop='all')
+    a = report_of([debated(1), debated(2), debated(3)], rounds=3, early_stop='all')
     assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
-    assert about([talk(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
+    assert report_of([debated(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
 
 
 def test_truncated_turns_are_counted_per_agent():
-    def cuts(recipe, *cut):
-        return {n: a['truncated'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
+    def truncated(recipe, *truncated_turns):
+        return {n: a['truncated'] for n, a in report_of([debated(2, truncated_turns)], recipe=recipe)['agents'].items()}
 
-    assert cuts('multiagent-ft', ('critic', 0)) == {'generator-0': 0, 'generator-1': 0, 'critic-0': 1, 'critic-1': 0}
-    assert cuts('multiagent-ft', ('generator', 1)) == {
+    assert truncated('multiagent-ft', ('critic', 0)) == {
+        'generator-0': 0,
+        'generator-1': 0,
+        'critic-0': 1,
+        'critic-1': 0,
+    }
+    assert truncated('multiagent-ft', ('generator', 1)) == {
         'generator-0': 0,
         'generator-1': 1,
         'critic-0': 0,
         'critic-1': 0,
     }
-    everybody = [(r, n) for r in ('generator', 'critic') for n in range(2)]
-    assert cuts('union-ft', *everybody) == {'generator-0': 4} and cuts('union-ft', ('critic', 1)) == {'generator-0': 1}
-    assert cuts('single-agent-ft', *everybody) == {'generator-0': 2}  # last words only: the first are no rows anyway
+    all_agents = [(r, n) for r in ('generator', 'critic') for n in range(2)]
+    assert truncated('union-ft', *all_agents) == {'generator-0': 4} and truncated('union-ft', ('critic', 1)) == {
+        'generator-0': 1
+    }
+    assert truncated('single-agent-ft', *all_agents) == {
+        'generator-0': 2
+    }  # final turns only: the first are no examples anyway
 
-    def one(recipe, *cut):
-        return about([talk(1, cut)], recipe=recipe)['agents']['generator-0']['truncated']
+    def one(recipe, *truncated_turns):
+        return report_of([debated(1, truncated_turns)], recipe=recipe)['agents']['generator-0']['truncated']
 
-    assert one('majority-ft', *everybody) == 2 == 2 * one('majority-ft', ('generator', 1))
-    assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
+    assert one('majority-ft', *all_agents) == 2 == 2 * one('majority-ft', ('generator', 1))
+    assert report_of([debated(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
 
 
 def test_agent_without_examples_is_explained(capfd):
@@ -350,13 +361,13 @@ def test_agent_without_examples_is_explained(capfd):
 
     a, b = untrained(2).generators
     report_idle_agents({a: [], b: [1]}, Progress())
-    said = capfd.readouterr().err
+    message = capfd.readouterr().err
     assert (
-        said.startswith(
+        message.startswith(
             'no examples for generator-0: no turn of theirs both ended by itself and agreed with a pseudo-label'
         )
-        and 'max_new_tokens' in said
-        and 'generator-1' not in said
+        and 'max_new_tokens' in message
+        and 'generator-1' not in message
     )
     report_idle_agents({b: [1]}, Progress())
     assert capfd.readouterr().err == ''
@@ -389,7 +400,7 @@ def test_corrupt_adapter_is_trained_again_in_store_and_folder(tmp_path):
 
 
 def test_evaluation_excludes_training_questions(tmp_path):
-    "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
+    "One pool, fresh questions in each iteration: a larger evaluation later, or an overlapping file, would repeat them."
     from multiagent_ft.runs.run import evaluate_run
 
     def line(i):
@@ -512,7 +523,7 @@ def test_training_without_gold_is_byte_identical(tmp_path):
 
 
 def test_run_lock(runs):
-    "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
+    "Two would number their lines alike and remove each other's temporary files. A killed process releases the lock."
     home = runs[0] / 'demo'
     code = (
         'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'

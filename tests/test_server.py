@@ -101,9 +101,9 @@ def test_server_adapters_by_content(served, local, llama, tmp_path):
 
 def test_retry_when_the_server_is_busy(served, local, llama, monkeypatch):
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
-    waits, moods = [], [(503, 'loading'), (500, 'oops'), (429, 'slow down')]
+    waits, replies = [], [(503, 'loading'), (500, 'oops'), (429, 'slow down')]
     remote = ServerEngine(
-        served(trouble=lambda path: moods.pop() if moods and path == '/v1/completions' else None),
+        served(trouble=lambda path: replies.pop() if replies and path == '/v1/completions' else None),
         llama,
         concurrency=1,
     )
@@ -112,41 +112,41 @@ def test_retry_when_the_server_is_busy(served, local, llama, monkeypatch):
         2,
         4,
     ]
-    moods[:] = [(503, 'still loading')] * 5
+    replies[:] = [(503, 'still loading')] * 5
     with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: 503 still loading\)'):
         remote.generate(asks(1))
 
 
 def test_truncated_response_is_retried(monkeypatch):
-    """A reply shorter than its Content-Length, a line cut through, a refusal cut through: asked again, and in the end
+    """A reply shorter than its Content-Length, a truncated line, a truncated refusal: retried, and in the end
     one sentence."""
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
-    waits, moods = [], []
+    waits, replies = [], []
 
     class Dying(BaseHTTPRequestHandler):
         def log_message(self, *a):
             pass
 
         def do_GET(self):
-            status, said, promised = moods.pop() if moods else (200, b'{"data": []}', 12)
+            status, body, promised = replies.pop() if replies else (200, b'{"data": []}', 12)
             if status is None:
-                self.wfile.write(said)
+                self.wfile.write(body)
                 self.close_connection = True
                 return
             self.send_response(status)
             self.send_header('Content-Length', str(promised))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
             self.close_connection = True
 
     s = ThreadingHTTPServer(('127.0.0.1', 0), Dying)
     threading.Thread(target=s.serve_forever, daemon=True).start()
     url = f'http://127.0.0.1:{s.server_address[1]}/v1/models'
-    for cut in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
+    for truncated in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
         waits.clear()
-        moods[:] = [cut] * 2
-        assert module.call_server(url) == json.loads('{"data": []}') and waits == [1, 2], cut
-        moods[:] = [cut] * 5
+        replies[:] = [truncated] * 2
+        assert module.call_server(url) == json.loads('{"data": []}') and waits == [1, 2], truncated
+        replies[:] = [truncated] * 5
         with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'):
             module.call_server(url)
     s.shutdown()
@@ -254,7 +254,7 @@ def test_engines_by_name(llama, tmp_path, served):
     )
     assert engine_for(EngineSpec(f'{tmp_path}/mine.py:Mine', dict(word='x'))).word == 'x'
     for name, args, line in [
-        ('vlm', {}, "unknown engine 'vlm'.*hf, server"),
+        ('vlm', {}, "unknown engine 'vlm'.*hf, vllm, server"),
         (f'{tmp_path}/mine.py:Yours', {}, 'defines no'),
         (f'{tmp_path}/mine.py:Half', {}, 'no method generate'),
         ('hf', dict(modle='nano'), 'modle'),

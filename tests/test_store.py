@@ -1,4 +1,4 @@
-"The store: one name per job, whole or not at all, however many work in it and whenever it is killed; housekeeping."
+"The store: content keys, atomic entries, concurrent processes, kills, corruption, full disks, pruning."
 
 import errno, json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
@@ -30,7 +30,7 @@ def forget(store):
     store._seen.clear()  # what another process would know
 
 
-# One name per job
+# Keys
 
 
 @given(keys)
@@ -89,7 +89,7 @@ def test_key_mutated_by_the_job(store):
     assert verify(store) == {} and store.has('generate', dict(seed=0)) and not store.has('generate', key)
 
 
-# What a job leaves
+# Entries
 
 
 def test_hit_and_miss(store):
@@ -215,7 +215,7 @@ def test_fsync_before_rename(store, monkeypatch):
     )
 
 
-# Damage of every sort
+# Corruption
 
 
 def answers_of(path):
@@ -236,7 +236,7 @@ DAMAGES = {
     'missing folder': lambda path: shutil.rmtree(path / 'sub'),
     'a folder in the place of a file': lambda path: (answers_of(path).unlink(), answers_of(path).mkdir()),
     'one byte': lambda path: answers_of(path).write_bytes(b'13\n'),
-    'cut': lambda path: answers_of(path).write_bytes(b'12'),
+    'truncated': lambda path: answers_of(path).write_bytes(b'12'),
     'longer': lambda path: answers_of(path).write_bytes(b'12\n7\n'),
     'empty file': lambda path: answers_of(path).write_bytes(b''),
     'no key': lambda path: (path / 'key.json').unlink(),
@@ -285,7 +285,7 @@ def test_corrupt_entry_is_named_quarantined_and_made_again(store, capsys, how, k
 
 def test_corrupt_twice_is_quarantined_twice(store, capsys):
     for _ in range(3):
-        damage(store.job('generate', dict(a=1), whole), 'cut')
+        damage(store.job('generate', dict(a=1), whole), 'truncated')
         forget(store)
     store.job('generate', dict(a=1), whole)
     assert len(list((store.path / 'damaged').glob('*'))) == 3 and verify(store) == {}
@@ -302,7 +302,7 @@ def test_verify_finds_every_corruption_and_moves_nothing(store):
 
 def test_find_quarantines_too(store, capsys):
     path = store.job('generate', {}, whole)
-    damage(path, 'cut')
+    damage(path, 'truncated')
     forget(store)
     assert store.find('generate', {}) is None and not path.exists() and 'damaged' in capsys.readouterr().err
 
@@ -337,7 +337,7 @@ def test_read_error_of_the_disk_is_corruption(store, monkeypatch, capsys):
 
 
 def test_resume_after_a_kill_at_every_change(fast):
-    """Right after each kill every entry is whole; one more run, and the store is to the byte what an undisturbed run
+    """Right after each kill every entry is valid; one more run, and the store is to the byte what an undisturbed run
     makes."""
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
     *kills, through = killing('kill', 'jobs', fast / 'kill', '--from-scratch')
@@ -364,12 +364,12 @@ def test_sigkill_tests_catch_an_unsafe_cache(fast):
 def test_sigkill_of_concurrent_processes(fast, seed):
     "Four processes at the same jobs, killed at random changes while the others continue."
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
-    storm, end = killing('storm', 'jobs', fast / 'storm', 4, seed)
-    assert storm['kills'] >= 4 and storm['seen']['wrong'] == []
+    killed, end = killing('sigkill_concurrent', 'jobs', fast / 'sigkill_concurrent', 4, seed)
+    assert killed['kills'] >= 4 and killed['seen']['wrong'] == []
     assert end['after'] == want
 
 
-# Several at once
+# Concurrent processes
 
 
 def test_eight_concurrent_processes_run_a_job(fast):
@@ -379,7 +379,7 @@ def test_eight_concurrent_processes_run_a_job(fast):
 
 
 def test_eight_concurrent_processes_repair_a_corrupt_entry_once(fast):
-    "It is set aside once, however many saw the damage; no process returns the corrupt one."
+    "It is quarantined once, however many processes found it corrupt; none returns it."
     for seen in killing('race', 'repair', fast, 8, 10):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 1, seen
         assert len(seen['got']) == 8
@@ -387,7 +387,7 @@ def test_eight_concurrent_processes_repair_a_corrupt_entry_once(fast):
 
 def test_slower_process_does_not_quarantine_the_repaired_entry(store, capsys):
     path = store.job('generate', {}, whole)
-    damage(path, 'cut')
+    damage(path, 'truncated')
     forget(store)
     inode = path.stat().st_ino
     store.job('generate', {}, whole)
@@ -410,7 +410,7 @@ def test_threads_share_a_store(store):
     assert len(got) == 20 and len(ls(store)) == 5 and verify(store) == {} and not any((store.path / 'tmp').iterdir())
 
 
-# What dead processes leave
+# Stale leases
 
 
 def dead_mark(name):
@@ -586,7 +586,7 @@ print((store.job('finetune', key, work)/'weights').read_text())
     assert ''.join(d.stdout for d in did).splitlines()[:-1] == [f'step {i}' for i in range(8)], 'no step was done twice'
 
 
-# When the disk says no
+# Full disk, read-only disk, no permission
 
 
 def test_full_disk_at_every_change(fast):
@@ -676,7 +676,7 @@ def test_read_only_store(store, monkeypatch):
 
 
 def test_store_folder_without_permission():
-    "As root nothing is forbidden: the child becomes nobody first."
+    "As root nothing is forbidden: the child becomes user `nobody` first."
     code = """
 import os, sys
 from multiagent_ft.core import MaftError
@@ -751,7 +751,7 @@ def test_prune_keeps_entries_of_runs(store, tmp_path, capsys):
 
 def test_prune_removes_corrupt_entries_and_stale_scratch(store, tmp_path, capsys):
     path = store.job('generate', {}, whole)
-    damage(path, 'cut')
+    damage(path, 'truncated')
     forget(store)
     store.job('generate', {}, whole)
     for name, age in (('a' * 64, 0), ('b' * 64, store_module.WEEK + 1), (path.name, 0)):

@@ -1031,7 +1031,7 @@ def test_choices_without_a_key(tmp_path, row, gold):
     for task in (load_task(str(path)), Task.from_rows([row]), Task.from_file(path)):
         (p,) = task.load()[0]
         assert (task.kind, p.gold) == ('choice', gold) and '\n(B) ' in p.text
-    assert Task.from_file(path, kind='number').kind == 'number'  # told otherwise
+    assert Task.from_file(path, kind='number').kind == 'number'  # the argument wins
     rows = [dict(question='1+1?', answer=2), row]  # found too late to be used: asked about
     refused(lambda: load_task(str(jsonl(tmp_path / 'late.jsonl', rows))).load(), 'line 2', 'say `choices: ')
 

@@ -66,12 +66,12 @@ def test_logged_lines_survive_sigkill(tmp_path):
 )
 def test_truncated_file_keeps_complete_lines(tmp_path_factory, rows, data):
     whole = ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows).encode()
-    cut = data.draw(st.integers(0, len(whole)))
-    path = tmp_path_factory.mktemp('cut') / 'm.jsonl'
-    path.write_bytes(whole[:cut])
+    size = data.draw(st.integers(0, len(whole)))
+    path = tmp_path_factory.mktemp('truncated') / 'm.jsonl'
+    path.write_bytes(whole[:size])
     repair_last_line(path)
     kept = read_jsonl(path)
-    assert kept == rows[: len(kept)] and len(kept) >= whole[:cut].count(b'\n')
+    assert kept == rows[: len(kept)] and len(kept) >= whole[:size].count(b'\n')
     after = path.read_bytes()
     repair_last_line(path)
     assert path.read_bytes() == after
