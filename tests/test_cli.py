@@ -486,7 +486,7 @@ c.main()"""
 
 
 def test_a_closed_pipe_is_no_bug():
-    "Whoever listened has gone before the first word."
+    "The reader of the pipe has gone before the first line."
     r, w = os.pipe()
     os.close(r)
     try:

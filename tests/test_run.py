@@ -21,7 +21,7 @@ def go(out, **kw):
 
 def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
     """Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json
-    aside: somebody may commit meanwhile)."""
+    aside: another commit may come in between)."""
     files = {
         str(f.relative_to(folder)): f.read_bytes()
         for f in sorted(Path(folder).rglob('*'))
@@ -219,7 +219,7 @@ def test_w_touches_critics_only(runs):
     other = go(root / 'w', w=1.0)
     kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
     assert other['made']['finetune'] <= 3
-    assert other['made'].get('generate', 0) <= 3  # round 2 of the exam, one block per critic
+    assert other['made'].get('generate', 0) <= 3  # round 2 of the evaluation, one block per critic
     assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
     assert other['iterations'][0] == s['iterations'][0]
     assert prints(root / 'w')['iteration-1/transcripts.jsonl'] == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -230,7 +230,7 @@ def test_recipes_share_what_they_have_in_common(runs):
     other = go(root / 'majority', recipe='majority-ft')
     assert other['made']['finetune'] == 1
     assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
-    assert other['made']['generate'] == 3  # only what the new model says in the exam; all else was found
+    assert other['made']['generate'] == 3  # only the answers of the new model in evaluation; all others were found
 
 
 def test_workers_give_the_same_bytes(runs):
@@ -270,12 +270,12 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
     root, s = runs
-    exam, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
+    only_eval, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
 
     def calls(r, k):
         return r['iterations'][k]['health']['cost']['debate']['calls']
 
-    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
+    assert calls(only_eval, 0) < calls(s, 0) and only_eval['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
     assert (
         prints(root / 'early-eval')['iteration-1/transcripts.jsonl']
         == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -353,7 +353,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
     said = capfd.readouterr().err
     assert (
         said.startswith(
-            'no examples for generator-0: no turn of theirs both ended by itself and agreed with a pseudo-label'
+            'no examples for generator-0: none of their turns was complete and agreed with a pseudo-label'
         )
         and 'max_new_tokens' in said
         and 'generator-1' not in said
@@ -362,7 +362,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
     assert capfd.readouterr().err == ''
 
 
-def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
+def test_weights_that_the_store_made_again_are_made_again_in_the_folder(tmp_path):
     "A run folder's adapters are links into the store: what spoils one spoils both, and only the store would notice."
     from multiagent_ft.runs.society import same_files
 
@@ -389,7 +389,7 @@ def test_weights_that_the_store_made_anew_are_made_anew_in_the_folder(tmp_path):
 
 
 def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
-    "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
+    "One pool, fresh questions in each iteration: a larger evaluation later, or a file that overlaps, would meet them again."
     from multiagent_ft.runs.run import evaluate_run
 
     def line(i):
@@ -512,7 +512,7 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
 
 
 def test_one_process_at_a_time(runs):
-    "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
+    "Two would number their lines alike and remove each other's half-written files. A killed process frees its lock."
     home = runs[0] / 'demo'
     code = (
         'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'
