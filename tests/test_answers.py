@@ -75,7 +75,7 @@ DATA = SHARED / 'data'
         ('5 m²', '5'),
     ],
 )
-def test_numbers_are_read(text, answer):
+def test_extract_number(text, answer):
     assert extract(text) == answer
 
 
@@ -118,7 +118,7 @@ def test_numbers_are_read(text, answer):
         '<think>a</think> hm <think> \\boxed{3}',
     ],
 )
-def test_what_cannot_be_read_is_none(text):
+def test_unparsed_is_none(text):
     assert extract(text) is None
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_none(text):
         (r'\boxed{\}}', r'\}'),
     ],
 )
-def test_mathematics_is_read(text, answer):
+def test_extract_math(text, answer):
     assert extract(text, 'math') == answer
 
 
@@ -190,7 +190,7 @@ def test_mathematics_is_read(text, answer):
         ('B and C', None),
     ],
 )
-def test_choices_are_read(text, answer):
+def test_extract_choice(text, answer):
     assert extract(text, 'choice') == answer
 
 
@@ -227,7 +227,7 @@ def test_choices_are_read(text, answer):
         ('It is 36!', '36'),
     ],
 )
-def test_announcements_in_use_are_known(text, answer):
+def test_answer_phrases_of_models(text, answer):
     assert extract(text) == answer
 
 
@@ -247,7 +247,7 @@ def test_announcements_in_use_are_known(text, answer):
         'First $$36$$ and then we',
     ],
 )
-def test_what_is_not_concluded_is_not_read(text):
+def test_unfinished_reasoning_is_unparsed(text):
     assert extract(text) is None
 
 
@@ -262,7 +262,7 @@ def test_what_is_not_concluded_is_not_read(text):
         (r'\boxed{4} and again \boxed{4}', '4'),
     ],
 )
-def test_boxes_that_are_one_answer_are_joined(text, answer):
+def test_several_boxes_of_one_answer_are_joined(text, answer):
     assert extract(text, 'math') == answer
 
 
@@ -285,7 +285,7 @@ CUT = [
 
 
 @pytest.mark.parametrize('text,answer', CUT)
-def test_a_cut_completion_is_read_only_where_it_concludes(text, answer):
+def test_truncated_completion_is_read_only_with_a_conclusion(text, answer):
     for finish in ('length', 'context_overflow', 'error'):
         found = read(Completion(text, finish))
         assert (found and found.text) == answer
@@ -294,7 +294,7 @@ def test_a_cut_completion_is_read_only_where_it_concludes(text, answer):
     assert read(Completion('... <b>18</b>', 'length'), r'regex:<b>(\d+)').text == '18'
 
 
-def test_read_says_how_and_its_form_is_the_canonical_one():
+def test_read_returns_how_and_the_canonical_form():
     how = {
         r'\boxed{\frac{1}{2}}': ('0.5', 'boxed'),
         'The answer is 1/2': ('0.5', 'announced'),
@@ -318,7 +318,7 @@ def shown_as_displays(text):
 
 
 @needs_shared
-def test_cut_solutions_are_not_read():
+def test_truncated_recorded_solutions_are_unparsed():
     "800 recorded solutions, every step a display formula, cut at 40 to 95 % of the way to their box."
     lines = [json.loads(line) for line in open(DATA / 'gsm8k/model_solutions.jsonl', encoding='utf-8')]
     texts = [shown_as_displays(x[m]['solution']) for x in lines for m in x if isinstance(x[m], dict)]
@@ -364,7 +364,7 @@ CHOICES = ['Paris', 'London', '9 eggs', r'$\frac{1}{2}$', '0.5 eggs']
         ('<answer>D</answer>', 'D'),
     ],
 )
-def test_choices_as_models_write_them(text, answer):
+def test_extract_choice_by_its_text(text, answer):
     assert extract(text, 'choice') == answer
 
 
@@ -382,21 +382,21 @@ def test_choices_as_models_write_them(text, answer):
         ('The answer is (A).', 'A'),
     ],
 )
-def test_a_reader_that_knows_the_choices(text, answer):
+def test_read_with_choices(text, answer):
     found = read(text, 'choice', choices=CHOICES)
     assert (found and found.text) == answer
 
 
 @given(st.text(), st.sampled_from(['number', 'math', 'choice']), st.sampled_from(['stop', 'length']))
 @settings(deadline=None, max_examples=200)
-def test_a_cut_text_is_never_read_otherwise_than_the_whole(text, kind, finish):
+def test_truncated_text_reads_the_same_or_unparsed(text, kind, finish):
     found, whole = read(Completion(text, finish), kind), read(text, kind)
     assert found is None or finish == 'stop' and found == whole or found.how in ('boxed', 'announced')
     if found:
         assert found.form == canonical(found.text)
 
 
-def test_a_pattern_of_ones_own():
+def test_user_pattern():
     assert (
         extract('<b>12</b> <b>13</b>', r'regex:<b>(\d+)</b>') == '13'
         and extract('say 7!', r'regex:\d') == '7'
@@ -411,19 +411,19 @@ def test_a_pattern_of_ones_own():
 
 @given(st.text(), st.sampled_from(['number', 'math', 'choice']))
 @settings(deadline=None, max_examples=300)
-def test_reading_never_fails(text, kind):
+def test_extract_never_raises(text, kind):
     a = extract(text, kind)
     assert a is None or a and isinstance(a, str)
 
 
 @given(st.fractions(max_denominator=10**6))
-def test_numbers_survive_the_trip(v):
+def test_numbers_round_trip(v):
     assert extract(f'So \\boxed{{{spell(v)}}}.') == spell(v) == spell(number_value(NUMBER.fullmatch(undress(spell(v)))))
     assert extract(f'\\boxed{{\\frac{{{v.numerator}}}{{{v.denominator}}}}}') == spell(v)
     assert settle(settle(v)) == settle(v)
 
 
-def test_long_texts_take_time_in_proportion():
+def test_extract_takes_linear_time():
     "Not a stopwatch: each of these would take hours if it were quadratic."
     for t in (
         '\n' * 10**6,
@@ -600,7 +600,7 @@ CLASSES = [
 POOL = [a for c in CLASSES for a in c]
 
 
-def test_classes_are_what_they_should_be():
+def test_equivalence_classes():
     forms = [{canonical(a) for a in c} for c in CLASSES]
     for c, f in zip(CLASSES, forms):
         assert len(f) == 1, [(a, canonical(a)) for a in c]
@@ -613,7 +613,7 @@ def test_classes_are_what_they_should_be():
 
 @given(st.lists(st.sampled_from([*POOL, None]), max_size=9), st.randoms())
 @settings(deadline=None, max_examples=200)
-def test_groups_do_not_depend_on_order(found, rnd):
+def test_groups_are_order_independent(found, rnd):
     def as_sets(xs):
         return {frozenset(order[i] for i in g) for g in group(xs)}
 
@@ -625,7 +625,7 @@ def test_groups_do_not_depend_on_order(found, rnd):
 
 
 @given(st.sampled_from(POOL), st.sampled_from(POOL), st.sampled_from(POOL))
-def test_same_is_an_equivalence(a, b, c):
+def test_same_is_an_equivalence_relation(a, b, c):
     assert same(a, a) and same(a, b) == same(b, a)
     if same(a, b) and same(b, c):
         assert same(a, c)
@@ -634,7 +634,7 @@ def test_same_is_an_equivalence(a, b, c):
 
 @given(st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=1000), st.data())
 @settings(deadline=None, max_examples=150)
-def test_spellings_of_a_number_are_the_same(v, data):
+def test_equal_numbers_in_any_spelling(v, data):
     n, d = v.numerator, v.denominator
     ways = [
         spell(v),
@@ -656,7 +656,7 @@ polynomials = st.lists(st.tuples(st.integers(-9, 9).filter(bool), names, st.inte
 
 @given(polynomials, st.randoms())
 @settings(deadline=None, max_examples=60)
-def test_terms_may_change_places(terms, rnd):
+def test_commuted_terms_are_equal(terms, rnd):
     def written(ts):
         return ' + '.join(f'({c})\\cdot {x}^{{{n}}}' for c, x, n in ts)
 
@@ -677,16 +677,16 @@ def test_terms_may_change_places(terms, rnd):
         'The second row was multiplied by 2 so the determinant is 2 times that of the first matrix.',
     ],
 )
-def test_prose_is_not_passed_off_as_a_value(text):
+def test_prose_has_no_symbolic_value(text):
     assert parse(text)[1] == 'prose' and canonical(text).startswith('text:')
 
 
-def test_a_box_is_not_cut():
+def test_box_with_prose_is_kept_whole():
     text = r'$D$ is smallest when $x=-\frac{2}{5}$, so the point is $(-\frac{2}{5}, \frac{1}{5})$'
     assert extract(f'\\boxed{{{text}}}', 'math') == text
 
 
-def test_a_timeout_is_its_own_form_and_equal_to_no_value(monkeypatch):
+def test_parse_timeout_has_a_form_of_its_own(monkeypatch):
     class Slow:
         def ask(self, q):
             return dict(failed='timeout')
@@ -700,7 +700,7 @@ def test_a_timeout_is_its_own_form_and_equal_to_no_value(monkeypatch):
 
 
 @needs_shared
-def test_every_gold_answer_is_read():
+def test_every_gold_answer_is_parsed():
     def rows(name):
         return [json.loads(line) for line in open(DATA / name, encoding='utf-8')]
 
@@ -717,7 +717,7 @@ def test_every_gold_answer_is_read():
 
 @needs_shared
 @pytest.mark.slow
-def test_college_mathematics_is_read_and_equals_itself():
+def test_college_math_golds_are_parsed_and_equal_themselves():
     golds = [json.loads(line)['answer'] for line in open(DATA / 'college_math/test.jsonl', encoding='utf-8')]
     why = [parse(a)[1] for a in golds]
     values = [a for a, w in zip(golds, why) if not w]
@@ -841,12 +841,12 @@ def harmless(text):
 
 
 @pytest.mark.parametrize('text', BOMBS, ids=lambda t: f'{len(t)}-{ascii(t[:16])}')
-def test_bombs(text):
+def test_expensive_expressions_end_in_time(text):
     harmless(text)
     harmless(f'The answer is \\boxed{{{text}}}.')
 
 
-def test_nothing_is_executed(tmp_path):
+def test_injected_code_is_not_executed(tmp_path):
     there = tmp_path / 'was-here'
     for t in INJECTIONS:
         harmless(t.format(there))
@@ -955,18 +955,18 @@ def check_mutants(n, seed):
         assert canonical(s) == found[s]
 
 
-def test_a_thousand_mutants():
+def test_fuzz_1000_mutants():
     check_mutants(1000, 1)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutants():
+def test_fuzz_10000_mutants():
     check_mutants(10_000, 2)
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))
 @settings(deadline=None, max_examples=100)
-def test_any_text_has_a_form(text):
+def test_fuzz_any_text_has_a_form(text):
     harmless(text)
 
 
@@ -979,7 +979,7 @@ def news():
     return f'\\sqrt{{{next(FRESH)}}}+x'
 
 
-def test_answers_from_many_threads():
+def test_sandbox_from_many_threads():
     asked = [news() for _ in range(60)]
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(canonical, asked))
@@ -987,7 +987,7 @@ def test_answers_from_many_threads():
     assert found == [canonical(a) for a in asked]
 
 
-def test_math_verify_would_fail_here():
+def test_math_verify_fails_outside_the_main_thread():
     "The reason for a process: its own alarm needs the main thread. Ours answers."
     found = []
     t = threading.Thread(target=lambda: found.append(same(news(), '7')))
@@ -1002,7 +1002,7 @@ def in_child(a):
 
 @pytest.mark.parametrize('how', ['fork', 'spawn'])
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-def test_answers_from_worker_processes(how):
+def test_sandbox_from_worker_processes(how):
     asked = [news() for _ in range(6)]
     ours = canonical(asked[0]), answers.helper('read_form').process.pid
     answers._parse.cache_clear()
@@ -1012,7 +1012,7 @@ def test_answers_from_worker_processes(how):
     assert answers.helper('read_form').process.pid == ours[1] and canonical(asked[0]) == ours[0]
 
 
-def test_the_helper_may_die():
+def test_sandbox_restarts_after_sigkill():
     want = canonical('\\sqrt{2}+y')
     os.kill(answers.helper('read_form').process.pid, signal.SIGKILL)
     answers._parse.cache_clear()
@@ -1041,7 +1041,7 @@ def alive(pid):
 @pytest.mark.parametrize(
     'ending', ['', 'raise SystemExit(3)', '1/0', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)']
 )
-def test_no_process_is_left_behind(ending, tmp_path):
+def test_sandbox_leaves_no_process(ending, tmp_path):
     "Also: a user's script needs no `if __name__ == '__main__'`, and nobody's secrets travel."
     (tmp_path / 'script.py').write_text(SCRIPT % ending)
     done = subprocess.run(
@@ -1060,14 +1060,14 @@ def test_no_process_is_left_behind(ending, tmp_path):
     assert not alive(pid)
 
 
-def test_the_helper_gets_no_secrets(monkeypatch):
+def test_sandbox_gets_no_secrets_of_the_environment(monkeypatch):
     monkeypatch.setenv('SOME_API_KEY', 'hush')
     box = Sandbox('os', 'getenv')
     assert box.ask('SOME_API_KEY') == {'answer': None} and box.ask('PATH')['answer']
     box.close()
 
 
-def test_importing_starts_nothing():
+def test_import_starts_no_process():
     done = subprocess.run(
         [
             sys.executable,
@@ -1102,12 +1102,12 @@ def test_importing_starts_nothing():
         ('x=', 'half a relation'),
     ],
 )
-def test_reasons_are_given(text, why):
+def test_unread_names_the_reason(text, why):
     with pytest.raises(Unread, match=why):
         form(text)
 
 
-def test_thousands_are_not_lists():
+def test_thousands_separators_are_not_lists():
     assert (
         tidy('12,000') == '12000'
         and tidy('1,2') == '1,2'

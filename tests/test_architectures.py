@@ -59,7 +59,7 @@ def chat(*said):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_what_is_sent(folder, name):
+def test_chat_template_rendering(folder, name):
     e = HFEngine(folder(name))
     assert (
         e.base.tokenizer.decode(e.base.renderer.end_id) == TURN_END[name]
@@ -89,7 +89,7 @@ def test_what_is_sent(folder, name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_no_text_becomes_a_command(folder, name):
+def test_control_tokens_in_text_are_escaped(folder, name):
     """Random peers, users and own turns full of control tokens, nested and torn; the ids hold as many commands as an
     empty chat."""
     r = Renderer(load_tokenizer(str(folder(name))), name)
@@ -113,7 +113,7 @@ def test_no_text_becomes_a_command(folder, name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_harmless_texts_are_sent_as_they_are(folder, name):
+def test_ordinary_text_is_rendered_unchanged(folder, name):
     r = Renderer(load_tokenizer(str(folder(name))), name)
     for text in ('What is 3 < 4 > 2, [1, 2] and |x|?', 'a<b>c', '$\\{x | x > 0\\}$ <= [A, B]', 'Tip: 5 < x > 3'):
         assert text in r.text(chat(text)) and r.render(chat(text)) == tuple(
@@ -122,7 +122,7 @@ def test_harmless_texts_are_sent_as_they_are(folder, name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_they_speak(folder, name):
+def test_generation_is_batch_invariant_and_stops_at_the_turn_end(folder, name):
     "Batches of every size say the same; answers end at the turn's end."
     path = folder(name)
     rs = [
@@ -136,7 +136,7 @@ def test_they_speak(folder, name):
     assert {c.finish for c in out} <= {'stop', 'length'} and any(c.finish == 'stop' for c in out)
 
 
-def test_thinking_of_earlier_turns_is_left_to_the_template(folder):
+def test_thinking_of_earlier_turns_follows_the_template(folder):
     r = Renderer(load_tokenizer(str(folder('qwen3'))), 'qwen3')
     text = r.tok.decode(
         r.render(chat('3+4?', '<think>\nhm\n</think>\n\n\\boxed{7}', 'A peer says <think>no</think> 8. Again?'))
@@ -147,7 +147,7 @@ def test_thinking_of_earlier_turns_is_left_to_the_template(folder):
     assert off.tok.decode(off.render(chat('3+4?'))).endswith('<think>\n\n</think>\n\n')
 
 
-def test_alternation_by_construction(folder):
+def test_roles_alternate(folder):
     for name in ('gemma', 'mistral'):  # both refuse two turns of one role
         r = Renderer(load_tokenizer(str(folder(name))), name)
         two = (Message('user', 'a'), Message('user', 'b'), Message('assistant', 'c'), Message('user', 'd'))
@@ -156,7 +156,7 @@ def test_alternation_by_construction(folder):
             r.render((Message('system', 'Be brief.'), Message('user', 'a')))
 
 
-def test_a_tokenizer_that_folds_letters():
+def test_control_tokens_after_unicode_normalization():
     """Normalizing may turn an innocent text into a marker after we looked; the count sees it, and the second way of
     cleaning helps."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers

@@ -17,7 +17,7 @@ def maft(*args):
     )
 
 
-def test_speeds_on_nano():
+def test_bench_on_nano():
     s = bench.speeds('nano', layers=4, dtype='auto', questions=4, few=1, new=24, top_p=1.0, workers=0, threads=1)
     g, f = s['generation'], s['finetuning']
     assert (
@@ -35,7 +35,7 @@ def test_speeds_on_nano():
 
 
 @pytest.mark.slow
-def test_a_run_is_generation_training_and_overhead(tmp_path):
+def test_run_time_is_generation_training_and_overhead(tmp_path):
     r = bench.overhead(str(tmp_path), questions=4)
     assert (
         r['generating'] > 0
@@ -46,7 +46,7 @@ def test_a_run_is_generation_training_and_overhead(tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_is_measured_in_a_process_of_its_own():
+def test_peak_memory_is_measured_in_a_subprocess():
     a, b = (
         bench.in_a_process('peak_memory', case=c, model='nano', dtype='auto', questions=2, new=8)
         for c in ('one', 'copies')
@@ -60,7 +60,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
     )
 
 
-def test_random_model_draws_only_tokens_of_the_tokenizer(tmp_path):
+def test_random_model_generates_only_tokens_of_the_tokenizer(tmp_path):
     from multiagent_ft.method.prompts import Request, Sampling
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.method.prompts import opening
@@ -74,7 +74,7 @@ def test_random_model_draws_only_tokens_of_the_tokenizer(tmp_path):
     )
 
 
-def test_what_cannot_be_measured_is_named(tmp_path):
+def test_bench_errors(tmp_path):
     with pytest.raises(MaftError, match='unknown part'):
         bench.bench(['nano'], parts=('sped',))
     p = maft('--part', 'sped')
@@ -98,7 +98,7 @@ def test_what_cannot_be_measured_is_named(tmp_path):
     )
 
 
-def test_tables_of_the_page_that_is_kept():
+def test_tables_of_committed_bench_json():
     page = json.loads((Path(__file__).parent.parent / 'nbs' / 'data' / 'bench.json').read_text())
     titles = [t for t, _ in bench.tables(page)]
     assert (

@@ -100,7 +100,7 @@ def test_help_and_version(run_maft, monkeypatch, capfd):
         assert here(monkeypatch, capfd, *command.split(), '--help').returncode == 0
 
 
-def test_light():
+def test_help_imports_no_torch():
     code = f"""import sys
 from multiagent_ft.cli import main
 for line in '--help', '--version', 'run --help', 'config', 'config --agents 4', 'run --agents 1':
@@ -113,7 +113,7 @@ print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"""
     assert p.stdout.splitlines()[-1] == 'HEAVY []', p.stdout[-300:] + p.stderr
 
 
-def test_every_command_of_the_readme_exists(monkeypatch, capfd):
+def test_readme_commands_exist(monkeypatch, capfd):
     from conftest import ROOT
 
     readme = (ROOT / 'README.md').read_text()
@@ -151,7 +151,7 @@ def test_bad_settings(tmp_path, monkeypatch, capfd, args, parts):
     assert {f.name for f in tmp_path.iterdir()} == {'broken.yaml', 'unknown.yaml'}  # nothing was begun
 
 
-def test_a_token_is_not_repeated(run_maft):
+def test_secret_token_is_not_echoed(run_maft):
     token = 'hf_' + 'Zx9' * 10
     assert token not in refused(run_maft('run', '--set', f'project={token}'), 'HF_TOKEN')
 
@@ -159,7 +159,7 @@ def test_a_token_is_not_repeated(run_maft):
 @pytest.mark.parametrize(
     'args', [['run', '--bogus'], ['run', '--agents'], ['nonsense'], ['eval'], ['debate'], ['store', 'prune']]
 )
-def test_flags_that_make_no_sense(monkeypatch, capfd, args):
+def test_bad_flags(monkeypatch, capfd, args):
     p = here(monkeypatch, capfd, *args)
     assert p.returncode == 2 and 'Traceback' not in p.stderr
 
@@ -250,7 +250,7 @@ def test_run(finished):
     assert (root / 'runs' / 'store').is_dir()
 
 
-def test_again_is_a_no_op_and_a_change_is_refused(finished, tiny, monkeypatch, capfd):
+def test_second_run_is_a_no_op_and_changed_settings_are_refused(finished, tiny, monkeypatch, capfd):
     root, _ = finished
     again = here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=root)
     assert again.returncode == 0 and '0 generations, 0 training steps' in again.stdout
@@ -292,7 +292,7 @@ def test_debate(finished, monkeypatch, capfd):
     refused(here(monkeypatch, capfd, 'debate', 'x', '--run', 'runs/one', '--iteration', '5', cwd=root), 'no 5')
 
 
-def test_debate_untrained_in_colour(tiny, tmp_path):
+def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
     "Each agent has its colour; bytes that are no text and codes that move the cursor do no harm."
     leader, follower = pty.openpty()
     env = {k: v for k, v in os.environ.items() if k != 'NO_COLOR'} | dict(TERM='xterm-256color', COLUMNS='100')
@@ -358,7 +358,7 @@ def test_store(finished, monkeypatch, capfd):
     refused(maft('store', 'prune', 'nowhere', cwd=root), 'nowhere')
 
 
-def test_store_verify_names_damage(finished, tmp_path, monkeypatch, capfd):
+def test_store_verify_names_corrupt_entry(finished, tmp_path, monkeypatch, capfd):
     import shutil
 
     shutil.copytree(finished[0] / 'runs' / 'store', tmp_path / 'store')
@@ -423,7 +423,7 @@ def start(*args, cwd):
 
 
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_ctrl_c_is_one_line_and_loses_nothing(finished, tiny, tmp_path, workers):
+def test_ctrl_c_is_one_line_and_resumes(finished, tiny, tmp_path, workers):
     sets = [s for s in SETS if not s.startswith('workers')] + ['workers=%d' % workers]
     sets = [x for s in sets if s != '--set' for x in ('--set', s)]
     p = start('run', '--model', tiny, *sets, '--out', 'runs/one', cwd=tmp_path)
@@ -456,7 +456,7 @@ def test_ctrl_c_in_nano_train(tmp_path):
     assert err.splitlines()[-1] == 'stopped. Finished work is kept; the same command continues from there.'
 
 
-def test_no_room_on_disk(tmp_path, tiny, monkeypatch, capfd):
+def test_full_disk_is_one_line(tmp_path, tiny, monkeypatch, capfd):
     "The disk is full from the first file on: said in a line."
 
     def fsync(fd):
@@ -470,7 +470,7 @@ def test_no_room_on_disk(tmp_path, tiny, monkeypatch, capfd):
     )
 
 
-def test_a_bug_keeps_its_traceback():
+def test_unexpected_exception_keeps_its_traceback():
     code = """import sys, multiagent_ft.cli as c
 @c.app.command()
 def buggy(): 1/0
@@ -485,8 +485,8 @@ c.main()"""
     )
 
 
-def test_a_closed_pipe_is_no_bug():
-    "The reader of the pipe has gone before the first line."
+def test_broken_pipe_ends_quietly():
+    "Whoever listened has gone before the first word."
     r, w = os.pipe()
     os.close(r)
     try:
@@ -503,7 +503,7 @@ def test_a_closed_pipe_is_no_bug():
     assert p.returncode == 1 and p.stderr == ''
 
 
-def test_store_prune_removes_only_when_told_to(finished, tmp_path, monkeypatch, capfd):
+def test_store_prune_removes_only_with_yes(finished, tmp_path, monkeypatch, capfd):
     import shutil
     from multiagent_ft.runs.store import Store
 
@@ -518,7 +518,7 @@ def test_store_prune_removes_only_when_told_to(finished, tmp_path, monkeypatch, 
     assert here(monkeypatch, capfd, 'store', 'verify', cwd=tmp_path).stdout.strip().endswith(' 0 corrupted.')
 
 
-def test_debate_takes_kind_and_seed(tiny, tmp_path, monkeypatch, capfd):
+def test_debate_kind_and_seed_flags(tiny, tmp_path, monkeypatch, capfd):
     def talk(*more):
         return here(
             monkeypatch,
@@ -545,7 +545,7 @@ def test_debate_takes_kind_and_seed(tiny, tmp_path, monkeypatch, capfd):
     )
 
 
-def test_compare_to_the_end(tiny, tmp_path, monkeypatch, capfd):
+def test_compare_end_to_end(tiny, tmp_path, monkeypatch, capfd):
     args = (
         'compare',
         'base',

@@ -113,7 +113,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize('name', STUDIES)
-def test_tables_and_plots_are_the_same(name):
+def test_tables_and_plots_match_fixture(name):
     then, now = THEN['studies'][name], table(name)
     assert close(then['table'], [of_row(r) for r in now])
     assert cells(markdown(now).split('\n\n')[0]) == then['markdown']
@@ -124,7 +124,7 @@ def test_tables_and_plots_are_the_same(name):
 
 
 @pytest.mark.parametrize('name', STUDIES)
-def test_curves_are_the_same(name):
+def test_curves_match_fixture(name):
     then = THEN['studies'][name]
     curves = by_iteration(study(name).outcomes)
     assert close(then['by_iteration']['debate'], rounded(curves))
@@ -138,7 +138,7 @@ def test_curves_are_the_same(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', STUDIES)
-def test_curves_of_every_method_are_the_same(name):
+def test_curves_of_every_method_match_fixture(name):
     for method, curves in THEN['studies'][name]['by_iteration'].items():
         assert close(curves, rounded(by_iteration(study(name).outcomes, method))), method
 
@@ -148,7 +148,7 @@ def judged(claims=CLAIMS + CONTROLS):
     return judge_all(tables | {'figure3 diversity': measures()}, claims)
 
 
-def test_verdicts_are_the_same():
+def test_verdicts_match_fixture():
     now, then = judged(), THEN['claims']
     assert close(then['paper and controls'], [of_claim(j) for j in now])
     assert [line.split(' | ')[3:] for line in cells(claims_table(now))] == then['cells']
@@ -162,7 +162,7 @@ def test_verdicts_are_the_same():
     assert close(then['many or one'], [of_claim(j) for j in judged(changes)])
 
 
-def test_diversity_is_the_same():
+def test_diversity_matches_fixture():
     assert close(THEN['diversity'], {m: rounded(diversity_series(measures(), m)) for m in THEN['diversity']})
 
 
@@ -170,7 +170,7 @@ def nano(name):
     return load_study(ROOT / 'nbs' / 'data' / f'nano_{name}.jsonl.gz')
 
 
-def test_the_search_for_settings_is_the_same():
+def test_nano_search_matches_fixture():
     tries, then = nano('search'), THEN['nano']
     outcomes = tries.outcomes
 
@@ -187,7 +187,7 @@ def test_the_search_for_settings_is_the_same():
         assert close(curves, rounded(by_iteration(outcomes, method)))
 
 
-def test_five_iterations_of_nano_are_the_same():
+def test_nano_five_iterations_match_fixture():
     five, then = nano('five'), THEN['nano']
     multi, single = (Study([r for r in five.records if r['recipe'] == n]) for n in ('multiagent-ft', 'majority-ft'))
     for method, curves in then['five by iteration'].items():
@@ -204,7 +204,7 @@ def test_five_iterations_of_nano_are_the_same():
 
 
 @pytest.mark.parametrize('name', [*STUDIES, 'five', 'search'])
-def test_every_answer_is_the_same(name):
+def test_every_outcome_matches_fixture(name):
     outcomes = (nano(name) if name in ('five', 'search') else study(name)).outcomes
     last = at_iteration(outcomes)
     found = [

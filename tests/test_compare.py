@@ -73,7 +73,7 @@ def rec(label, seed, k, right, questions=None, **training):
     return record(label, task='play', seed=seed, it=it, outcomes=outcomes, epochs=2)
 
 
-def test_a_record_by_hand(tmp_path):
+def test_record_counts_by_hand(tmp_path):
     r = rec('a', 3, 1, [1, 0, 1], seen=7, collected=50)
     assert r['right'] == dict(debate=[1, 0, 1], majority=[0, 1, 0], single=[2, 2, 2], single_final=[3, 2, 3])
     assert r['unparsed'] == dict(debate=[0] * 3, majority=[1] * 3, single=[1] * 3, single_final=[0] * 3)
@@ -86,7 +86,7 @@ def test_a_record_by_hand(tmp_path):
     assert a == b and load_records(tmp_path / 'a.gz') == [r]
 
 
-def test_a_corrupt_file_of_outcomes_is_named(tmp_path):
+def test_corrupt_outcomes_file_is_named(tmp_path):
     whole = save_records(tmp_path / 'a.gz', [rec('a', 3, 1, [1, 0, 1])]).read_bytes()
     (tmp_path / 'bad.gz').write_bytes(b'not gzip')
     (tmp_path / 'cut.gz').write_bytes(whole[:20])
@@ -107,7 +107,7 @@ def reached(study, iteration=None):
     return {(r.recipe, r.seed): r.iteration for r in rows.itertuples()}
 
 
-def test_the_tidy_table_by_hand():
+def test_tidy_table_by_hand():
     study = two_recipes()
     assert len(study.outcomes) == len(study.records) * 4 * 4 and len(study.iterations) == len(study.records)
     row = study.outcomes.query('recipe == "a" and seed == 1 and iteration == 2 and method == "single"').iloc[0]
@@ -133,7 +133,7 @@ def test_scores_and_costs_by_hand():
     assert [p.iteration for p in by_iteration(study.outcomes)['a']] == [0, 1, 2]
 
 
-def test_unknown_tokens_are_not_claimed():
+def test_without_gold_tokens_are_unknown():
     "Where gold is not known, debates are not scored and their tokens not counted."
     rs = [rec('a', s, 1, [1], seen=100, collected=None) for s in (0, 1)]
     assert training_tokens(Study(rs).iterations)['a'] == dict(collected=None, trained=200)
@@ -154,24 +154,24 @@ def test_transitions_by_hand():
     assert found.values.tolist() == [['a', 1, 4, 0], ['a', 2, 0, 2]]
 
 
-def test_runs_that_stopped_early_count_up_to_where_all_came():
+def test_runs_of_unequal_length_count_to_the_last_common_iteration():
     rs = [rec('a', 0, k, [1]) for k in (0, 1, 2)] + [rec('a', 1, k, [1]) for k in (0, 1)]
     assert set(reached(Study(rs)).values()) == {1}
     with pytest.raises(MaftError, match='no iteration 2 of seed 1'):
         at_iteration(Study(rs).outcomes, 2)
 
 
-def test_other_questions_are_never_paired():
+def test_different_questions_are_not_paired():
     with pytest.raises(MaftError, match='not asked the same questions'):
         study_table(Study([rec('a', 0, 0, [1, 0]), rec('b', 0, 0, [1, 0], questions=7)]), 'a')
 
 
-def test_an_unknown_method_names_those_there_are():
+def test_unknown_method_error_lists_methods():
     with pytest.raises(MaftError, match='maj@9.*there are debate, majority, single, single_final'):
         scores(outcomes_table([rec('a', 0, 0, [1])]), 'maj@9')
 
 
-def test_addresses_are_shared_where_seeds_are():
+def test_common_random_numbers_share_addresses():
     def of(t, **kw):
         return config_for(BASE.but(**kw), study_row(t), seed=0, root='x')
 
@@ -189,7 +189,7 @@ def test_addresses_are_shared_where_seeds_are():
     assert sum(addresses(of('star')).values()) == 2 * 10 + 2 * 8 + 8 * 5
 
 
-def test_folders_never_meet():
+def test_run_dirs_are_distinct():
     outs = {
         config_for(BASE.but(**kw), study_row(t), seed=s, root='x').out
         for kw in ({}, dict(eval=9), dict(iterations=2))
@@ -204,7 +204,7 @@ def test_folders_never_meet():
     )
 
 
-def test_a_study_dir_belongs_to_one_study(tmp_path):
+def test_study_dir_of_another_study_is_refused(tmp_path):
     init_study_dir(tmp_path / 'new', BASE)
     init_study_dir(tmp_path / 'new', BASE)
     init_study_dir(tmp_path / 'new', BASE.but(seed=5, recipe='debate'))
@@ -244,7 +244,7 @@ def test_tokens_are_counted_once(tmp_path):
         )
 
 
-def test_a_study_is_written_from_its_records(tmp_path):
+def test_write_study_from_records(tmp_path):
     rs = [rec(n, s, k, [1, s, k, 0] * 5) for n in ('a', 'b') for s in (0, 1) for k in (0, 1, 2)]
     write_study(tmp_path / 'x', 'T', Study(rs), 'a')
     write_study(tmp_path / 'y', 'T', load_study(tmp_path / 'x' / 'outcomes.jsonl.gz'), 'a')
@@ -272,7 +272,7 @@ def test_a_study_is_written_from_its_records(tmp_path):
     ],
     ids=lambda a: str(a[0]),
 )
-def test_nonsense_is_one_clear_line(tmp_path, args, said):
+def test_bad_arguments_are_one_line(tmp_path, args, said):
     (tmp_path / 'note.txt').write_text('mine')
     done = maft('compare', *args, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
@@ -280,7 +280,7 @@ def test_nonsense_is_one_clear_line(tmp_path, args, said):
     assert [f.name for f in tmp_path.iterdir() if f.name != 'runs'] == ['note.txt']
 
 
-def test_iterations_count_wherever_they_are_said(tmp_path):
+def test_iterations_from_flag_set_or_file(tmp_path):
     "`--set iterations=2` was once ignored: the command's own default of 1 won."
 
     def answers(*said):
@@ -312,7 +312,7 @@ def results(folder):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
+def test_sigkill_and_resume_is_byte_identical(tmp_path):
     assert maft(*ARGS, '--out', 'whole', cwd=tmp_path).returncode == 0
     command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS), '--out', 'cut']
     kills = 0
@@ -337,7 +337,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_may_be_run_by_several_processes(tmp_path):
+def test_seeds_run_by_several_processes_are_merged(tmp_path):
     "As on two machines: each its own seed over one folder; the whole, asked for at the end, finds everything."
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     part = [
@@ -369,7 +369,7 @@ def test_seeds_may_be_run_by_several_processes(tmp_path):
     assert results(tmp_path / 'x') == results(tmp_path / 'y')
 
 
-def test_compare_needs_rows():
+def test_compare_without_recipes_is_refused():
     with pytest.raises(MaftError, match='nothing to compare'):
         compare([], BASE)
     assert all(study_row(n).recipe == n for n in RECIPES)

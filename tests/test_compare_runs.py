@@ -37,7 +37,7 @@ def drawn(seeds, spread, rng, n=80, gain=0.1, shared=False):
 
 
 @pytest.mark.parametrize('seeds, spread, shared', [(3, 0, False), (3, 0.15, False), (3, 0.05, True), (5, 0.1, True)])
-def test_wide_interval_covers(seeds, spread, shared):
+def test_wide_interval_coverage(seeds, spread, shared):
     rng = np.random.default_rng(7)
     held = [
         low <= 0.1 <= high
@@ -46,14 +46,14 @@ def test_wide_interval_covers(seeds, spread, shared):
     assert np.mean(held) >= 0.88  # 95 % promised; 60 experiments
 
 
-def test_bootstrap_covers_with_many_seeds():
+def test_bootstrap_interval_coverage():
     rng = np.random.default_rng(8)
     held = [e.low <= 0.1 <= e.high for e in (estimate(drawn(12, 0.08, rng), 300) for _ in range(60))]
     assert np.mean(held) >= 0.87
 
 
 @pytest.mark.parametrize('shared', [False, True])
-def test_false_alarms_are_as_rare_as_promised(shared):
+def test_false_positive_rate(shared):
     rng = np.random.default_rng(9)
     assert sum(estimate(drawn(4, 0.08, rng, gain=0, shared=shared), 50).p() < 0.05 for _ in range(80)) <= 9
 
@@ -75,24 +75,24 @@ def two_way(scores):
 
 
 @pytest.mark.parametrize('shared', [False, True])
-def test_stderr_against_a_formula_of_its_own(shared):
+def test_stderr_against_two_way_clustered_variance(shared):
     scores = drawn(4, 0.2, np.random.default_rng(3), shared=shared)
     assert max(stderrs(scores)) == pytest.approx(two_way(scores) ** 0.5, rel=0.01)
 
 
-def test_own_questions_reduce_to_students_test():
+def test_distinct_questions_reduce_to_the_t_test():
     scores = drawn(5, 0.3, np.random.default_rng(4))
     means = [np.mean(list(s.values())) for s in scores.values()]
     assert estimate(scores).p() == pytest.approx(ttest_1samp(means, 0).pvalue, rel=0.02)
     assert estimate(scores).mean == pytest.approx(np.mean(means))
 
 
-def test_seeds_of_unequal_size_weigh_the_same():
+def test_seeds_of_unequal_size_have_equal_weight():
     e = estimate({0: {'a': 1}, 1: {f'b{i}': 0 for i in range(99)}})
     assert e.mean == 0.5 and (e.seeds, e.questions) == (2, 100) and (e.low, e.high) == (0, 1)
 
 
-def test_order_of_questions_and_seeds_is_nothing():
+def test_questions_and_seeds_are_order_independent():
     s = drawn(3, 0.1, np.random.default_rng(5), shared=True)
     t = {k: dict(reversed(s[k].items())) for k in s}
     a, b = estimate(s), estimate(t)
@@ -101,7 +101,7 @@ def test_order_of_questions_and_seeds_is_nothing():
     assert estimate(u).stderr == pytest.approx(a.stderr) and estimate(u).mean == pytest.approx(a.mean)
 
 
-def test_one_seed_is_never_a_verdict():
+def test_one_seed_gives_no_verdict():
     e = estimate({0: {f'q{i}': 1 for i in range(500)}})
     assert verdict(e) == 'unclear' and e.p() is None
     assert e.stderr == 0 and e.mean == 1
@@ -122,7 +122,7 @@ def test_verdict(mean, margin, said):
     assert verdict(Estimate(mean, mean - 0.02, mean + 0.02, 0.01, 5, 100), margin) == said
 
 
-def test_wide_is_never_narrower_and_p_agrees():
+def test_wide_interval_contains_narrow_and_agrees_with_p():
     rng = np.random.default_rng(6)
     for _ in range(20):
         e = estimate(drawn(4, 0.1, rng, gain=0.05), 100)
@@ -133,7 +133,7 @@ def test_wide_is_never_narrower_and_p_agrees():
     assert Estimate(0, 0, 0, 0, 3, 9).p() == 1 and Estimate(0.5, 0.5, 0.5, 0, 3, 9).p() == 0
 
 
-def test_resampling_is_repeatable():
+def test_bootstrap_is_deterministic():
     s = drawn(3, 0.1, np.random.default_rng(5))
     assert (bootstrap(s, 50, 1) == bootstrap(s, 50, 1)).all() and bootstrap(s, 50).shape == (50,)
 
@@ -157,7 +157,7 @@ def test_table_by_hand():
     assert score_table({'x': shares})[0].right is None  # a share is not k of n
 
 
-def test_holm_over_the_recipes():
+def test_holm_correction_over_recipes():
     rng = np.random.default_rng(2)
 
     def run(gain):
@@ -169,12 +169,12 @@ def test_holm_over_the_recipes():
     assert sum(row.p > row.difference.p() for row in table[1:]) >= 2
 
 
-def test_names_cannot_break_a_table():
+def test_markdown_in_names_is_escaped():
     t = markdown(score_table({'a|b\nc': {0: asked(3)}}))
     assert 'a\\|b c' in t and len(t.splitlines()) == 5
 
 
-def test_errors_say_what_to_do():
+def test_error_messages():
     for wrong in (
         lambda: estimate({}),
         lambda: estimate({0: {}}),
@@ -187,7 +187,7 @@ def test_errors_say_what_to_do():
         assert len(str(e.value).splitlines()) <= 2
 
 
-def test_small_things():
+def test_edge_cases():
     assert small_p(None) == '' and small_p(0.0001) == '< 0.001' and small_p(0.04) == '0.040'
     assert (
         format_estimate(None) == ''

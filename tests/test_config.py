@@ -30,7 +30,7 @@ def fault(**kw):
     return str(e.value)
 
 
-def test_import_is_light():
+def test_import_config_is_light():
     code = (
         'import sys, multiagent_ft.runs.settings as c; c.load_config(); '
         "heavy = ('torch', 'transformers', 'numpy', 'pandas', 'rich', 'typer'); "
@@ -39,7 +39,7 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
 
 
-def test_layers(tmp_path):
+def test_precedence_of_layers(tmp_path):
     f = tmp_path / 'mine.yaml'
     f.write_text('agents: 4\ntrain: 100\nseed: 7\ntemperature: 0.5\n')
     c = load_config(f, dict(agents='5', seed=None), ['temperature=0.9'])
@@ -50,7 +50,7 @@ def test_layers(tmp_path):
     assert (q.train, q.eval, q.iterations, q.agents) == (QUICK['train'], 60, 1, 4)
 
 
-def test_the_models_file_is_chosen_by_whatever_layer_names_it(tmp_path):
+def test_model_named_in_any_layer_selects_its_file(tmp_path):
     f = tmp_path / 'mine.yaml'
     f.write_text('model: org/big\n')
     assert (
@@ -64,14 +64,14 @@ def test_the_models_file_is_chosen_by_whatever_layer_names_it(tmp_path):
     assert model_defaults('../settings/nano') == model_defaults('default')
 
 
-def test_settings_are_in_the_package():
+def test_settings_files_are_in_the_package():
     assert {f.name for f in (files('multiagent_ft') / 'settings').iterdir() if f.name.endswith('.yaml')} >= {
         'default.yaml',
         'nano.yaml',
     }
 
 
-def test_frozen_and_every_key_documented():
+def test_config_is_frozen_and_documented():
     c = load_config()
     with pytest.raises(Exception):
         c.seed = 3
@@ -97,7 +97,7 @@ text = st.text(
     workers=st.just('auto') | st.integers(0, 64),
     fresh=st.booleans(),
 )
-def test_written_and_read_back(tmp_path_factory, task, project, seed, w, lr, agents, summary, levels, workers, fresh):
+def test_config_round_trip(tmp_path_factory, task, project, seed, w, lr, agents, summary, levels, workers, fresh):
     c = load_config(
         flags=dict(
             task=task,
@@ -201,7 +201,7 @@ SECRETS = ['hf_' + 'Ab1' * 10, 'https://me:pass1234@host.org/x', 'sk-' + 'a1' * 
 
 
 @pytest.mark.parametrize('secret', SECRETS)
-def test_no_secrets(secret, tmp_path):
+def test_secrets_in_settings_are_refused(secret, tmp_path):
     for sets in (
         [f'project={secret}'],
         [f'data={secret}'],
@@ -218,13 +218,13 @@ def test_no_secrets(secret, tmp_path):
         dump_config(c)
 
 
-def test_no_secret_of_the_environment(monkeypatch):
+def test_environment_secrets_are_not_written(monkeypatch):
     monkeypatch.setenv('WANDB_API_KEY', 'c0ffee' * 6)
     assert 'c0ffee' not in fault(sets=['project=' + 'c0ffee' * 6])
     assert 'c0ffee' not in dump_config(load_config())
 
 
-def test_same_run(tmp_path):
+def test_check_same_ignores_operational_settings(tmp_path):
     old = load_config(flags=dict(out=tmp_path))
     for k, v in dict(iterations=9, device='cpu', workers=2, wandb='off', store=tmp_path / 's', project='p').items():
         check_same(old, load_config(flags={'out': tmp_path, k: v}))
@@ -247,7 +247,7 @@ def test_same_run(tmp_path):
         )
 
 
-def test_derived():
+def test_derived_settings():
     c = load_config()
     assert c.calls == c.votes == 9 and load_config(sets=['samples=4']).votes == 4
     assert str(c.folder) == 'runs/arithmetic-nano' and str(c.store_folder) == 'runs/store'
@@ -255,7 +255,7 @@ def test_derived():
     assert load_config(flags=dict(out='~/x')).folder == type(c.folder)(os.path.expanduser('~/x'))
 
 
-def test_tree_and_short_names_are_the_same():
+def test_tree_and_short_names_agree():
     a = Config(train=12, rank=8, gradient_checkpointing=True, task='words')
     b = Config(task=dict(name='words', train=12), training=dict(rank=8, gradient_checkpointing=True))
     assert a == b == load_config(sets=['task.train=12', 'training.rank=8', 'gradient_checkpointing=yes', 'task=words'])
@@ -267,7 +267,7 @@ def test_tree_and_short_names_are_the_same():
         getattr(a, 'no_such_setting')
 
 
-def test_every_setting_of_the_trainer_can_be_set():
+def test_every_trainer_setting_has_a_key():
     from dataclasses import asdict
     from multiagent_ft.training.trainer import TrainingSettings
 
@@ -278,7 +278,7 @@ def test_every_setting_of_the_trainer_can_be_set():
     assert [k for k in chosen if chosen[k] == usual[k]] == []
 
 
-def test_nested_and_flat_files_mean_the_same(tmp_path):
+def test_nested_and_flat_files_agree(tmp_path):
     (tmp_path / 'flat.yaml').write_text(
         'train: 12\nengine_args: {url: x}\ntarget_modules: [q, v]\nmanner: cooperative\n'
     )

@@ -21,7 +21,7 @@ def ballot(answers, *args, **kw):
 
 @given(ballots, st.randoms(), st.sampled_from(['none', 'random']), st.integers(0, 3))
 @settings(deadline=None)
-def test_order_does_not_matter(answers, rnd, tie, min_support):
+def test_vote_is_order_independent(answers, rnd, tie, min_support):
     other = answers[:]
     rnd.shuffle(other)
     assert ballot(answers, tie, seed='q', min_support=min_support) == ballot(
@@ -31,7 +31,7 @@ def test_order_does_not_matter(answers, rnd, tie, min_support):
 
 @given(st.lists(st.tuples(st.sampled_from(TEXTS), st.floats(0, 10)), max_size=7), st.randoms())
 @settings(deadline=None)
-def test_order_does_not_matter_with_weights(pairs, rnd):
+def test_weighted_vote_is_order_independent(pairs, rnd):
     other = pairs[:]
     rnd.shuffle(other)
     a, b = (ballot([x for x, _ in p], 'random', weights=[w for _, w in p]) for p in (pairs, other))
@@ -40,7 +40,7 @@ def test_order_does_not_matter_with_weights(pairs, rnd):
 
 @given(ballots)
 @settings(deadline=None)
-def test_the_numbers_are_right(answers):
+def test_support_margin_and_ties_by_recount(answers):
     v = ballot(answers, 'random')
     here = [a for a in answers if a is not None]
     counts = sorted((sum(same(a, b) for b in here) for a in here), reverse=True)
@@ -55,7 +55,7 @@ def test_the_numbers_are_right(answers):
     assert (none.answer is None) == (v.tied or not here) and none.support == v.support
 
 
-def test_policies():
+def test_tie_and_min_support_policies():
     assert ballot(['12', '7', '7.0']) == Vote('7', 2, 3, 0, False, 1)
     assert (
         ballot(['1', '2']).answer is None
@@ -73,7 +73,7 @@ def test_policies():
         ballot(['1'], weights=[1, 2])
 
 
-def test_a_draw_is_fixed_by_its_seed_and_fair_over_seeds():
+def test_random_tie_break_is_seeded_and_uniform():
     drawn = [ballot(['1', '2', '3'], 'random', seed=['run', i]).answer for i in range(900)]
     assert drawn == [ballot(['3', '1', '2'], 'random', seed=['run', i]).answer for i in range(900)]
     assert all(240 < drawn.count(x) < 360 for x in '123')
@@ -94,13 +94,13 @@ def test_weights():
     )
 
 
-def test_shortest_spelling_is_shown():
+def test_vote_shows_the_shortest_spelling():
     for p in itertools.permutations(['0.50', r'\frac{1}{2}', '1/2']):
         assert ballot(list(p)).answer == '1/2'
 
 
 @needs_shared
-def test_four_recorded_models():
+def test_vote_over_recorded_models():
     rows = [json.loads(line) for line in open(SHARED / 'data/gsm8k/model_solutions.jsonl', encoding='utf-8')]
     models = [k for k, v in rows[0].items() if isinstance(v, dict)]
     gold = [extract(r['ground_truth']) for r in rows]

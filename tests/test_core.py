@@ -40,7 +40,7 @@ def fast():
 
 
 @given(value)
-def test_canonical_json_says_the_same(o):
+def test_canonical_json_round_trip(o):
     text = canonical_json(o)
     assert (
         json.loads(text) == o
@@ -50,7 +50,7 @@ def test_canonical_json_says_the_same(o):
 
 
 @given(value, value)
-def test_one_spelling_for_equal_values_only(a, b):
+def test_canonical_json_is_injective(a, b):
     def exactly(o):
         return json.dumps(o, sort_keys=True)  # tells 1, 1.0 and True apart, as ==  does not
 
@@ -58,11 +58,11 @@ def test_one_spelling_for_equal_values_only(a, b):
 
 
 @given(keys)
-def test_no_blanks_outside_text(key):
+def test_canonical_json_has_no_whitespace(key):
     assert not re.search(r'\s', re.sub(r'"(\\.|[^"\\])*"', '', canonical_json(key)))
 
 
-def test_what_has_a_plain_form_and_what_has_none():
+def test_canonical_json_of_supported_and_unsupported_values():
     assert (
         canonical_json(dict(b=(1, 2), a=Path('x/y'), m=Message('user', 'é')))
         == '{"a":"x/y","b":[1,2],"m":{"content":"\\u00e9","role":"user"}}'
@@ -77,7 +77,7 @@ def test_digest_known_values():
     assert digest({}) == digest(b'{}') and digest('a') == digest(b'"a"')
 
 
-def test_the_same_in_every_process():
+def test_digest_and_seed_are_the_same_in_every_process():
     "Neither hash randomisation nor the order of a set may leak in."
     code = (
         "from multiagent_ft.core import digest, seed_for; print(digest(dict(b=[1, 2.5, None], a='é')), seed_for(0,"
@@ -105,13 +105,13 @@ address = st.lists(leaf, max_size=6).map(tuple)
 
 
 @given(address, address)
-def test_a_seed_is_its_address(a, b):
+def test_seed_depends_on_its_address_only(a, b):
     assert 0 <= seed_for(*a) < 2**63 and seed_for(*a) == seed_for(*a)
     assert (seed_for(*a) == seed_for(*b)) == (canonical_json(a) == canonical_json(b))
 
 
 @given(address)
-def test_generators_are_fresh_and_private(where):
+def test_rng_for_returns_independent_generators(where):
     random.seed(1)
     before = random.getstate()
     a, b = rng_for(*where), rng_for(*where)
@@ -119,7 +119,7 @@ def test_generators_are_fresh_and_private(where):
     assert a.random() == b.random()
 
 
-def test_addresses_do_not_run_into_each_other():
+def test_seed_addresses_do_not_collide():
     "Parts are kept apart, and what looks alike is not the same."
     some = [
         ('ab', 'c'),
@@ -139,7 +139,7 @@ def test_addresses_do_not_run_into_each_other():
     assert len({seed_for(*s) for s in some}) == len(some)
 
 
-def test_seeds_of_neighbours_are_unrelated():
+def test_seeds_of_neighbouring_addresses_are_uncorrelated():
     seeds = [seed_for(0, 'train', f'q{q}', r, 'generator', d) for q in range(200) for r in range(5) for d in range(10)]
     assert len(set(seeds)) == 10_000
     for bit in range(63):
@@ -149,7 +149,7 @@ def test_seeds_of_neighbours_are_unrelated():
 
 
 @given(st.text())
-def test_held_out_is_a_property_of_the_question(q):
+def test_held_out_depends_on_the_question_only(q):
     assert held_out(q) == held_out(f'  {q}\n') == held_out(q.strip())
 
 
@@ -173,7 +173,7 @@ transcripts = st.builds(
 
 
 @given(st.lists(transcripts, max_size=3))
-def test_transcripts_survive_a_file(some):
+def test_transcripts_round_trip(some):
     with memory() as d:
         write_jsonl(Path(d) / 't.jsonl', map(transcript_to_dict, some))
         assert [transcript_from_dict(r) for r in read_jsonl(Path(d) / 't.jsonl')] == some
@@ -207,7 +207,7 @@ def test_frozen():
 
 
 @given(st.text() | st.binary(), st.text() | st.binary())
-def test_write_atomic_writes_what_it_is_given(first, second):
+def test_write_atomic_round_trip(first, second):
     with memory() as d:
         for data in (first, second):
             path = write_atomic(Path(d) / 'a' / 'b.txt', data)
@@ -215,7 +215,7 @@ def test_write_atomic_writes_what_it_is_given(first, second):
             assert [p.name for p in path.parent.iterdir()] == ['b.txt']
 
 
-def test_killed_at_every_change(fast):
+def test_write_atomic_sigkill_at_every_syscall(fast):
     "Old bytes or new bytes, never half; a second run ends where an undisturbed one does."
     *kills, through = killing('kill', 'file', fast, '--from-scratch')
     assert len(kills) >= 25 and {k['what'] for k in kills} >= {'open', 'write', 'fsync', 'replace'}
@@ -234,7 +234,7 @@ def test_killed_at_every_change(fast):
     assert notes == sorted(notes) and len(set(map(tuple, notes))) == 4, 'every state was seen, in order'
 
 
-def test_eight_writers_one_file(tmp_path):
+def test_write_atomic_concurrent_writers(tmp_path):
     def write(i):
         for _ in range(20):
             write_atomic(tmp_path / 'x', str(i) * 10_000)
@@ -251,7 +251,7 @@ def test_eight_writers_one_file(tmp_path):
 
 
 @pytest.mark.parametrize('what', ['fsync', 'replace'])
-def test_no_room(tmp_path, monkeypatch, what):
+def test_write_atomic_full_disk(tmp_path, monkeypatch, what):
     write_atomic(tmp_path / 'x', 'old')
 
     def full(*a, **k):
@@ -263,7 +263,7 @@ def test_no_room(tmp_path, monkeypatch, what):
     assert 'x' in str(e.value) and (tmp_path / 'x').read_text() == 'old' and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cut_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
+def test_write_atomic_interrupted_leaves_no_temporary_file(tmp_path, monkeypatch):
     def stop(*a, **k):
         raise KeyboardInterrupt
 
@@ -277,14 +277,14 @@ def test_a_cut_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
 
 
 @given(st.lists(keys, max_size=6))
-def test_rows_survive_a_file(rows):
+def test_jsonl_round_trip(rows):
     with memory() as d:
         path = write_jsonl(Path(d) / 'r.jsonl', rows)
         assert read_jsonl(path) == rows and len(path.read_text(encoding='utf-8').split('\n')) == len(rows) + 1
 
 
 @given(st.lists(keys, min_size=1, max_size=6), st.data())
-def test_the_broken_line_is_named(rows, data):
+def test_jsonl_corrupt_line_is_named(rows, data):
     i = data.draw(st.integers(0, len(rows) - 1))
     lines = [json.dumps(r) for r in rows]
     lines[i] = data.draw(
@@ -300,19 +300,19 @@ def test_the_broken_line_is_named(rows, data):
     assert f'r.jsonl, line {lead + i + 1}:' in str(e.value) and '\n' not in str(e.value)
 
 
-def test_blank_lines_and_dos_lines_are_fine(tmp_path):
+def test_jsonl_blank_lines_and_crlf(tmp_path):
     (tmp_path / 'r').write_bytes(b'\n{"a": 1}\r\n  \r\n{"a": 2}')
     assert read_jsonl(tmp_path / 'r') == [dict(a=1), dict(a=2)]
     (tmp_path / 'r').write_bytes(b'')
     assert read_jsonl(tmp_path / 'r') == []
 
 
-def test_separators_inside_text_do_not_break_lines(tmp_path):
+def test_jsonl_unicode_line_separators(tmp_path):
     rows = [dict(t='a\u2028b\u2029c\x85d\x0be\x0cf\rg\nh\x1ei')]
     assert read_jsonl(write_jsonl(tmp_path / 'r', rows)) == rows
 
 
-def test_not_a_file_of_records(tmp_path):
+def test_jsonl_of_non_objects_is_refused(tmp_path):
     with pytest.raises(MaftError, match='no such file'):
         read_jsonl(tmp_path / 'nowhere')
     (tmp_path / 'latin').write_bytes('{"t": "café"}'.encode('latin1'))
@@ -320,19 +320,19 @@ def test_not_a_file_of_records(tmp_path):
         read_jsonl(tmp_path / 'latin')
 
 
-def test_a_byte_order_mark(tmp_path):
+def test_jsonl_byte_order_mark(tmp_path):
     (tmp_path / 'r').write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
     assert read_jsonl(tmp_path / 'r') == [dict(a=1)]
 
 
 @pytest.mark.parametrize('path', ['', 'file/below'])
-def test_reading_what_is_no_file(tmp_path, path):
+def test_read_missing_file_or_folder(tmp_path, path):
     (tmp_path / 'file').write_text('{}')
     with pytest.raises(MaftError):
         read_jsonl(tmp_path / path)
 
 
-def test_writing_below_a_file(tmp_path):
+def test_write_below_a_file_is_refused(tmp_path):
     (tmp_path / 'file').write_text('x')
     with pytest.raises(MaftError, match='Fix that') as e:
         write_atomic(tmp_path / 'file' / 'below', 'x')
@@ -342,18 +342,18 @@ def test_writing_below_a_file(tmp_path):
 @pytest.mark.parametrize(
     'text', ['{"a": ' + '9' * 5000 + '}', '{"a": ' + '[' * 100_000 + ']' * 100_000 + '}'], ids=['digits', 'nesting']
 )
-def test_hostile_json(tmp_path, text):
+def test_jsonl_hostile_json(tmp_path, text):
     (tmp_path / 'r').write_text(text)
     with pytest.raises(MaftError, match='line 1'):
         read_jsonl(tmp_path / 'r')
 
 
-def test_half_a_surrogate_pair_can_be_written_again(tmp_path):
+def test_jsonl_lone_surrogate_round_trip(tmp_path):
     (tmp_path / 'r').write_text('{"t": "\\ud83d"}')
     assert read_jsonl(write_jsonl(tmp_path / 's', read_jsonl(tmp_path / 'r'))) == [dict(t='\ud83d')]
 
 
-def test_importing_core_is_light():
+def test_import_core_is_light():
     code = (
         'import sys, multiagent_ft.core; print(sorted({"torch", "numpy", "transformers", "pydantic"} &'
         ' set(sys.modules)))'
@@ -373,7 +373,7 @@ USER_FILES = {
 
 
 @pytest.mark.parametrize('where', USER_FILES)
-def test_an_object_that_cannot_be_loaded_is_one_line(tmp_path, where):
+def test_load_object_errors_are_one_line(tmp_path, where):
     text, *expected = USER_FILES[where]
     if text is not None:
         (tmp_path / where.split(':')[0]).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -383,7 +383,7 @@ def test_an_object_that_cannot_be_loaded_is_one_line(tmp_path, where):
     assert all(part in str(e.value) for part in expected), str(e.value)
 
 
-def test_a_loaded_object_is_one_object_until_its_file_changes(tmp_path):
+def test_load_object_is_cached_until_its_file_changes(tmp_path):
     (tmp_path / 'beside.py').write_text('base = 40')
     (tmp_path / 'my.py').write_text('import beside\ndef mine(): return beside.base + 2')
     where = f'{tmp_path}/my.py:mine'

@@ -72,7 +72,7 @@ def test_likelihoods_by_hand():
     assert engine.asked == ['a', 'b', None], 'critics are read by critics and the base alone'
 
 
-def test_generators_listen_to_generators():
+def test_generators_are_paired_with_generators():
     t, society = speakers([(0,), (0,)], ['a', None], 'generator', 1)
     engine = Table({'a': [-1], None: [-2]})
     L, _ = likelihoods([t], society, engine)
@@ -91,14 +91,14 @@ def test_three_agents_average_over_ordered_pairs():
     assert m['kl_to_base'].value == pytest.approx(sum((L[:, a, a] - L[:, a, 3]).sum() for a in range(3)) / T.sum())
 
 
-def test_longer_questions_weigh_more():
+def test_questions_are_weighted_by_tokens():
     assert over_questions([1, 30], [1, 10]).value == pytest.approx(31 / 11)
     m = over_questions([1, 2, 3, 4], [1, 1, 1, 1], 500)
     assert m.value == 2.5 and m.low < 2.5 < m.high and m.questions == 4
     assert over_questions([]) == over_questions([None]) == Measure(None, None, None, 0)
 
 
-def test_interval_covers():
+def test_interval_coverage():
     rng = np.random.default_rng(1)
     held = []
     for _ in range(60):
@@ -112,7 +112,7 @@ words = st.lists(st.sampled_from(['7', '7.0', '8', None]), min_size=3, max_size=
 
 
 @given(st.lists(words, min_size=1, max_size=5), st.permutations(range(3)))
-def test_order_of_agents_does_not_matter(debates, order):
+def test_agents_are_order_independent(debates, order):
     a, b = (
         [debate(i, box(*d)) for i, d in enumerate(debates)],
         [debate(i, box(*(d[s] for s in order))) for i, d in enumerate(debates)],
@@ -153,7 +153,7 @@ def test_embeddings_do_not_depend_on_the_process():
     )
 
 
-def test_strange_texts():
+def test_embedding_of_empty_and_odd_texts():
     e = char_ngrams(['', ' \n', '\ud800 lone', '\x00', '☃' * 5000])
     assert (
         np.isfinite(e).all() and dissimilarity(['☃', '☃']) == pytest.approx(0, abs=1e-6) and dissimilarity([]) is None
@@ -162,7 +162,7 @@ def test_strange_texts():
     assert embedding_diversity([debate(0, ['a', ' ', ''])]).value is None
 
 
-def test_an_embedder_of_ones_own():
+def test_user_embedder():
     seen = []
 
     def lengths(texts):
@@ -174,7 +174,7 @@ def test_an_embedder_of_ones_own():
     assert page['measures']['embedding']['value'] == pytest.approx(2 / 3 * (1 - cos)) and set(seen) == {'a', 'bb'}
 
 
-def test_errors_say_what_to_do():
+def test_error_messages():
     t, society = speakers([(0,), (0,)], ['a', 'b'])
     empty, _ = speakers([(), ()], ['a', 'b'])
     for wrong, word in (
@@ -190,7 +190,7 @@ def test_errors_say_what_to_do():
         assert len(str(e.value).splitlines()) <= 2
 
 
-def test_the_page_is_json():
+def test_measures_are_json():
     t, society = speakers([(0,), (0,)], ['a', 'b'])
     page = diversity([t], society, Table({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
     assert json.loads(json.dumps(page)) == page and set(page['measures']) == {
@@ -224,7 +224,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def test_on_a_model_the_estimate_meets_the_exact_sum(tiny):
+def test_kl_estimate_against_the_exact_sum(tiny):
     "One-token answers: the whole next-token distribution is at hand, so the KL is known."
     from multiagent_ft.engines.huggingface import HFEngine
 
@@ -261,7 +261,7 @@ def test_on_a_model_the_estimate_meets_the_exact_sum(tiny):
     assert same['kl_between'].value == same['kl_to_base'].value == 0, 'untrained agents are the base model'
 
 
-def test_encoder(tmp_path):
+def test_t5_encoder_mean_pooling(tmp_path):
     "A tiny T5 from a folder: the mean over tokens, whatever the batch; long text in pieces."
     import torch
     from tiny_models import tokenizer, MODELS
@@ -299,7 +299,7 @@ def run_folder(tmp_path, exams):
     return tmp_path
 
 
-def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
+def test_measure_is_cached_until_the_debates_change(tmp_path):
     from multiagent_ft.studies.diversity import SPELLING, diversity_table, run_diversity
 
     folder = run_folder(
@@ -320,7 +320,7 @@ def test_a_run_is_measured_once_and_again_when_its_debates_change(tmp_path):
     assert diversity_table(pages)[1][:4] == ['0', '4', '0.000', '0.500 [0.500, 0.500]']
 
 
-def test_a_folder_without_debates_is_an_error(tmp_path):
+def test_folder_without_debates_is_refused(tmp_path):
     from multiagent_ft.studies.diversity import embedder, run_diversity
 
     (run_folder(tmp_path, [[debate(0, box('1', '2'))]]) / 'iteration-0' / 'eval.jsonl').unlink()

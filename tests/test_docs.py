@@ -46,7 +46,7 @@ print('RESULT ' + json.dumps(failed))
 
 
 @pytest.mark.slow
-def test_every_notebook_becomes_a_page(tmp_path):
+def test_every_notebook_has_a_page(tmp_path):
     tracked(tmp_path)
     paths = [p.relative_to(ROOT).as_posix() for p in notebooks()]
     done = subprocess.run(

@@ -135,7 +135,7 @@ def test_command_line_takes_files(files, run_maft):
     assert files_of(files / 'run') == before
 
 
-def test_a_wrapped_recipe_gives_the_same_counts(tmp_path):
+def test_wrapped_recipe_has_the_same_counts(tmp_path):
     def wrapped(*args):
         return full_debate(*args)
 
@@ -166,7 +166,7 @@ def test_workers_do_not_import_from_the_current_folder(tmp_path, monkeypatch):
     assert (path / 'text.txt').read_text() == 'done'
 
 
-def test_a_read_answer_is_found_again_and_read_again_by_another_parser(tmp_path, monkeypatch):
+def test_parsed_answers_are_cached_by_parser_version(tmp_path, monkeypatch):
     from multiagent_ft.runs import run
 
     first = experiment().run(tmp_path / 'run')
@@ -190,7 +190,7 @@ def test_a_read_answer_is_found_again_and_read_again_by_another_parser(tmp_path,
         ('no-such-name', ['no-such-name']),
     ],
 )
-def test_names_that_name_nothing(files, door, name, parts):
+def test_unknown_names_are_refused(files, door, name, parts):
     name = f'{files}/{name}' if '.py' in name else name
     message = refusal(files, **{door: name})
     assert all(p in message for p in parts), message
@@ -206,7 +206,7 @@ def test_names_that_name_nothing(files, door, name, parts):
         (dict(train=0), ['train is 0', 'a whole number, 1 or more']),
     ],
 )
-def test_wrong_objects(tmp_path, kw, parts):
+def test_objects_of_the_wrong_type_are_refused(tmp_path, kw, parts):
     message = refusal(tmp_path, **kw)
     assert all(p in message for p in parts), message
 
@@ -221,22 +221,22 @@ class NoIdentity(ScriptedEngine):
         return dict(model=object())
 
 
-def test_an_engine_without_adapters_is_not_asked_to_train(tmp_path):
+def test_engine_without_adapters_is_refused_for_training(tmp_path):
     message = refusal(tmp_path, engine=NoAdapters(by_seed), recipe='multiagent-ft')
     assert 'multiagent-ft trains adapters' in message and 'NoAdapters' in message
     assert experiment(engine=NoAdapters(by_seed)).run(tmp_path / 'debate').outcomes
 
 
-def test_an_engine_without_identity_is_refused(tmp_path):
+def test_engine_without_identity_is_refused(tmp_path):
     assert 'engine NoIdentity has no identity' in refusal(tmp_path, engine=NoIdentity(by_seed))
 
 
-def test_an_engine_object_is_not_sent_to_other_processes(tmp_path):
+def test_engine_object_with_process_executor_is_refused(tmp_path):
     message = refusal(tmp_path, executor=ProcessExecutor(1))
     assert 'worker processes build their own engine' in message and 'FILE.py:NAME' in message
 
 
-def test_a_function_without_a_source_is_refused(tmp_path):
+def test_function_without_source_is_refused(tmp_path):
     nameless = MULTIAGENT_FT.but('mine', select=eval('lambda *a: {}'))
     message = refusal(tmp_path, recipe=nameless)
     assert 'source' in message and 'FILE.py:NAME' in message
@@ -284,7 +284,7 @@ def by_agent(request):
         (dict(select=all_of_agent_0), ['select', 'generator-1', 'own turns']),
     ],
 )
-def test_what_a_recipe_returns_is_checked(tmp_path, parts, words):
+def test_recipe_return_values_are_checked(tmp_path, parts, words):
     message = refusal(tmp_path, recipe=recipe_with(**parts), engine=ScriptedEngine(by_agent))
     assert all(w in message for w in words), message
     assert list((tmp_path / 'store').glob('generate/*/*')) != [] or 'sample' in parts, 'finished work is kept'
@@ -299,7 +299,7 @@ def test_what_a_recipe_returns_is_checked(tmp_path, parts, words):
         ('summary: [', ['line 2', 'not valid YAML']),
     ],
 )
-def test_a_template_with_a_wrong_placeholder(tmp_path, template, parts):
+def test_template_with_unknown_placeholder_is_refused(tmp_path, template, parts):
     (tmp_path / 'critic.yaml').write_text(template + '\n')
     message = refusal(tmp_path, prompts=tmp_path / 'critic.yaml')
     assert 'critic.yaml' in message and all(p in message for p in parts), message
@@ -316,7 +316,7 @@ def broken(a, b):
 @pytest.mark.parametrize(
     'same, parts', [(half, ['not symmetric']), (broken, ['same fails', 'LookupError: no dictionary'])]
 )
-def test_a_grader_that_raises_or_is_asymmetric(tmp_path, same, parts):
+def test_grader_that_raises_or_is_asymmetric_is_refused(tmp_path, same, parts):
     task = Task.from_rows(ROWS, kind='number', grader=Grader(same=same))
     message = refusal(tmp_path, task=task, engine=ScriptedEngine(by_agent))
     assert all(p in message for p in parts), message
@@ -343,7 +343,7 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     assert files_of(tmp_path / 'run') == before
 
 
-def test_errors_at_the_doors_end_a_command_with_2(files, run_maft):
+def test_command_line_errors_exit_2(files, run_maft):
     done = run_maft('run', '--recipe', 'none.py:mine', '--out', 'run', cwd=files)
     assert (
         done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith('error: ') and 'none.py' in done.stderr
@@ -351,7 +351,7 @@ def test_errors_at_the_doors_end_a_command_with_2(files, run_maft):
     assert 'Traceback' not in done.stderr and not (files / 'run').exists()
 
 
-def test_the_names_a_user_needs_are_at_the_top():
+def test_public_names_are_importable_from_the_package():
     import multiagent_ft
 
     assert all(getattr(multiagent_ft, n) is not None for n in multiagent_ft.__all__) and len(multiagent_ft.__all__) < 40

@@ -79,7 +79,7 @@ def test_margin_rises_from_zero_in_every_generation(job, settings):
     assert payload(job('again', parent=child, seed=1, **settings)) == payload(grandchild)
 
 
-def test_a_killed_dpo_run_resumes_to_the_same_bytes(job, tmp_path):
+def test_dpo_sigkill_and_resume_is_byte_identical(job, tmp_path):
     class Killed(BaseException):
         pass
 
@@ -95,7 +95,7 @@ def test_a_killed_dpo_run_resumes_to_the_same_bytes(job, tmp_path):
     assert steps[0] in (4, 5) and payload(killed) == payload(whole)
 
 
-def test_engine_and_tokenizer_are_untouched(job, engine):
+def test_dpo_leaves_engine_and_tokenizer_unchanged(job, engine):
     tok = engine.base.tokenizer
     before = (tok.pad_token, tok.padding_side, tok.chat_template)
     ids = [(5, 6, 7)], [(8, 9)]
@@ -108,7 +108,7 @@ def test_engine_and_tokenizer_are_untouched(job, engine):
 # The mask
 
 
-def test_mask_lies_on_own_turns_with_their_stop_tokens(engine):
+def test_mask_covers_own_turns_and_stop_tokens(engine):
     pairs = some_pairs(engine, 3)
     items = [dict(row=i, ref_chosen_logps=-1.0, ref_rejected_logps=-2.0) for i in range(3)]
     collate = dpo.PairCollator(pairs, engine.base.pad_id)
@@ -123,7 +123,7 @@ def test_mask_lies_on_own_turns_with_their_stop_tokens(engine):
 
 
 @pytest.mark.parametrize('side', ['preferred', 'rejected'])
-def test_guard_labels_sees_a_shifted_mask_in_either_half(job, side):
+def test_guard_labels_shifted_mask_in_either_half(job, side):
     real = dpo.pad_right
 
     def shifted(sequences, pad):
@@ -141,7 +141,7 @@ def test_guard_labels_sees_a_shifted_mask_in_either_half(job, side):
 # The reference
 
 
-def test_guard_reference_the_bare_base(job):
+def test_guard_reference_is_the_base_not_the_parent(job):
     "What DPO with LoRA does by default from the second generation on."
     child, real = job('child'), dpo.reference_logprobs
     with patch.object(dpo, 'reference_logprobs', lambda base, pairs, parent: real(base, pairs, None)):
@@ -150,7 +150,7 @@ def test_guard_reference_the_bare_base(job):
     assert e.value.guard == 'reference'
 
 
-def test_guard_reference_in_trls_own_loss(job):
+def test_guard_reference_inside_trl_loss(job):
     "Numbers that reach the loss wrongly, though they were computed right."
     real = DPO.trainer
     wrong = lambda self, model, run, reference: real(self, model, run, [r + 1 for r in reference])  # noqa: E731
@@ -178,7 +178,7 @@ def turn(agent, role, answer, ids, finish='stop', prompt=(1, 2)):
     return Turn(agent, role, 1, Completion(answer or '', finish, prompt, ids), answer and Answer(answer, answer))
 
 
-def test_pairs_are_of_one_agent_and_one_prompt():
+def test_pairs_share_agent_and_prompt():
     "Own turns only, complete ones, equal ones once, none used twice; nothing without a pseudo-label."
     turns = [
         turn(0, 'generator', '7', (7, 2)),
@@ -218,7 +218,7 @@ def test_guard_examples(engine, job, tmp_path, spoil, what):
 # The seam
 
 
-def test_keys_of_sft_are_as_before_and_dpo_has_its_own(engine):
+def test_sft_keys_are_unchanged_and_dpo_keys_differ(engine):
     from multiagent_ft.core import digest
 
     sft = finetune_key(engine, None, [Example((1, 2), (3, 4))], {}, 0)
@@ -234,7 +234,7 @@ def test_keys_of_sft_are_as_before_and_dpo_has_its_own(engine):
     assert finetune_key(engine, None, pairs, {}, 0, objective=tr.objective_name(DPO(beta=0.2))) == keys[2]
 
 
-def test_an_objective_of_ones_own_from_a_file(engine, tmp_path):
+def test_user_objective_from_a_file(engine, tmp_path):
     "Named as file.py:Name, it trains and is part of the key; one that only this process knows is refused."
     (tmp_path / 'mine.py').write_text(
         'from dataclasses import dataclass\n'
@@ -274,12 +274,12 @@ def test_an_objective_of_ones_own_from_a_file(engine, tmp_path):
         ('multiagent_ft.training.dpo:Pair', 'objective'),
     ],
 )
-def test_objectives_that_are_none(named, line):
+def test_bad_objectives_are_refused(named, line):
     with pytest.raises(MaftError, match=line):
         tr.objective_of(named)
 
 
-def test_base_apart_from_the_engine(engine, tmp_path):
+def test_training_base_is_loaded_apart_from_the_engine(engine, tmp_path):
     "An engine that holds no model generates; training loads the base by name, and the bytes are the same."
 
     class Elsewhere:

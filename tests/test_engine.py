@@ -72,7 +72,7 @@ def texts(completions):
 # Drawing
 
 
-def test_noise_is_the_definition():
+def test_gumbel_noise_against_its_definition():
     seeds, ids = [0, 1, 2**63 - 1, seed_for('x')], np.array([0, 1, 255, 151_935, 2**31])
     for step in (0, 1, 4095):
         got = decoding.gumbel(torch.tensor(seeds), step, torch.tensor(ids).expand(4, -1)).numpy()
@@ -83,7 +83,7 @@ def test_noise_is_the_definition():
     ).tolist()
 
 
-def test_draws_are_the_definition():
+def test_sampler_against_its_definition():
     rng, hows = np.random.default_rng(1), [Sampling(t, p) for t in (0, 0.5, 1, 2) for p in (0.1, 0.9, 1)]
     wrong = 0
     for width in (0, 1, 4, 20):
@@ -96,7 +96,7 @@ def test_draws_are_the_definition():
 
 
 @pytest.mark.parametrize('how', [Sampling(1, 1, 1), Sampling(0.6, 0.9, 1), Sampling(1.5, 0.7, 1)], ids=str)
-def test_first_tokens_follow_the_softmax(engine, how):
+def test_first_tokens_follow_the_model_distribution(engine, how):
     "The engine's first token over many seeds, against the model's own distribution."
     chat, n = (Message('user', 'What is 3+4?'),), 2000
     drawn = np.bincount(
@@ -117,7 +117,7 @@ def test_first_tokens_follow_the_softmax(engine, how):
     assert chisquare(counts, want).pvalue > 1e-4
 
 
-def test_order_is_irrelevant(engine, adapters):
+def test_requests_are_order_independent(engine, adapters):
     rs = asks(40, (None, *adapters[:2]))
     straight, order = engine.generate(rs), random.Random(0).sample(range(40), 40)
     shuffled = engine.generate([rs[i] for i in order])
@@ -125,7 +125,7 @@ def test_order_is_irrelevant(engine, adapters):
     assert engine.generate(rs) == straight
 
 
-def test_batch_size_is_irrelevant(llama):
+def test_batch_size_does_not_change_texts(llama):
     rs = asks(120)
     said = texts(HFEngine(llama).generate(rs))
     for size, n in ((7, 120), (1, 12)):
@@ -133,7 +133,7 @@ def test_batch_size_is_irrelevant(llama):
 
 
 @pytest.mark.slow
-def test_batch_size_is_irrelevant_for_nano():
+def test_batch_size_does_not_change_texts_of_nano():
     "At least 999 of 1,000 texts of the embedded model, at batches of 64 and of 500."
     rng = random.Random(3)
     questions = [
@@ -144,14 +144,14 @@ def test_batch_size_is_irrelevant_for_nano():
     assert sum(x == y for x, y in zip(a, b)) >= 999
 
 
-def test_the_same_request_is_asked_once(engine, monkeypatch):
+def test_equal_requests_are_generated_once(engine, monkeypatch):
     rows, batch = [], hf.generate_batch
     monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
 
 
-def test_rows_that_leave_say_what_they_would_have_said(engine):
+def test_batch_compaction_does_not_change_texts(engine):
     "Our decoding loop against transformers' own with the same sampler."
     rs = asks(30, max_new_tokens=120)
     ours = engine.generate(rs)
@@ -179,7 +179,7 @@ def test_equal_prompts_without_padding(engine):
 # What comes back
 
 
-def test_completions_end_where_they_should(engine):
+def test_completion_finish_and_stop_token(engine):
     for c in engine.generate(asks(60, max_new_tokens=100)):
         stops = [t in engine.stop_ids for t in c.token_ids]
         assert not any(stops[:-1]) and (c.finish == 'stop') == stops[-1] and (c.finish == 'length') == (not stops[-1])
@@ -188,7 +188,7 @@ def test_completions_end_where_they_should(engine):
         assert not any(t in c.text for t in engine.base.tokenizer.all_special_tokens)
 
 
-def test_stop_ids_come_from_everywhere(llama, tmp_path):
+def test_stop_ids_from_config_tokenizer_and_template(llama, tmp_path):
     m = shutil.copytree(llama, tmp_path / 'm')
     g = json.loads((m / 'generation_config.json').read_text())
     (m / 'generation_config.json').write_text(json.dumps(g | dict(eos_token_id=[7, 9])))
@@ -197,7 +197,7 @@ def test_stop_ids_come_from_everywhere(llama, tmp_path):
     assert {c.token_ids[-1] for c in out if c.finish == 'stop'} & {7, 9}
 
 
-def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
+def test_generation_config_of_the_model_is_ignored(llama, tmp_path, engine):
     m = shutil.copytree(llama, tmp_path / 'm')
     g = json.loads((m / 'generation_config.json').read_text())
     (m / 'generation_config.json').write_text(
@@ -220,7 +220,7 @@ def test_a_poisoned_generation_config_has_no_effect(llama, tmp_path, engine):
     assert HFEngine(m).generate(asks(12)) == engine.generate(asks(12))
 
 
-def test_room(llama):
+def test_context_overflow_and_max_new_tokens(llama):
     e = HFEngine(llama, max_length=100)
     assert (
         e.token_budget(50, Sampling(max_new_tokens=40)) == 40 and e.token_budget(70, Sampling(max_new_tokens=40)) == 30
@@ -261,7 +261,7 @@ def test_logprobs(engine, adapters):
 
 
 @pytest.mark.parametrize('keep,merged', [(1, False), (2, False), (16, False), (2, True), (16, True)])
-def test_adapters_in_and_out(llama, adapters, keep, merged):
+def test_switching_adapters_matches_peft(llama, adapters, keep, merged):
     "Whatever was on before, an adapter answers as PEFT loaded alone, and the base as if none had ever been there."
     e = HFEngine(llama, keep_adapters=keep, merge_below=hf.MERGE_BELOW if merged else 0)
     assert e.base.adapters.merged == merged and e.identity()['folded'] == merged
@@ -288,7 +288,7 @@ def test_adapters_in_and_out(llama, adapters, keep, merged):
     )
 
 
-def test_one_base_in_memory(llama, adapters):
+def test_adapters_share_one_base_in_memory(llama, adapters):
     "Only models so small that it does not matter get copies to merge adapters into."
     e = HFEngine(llama, merge_below=0)
     where = e.base.model.get_input_embeddings().weight.data_ptr()
@@ -301,7 +301,7 @@ def test_one_base_in_memory(llama, adapters):
     )
 
 
-def test_a_retrained_adapter_in_the_same_folder_is_another(llama, adapters, tmp_path):
+def test_retrained_adapter_in_the_same_folder_is_reloaded(llama, adapters, tmp_path):
     e, f = HFEngine(llama), shutil.copytree(adapters[0], tmp_path / 'a')
     q = asks(1, (f,))
     first = e.generate(q)
@@ -310,7 +310,7 @@ def test_a_retrained_adapter_in_the_same_folder_is_another(llama, adapters, tmp_
     assert texts(first) != texts(second) and texts(second) == texts(e.generate(asks(1, (adapters[1],))))
 
 
-def test_full_weights(llama, tmp_path, engine):
+def test_full_weights_of_an_agent(llama, tmp_path, engine):
     model = AutoModelForCausalLM.from_pretrained(llama)
     torch.manual_seed(9)
     with torch.no_grad():
@@ -327,7 +327,7 @@ def test_full_weights(llama, tmp_path, engine):
 
 
 @pytest.mark.parametrize('merge_below', [hf.MERGE_BELOW, 0], ids=['merged', 'beside'])
-def test_adapters_that_do_not_fit(llama, adapters, tmp_path, merge_below):
+def test_adapter_that_does_not_fit_the_base_is_refused(llama, adapters, tmp_path, merge_below):
     other = HFEngine(make('llama', tmp_path / 'wide', hidden=96), merge_below=merge_below)
     with pytest.raises(MaftError, match='does not fit'):
         other.generate(asks(1, adapters))
@@ -354,7 +354,7 @@ def test_adapters_that_do_not_fit(llama, adapters, tmp_path, merge_below):
 # Names
 
 
-def test_identity_misses_nothing(llama, adapters, tmp_path):
+def test_identity_changes_with_every_file_and_setting(llama, adapters, tmp_path):
     "One thing is changed at a time, and each time the name is another."
 
     def name(folder=llama, adapter=adapters[0], **kw):
@@ -402,7 +402,7 @@ def test_identity_misses_nothing(llama, adapters, tmp_path):
     )
 
 
-def test_identity_of_an_adapter_is_its_content(adapters, tmp_path):
+def test_adapter_identity_is_its_content(adapters, tmp_path):
     f = shutil.copytree(adapters[0], tmp_path / 'f')
     c = json.loads((f / 'adapter_config.json').read_text())
     (f / 'adapter_config.json').write_text(
@@ -431,7 +431,7 @@ def test_identity_is_plain_data(engine, adapters):
 # Memory and noise
 
 
-def test_out_of_memory_halves_the_batch(llama, engine, monkeypatch):
+def test_oom_halves_the_batch(llama, engine, monkeypatch):
     e, batch, sizes = HFEngine(llama), hf.generate_batch, []
 
     def small(engine, model, rows):
@@ -458,7 +458,7 @@ def test_out_of_memory_halves_the_batch(llama, engine, monkeypatch):
         e.generate(asks(1))
 
 
-def test_not_a_sound(llama, adapters, capfd, recwarn):
+def test_engine_prints_and_warns_nothing(llama, adapters, capfd, recwarn):
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -467,7 +467,7 @@ def test_not_a_sound(llama, adapters, capfd, recwarn):
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
 
 
-def test_threads_and_global_chance_are_left_alone(llama):
+def test_global_rng_and_threads_are_unchanged(llama):
     n = torch.get_num_threads()
     torch.manual_seed(5)
     random.seed(5)
@@ -491,7 +491,7 @@ def test_bfloat16(llama):
 # What the user can mend
 
 
-def test_models_that_cannot_be_used(llama, tmp_path):
+def test_unusable_models_are_one_line(llama, tmp_path):
     def broken(name, edit):
         f = shutil.copytree(llama, tmp_path / name)
         edit(f)
@@ -540,7 +540,7 @@ def test_models_that_cannot_be_used(llama, tmp_path):
             HFEngine(llama, **kw)
 
 
-def test_words_of_the_hub_become_advice():
+def test_hub_errors_become_maft_errors():
     for said, want in [
         ('You are trying to access a gated repo. 401 Client Error', 'accept its licence'),
         ('Please set `trust_remote_code=True`', 'trust_remote_code=true'),
@@ -553,13 +553,13 @@ def test_words_of_the_hub_become_advice():
     assert 'trust_remote_code=true' in hf.explain_load_error('m', 'Please set `trust_remote_code=True`')
 
 
-def test_a_nucleus_of_one_keeps_all():
+def test_top_p_one_keeps_all_tokens():
     assert definition.nucleus(np.array([1 - 1e-10, 1e-10]), 1).all() and list(
         definition.nucleus(np.array([1 - 1e-10, 1e-10]), 0.99)
     ) == [True, False]
 
 
-def test_a_template_from_a_file(llama, tmp_path):
+def test_chat_template_from_a_file(llama, tmp_path):
     f = shutil.copytree(llama, tmp_path / 'm')
     (f / 'chat_template.jinja').unlink()
     e = HFEngine(f, chat_template=llama / 'chat_template.jinja')
@@ -569,7 +569,7 @@ def test_a_template_from_a_file(llama, tmp_path):
 # Replay
 
 
-def test_recorded_solutions_of_real_models(shared):
+def test_replay_of_recorded_solutions(shared):
     """Four real models as four agents: the replay returns their words, and their answers are right exactly where OpenAI
     says so."""
     rows = read_jsonl(shared / 'data' / 'gsm8k' / 'model_solutions.jsonl')
@@ -601,7 +601,7 @@ def test_recorded_solutions_of_real_models(shared):
     assert agree == 5276
 
 
-def test_replay_in_the_tokens_of_a_model(engine):
+def test_replay_tokenized_by_a_model(engine):
     words = {('q', 1, 'generator', 0): 'It is 12.<|eot_id|>'}
     replay = ReplayEngine(words, engine.render, engine.encode)
     chat = (Message('user', '6+6?'),)
@@ -621,7 +621,7 @@ def test_replay_in_the_tokens_of_a_model(engine):
 # Templates
 
 
-def test_a_template_with_a_date_is_the_same_every_day(llama):
+def test_chat_template_date_is_fixed(llama):
     "Llama 3.2, SmolLM3, Granite and gpt-oss ask the clock; a date of one's own is part of the identity."
     from multiagent_ft.engines.chat import Renderer
 
@@ -640,7 +640,7 @@ def test_a_template_with_a_date_is_the_same_every_day(llama):
         Renderer(tok, 'm', args=dict(date='tomorrow'))
 
 
-def test_a_template_that_loses_the_question_is_refused(llama, tmp_path):
+def test_chat_template_without_the_question_is_refused(llama, tmp_path):
     from multiagent_ft.engines.chat import Renderer, read_template
 
     tok = hf.load_tokenizer(str(llama))

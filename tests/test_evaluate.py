@@ -47,7 +47,7 @@ rows = st.lists(st.sampled_from(['7', '7.0', '8', '9', None]), min_size=3, max_s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(rows, rows), min_size=2, max_size=12), st.permutations(range(3)))
-def test_nothing_depends_on_the_order_of_agents_and_nothing_is_dropped(debates, seats):
+def test_evaluation_is_agent_order_independent_and_complete(debates, seats):
     a = [outcome(debate(i, x, y), TASK, seed=1) for i, (x, y) in enumerate(debates)]
     b = [
         outcome(debate(i, [x[s] for s in seats], [y[s] for s in seats]), TASK, seed=1)
@@ -69,13 +69,13 @@ def test_nothing_depends_on_the_order_of_agents_and_nothing_is_dropped(debates, 
     assert sum(h['finish'].values()) == 6 * n == h['cost']['debate']['calls']
 
 
-def test_outcomes_survive_a_file():
+def test_outcomes_round_trip():
     o = outcome(debate(0, ['7', None, '8'], ['7', '7', '8'], ['7', '7', '7']), TASK, iteration=2)
     assert json.loads(canonical_json(o)) == o and o['iteration'] == 2 and len(o['flips']) == 2
     assert o['flips'] == [dict(corrected=1, corrupted=0)] * 2
 
 
-def test_same_tied_answers_same_draw():
+def test_tie_break_is_the_same_for_the_same_answers():
     "A debate that changes no answer changes no figure, ties included."
     same = [outcome(debate(i, ['7', '8', '9'], ['7', '8', '9']), TASK, seed=3) for i in range(40)]
     t = summarize_outcomes(same)
@@ -84,13 +84,13 @@ def test_same_tied_answers_same_draw():
     assert correctness(same, 'debate') == correctness(again, 'debate')  # common random numbers across iterations
 
 
-def test_no_answer_at_all():
+def test_outcome_when_all_abstain():
     o = outcome(debate(0, [None, None], [None, None]), TASK)
     assert o['debate'] == dict(answer=None, support=0, cast=0, tied=False, right=False)
     assert summarize_outcomes([o])['debate'] == dict(accuracy=0, stderr=None, n=1, unparsed=1)
 
 
-def test_all_unparsed_is_zero_not_an_error():
+def test_all_unparsed_scores_zero():
     t = summarize_outcomes([outcome(debate(i, [None] * 3), TASK) for i in range(5)])
     assert t['single'] == dict(accuracy=0, stderr=0, n=5, unparsed=15)
 
@@ -104,7 +104,7 @@ def test_all_unparsed_is_zero_not_an_error():
         lambda: compare({'a': 1}, {'b': 1}),
     ],
 )
-def test_errors_say_what_to_do(what):
+def test_error_messages(what):
     with pytest.raises(MaftError) as e:
         what()
     assert len(str(e.value).splitlines()) <= 2
@@ -130,7 +130,7 @@ def test_paired_test_is_calibrated():
     assert sum(p < 0.05 for p in ps) <= 18
 
 
-def test_wilson_covers():
+def test_wilson_interval_coverage():
     rng, p, n = np.random.default_rng(1), 0.9, 50
     hits = [low <= p <= high for low, high in (wilson(int(rng.binomial(n, p)), n) for _ in range(400))]
     assert 0.91 < np.mean(hits) < 0.99
@@ -141,7 +141,7 @@ def test_holm_never_lowers_a_p():
     assert all(holm(ps)[k] >= v for k, v in ps.items()) and holm({'one': 0.03}) == {'one': 0.03}
 
 
-def test_own_methods_are_summed_too():
+def test_user_methods_are_summarized():
     o = outcome(debate(0, ['7'] * 3), TASK)
     assert methods([o]) == ['single', 'majority', 'debate']
     assert methods([dict(o, nine=o['debate'])]) == ['single', 'majority', 'debate', 'nine'] and methods([]) == [
@@ -150,12 +150,12 @@ def test_own_methods_are_summed_too():
     assert total([dict(a=1), dict(a=2, b=3)]) == dict(a=3, b=3)
 
 
-def test_equal_shares_of_a_difference_are_no_crash():
+def test_zero_variance_difference():
     c = compare({'a': 0.0, 'b': 1 / 3}, {'a': 1 / 3, 'b': 2 / 3})
     assert c.difference == pytest.approx(1 / 3) and c.low == c.high and 0.1 < c.p <= 1
 
 
-def test_tidy_holds_what_the_summary_sums():
+def test_tidy_table_sums_to_the_summary():
     outcomes = [outcome(debate(i, ['7', None, '2'], ['7', '7', None]), TASK, iteration=2) for i in range(4)]
     rows, sums = tidy(outcomes, recipe='r', seed=3), summarize_outcomes(outcomes)
     assert len(rows) == 4 * len(sums) and {(r['recipe'], r['seed'], r['iteration']) for r in rows} == {('r', 3, 2)}
@@ -167,7 +167,7 @@ def test_tidy_holds_what_the_summary_sums():
         assert sum(r['tokens'] for r in mine) == pytest.approx(generated / (3 if m == 'single' else 1))
 
 
-def test_prompts_that_did_not_fit_are_counted():
+def test_context_overflow_is_counted():
     o = outcome(debate(0, ['7', None, '8']), TASK)
     assert overflow_note([o]) == ''
     lost = dict(o, finish=dict(stop=2, context_overflow=1))

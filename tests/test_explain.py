@@ -44,14 +44,14 @@ def put(file, data):
     file.write_bytes(data)
 
 
-def test_untouched_runs_have_no_faults(made):
+def test_intact_runs_have_no_faults(made):
     for name, jobs in (('one', 2), ('each', 4)):
         lines, faults = explain(made / name)
         named = {line.split('finetune ')[1][:12] for line in lines if 'by finetune' in line}
         assert faults == [] and len(named) == jobs, name
 
 
-def test_examples_of_one_model_are_checked_for_every_agent(runs):
+def test_shared_examples_are_checked_for_every_agent(runs):
     rows = runs / 'one' / 'iteration-1' / 'examples' / 'generator-0.jsonl'
     rows.write_text(rows.read_text() * 2)
     assert [f.split(': ')[1] for f in explain(runs / 'one')[1]] == [
@@ -64,7 +64,7 @@ def test_examples_of_one_model_are_checked_for_every_agent(runs):
 
 
 @pytest.mark.parametrize('run,k', [('one', 1), ('one', 2), ('each', 1)])
-def test_weights_of_another_agent_are_found(runs, run, k):
+def test_weights_of_another_agent_are_detected(runs, run, k):
     "A good adapter, but not the one this agent was given; the agent beside it keeps its own."
     put(
         adapter(runs / run, k, 'generator-0'),
@@ -85,13 +85,13 @@ def test_weights_of_another_agent_are_found(runs, run, k):
     ],
     ids=['cut', 'empty', 'gone', 'no-settings'],
 )
-def test_weights_that_cannot_be_read(runs, corrupt):
+def test_corrupt_weights_are_detected(runs, corrupt):
     corrupt(adapter(runs / 'one', 2, 'critic-1'))
     (fault,) = explain(runs / 'one')[1]
     assert fault.startswith('iteration 2: the weights of critic-1 cannot be read (') and str(runs) not in fault
 
 
-def test_a_store_that_lost_the_weights(runs):
+def test_weights_missing_from_the_store_are_named(runs):
     "Truncated in the store: the entry is named, and so is every agent whose weights no job explains any more."
     entry = next(
         f.parent

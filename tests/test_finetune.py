@@ -76,7 +76,7 @@ def told(folder):
 # What a job does
 
 
-def test_it_learns_and_reports(job, engine, rows_file):
+def test_loss_falls_and_report_is_complete(job, engine, rows_file):
     seen = []
     folder = job()
     finetune_job(folder.with_name('again'), engine, None, str(rows_file), FAST, 0, progress=seen.append)
@@ -100,25 +100,25 @@ def test_it_learns_and_reports(job, engine, rows_file):
 @pytest.mark.parametrize(
     'settings', [{}, dict(method='full', learning_rate=1e-4), dict(dropout=0.1), dict(dtype='bfloat16')], ids=str
 )
-def test_the_same_bytes_again(job, settings):
+def test_training_twice_is_byte_identical(job, settings):
     first, again = job('a', **settings), job('b', **settings)
     assert payload(first) == payload(again)
     child = [job(n, parent=first, seed=1, **settings) for n in ('c', 'd')]
     assert payload(child[0]) == payload(child[1]) != payload(first)
 
 
-def test_nothing_in_a_payload_depends_on_where_or_when(job, tmp_path):
+def test_artifact_does_not_depend_on_path_or_time(job, tmp_path):
     for f in job(parent=job('parent')).iterdir():
         text = f.read_bytes().decode('latin1')
         assert str(tmp_path) not in text and os.uname().nodename not in text, f.name
 
 
-def test_the_order_of_agents_does_not_matter(job):
+def test_agents_are_order_independent(job):
     a, b = job('a', seed=1), job('b', seed=2)
     assert payload(job('b2', seed=2)) == payload(b) and payload(job('a2', seed=1)) == payload(a) != payload(b)
 
 
-def test_another_process_another_history_the_same_bytes(job, models, rows_file, tmp_path):
+def test_another_process_is_byte_identical(job, models, rows_file, tmp_path):
     code = (
         'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; '
         'from multiagent_ft.training.finetune import finetune_job; '
@@ -131,7 +131,7 @@ def test_another_process_another_history_the_same_bytes(job, models, rows_file, 
     assert payload(tmp_path / 'there') == payload(job())
 
 
-def test_the_key_holds_what_the_bytes_depend_on(engine, job):
+def test_finetune_key_covers_every_input(engine, job):
     rows = some_rows(engine)
     parent = str(job())
 
@@ -154,7 +154,7 @@ def test_the_key_holds_what_the_bytes_depend_on(engine, job):
     assert key(rows=[Example(r.prompt_ids, r.token_ids) for r in rows]) == key()
 
 
-def test_fused_lora_is_pefts(engine):
+def test_fused_lora_matches_peft(engine):
     "Same logits, same gradients, up to rounding."
     import torch
 
@@ -194,7 +194,7 @@ def test_fused_lora_is_pefts(engine):
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
 
 
-def test_memory_that_runs_out(job, monkeypatch):
+def test_oom_reduces_the_micro_batch(job, monkeypatch):
     whole, real, sizes = job('whole'), tr.SFT.train, []
 
     def tight(self, model, run):
@@ -215,7 +215,7 @@ def test_memory_that_runs_out(job, monkeypatch):
         job('never')
 
 
-def test_micro_batches_add_up_when_they_do_not_fit(job):
+def test_micro_batches_that_do_not_divide_the_batch(job):
     from safetensors.torch import load_file
 
     # 20 rows: the last step has 4
@@ -265,7 +265,7 @@ def run_killed(models, rows_file, tmp_path, settings, at, out='killed'):
     ],
     ids=str,
 )
-def test_a_killed_training_goes_on_to_the_same_bytes(job, models, rows_file, tmp_path, settings):
+def test_sigkill_and_resume_is_byte_identical(job, models, rows_file, tmp_path, settings):
     whole = job('whole', **settings)
     rc, steps, _ = run_killed(models, rows_file, tmp_path, settings, 5)
     assert rc == -signal.SIGKILL and steps == [1, 2, 3, 4, 5] and not (tmp_path / 'killed' / 'training.json').exists()
@@ -276,7 +276,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(job, models, rows_file, tmp
     assert not any((tmp_path / 'scratch').iterdir())  # and left nothing behind
 
 
-def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_path):
+def test_resume_skips_a_truncated_checkpoint(job, models, rows_file, tmp_path):
     whole = job('whole')
     run_killed(models, rows_file, tmp_path, {}, 5)
     marks = sorted((tmp_path / 'scratch').rglob('manifest.json'))
@@ -287,7 +287,7 @@ def test_a_half_written_checkpoint_is_passed_over(job, models, rows_file, tmp_pa
     assert rc == 0 and payload(tmp_path / 'killed') == payload(whole), err
 
 
-def test_another_jobs_checkpoint_is_not_taken(job, models, rows_file, tmp_path, engine, monkeypatch):
+def test_resume_ignores_the_checkpoint_of_another_job(job, models, rows_file, tmp_path, engine, monkeypatch):
     run_killed(models, rows_file, tmp_path, {}, 5)
     finetune_job(
         tmp_path / 'other',
@@ -302,7 +302,7 @@ def test_another_jobs_checkpoint_is_not_taken(job, models, rows_file, tmp_path, 
     assert payload(tmp_path / 'other') == payload(job(seed=7))
 
 
-def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
+def test_full_disk_while_writing_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     import torch
 
     def full(*a, **kw):
@@ -325,7 +325,7 @@ def test_no_room_for_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
         )
 
 
-def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
+def test_short_training_run_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(tr, 'commit_checkpoint', lambda folder: pytest.fail('a checkpoint was written'))
     finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0, scratch=str(tmp_path / 'scratch'))
 
@@ -333,7 +333,7 @@ def test_a_short_training_writes_no_checkpoint(engine, rows_file, tmp_path, monk
 # The guards, each broken on purpose
 
 
-def test_guard_start_a_blank_adapter_instead_of_the_parent(job, monkeypatch):
+def test_guard_start_blank_adapter_instead_of_the_parent(job, monkeypatch):
     "What modelco 1.1.2 does from its second iteration on."
     parent, real = job('parent'), ft.init_model
     monkeypatch.setattr(ft, 'init_model', lambda base, parent, s, seed: real(base, None, s, seed))
@@ -367,7 +367,7 @@ def test_guard_changed_a_frozen_adapter(job, monkeypatch):
     assert e.value.guard == 'changed'
 
 
-def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
+def test_guard_base_shared_base_is_trained(job, engine, monkeypatch):
     real, w = tr.SFT.train, engine.base.model.model.layers[0].mlp.up_proj
     w = getattr(w, 'base_layer', w).weight
 
@@ -385,7 +385,7 @@ def test_guard_base_somebody_trains_the_shared_base(job, engine, monkeypatch):
     assert e.value.guard == 'base'
 
 
-def test_guard_base_another_agents_adapter(job, models, monkeypatch):
+def test_guard_base_adapter_of_another_agent_is_trained(job, models, monkeypatch):
     """An engine holds the adapters of all agents inside the base's layers, unless the base is tiny; training one may
     not touch another."""
     engine = HFEngine(models('llama'), device='cpu', merge_below=0)
@@ -407,7 +407,7 @@ def test_guard_base_another_agents_adapter(job, models, monkeypatch):
     assert e.value.guard == 'base'
 
 
-def test_guard_parent_its_files_change(job, monkeypatch):
+def test_guard_parent_files_change(job, monkeypatch):
     parent, real = job('parent'), tr.SFT.train
 
     def careless(*args):
@@ -443,7 +443,7 @@ def test_guard_labels_truncation(job, monkeypatch):
     assert e.value.guard == 'labels'
 
 
-def test_guard_rows_some_are_dropped(job, monkeypatch):
+def test_guard_rows_dropped_examples(job, monkeypatch):
     monkeypatch.setattr(tr.LengthGroupedSampler, '__len__', lambda self: 20)
     monkeypatch.setattr(tr.LengthGroupedSampler, '__iter__', lambda self: iter(range(18)))
     with pytest.raises(GuardError, match='36 examples .* where 40 examples') as e:
@@ -469,7 +469,7 @@ def test_guard_rows(engine, job, tmp_path, spoil, what):
     assert e.value.guard == 'examples' and 'example 3' in str(e.value)
 
 
-def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
+def test_guard_finite_nan_loss(job, monkeypatch):
     cls = tr.trainer_class()
     real = cls.compute_loss
     monkeypatch.setattr(cls, 'compute_loss', lambda *a, **kw: real(*a, **kw) * float('nan'))
@@ -478,7 +478,7 @@ def test_guard_finite_a_loss_that_is_not_a_number(job, monkeypatch):
     assert e.value.guard == 'finite' and 'learning_rate' in str(e.value)
 
 
-def test_guard_finite_weights(job, monkeypatch):
+def test_guard_finite_nan_weights(job, monkeypatch):
     real = tr.SFT.train
 
     def spoilt(self, model, run):
@@ -492,7 +492,7 @@ def test_guard_finite_weights(job, monkeypatch):
     assert e.value.guard == 'finite'
 
 
-def test_guard_saved_another_adapter_is_written(job, monkeypatch):
+def test_guard_saved_wrong_adapter(job, monkeypatch):
     real = ft.save_agent
     monkeypatch.setattr(
         ft,
@@ -514,7 +514,7 @@ def test_guard_saved_another_adapter_is_written(job, monkeypatch):
     ],
     ids=['last', 'first', 'inf', 'both-inf'],
 )
-def test_guard_same_sees_what_is_no_number(mine, theirs):
+def test_guard_same_detects_nan(mine, theirs):
     "`max` keeps NaN only where it comes first."
     with pytest.raises(GuardError):
         guards.check_logprobs_agree([mine], [theirs], 'start', 1e-3, '')
@@ -522,7 +522,7 @@ def test_guard_same_sees_what_is_no_number(mine, theirs):
         guards.check_logprobs_agree([[-1.0], mine], [[-1.0], theirs], 'start', 1e-3, '')
 
 
-def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
+def test_guard_error_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ft, 'check_finite', lambda t: (_ for _ in ()).throw(GuardError('finite', 'on purpose', '')))
     with pytest.raises(GuardError):
         finetune_job(
@@ -541,7 +541,7 @@ def test_a_guard_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch)
 # The twin and the engine
 
 
-def test_the_engine_never_meets_the_trainers_object(engine, job):
+def test_trainer_copy_is_not_shared_with_the_engine(engine, job):
     before = {id(m) for m in engine.base.model.modules()}
     model = tr.weight_sharing_copy(engine.base)
     assert not before & {id(m) for m in model.modules()}
@@ -562,7 +562,7 @@ def test_the_engine_never_meets_the_trainers_object(engine, job):
     assert (engine.logprobs([(5, 6, 7)], [(8, 9)])[0] == words).all()
 
 
-def test_nobody_is_told(job, monkeypatch):
+def test_trl_telemetry_is_off(job, monkeypatch):
     "TRL reports each new trainer to its makers unless told not to."
     from trl.trainer import base_trainer
 
@@ -572,7 +572,7 @@ def test_nobody_is_told(job, monkeypatch):
     job()
 
 
-def test_our_loss_is_trls_loss(engine, tmp_path, monkeypatch):
+def test_loss_matches_trl(engine, tmp_path, monkeypatch):
     "On a CPU we skip the logits of prompts; the number must not change."
     import torch
 
@@ -617,7 +617,7 @@ def one_architecture(models, name, tmp_path, methods=('lora',)):
             parent = str(out)
 
 
-def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
+def test_qlora_4bit_base(models, job, tmp_path):
     pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed')
     eng = HFEngine(models('llama'), device='cpu', dtype='4bit')
     assert (
@@ -640,7 +640,7 @@ def test_qlora_beside_a_base_in_four_bits(models, job, tmp_path):
 # Mistakes a user can mend
 
 
-def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
+def test_error_messages(engine, job, models, rows_file, tmp_path):
     with pytest.raises(MaftError, match='4bit'):
         job(method='qlora')
     for bad, said in [
@@ -672,12 +672,12 @@ def test_mistakes_are_named(engine, job, models, rows_file, tmp_path):
         job(rows=save_examples(tmp_path / 'none.jsonl', []))
 
 
-def test_silence(engine, rows_file, tmp_path, capfd):
+def test_training_prints_nothing(engine, rows_file, tmp_path, capfd):
     finetune_job(tmp_path / 'out', engine, None, str(rows_file), FAST, 0)
     assert capfd.readouterr() == ('', '')
 
 
-def test_what_cannot_be_trained_is_found_before_any_work(engine, models):
+def test_untrainable_model_is_refused_before_training(engine, models):
     "PEFT's refusal as one line, and the base as it was."
     before = guards.fingerprint(engine.base.model.state_dict())
     ft.check_trainable(engine.base, FAST)
@@ -689,7 +689,7 @@ def test_what_cannot_be_trained_is_found_before_any_work(engine, models):
     assert guards.fingerprint(engine.base.model.state_dict()) == before
 
 
-def test_full_weights_keep_the_generation_settings(models, job, tmp_path):
+def test_full_weights_keep_the_generation_config(models, job, tmp_path):
     "A base that stops at two tokens (Llama 3) has agents that do."
     import shutil
 
@@ -711,7 +711,7 @@ def test_full_weights_keep_the_generation_settings(models, job, tmp_path):
 # The order of rows
 
 
-def test_order_is_a_permutation_that_saves_padding():
+def test_length_grouped_order_is_a_permutation_with_less_padding():
     rng = random.Random(0)
     lengths = [rng.randrange(20, 200) for _ in range(203)]
     for epoch in range(2):
@@ -731,7 +731,7 @@ def test_order_is_a_permutation_that_saves_padding():
     )
 
 
-def test_fingerprints():
+def test_weight_fingerprints():
     import torch
 
     g = torch.Generator().manual_seed(0)

@@ -96,17 +96,17 @@ def imports(module, top_only=False, code=None):
             yield from [n.module.split('.')[0]] if names is None else [f'.{name}' for name in names]
 
 
-def test_every_notebook_has_its_module_and_every_module_its_notebook():
+def test_notebooks_and_modules_correspond():
     found = {'.'.join(p.relative_to(PKG).with_suffix('').parts) for p in PKG.rglob('*.py')}
     assert {m for m in found if m.split('.')[-1] not in ('__init__', '_modidx')} == set(ORDER)
 
 
-def test_clean_and_export_change_nothing():
+def test_nbdev_clean_and_export_change_nothing():
     done = subprocess.run([sys.executable, ROOT / 'tools' / 'check.py', '--aside'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_check_notices_an_edited_module(tmp_path):
+def test_edited_module_is_detected(tmp_path):
     for part in ('nbs', 'multiagent_ft'):
         shutil.copytree(ROOT / part, tmp_path / part)
     for part in ('settings.ini', 'pyproject.toml', 'README.md'):
@@ -136,7 +136,7 @@ MOVING = set()
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_imports_go_one_way(module):
+def test_import_direction(module):
     "Wing by wing and number by number."
     found = list(backward_imports(module))
     if found and module in MOVING:
@@ -158,12 +158,12 @@ def test_imports_go_one_way(module):
         ('core', 'from .method import prompts', 'a wing that comes later'),
     ],
 )
-def test_an_import_the_wrong_way_is_caught(module, line, fault):
+def test_import_in_the_wrong_direction_is_detected(module, line, fault):
     (found,) = backward_imports(module, code=line)
     assert fault in found
 
 
-def test_core_imports_nothing_of_ours():
+def test_core_imports_no_other_wing():
     assert not [name for name in imports('core') if name.startswith('.')]
 
 
@@ -171,7 +171,7 @@ TORCH_FREE = [m for m in MODULES if m.split('.')[0] in ('core', 'answers', 'meth
 
 
 @pytest.mark.parametrize('module', TORCH_FREE)
-def test_method_wing_is_read_without_torch(module):
+def test_method_wing_imports_no_torch(module):
     assert not HEAVY & set(imports(module, top_only=True))
     assert not {'torch', 'transformers'} & set(imports(module))
 
@@ -179,7 +179,7 @@ def test_method_wing_is_read_without_torch(module):
 LIGHT = ['multiagent_ft', *(f'multiagent_ft.{m}' for m in [*TORCH_FREE, 'cli'])]
 
 
-def test_importing_does_not_import_torch():
+def test_import_package_imports_no_torch():
     "One process imports them one after the other and says which brings something heavy."
     code = f"""
 import importlib, sys
@@ -192,7 +192,7 @@ for module in {LIGHT!r}:
     assert done.returncode == 0, done.stderr
 
 
-def test_method_wing_works_where_torch_cannot_be_imported():
+def test_method_wing_imports_with_torch_blocked():
     "All of it is imported; tests/test_notebooks.py runs its notebooks, 01 to 07, the same way."
     code = (
         WITHOUT_TORCH
@@ -226,12 +226,12 @@ def test_notebook_follows_the_house_rules(path):
     assert lint_nbs.lint(path) == []
 
 
-def test_no_more_arguments_by_position_and_no_more_quaint_words():
+def test_ratchet_of_positional_arguments_and_words():
     "tools/ratchet.json holds what is left of both, file by file; after a repair: `python tools/lint_nbs.py --ratchet`."
     assert lint_nbs.over_ratchet() == []
 
 
-def test_ratchet_notices_one_more(tmp_path, monkeypatch):
+def test_ratchet_detects_an_increase(tmp_path, monkeypatch):
     page = dict(
         cells=[dict(cell_type='code', source='#| export\nx = g(1, 2, 3, 4)\nprint(1, 2, 3, 4)\ny = h(1, 2, *c)')]
     )
@@ -246,7 +246,7 @@ def test_ratchet_notices_one_more(tmp_path, monkeypatch):
     assert lint_nbs.over_ratchet() == ['new.md: words: 1 found, 0 allowed: exam (write: evaluation)']
 
 
-def test_lint_sees_each_fault(tmp_path):
+def test_lint_detects_each_fault(tmp_path):
     def nb(*cells):
         return dict(
             cells=[
@@ -295,7 +295,7 @@ def test_lint_sees_each_fault(tmp_path):
         assert expected in said, expected
 
 
-def test_ruff_is_content():
+def test_ruff_check_and_format():
     done = subprocess.run(
         [sys.executable, '-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', ROOT],
         capture_output=True,
@@ -305,7 +305,7 @@ def test_ruff_is_content():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_readme_is_fresh():
+def test_readme_is_up_to_date():
     "In a process of its own: what makes the README runs cells, and their shell would stay."
     done = subprocess.run(
         [sys.executable, ROOT / 'tools' / 'readme.py', '--check'],
@@ -330,7 +330,7 @@ def test_readme_lists_every_notebook():
         assert f'(nbs/results/{p.name})' in text, p.name
 
 
-def test_links_of_the_documents_lead_somewhere():
+def test_document_links_resolve():
     for doc in [*ROOT.glob('*.md'), *lint_nbs.notebooks()]:
         text = doc.read_text(encoding='utf-8')
         if doc.suffix == '.ipynb':
@@ -393,7 +393,7 @@ def python_sources():
                     yield f'{p.name} {c["id"]}', re.sub(r'^[%!].*$', '', ''.join(c['source']), flags=re.M)
 
 
-def test_no_registry_is_edited_anywhere():
+def test_no_registry_is_edited():
     found = {name: edits for name, code in python_sources() if (edits := list(registry_edits(code)))}
     assert not found, 'hand the object over instead: Experiment(recipe=…), --recipe my.py:mine'
 
@@ -409,7 +409,7 @@ def test_no_registry_is_edited_anywhere():
         "patch.dict(RECIPES, {'mine': x})",
     ],
 )
-def test_an_edited_registry_is_caught(line):
+def test_registry_edit_is_detected(line):
     assert list(registry_edits(line))
     assert not list(registry_edits("RECIPES = {'a': 1}; x = RECIPES['a']; y = dict(RECIPES); RECIPES.get('a')"))
 
@@ -417,7 +417,7 @@ def test_an_edited_registry_is_caught(line):
 GLOSSARY = re.compile(r'\]\(([\w/]+\.ipynb)\) `(\w+)` \|')
 
 
-def test_glossary_links_lead_to_the_names():
+def test_glossary_links_resolve():
     cells = json.loads((ROOT / 'nbs' / 'glossary.ipynb').read_text(encoding='utf-8'))['cells']
     text = '\n'.join(''.join(c['source']) for c in cells)
     rows = [line for line in text.splitlines() if line.startswith('| **')]
@@ -430,7 +430,7 @@ def test_glossary_links_lead_to_the_names():
         assert hasattr(importlib.import_module(f'multiagent_ft.{module}'), name), f'glossary: {module} has no {name}'
 
 
-def test_files_are_of_a_size_to_live_with():
+def test_tracked_files_are_small():
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True)
     if listed.returncode:
         pytest.skip('not a git checkout')
@@ -451,7 +451,7 @@ LARGE = {}
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_functions_are_small(module):
+def test_function_size(module):
     tree = ast.parse(source(module).read_text(encoding='utf-8'))
     functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     large = {f'{module}.{f.name}': nodes(f) for f in functions if nodes(f) > MAX_NODES}
@@ -471,7 +471,7 @@ OBVIOUS = {'self', 'cls', 'args', 'kw', 'where', 'rng', 'seed', 'engine', 'task'
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_public_things_say_what_they_are(module):
+def test_public_names_are_documented(module):
     "A docstring each; every argument has a type, a default, a comment beside it, or is named in the docstring."
     from fastcore.docments import docments
 
@@ -496,7 +496,7 @@ def test_public_things_say_what_they_are(module):
     assert not missing
 
 
-def test_the_source_distribution_can_be_built_from(tmp_path):
+def test_sdist_builds_a_wheel(tmp_path):
     "setup.py reads settings.ini, so that must be in it."
     src = tracked(tmp_path / 'src')
     done = subprocess.run(
@@ -515,7 +515,7 @@ def test_the_source_distribution_can_be_built_from(tmp_path):
     assert (unpacked / 'multiagent_ft' / 'nano' / 'model.safetensors').is_file()
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel):
+def test_wheel_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for m in MODULES:
         assert source(m).relative_to(ROOT).as_posix() in names
@@ -543,7 +543,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     )
 
 
-def test_runtime_needs_no_development_tool():
+def test_runtime_imports_no_development_tool():
     "fastcore and nbdev are for building this package, not for using it."
     for m in MODULES:
         assert not {'fastcore', 'nbdev', 'execnb', 'pytest', 'IPython'} & set(imports(m)), m
@@ -557,5 +557,5 @@ def test_workflows_pin_their_actions():
             )
 
 
-def test_ci_script_can_be_run():
+def test_ci_script_is_executable():
     assert os.access(ROOT / '.ci' / 'run', os.X_OK)

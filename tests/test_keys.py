@@ -126,17 +126,17 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize('change', FILES, ids=lambda f: f.__name__)
-def test_a_changed_file_is_a_miss(world, change):
+def test_changed_file_is_a_cache_miss(world, change):
     assert key(world, **change(world)) != key(world)
 
 
 @pytest.mark.parametrize('kw', CALLS, ids=str)
-def test_a_changed_engine_is_a_miss(world, kw):
+def test_changed_engine_is_a_cache_miss(world, kw):
     assert key(world, **kw) != key(world)
 
 
 @pytest.mark.parametrize('change', REQUESTS, ids=str)
-def test_a_changed_request_is_a_miss(world, change):
+def test_changed_request_is_a_cache_miss(world, change):
     assert key(world, change=change) != key(world)
 
 
@@ -162,7 +162,7 @@ def test_order_and_number_of_requests(world):
     assert len(keys) == 3
 
 
-def test_names_do_not_matter(world):
+def test_key_does_not_depend_on_paths(world):
     copied(world, 'model', 'elsewhere')
     copied(world, 'adapter', 'renamed')
     f = world / 'renamed' / 'adapter_config.json'

@@ -34,7 +34,7 @@ def engine():
 
 
 # The folder
-def test_loads_like_any_model(tok):
+def test_nano_loads_with_transformers(tok):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -55,7 +55,7 @@ def test_loads_like_any_model(tok):
     assert '\\boxed{' in tok.decode(out[0])
 
 
-def test_folder_is_whole_and_small():
+def test_nano_folder_is_complete_and_small():
     assert nano_train.check_nano(NANO) == NANO
     files = {f.name: f.stat().st_size for f in NANO.iterdir() if f.is_file()}
     assert sum(files.values()) < 8e6 and 'README.md' in files
@@ -73,7 +73,7 @@ def test_weights_are_finite_half_precision():
 # The tokenizer
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=['Cs'])))
-def test_any_text_survives(text):
+def test_tokenizer_round_trip(text):
     t = nano_tokenizer()
     assert (
         t.decode(
@@ -91,7 +91,7 @@ def test_any_text_survives(text):
         )
     ).map(''.join)
 )
-def test_pieces_of_prompts_survive(text):
+def test_tokenizer_round_trip_of_prompt_pieces(text):
     t = nano_tokenizer()
     assert (
         t.decode(
@@ -112,17 +112,17 @@ def nano_tokenizer():
     return _tokenizer[0]
 
 
-def test_tokenizer_is_remade_from_nothing(tok):
+def test_tokenizer_rebuild_is_byte_identical(tok):
     assert nano_train.make_tokenizer().backend_tokenizer.to_str() == tok.backend_tokenizer.to_str()
     assert tok.chat_template == nano_train.TEMPLATE
 
 
 @pytest.mark.parametrize('n', ['0', '7', '29', '405', '1234567890'])
-def test_digits_stay_single(tok, n):
+def test_tokenizer_splits_digits(tok, n):
     assert tok.convert_ids_to_tokens(tok(n).input_ids) == list(n)
 
 
-def test_training_and_template_render_alike(tok):
+def test_training_text_matches_chat_template(tok):
     block = chats(3, 7, 100)
     rendered = [tok.apply_chat_template([dict(role=r, content=c) for r, c in x], tokenize=False) for x in block]
     encoded = nano_train.encode(block, tok)
@@ -133,7 +133,7 @@ def test_training_and_template_render_alike(tok):
 
 
 # The text
-def test_nothing_held_out_is_in_the_text():
+def test_held_out_questions_are_not_in_the_training_text():
     seen = set()
     for block in (0, 1, 100, nano_text.LATE, nano_train.BLOCKS - 1):
         for chat in chats(0, block):
@@ -143,7 +143,7 @@ def test_nothing_held_out_is_in_the_text():
     assert len(seen) > 1500 and not any(map(held_out, seen))
 
 
-def test_every_request_is_the_packages_own():
+def test_training_prompts_match_the_package():
     kinds = set()
     for chat in chats(5, 0, 300):
         if chat[0][1].startswith(nano_text.DRILL):
@@ -171,7 +171,7 @@ def test_text_depends_on_its_address_only():
     assert chats(0, 3, 10) != chats(0, 4, 10) != chats(1, 4, 10)
 
 
-def test_word_problems_are_sound():
+def test_word_problem_answers_are_correct():
     texts = set()
     for i in range(3000):
         text, answer, lines = word_problem(rng_for('sound', i))
@@ -184,7 +184,7 @@ def test_word_problems_are_sound():
     assert len(texts) > 2990
 
 
-def test_plans_and_questions_agree():
+def test_plan_evaluates_to_the_answer_of_the_question():
     for i in range(500):
         s = arithmetic_sketch(rng_for('plan', i))
         a, b, c, d, e, f = map(int, re.findall(r'\d+', s.text))
@@ -203,14 +203,14 @@ def test_slips_and_lost_carries():
 
 
 @pytest.mark.parametrize('make', [arithmetic_sketch, word_sketch])
-def test_about_fifteen_percent_err_systematically(make):
+def test_systematic_error_rate(make):
     rng = rng_for('systematic')
     with patch.dict(nano_text.SLIP, dict.fromkeys(nano_text.SLIP, 0)):
         wrong = sum(author(s := make(rng), rng)[1] != work(s.plan)[1] for _ in range(4000)) / 4000
     assert 0.11 < wrong < 0.20
 
 
-def test_revisers_follow_a_majority_and_never_invent_one():
+def test_critics_follow_a_majority_only():
     s = arithmetic_sketch(rng_for('follow'))
     own, other = work(s.plan), (['1+1=3'], 3)
     took = sum(reviser(s, [own, other, other], rng_for('took', i)) == other for i in range(2000)) / 2000
@@ -246,7 +246,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
-def test_killed_training_ends_in_the_same_bytes(tmp_path, whole, few, moment):
+def test_sigkill_and_resume_is_byte_identical(tmp_path, whole, few, moment):
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path / 'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
     state, t = tmp_path / 'killed/checkpoint.safetensors', time.monotonic()
     while p.poll() is None and not state.exists() and time.monotonic() - t < 300:
@@ -267,7 +267,7 @@ def few():
         yield
 
 
-def test_seed_matters(tmp_path, few):
+def test_seed_changes_the_weights(tmp_path, few):
     a, b, c = (
         nano_train.train_nano(tmp_path / n, seed=s, blocks=1, shape=TINY) for n, s in (('a', 0), ('b', 1), ('c', 0))
     )
@@ -278,7 +278,7 @@ def test_seed_matters(tmp_path, few):
     )
 
 
-def test_checkpoint_of_another_training(tmp_path, few):
+def test_checkpoint_of_another_training_run_is_refused(tmp_path, few):
     nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
     with pytest.raises(MaftError, match='other settings'):
         nano_train.train_nano(tmp_path, blocks=2, shape=TINY)
@@ -287,7 +287,7 @@ def test_checkpoint_of_another_training(tmp_path, few):
     nano_train.train_nano(tmp_path, blocks=2, shape=TINY, resume=False)
 
 
-def test_damaged_checkpoint(tmp_path, few):
+def test_corrupt_checkpoint_is_refused(tmp_path, few):
     nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
     f = tmp_path / 'checkpoint.safetensors'
     f.write_bytes(f.read_bytes()[:-100])
@@ -295,7 +295,7 @@ def test_damaged_checkpoint(tmp_path, few):
         nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
 
 
-def test_too_little_room(tmp_path, few):
+def test_full_disk_is_refused_before_training(tmp_path, few):
     with patch.object(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9, 10**6)):
         with pytest.raises(MaftError, match='200 MB'):
             nano_train.train_nano(tmp_path / 'x', blocks=1, shape=TINY)
@@ -320,14 +320,14 @@ def test_missing_file(copy, name):
 
 
 @pytest.mark.parametrize('cut', [0, 5, 1000, -50])
-def test_cut_weights(copy, cut):
+def test_truncated_weights(copy, cut):
     f = copy / 'model.safetensors'
     f.write_bytes(f.read_bytes()[:cut])
     with pytest.raises(MaftError, match='damaged'):
         nano_train.check_nano(copy)
 
 
-def test_mixed_up_folders(copy):
+def test_files_of_two_models_are_refused(copy):
     page = json.loads((copy / 'config.json').read_text())
     (copy / 'config.json').write_text(json.dumps(page | dict(num_hidden_layers=5)))
     with pytest.raises(MaftError, match='do not fit'):
@@ -355,7 +355,7 @@ def test_base_accuracy(engine, task):
 
 
 @pytest.mark.slow
-def test_debates_can_help_and_harm(engine):
+def test_debate_corrects_and_corrupts(engine):
     from multiagent_ft.method.debate import Seeds, Protocol, debate, untrained
     from multiagent_ft.nano.measure import held_out_problems, revising, summarizing
 
@@ -367,7 +367,7 @@ def test_debates_can_help_and_harm(engine):
     assert summarizing(debates)['keeps_all'][0] > 0.7
 
 
-def test_measures_on_made_up_debates():
+def test_measures_on_scripted_debates():
     from multiagent_ft.core import Completion, Problem, Transcript, Turn
     from multiagent_ft.nano.measure import heard_kind, revising, summarizing
 

@@ -26,7 +26,7 @@ texts = st.text(max_size=40)
 
 
 @given(texts, texts, st.lists(texts, max_size=3), texts, texts)
-def test_what_is_filled_in_is_never_taken_for_a_template(question, how, peers, summary, answer):
+def test_braces_in_values_are_not_placeholders(question, how, peers, summary, answer):
     "A question may hold braces: only the template's own are placeholders."
     for prompts in (DEBATE, COOPERATIVE, UNIQUE_ID):
         for name in ('question', 'peers', 'summary', 'summarize', 'reflect', 'hint'):
@@ -35,7 +35,7 @@ def test_what_is_filled_in_is_never_taken_for_a_template(question, how, peers, s
         assert question in prompts.question_for(question, 'critic', 2)
 
 
-def test_every_template_is_checked():
+def test_template_placeholders_are_checked():
     assert [f.name for f in fields(Prompts)] == [*PLACEHOLDERS]
     for name, allowed in PLACEHOLDERS.items():
         complete = ' '.join(f'{{{p}}}' for p in allowed)
@@ -67,14 +67,14 @@ def test_every_template_is_checked():
         ('question: ""', 'prompt question is empty'),
     ],
 )
-def test_a_file_of_prompts_that_cannot_be_used_is_one_line_with_its_name(tmp_path, text, fault):
+def test_bad_prompt_file_is_named_in_one_line(tmp_path, text, fault):
     (tmp_path / 'mine.yaml').write_text(text)
     with pytest.raises(MaftError) as e:
         load_prompts(tmp_path / 'mine.yaml')
     assert fault in str(e.value) and 'mine.yaml' in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
-def test_prompts_by_name_file_and_object(tmp_path):
+def test_load_prompts_by_name_file_and_object(tmp_path):
     (tmp_path / 'mine.yaml').write_text('system: Be brief.\n')
     (tmp_path / 'mine.py').write_text(
         'from multiagent_ft.method.prompts import *\nmine = Prompts(system="Be brief.")\n'
@@ -89,7 +89,7 @@ def test_prompts_by_name_file_and_object(tmp_path):
             load_prompts(missing)
 
 
-def test_a_system_prompt_opens_the_chats_of_agents_and_not_of_the_summarizer():
+def test_system_prompt_is_for_agents_not_the_summarizer():
     chats = {}
 
     def listen(request):
@@ -108,12 +108,12 @@ def request(role='generator', draw=0, adapter=None):
     return Request((Message('user', 'why?'),), 0, adapter=adapter, where=('eval', 'p', 1, role, draw))
 
 
-def test_address():
+def test_address_of_a_request():
     assert request().where == ('eval', 'p', 1, 'generator', 0) and request().where.draw == 0
     assert Request((Message('user', 'x'),), 0).where == () and isinstance(request().where, Address)
 
 
-def test_scripts_by_function_address_and_list():
+def test_scripted_engine_by_function_address_and_list():
     def role(r):
         return r.where.role
 
@@ -136,7 +136,7 @@ def test_scripts_by_function_address_and_list():
     assert ScriptedEngine(lambda r: whole, name='x').generate([request()]) == [whole]
 
 
-def test_a_script_that_cannot_be_named_is_refused():
+def test_scripted_engine_without_a_name_is_refused():
     with pytest.raises(MaftError, match='name=') as e:
         ScriptedEngine(max)
     assert len(str(e.value).splitlines()) <= 2
@@ -145,7 +145,7 @@ def test_a_script_that_cannot_be_named_is_refused():
     assert one != two
 
 
-def test_an_adapters_identity_is_its_files(tmp_path):
+def test_adapter_identity_is_its_files(tmp_path):
     for name, data in (('a', b'1'), ('b', b'1'), ('c', b'2')):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'weights').write_bytes(data)
@@ -155,7 +155,7 @@ def test_an_adapters_identity_is_its_files(tmp_path):
     assert engine.identity(str(tmp_path / 'a')) != engine.identity()
 
 
-def test_a_debate_can_be_replayed():
+def test_debate_replay():
     script = ScriptedEngine({'generator': 'a', 'summarizer': 's', 'critic': 'b'})
     problems = [Problem(f'p{i}', f'{i}?') for i in range(3)]
     debates = debate(problems, untrained(2), Protocol(rounds=3), script.generate, seeds=Seeds(1))

@@ -57,7 +57,7 @@ def test_every_recipe_runs_end_to_end(done):
         assert all(len(x['first']) == want for x in o), name
 
 
-def test_agents_are_trained_wherever_they_should_be(done):
+def test_recipes_train_the_expected_agents(done):
     folder, runs = done
     for name, s in runs.items():
         adapters = {
@@ -72,7 +72,7 @@ def test_agents_are_trained_wherever_they_should_be(done):
     assert runs['without-critic']['iterations'][1]['examples']['critic'] == [0, 0]
 
 
-def test_untrained_and_shared_recipes_cost_nothing_twice(done):
+def test_shared_calls_of_recipes_are_cached(done):
     "In the order of the list: the second finds what the first generated."
     _, runs = done
     made = {n: s['made'] for n, s in runs.items()}
@@ -123,7 +123,7 @@ def test_variants_are_written_into_the_configuration(done):
     assert page['protocol']['prompts']['agent_id'] == UNIQUE_ID.agent_id
 
 
-def test_second_call_makes_nothing(done):
+def test_second_run_is_all_cache_hits(done):
     folder, _ = done
     assert all(not s['made'] for s in run_all(['base', 'star', 'multiagent-ft'], folder).values())
 
@@ -136,13 +136,13 @@ def boxed(request, answer):
     return Completion(rf'\boxed{{{answer}}}', 'stop', (len(request.chat[-1].content),), (request.where.draw, 2))
 
 
-def test_star_without_gold_is_one_clear_line():
+def test_star_without_gold_is_refused():
     ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read, TASK.gold_answer)
     with pytest.raises(MaftError, match='question q has none'):
         STAR.sample(ctx, untrained(1), [Problem('q', '?')], Seeds())
 
 
-def test_star_asks_again_only_where_it_was_wrong():
+def test_star_hints_only_wrong_answers():
     asked = []
 
     def script(request):
@@ -159,7 +159,7 @@ def test_star_asks_again_only_where_it_was_wrong():
     assert [t.final()[0].text for t in debates] == [r'\boxed{7}', r'\boxed{5}']
 
 
-def test_self_consistency_samples_a_trained_generator():
+def test_self_consistency_of_a_trained_generator():
     seen = []
 
     def script(request):
@@ -193,7 +193,7 @@ number = 7
 """
 
 
-def test_a_recipe_of_ones_own_runs(tmp_path):
+def test_user_recipe_runs(tmp_path):
     (tmp_path / 'my.py').write_text(OWN)
     from multiagent_ft.runs.run import run
 
@@ -212,7 +212,7 @@ def test_a_recipe_of_ones_own_runs(tmp_path):
         ('def f(:', 'mine', 'fails at import'),
     ],
 )
-def test_a_recipe_file_that_holds_none_is_one_line(tmp_path, file, name, fault):
+def test_bad_recipe_file_is_one_line(tmp_path, file, name, fault):
     if file:
         (tmp_path / 'my.py').write_text(file)
     with pytest.raises(MaftError, match=fault) as e:
@@ -224,7 +224,7 @@ def wrapped(*args):
     return full_debate(*args)
 
 
-def test_a_wrapped_function_is_counted_as_what_it_wraps():
+def test_wrapped_function_is_counted_as_the_original():
     from multiagent_ft.runs.plan import answers
     from multiagent_ft.studies.compare import addresses
 
@@ -241,7 +241,7 @@ def test_a_wrapped_function_is_counted_as_what_it_wraps():
     assert counted == answers(cfg) and total == addresses(cfg).total()
 
 
-def test_what_a_recipe_returns_is_checked():
+def test_recipe_return_values_are_checked():
     ctx = RecipeContext(ScriptedEngine(sevens).generate, None, Protocol(), TASK.read)
     society, problems = untrained(2), [Problem('q', '?', '7')]
     debates = full_debate(ctx, society, problems, Seeds())
@@ -272,12 +272,12 @@ def test_what_a_recipe_returns_is_checked():
         assert len(str(e.value).splitlines()) == 1
 
 
-def test_recipes_are_registered_nowhere():
+def test_user_recipe_is_not_registered():
     with pytest.raises(TypeError):
         RECIPES['mine'] = MULTIAGENT_FT
 
 
-def test_a_function_that_cannot_be_named_is_refused():
+def test_function_without_a_name_is_refused():
     with pytest.raises(MaftError, match='FILE.py:NAME'):
         recipe_source(MULTIAGENT_FT.but('x', select=max))
 

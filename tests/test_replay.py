@@ -28,7 +28,7 @@ def recorded():
     return data, problems, task, ctx, debates
 
 
-def test_openai_agrees_on_every_solution(recorded):
+def test_grading_agrees_with_openai(recorded):
     data, problems, task, ctx, debates = recorded
     wrong = [
         (p.id, m)
@@ -39,7 +39,7 @@ def test_openai_agrees_on_every_solution(recorded):
     assert len(debates) * 4 == 5276 and wrong == []
 
 
-def test_scores_are_counts(recorded):
+def test_scores_match_counts(recorded):
     data, problems, task, ctx, debates = recorded
     outcomes = [outcome(t, task, 0) for t in debates]
     s = summarize_outcomes(outcomes)
@@ -48,7 +48,7 @@ def test_scores_are_counts(recorded):
     assert s['majority']['accuracy'] > s['single']['accuracy']
 
 
-def test_examples_come_from_the_vote_alone(recorded):
+def test_examples_use_pseudo_labels_only(recorded):
     "Each row agrees with its question's label and is that model's own text; no gold is needed for it."
     data, problems, task, ctx, debates = recorded
     votes = ctx.labels(debates)

@@ -144,7 +144,7 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp('run'))
 
 
-def test_page_is_complete_and_well_formed(run):
+def test_html_is_complete_and_well_formed(run):
     path = report(run)
     text = path.read_text(encoding='utf-8')
     r = Reader(text)
@@ -165,7 +165,7 @@ def test_page_is_complete_and_well_formed(run):
         assert said in text, said
 
 
-def test_page_loads_nothing(run):
+def test_html_has_no_external_resources(run):
     r = Reader(page(read_results(run)))
     for tag, k, v in r.attributes:
         assert k not in ('src', 'href', 'action', 'data', 'srcset', 'poster'), (tag, k, v)
@@ -176,7 +176,7 @@ def test_page_loads_nothing(run):
     assert 'iframe' not in r.tags and 'link' not in r.tags
 
 
-def test_only_our_script_may_run(run):
+def test_content_security_policy_allows_only_our_script(run):
     text = page(read_results(run))
     r = Reader(text)
     rule = next(v for t, k, v in r.attributes if k == 'content' and 'default-src' in v)
@@ -202,7 +202,7 @@ EVIL = (
 
 
 @pytest.mark.parametrize('evil', EVIL)
-def test_nothing_said_becomes_part_of_the_page(tmp_path, evil):
+def test_html_injection_is_escaped(tmp_path, evil):
     "Whatever problem, model, words and configuration hold, the page has the tags it would have had."
     plain, odd = (
         make_run(tmp_path / 'a', 1, 3),
@@ -219,27 +219,27 @@ def test_nothing_said_becomes_part_of_the_page(tmp_path, evil):
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
-def test_safe(text):
+def test_fuzz_safe_escapes_markup_and_bidi(text):
     s = safe(text)
     s.encode('utf-8')
     assert not set('<>"\'') & set(s) and not re.search('[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]', s)
 
 
-def test_same_run_same_bytes(run):
+def test_report_is_byte_identical(run):
     assert page(read_results(run)) == page(read_results(run))
 
 
-def test_no_secret(run):
+def test_report_holds_no_secret(run):
     assert 'hf_abcdefghijkl' not in page(read_results(run)) and '[redacted]' in page(read_results(run))
 
 
-def test_without_gold(tmp_path):
+def test_report_without_gold(tmp_path):
     r = read_results(make_run(tmp_path / 'x', gold=False))
     text = page(r)
     assert 'data-mark="false"' not in text and 'data-mark="corrected"' not in text and Reader(text)
 
 
-def test_young_and_partial_runs(tmp_path):
+def test_report_of_unfinished_runs(tmp_path):
     young = make_run(tmp_path / 'young', iterations=0)
     text = report(young).read_text(encoding='utf-8')
     assert 'no debates to show' in text and '<script>' not in text and Reader(text)
@@ -262,7 +262,7 @@ def test_young_and_partial_runs(tmp_path):
         ('provenance.json', '[', 'not valid JSON'),
     ],
 )
-def test_broken_folders(tmp_path, name, content, said):
+def test_report_of_corrupt_folders(tmp_path, name, content, said):
     run = make_run(tmp_path / 'x', 1, 3)
     (run / name).unlink(missing_ok=True)
     if content:
@@ -272,12 +272,12 @@ def test_broken_folders(tmp_path, name, content, said):
     assert len(str(e.value).splitlines()) <= 2 and not (run / 'report.html').exists()
 
 
-def test_number_of_debates_is_bounded_and_told(run):
+def test_shown_debates_are_limited_and_counted(run):
     text = page(read_results(run), 8)
     assert text.count('<details class="debate"') == 8 and '8 of 24' in text
 
 
-def test_choice_is_fair():
+def test_choose_keeps_all_rare_debates():
     debates = [Debate(i, None, ['right'] if i % 50 else ['false', 'corrupted']) for i in range(1000)]
     chosen = choose(debates, 150)
     assert len(chosen) == 150 and [d.transcript for d in chosen] == sorted(d.transcript for d in chosen)
@@ -285,7 +285,7 @@ def test_choice_is_fair():
     assert list(MARKS) == ['corrected', 'corrupted', 'false', 'right', 'none', 'truncated']
 
 
-def test_numbers_of_the_page_are_those_of_the_summary(run):
+def test_report_numbers_match_the_summary(run):
     r = read_results(run)
     text = page(r)
     for it in r.summary['iterations']:
@@ -298,7 +298,7 @@ def test_numbers_of_the_page_are_those_of_the_summary(run):
     assert len(health_rows(r.summary)) == 5
 
 
-def test_marks_recount_the_outcomes(run):
+def test_debate_tags_match_the_outcomes(run):
     for debates in read_results(run).debates.values():
         for t, v in debates:
             o, found = outcome(t, Task('t', 'number')), marks(t, v['answer'])
@@ -354,7 +354,7 @@ def test_warnings():
     assert warnings_of(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
 
 
-def test_plot_is_plain():
+def test_svg_plot_is_inline_and_small():
     svg = svg_element(
         iterations_plot(
             {'_hidden $x$': [Point(0, 0.5, 0.4, 0.6), Point(1, 0.6, 0.5, 0.7)], 'once': [Point(0, 0.2)]}, 'right'
@@ -364,7 +364,7 @@ def test_plot_is_plain():
     assert percent(None) == '' and percent(0.5, 0) == '50 %'
 
 
-def test_early_end_and_empty_turns(run):
+def test_report_of_early_stop_and_empty_turns(run):
     turns = [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
     t = Transcript(Problem('p', 'q', '7'), turns)
     assert marks(t, None) == ['none', 'truncated']
@@ -372,7 +372,7 @@ def test_early_end_and_empty_turns(run):
     assert Reader(text) and 'context_overflow' in text and text.count('<details class="debate"') == 1
 
 
-def test_no_part_of_the_page_is_left_unescaped():
+def test_template_has_no_safe_filter():
     "Markup of ours is the style, the script and the plots; the template itself marks nothing as safe."
     from importlib.resources import files
 

@@ -44,7 +44,7 @@ from conftest import maft
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
 
 
-def test_the_papers_numbers_stand_where_the_paper_has_them():
+def test_paper_numbers():
     t1, t4 = EXPERIMENTS['table1'].numbers, EXPERIMENTS['table4'].numbers
     assert (
         t1['multiagent-ft', 'LLaMA-3', 'gsm8k'] == (88.6, 1.77)
@@ -64,7 +64,7 @@ def test_the_papers_numbers_stand_where_the_paper_has_them():
         published('a|b|x y\nm|r|1')
 
 
-def test_table_1_trains_what_the_paper_trains():
+def test_table_1_training_settings():
     assert [e.label for e in EXPERIMENTS['table1'].all_rows if RECIPES[e.recipe].trains] == [
         'star',
         'majority-ft',
@@ -73,7 +73,7 @@ def test_table_1_trains_what_the_paper_trains():
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
-def test_every_experiment_has_a_plan_on_nano(name, tmp_path):
+def test_plan_of_every_experiment_on_nano(name, tmp_path):
     x = experiment(name)
     lines = plan_experiment(x, TINY, seeds=[0, 1], out=tmp_path, measure=False)
     assert (
@@ -89,7 +89,7 @@ def test_every_experiment_has_a_plan_on_nano(name, tmp_path):
     )
 
 
-def test_tables_1_and_2_at_the_papers_size_share_more_than_a_third():
+def test_plan_of_tables_1_and_2_shares_a_third():
     cfg = load_config(flags=dict(workers='0'))
 
     def of(n):
@@ -104,7 +104,7 @@ def test_tables_1_and_2_at_the_papers_size_share_more_than_a_third():
     )
 
 
-def test_five_agents_in_table_4_and_three_beside_them():
+def test_agents_of_table_4():
     x = experiment('table4')
     cfgs = {e.label: config_for(base_for(x, TINY, 'arithmetic'), e, seed=0, root=Path('x')) for e in x.all_rows}
     assert (
@@ -114,7 +114,7 @@ def test_five_agents_in_table_4_and_three_beside_them():
     )
 
 
-def test_a_real_model_gets_the_papers_tasks():
+def test_tasks_of_a_real_model():
     x = experiment('transfer')
     (row,) = (e for e in rows_on(x, load_config(flags=dict(model='org/model', data='/data')), 'gsm8k') if e.evaluate_on)
     assert row.evaluate_on == 'gsm8k' and row.settings['task'] == 'math' and row.settings['data'] == '/data'
@@ -124,7 +124,7 @@ def test_a_real_model_gets_the_papers_tasks():
     )
 
 
-def test_columns_of_the_paper_beside_ours():
+def test_table_with_paper_columns():
     assert paper_columns(experiment('table1'), 'gsm8k') == [
         (m, 'gsm8k') for m in ('GPT-3.5', 'Phi-3', 'Mistral', 'LLaMA-3')
     ]
@@ -180,7 +180,7 @@ def test_claims_about_iterations_and_untrained_rows():
     assert judge(Claim('', 'table1', better='a', than='base'), table).difference.mean == 1
 
 
-def test_holm_over_what_could_be_tested():
+def test_holm_correction_over_testable_claims():
     rows = (('multiagent-ft', '1110' * 20), ('debate', '1010' * 20), ('star', '1010' * 20))
     done = judge_all(dict(table1=Study([made(n, s, r) for n, r in rows for s in range(3)]).outcomes))
     tested = {(j.claim.better, j.claim.than) for j in done if j.p is not None}
@@ -229,7 +229,7 @@ def test_diversity_over_seeds():
     ],
     ids=lambda a: str(a[0]),
 )
-def test_nonsense_is_one_clear_line(tmp_path, args, said):
+def test_bad_arguments_are_one_line(tmp_path, args, said):
     (tmp_path / 'note.txt').write_text('mine')
     done = maft('reproduce', *args, '--workers', 0, '--train', 8, '--eval', 8, cwd=tmp_path)
     errors = [l for l in done.stderr.splitlines() if l.startswith('error:')]
@@ -313,7 +313,7 @@ def test_figures_over_iterations(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
+def test_sigkill_and_resume_is_byte_identical(tmp_path):
     args = ('reproduce', 'table5', '--train', 8, '--eval', 6, '--agents', 2, '--seeds', 1, '--workers', 0)
     assert maft(*args, '--out', 'whole', cwd=tmp_path).returncode == 0
     command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'cut']

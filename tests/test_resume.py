@@ -22,18 +22,18 @@ def check_kills(folder, *how):
     return len(kills)
 
 
-def test_loop_killed_again_and_again():
+def test_loop_sigkill_resume():
     with memory() as fast:
         assert check_kills(Path(fast), '--every', '4') >= 30
 
 
-def test_loop_killed_at_fifty_places():
+def test_loop_sigkill_at_fifty_syscalls():
     with memory() as fast:
         assert check_kills(Path(fast), '--from-scratch', '--every', '24') >= 50
 
 
 @pytest.mark.slow
-def test_loop_killed_at_every_change():
+def test_loop_sigkill_at_every_syscall():
     with memory() as fast:
         assert check_kills(Path(fast), '--from-scratch') >= 1000
 
@@ -116,16 +116,16 @@ def kill_often(whole, out, times, seeds):
     assert min(kills.values()) >= times, 'too quick to be killed'
 
 
-def test_killed_runs(whole, tmp_path):
+def test_run_sigkill_and_resume_is_byte_identical(whole, tmp_path):
     kill_often(whole, tmp_path, 1, range(8))
 
 
 @pytest.mark.slow
-def test_killed_runs_often(whole, tmp_path):
+def test_run_sigkill_and_resume_many_times(whole, tmp_path):
     kill_often(whole, tmp_path, 10, range(100, 130))
 
 
-def test_ctrl_c_says_one_line(tmp_path):
+def test_ctrl_c_is_one_line(tmp_path):
     p = start(tmp_path / 'run')
     seen = next((line for line in p.stdout if '0/' in line and 'answers' in line), '')  # the work has begun
     os.killpg(p.pid, signal.SIGINT)
@@ -148,7 +148,7 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', disk])
 
 
-def test_disk_full_loses_nothing(whole, small_disk):
+def test_full_disk_and_resume_is_byte_identical(whole, small_disk):
     disk, enlarge = small_disk
     text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)
     assert p.returncode == 2 and 'Traceback' not in text

@@ -21,7 +21,7 @@ def go(out, **kw):
 
 def prints(folder, skip=('metrics.jsonl', 'config.yaml')):
     """Every file of a run folder that must not depend on when or how often it was run (the commit in provenance.json
-    aside: another commit may come in between)."""
+    aside: somebody may commit meanwhile)."""
     files = {
         str(f.relative_to(folder)): f.read_bytes()
         for f in sorted(Path(folder).rglob('*'))
@@ -58,7 +58,7 @@ def test_summary(runs):
     )
 
 
-def test_outcomes_recount(runs):
+def test_summary_matches_outcomes(runs):
     root, s = runs
     outcomes = read_jsonl(root / 'demo' / 'outcomes.jsonl')
     assert len(outcomes) == 2 * 24
@@ -70,7 +70,7 @@ def test_outcomes_recount(runs):
         )
 
 
-def test_nobody_trains_on_the_exam_or_on_gold(runs):
+def test_evaluation_questions_and_gold_are_not_trained_on(runs):
     root, _ = runs
     trained = {
         normalized(t['problem']['text']) for t in read_jsonl(root / 'demo' / 'iteration-1' / 'transcripts.jsonl')
@@ -82,7 +82,7 @@ def test_nobody_trains_on_the_exam_or_on_gold(runs):
     assert not trained & {normalized(p.text) for p in evaluation}
 
 
-def test_rows_are_own_words(runs):
+def test_examples_are_own_prompts_and_completions(runs):
     "Every row holds, id for id, what that very agent was sent and said."
     root, _ = runs
     said = {}
@@ -100,7 +100,7 @@ def test_rows_are_own_words(runs):
             assert said[role, int(i), r.problem, r.round] == (r.prompt_ids, r.token_ids)
 
 
-def test_every_adapter_differs(runs):
+def test_adapters_differ(runs):
     from multiagent_ft.engines.huggingface import adapter_identity
 
     root, _ = runs
@@ -108,14 +108,14 @@ def test_every_adapter_differs(runs):
     assert len(ids) == 6
 
 
-def test_finished_run_does_nothing(runs):
+def test_finished_run_is_a_no_op(runs):
     root, _ = runs
     before = prints(root / 'demo')
     assert sum(go(root / 'demo')['made'].values()) == 0
     assert prints(root / 'demo') == before
 
 
-def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path, monkeypatch):
+def test_finished_run_is_reused_only_with_equal_inputs(runs, tmp_path, monkeypatch):
     "A study reads finished runs from their folders; whatever could change the result sends it through the steps again."
     from multiagent_ft.runs import run
     from multiagent_ft.engines.huggingface import HFEngine
@@ -184,7 +184,7 @@ def test_finished_run_is_read_only_if_it_would_come_out_the_same(runs, tmp_path,
     assert not is_read()
 
 
-def test_every_recipe_of_ours_can_be_named():
+def test_every_recipe_has_a_source():
     from multiagent_ft.method.recipes import RECIPES, recipe_source
 
     assert all(recipe_source(r) for r in RECIPES.values())
@@ -200,7 +200,7 @@ def test_other_settings_are_refused(runs):
     assert prints(root / 'demo') == before
 
 
-def test_longer_run_extends_the_shorter(runs):
+def test_more_iterations_extend_a_run(runs):
     root, s = runs
     shutil.copytree(root / 'demo', root / 'longer')
     longer = go(root / 'longer', iterations=2)
@@ -213,33 +213,33 @@ def test_longer_run_extends_the_shorter(runs):
     )
 
 
-def test_w_touches_critics_only(runs):
+def test_w_changes_critics_only(runs):
     "Another w: debates, votes and generators are found; only critics are trained again, and only they answer again."
     root, s = runs
     other = go(root / 'w', w=1.0)
     kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
     assert other['made']['finetune'] <= 3
-    assert other['made'].get('generate', 0) <= 3  # round 2 of the evaluation, one block per critic
+    assert other['made'].get('generate', 0) <= 3  # round 2 of the exam, one block per critic
     assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
     assert other['iterations'][0] == s['iterations'][0]
     assert prints(root / 'w')['iteration-1/transcripts.jsonl'] == prints(root / 'demo')['iteration-1/transcripts.jsonl']
 
 
-def test_recipes_share_what_they_have_in_common(runs):
+def test_recipes_share_the_store(runs):
     root, s = runs
     other = go(root / 'majority', recipe='majority-ft')
     assert other['made']['finetune'] == 1
     assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
-    assert other['made']['generate'] == 3  # only the answers of the new model in evaluation; all others were found
+    assert other['made']['generate'] == 3  # only what the new model says in the exam; all else was found
 
 
-def test_workers_give_the_same_bytes(runs):
+def test_workers_are_byte_identical(runs):
     root, _ = runs
     go(root.parent / (root.name + '-workers') / 'demo', workers=2)
     assert prints(root.parent / (root.name + '-workers') / 'demo') == prints(root / 'demo')
 
 
-def test_society_answers(runs):
+def test_society_ask(runs):
     from multiagent_ft import Society
 
     root, _ = runs
@@ -250,7 +250,7 @@ def test_society_answers(runs):
         Society.load(root / 'demo', 5)
 
 
-def test_moved_folder_still_speaks(runs, tmp_path):
+def test_society_loads_from_a_moved_folder(runs, tmp_path):
     import shutil
     from multiagent_ft import Society
 
@@ -260,7 +260,7 @@ def test_moved_folder_still_speaks(runs, tmp_path):
     assert Society.load(tmp_path / 'moved').ask(q).turns == Society.load(root / 'demo').ask(q).turns
 
 
-def test_foreign_folder_is_left_alone(tmp_path):
+def test_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')
     with pytest.raises(MaftError, match='not a run folder'):
@@ -268,14 +268,14 @@ def test_foreign_folder_is_left_alone(tmp_path):
     assert [f.name for f in (tmp_path / 'mine').iterdir()] == ['thesis.tex']
 
 
-def test_early_stop_saves_calls_and_counts_what_it_costs(runs):
+def test_early_stop_saves_calls_and_tokens(runs):
     root, s = runs
-    only_eval, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
+    exam, both = go(root / 'early-eval', early_stop='eval'), go(root / 'early-all', early_stop='all')
 
     def calls(r, k):
         return r['iterations'][k]['health']['cost']['debate']['calls']
 
-    assert calls(only_eval, 0) < calls(s, 0) and only_eval['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
+    assert calls(exam, 0) < calls(s, 0) and exam['iterations'][1]['early'] == dict(debates=0, critic_examples_lost=0)
     assert (
         prints(root / 'early-eval')['iteration-1/transcripts.jsonl']
         == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -314,14 +314,14 @@ def about(said, label='7', **kw):
     return training_report(ws, Selection(said, votes, examples))
 
 
-def test_a_debate_that_ended_after_its_critics_lost_none_of_their_rows():
+def test_early_stop_keeps_critic_examples():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
     a = about([talk(1), talk(2), talk(3)], rounds=3, early_stop='all')
     assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
     assert about([talk(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
 
 
-def test_a_cut_turn_is_charged_to_who_said_it():
+def test_truncated_turns_are_counted_per_agent():
     def cuts(recipe, *cut):
         return {n: a['truncated'] for n, a in about([talk(2, cut)], recipe=recipe)['agents'].items()}
 
@@ -343,7 +343,7 @@ def test_a_cut_turn_is_charged_to_who_said_it():
     assert about([talk(2)], recipe='union-ft')['agents']['generator-0']['unique'] == 4
 
 
-def test_who_has_nothing_to_learn_is_told_why(capfd):
+def test_agent_without_examples_is_explained(capfd):
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.runs.run import report_idle_agents
     from multiagent_ft.runs.tracking import Progress
@@ -352,9 +352,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
     report_idle_agents({a: [], b: [1]}, Progress())
     said = capfd.readouterr().err
     assert (
-        said.startswith(
-            'no examples for generator-0: none of their turns was complete and agreed with a pseudo-label'
-        )
+        said.startswith('no examples for generator-0: none of their turns was complete and agreed with a pseudo-label')
         and 'max_new_tokens' in said
         and 'generator-1' not in said
     )
@@ -362,7 +360,7 @@ def test_who_has_nothing_to_learn_is_told_why(capfd):
     assert capfd.readouterr().err == ''
 
 
-def test_weights_that_the_store_made_again_are_made_again_in_the_folder(tmp_path):
+def test_corrupt_adapter_is_trained_again_in_store_and_folder(tmp_path):
     "A run folder's adapters are links into the store: what spoils one spoils both, and only the store would notice."
     from multiagent_ft.runs.society import same_files
 
@@ -388,8 +386,8 @@ def test_weights_that_the_store_made_again_are_made_again_in_the_folder(tmp_path
     assert prints(tmp_path / 'one') == before and same_files(home / 'generator-0', entry)
 
 
-def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
-    "One pool, fresh questions in each iteration: a larger evaluation later, or a file that overlaps, would meet them again."
+def test_evaluation_excludes_training_questions(tmp_path):
+    "One pool, fresh questions in each iteration: a larger exam later, or a file that overlaps, would meet them again."
     from multiagent_ft.runs.run import evaluate_run
 
     def line(i):
@@ -429,7 +427,7 @@ def test_nobody_is_examined_on_what_it_learned_from(tmp_path):
     )
 
 
-def test_made_up_questions_never_run_into_the_exam(runs):
+def test_generated_questions_never_overlap_evaluation(runs):
     from multiagent_ft.runs.run import check_unseen
     from multiagent_ft.runs.tasks import load_task, split
 
@@ -439,7 +437,7 @@ def test_made_up_questions_never_run_into_the_exam(runs):
         check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 40, 24, 3).train)
 
 
-def test_only_small_models_get_workers(tmp_path):
+def test_auto_workers_depend_on_model_size(tmp_path):
     "Every worker holds a copy of the base, so 'auto' gives none to a model whose copies would hurt."
     from multiagent_ft.runs.run import SMALL, worker_count
 
@@ -458,7 +456,7 @@ def test_only_small_models_get_workers(tmp_path):
     )
 
 
-def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
+def test_training_without_gold_is_byte_identical(tmp_path):
     """Questions without answers: the same agents come of it as with answers, which were never looked at; all that reads
     the run copes."""
     from multiagent_ft.runs.explain import explain
@@ -511,8 +509,8 @@ def test_nobody_needs_to_know_the_answers_to_learn(tmp_path):
         go(tmp_path / 'star', recipe='star', task=str(tmp_path / 'unknown.yaml'), train=24, eval=8)
 
 
-def test_one_process_at_a_time(runs):
-    "Two would number their lines alike and remove each other's half-written files. A killed process frees its lock."
+def test_run_lock(runs):
+    "Two would number their lines alike and sweep up each other's half-written files. Whoever is killed lets go."
     home = runs[0] / 'demo'
     code = (
         'import sys, time\nfrom pathlib import Path\nfrom multiagent_ft.runs.run import run_lock\nwith'

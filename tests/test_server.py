@@ -58,7 +58,7 @@ def asks(n, adapter=None):
     ]
 
 
-def test_the_same_over_the_wire(served, local, llama):
+def test_server_matches_local_engine(served, local, llama):
     remote = ServerEngine(served(), llama)
     assert isinstance(remote, Engine)
     got, want = remote.generate(asks(12)), local.generate(asks(12))
@@ -68,7 +68,7 @@ def test_the_same_over_the_wire(served, local, llama):
     assert remote.render(asks(1)[0].chat) == local.render(asks(1)[0].chat) and remote.context == 512
 
 
-def test_nano_over_the_wire():
+def test_server_with_nano():
     folder = hf.Path(hf.find_model('nano'))
     if not (folder / 'model.safetensors').is_file():
         pytest.skip('the embedded model is not here')
@@ -79,7 +79,7 @@ def test_nano_over_the_wire():
     s.server_close()
 
 
-def test_adapters_by_content(served, local, llama, tmp_path):
+def test_server_adapters_by_content(served, local, llama, tmp_path):
     torch.manual_seed(0)
     with hf.silence():
         lora = get_peft_model(
@@ -99,7 +99,7 @@ def test_adapters_by_content(served, local, llama, tmp_path):
     assert len({c.text for c in remote.generate([asks(1)[0], asks(1, str(tmp_path / 'a'))[0]])}) == 2
 
 
-def test_busy_then_well(served, local, llama, monkeypatch):
+def test_retry_when_the_server_is_busy(served, local, llama, monkeypatch):
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
     waits, moods = [], [(503, 'loading'), (500, 'oops'), (429, 'slow down')]
     remote = ServerEngine(
@@ -117,7 +117,7 @@ def test_busy_then_well(served, local, llama, monkeypatch):
         remote.generate(asks(1))
 
 
-def test_a_server_that_dies_in_the_middle_of_an_answer(monkeypatch):
+def test_truncated_response_is_retried(monkeypatch):
     """A reply shorter than its Content-Length, a line cut through, a refusal cut through: asked again, and in the end
     one sentence."""
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
@@ -153,13 +153,13 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(monkeypatch):
     s.server_close()
 
 
-def test_addresses_that_are_none(llama):
+def test_bad_server_addresses(llama):
     for url in ('localhost:8000/v1', '127.0.0.1:8000/v1', 'file:///etc/hostname', ''):
         with pytest.raises(MaftError, match='begins with http'):
             ServerEngine(url, llama)
 
 
-def test_refusals_are_final_and_quoted(served, llama, monkeypatch):
+def test_client_errors_are_not_retried_and_quoted(served, llama, monkeypatch):
     calls = []
 
     def no(path):
@@ -180,7 +180,7 @@ def test_refusals_are_final_and_quoted(served, llama, monkeypatch):
         ServerEngine(url, llama).logprobs([(1,)], [(1,)])
 
 
-def test_the_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
+def test_api_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
     url = served(key='sk-secret-123')
     monkeypatch.delenv('MY_KEY', raising=False)
     with pytest.raises(MaftError, match='MY_KEY') as e:
@@ -191,7 +191,7 @@ def test_the_key_is_sent_and_never_shown(served, local, llama, monkeypatch):
     assert 'secret' not in str(e.value) + repr(remote.identity()) + repr(vars(remote))
 
 
-def test_retry_after_is_obeyed(monkeypatch):
+def test_retry_after_header(monkeypatch):
     "A rate limit that names its seconds is waited for; refusals are not retried; the error says that it is busy."
     waits, replies, asked = [], [], []
     monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
@@ -232,7 +232,7 @@ def test_retry_after_is_obeyed(monkeypatch):
     s.server_close()
 
 
-def test_another_tokenizer_than_the_servers_is_noticed(served, tmp_path):
+def test_tokenizer_mismatch_is_detected(served, tmp_path):
     "Token ids of one vocabulary are other words in another, and nothing else would say so."
     other = make('qwen2', tmp_path / 'qwen2', context=512)
     with pytest.raises(MaftError, match='tokenizer is not that of'):
@@ -269,7 +269,7 @@ def test_context_overflow(served, llama):
     assert c.finish == 'context_overflow' and c.prompt_ids and remote.generate([]) == []
 
 
-def test_pages_that_are_no_server(llama):
+def test_not_a_completion_server(llama):
     "A web page, or a server that forgets to complete."
 
     class Page(BaseHTTPRequestHandler):

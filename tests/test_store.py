@@ -34,7 +34,7 @@ def forget(store):
 
 
 @given(keys)
-def test_the_order_of_fields_does_not_matter(key):
+def test_key_does_not_depend_on_field_order(key):
     assert job_digest('generate', key) == job_digest('generate', shuffled(key))
 
 
@@ -46,7 +46,7 @@ def test_different_keys_have_different_names(a, b):
 
 @settings(max_examples=20)
 @given(st.lists(keys, max_size=4))
-def test_an_entry_is_found_under_its_key_only(some):
+def test_entry_is_found_under_its_key_only(some):
     with memory() as d:
         store = Store(Path(d) / 'store')
         for key in some:
@@ -78,7 +78,7 @@ def test_keys_that_could_collide_are_refused(store, kind, key):
     assert not store.path.exists()
 
 
-def test_a_key_changed_by_the_job_does_no_harm(store):
+def test_key_mutated_by_the_job(store):
     key = dict(seed=0)
 
     def work(folder):
@@ -101,7 +101,7 @@ def test_hit_and_miss(store):
     assert store.misses == {'generate': 1, 'finetune': 1}
 
 
-def test_an_entry_explains_itself(store):
+def test_entry_manifest(store):
     def work(folder):
         (folder / 'sub' / 'deeper').mkdir(parents=True)
         (folder / 'a.bin').write_bytes(b'\0' * 10)
@@ -128,7 +128,7 @@ def test_an_entry_explains_itself(store):
 @pytest.mark.parametrize(
     'fault', [KeyError('a bug'), KeyboardInterrupt(), SystemExit(1), OSError(errno.EACCES, 'a file of its own')]
 )
-def test_what_a_job_raises_leaves_nothing(store, fault):
+def test_exception_in_a_job_leaves_no_entry(store, fault):
     def work(folder):
         write()(folder)
         raise fault
@@ -141,7 +141,7 @@ def test_what_a_job_raises_leaves_nothing(store, fault):
 
 
 @pytest.mark.parametrize('what', ['key.json', 'checksums.json', 'link', 'pipe'])
-def test_what_a_job_may_not_write(store, what):
+def test_forbidden_files_of_a_job(store, what):
     def work(folder):
         if what == 'link':
             (folder / what).symlink_to('/etc')
@@ -155,7 +155,7 @@ def test_what_a_job_may_not_write(store, what):
     assert ls(store) == [] and not any((store.path / 'tmp').iterdir())
 
 
-def test_a_job_within_a_job(store):
+def test_nested_jobs(store):
     def outer(folder):
         write((store.job('generate', dict(inner=1), write('in')) / 'answers.txt').read_text() + ' and out')(folder)
 
@@ -163,7 +163,7 @@ def test_a_job_within_a_job(store):
     assert len(ls(store)) == 2 and not any((store.path / 'tmp').iterdir())
 
 
-def test_paths_stay_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+def test_paths_are_absolute_after_chdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store('store')
     path = store.job('generate', {}, write())
@@ -172,7 +172,7 @@ def test_paths_stay_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
     assert store.find('generate', {}) == path and path.is_absolute()
 
 
-def test_read_once_per_process(store, monkeypatch):
+def test_entry_is_verified_once_per_process(store, monkeypatch):
     path = store.job('generate', {}, write())
     forget(store)
     read = []
@@ -184,7 +184,7 @@ def test_read_once_per_process(store, monkeypatch):
     assert store.find('generate', {}) and len(read) == 4
 
 
-def test_on_the_disk_before_it_has_a_name(store, monkeypatch):
+def test_fsync_before_rename(store, monkeypatch):
     "Files, then the folders that list them, then the rename, then the folder that lists the entry."
     store.job('generate', dict(first=1), write())
     did = []
@@ -355,13 +355,13 @@ def test_resume_after_many_kills_in_one_store(fast):
     assert all(k['seen']['wrong'] == [] for k in kills)
 
 
-def test_these_tests_catch_a_cache_that_is_not_safe(fast):
+def test_sigkill_tests_catch_an_unsafe_cache(fast):
     *kills, through = killing('kill', 'naive', fast, '--from-scratch')
     assert any(k['after'] != through['after'] for k in kills)
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_a_storm_of_kills(fast, seed):
+def test_sigkill_of_concurrent_processes(fast, seed):
     "Four processes at the same jobs, killed at random changes while the others continue."
     want = killing('clean', 'jobs', fast / 'clean')[0]['after']
     storm, end = killing('storm', 'jobs', fast / 'storm', 4, seed)
@@ -372,13 +372,13 @@ def test_a_storm_of_kills(fast, seed):
 # Several at once
 
 
-def test_race_of_eight(fast):
+def test_eight_concurrent_processes_run_a_job(fast):
     for seen in killing('race', 'same', fast, 8, 10):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 0, seen
         assert len(seen['got']) == 8 and set(seen['got']) == {seen['who'][0] * 2}
 
 
-def test_race_of_eight_repairs_a_corrupt_entry_once(fast):
+def test_eight_concurrent_processes_repair_a_corrupt_entry_once(fast):
     "It is set aside once, however many saw the damage; no process returns the corrupt one."
     for seen in killing('race', 'repair', fast, 8, 10):
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 1, seen
@@ -510,7 +510,7 @@ def test_stale_leases_are_garbage_collected(store):
 # Scratch
 
 
-def test_scratch_is_ours_until_the_job_is_done(store):
+def test_scratch_is_leased_until_the_job_is_done(store):
     a = store.scratch('finetune', dict(a=1))
     (a / 'checkpoint').write_text('3')
     assert store.scratch('finetune', dict(a=1)) == a != store.scratch('finetune', dict(a=2))
@@ -519,7 +519,7 @@ def test_scratch_is_ours_until_the_job_is_done(store):
     assert not a.exists()
 
 
-def test_scratch_outlives_a_failure(store):
+def test_scratch_is_kept_after_a_failure(store):
     def work(folder):
         (store.scratch('finetune', {}) / 'checkpoint').write_text('3')
         raise KeyboardInterrupt
@@ -532,7 +532,7 @@ def test_scratch_outlives_a_failure(store):
     assert not any((store.path / 'scratch').iterdir())
 
 
-def test_the_latest_stale_scratch_is_taken_over_once(store):
+def test_latest_stale_scratch_is_taken_over_once(store):
     (store.path / 'scratch').mkdir(parents=True)
     name = job_digest('finetune', {})
     for i, when in enumerate((100, 300, 200)):
@@ -600,7 +600,7 @@ def test_full_disk_at_every_change(fast):
         assert f['seen']['wrong'] == [] and f['left'] == [] and f['after'] == want, f['n']
 
 
-def test_full_disk_for_real(tmp_path):
+def test_full_disk_on_a_small_file_system(tmp_path):
     "A disk of 64 kB (needs root, and a mount that is allowed)."
     mounted = (
         sys.platform == 'linux'
@@ -634,7 +634,7 @@ def test_full_disk_for_real(tmp_path):
         RuntimeError('SafetensorError: I/O error: No space left on device (os error 28)'),
     ],
 )
-def test_full_disk_in_any_wording(store, fault):
+def test_full_disk_error_messages(store, fault):
     def work(folder):
         write()(folder)
         raise fault
@@ -660,7 +660,7 @@ def test_full_disk_behind_another_error(store):
         store.job('generate', {}, work)
 
 
-def test_a_store_that_cannot_be_written(store, monkeypatch):
+def test_read_only_store(store, monkeypatch):
     store.job('generate', dict(a=1), write())
 
     def refuse(path, *a, **k):
@@ -675,7 +675,7 @@ def test_a_store_that_cannot_be_written(store, monkeypatch):
     assert 'key `store`' in str(e.value)
 
 
-def test_a_folder_without_permission():
+def test_store_folder_without_permission():
     "As root nothing is forbidden: the child becomes nobody first."
     code = """
 import os, sys
@@ -696,7 +696,7 @@ except MaftError as e: print(e)
     ), done.stdout + done.stderr
 
 
-def test_paths_that_cannot_be_a_store(tmp_path):
+def test_bad_store_paths(tmp_path):
     (tmp_path / 'file').write_text('x')
     with pytest.raises(MaftError, match='is a file'):
         Store(tmp_path / 'file')
@@ -719,7 +719,7 @@ def test_schemas(tmp_path):
     assert Store(tmp_path).has('generate', {}), 'as the message promises'
 
 
-def test_looking_makes_nothing(tmp_path):
+def test_lookup_creates_no_files(tmp_path):
     store = Store(tmp_path / 'store')
     assert (
         store.find('generate', {}) is None and not store.has('generate', {}) and ls(store) == [] and verify(store) == {}
@@ -735,7 +735,7 @@ def a_run(folder, *paths):
     (folder / 'keys.json').write_text(json.dumps([p.name for p in paths]))
 
 
-def test_prune_keeps_what_runs_name(store, tmp_path, capsys):
+def test_prune_keeps_entries_of_runs(store, tmp_path, capsys):
     a, b, c = (store.job('generate', dict(i=i), write('x' * 1000 * i)) for i in range(3))
     d = store.job('finetune', dict(i=3), write('x' * 5000))
     a_run(tmp_path / 'runs' / 'one', a)
@@ -749,7 +749,7 @@ def test_prune_keeps_what_runs_name(store, tmp_path, capsys):
     assert c.exists()
 
 
-def test_prune_removes_corrupt_entries_and_abandoned_scratch(store, tmp_path, capsys):
+def test_prune_removes_corrupt_entries_and_stale_scratch(store, tmp_path, capsys):
     path = store.job('generate', {}, whole)
     damage(path, 'cut')
     forget(store)
@@ -773,7 +773,7 @@ def test_prune_removes_corrupt_entries_and_abandoned_scratch(store, tmp_path, ca
 
 
 @pytest.mark.parametrize('text', [None, '', '{', '{"a": 1}', '[1, 2]', 'null'])
-def test_prune_refuses_what_it_cannot_read(store, tmp_path, text):
+def test_prune_refuses_unreadable_runs(store, tmp_path, text):
     store.job('generate', {}, write())
     a_run(tmp_path / 'runs' / 'good')
     bad = tmp_path / 'runs' / 'bad'
@@ -802,7 +802,7 @@ def test_prune_refuses_while_a_process_works(store, tmp_path):
     assert len(ls(store)) == 2
 
 
-def test_entry_by_its_first_letters(store):
+def test_entry_by_prefix(store):
     paths = [store.job('generate', dict(i=i), write()) for i in range(20)]
     assert entry(store, paths[3].name).path == paths[3]
     for begins, expected in (('', '20 entries'), ('nothing', 'no entries')):

@@ -44,7 +44,7 @@ def refused(f, *expected, lines=2):
 
 @needs_shared
 @pytest.mark.parametrize('name,rows,different', [('gsm8k', 8792, 8792), ('svamp', 1000, 1000), ('mmlu', 3018, 3003)])
-def test_every_recorded_question_is_read(name, rows, different):
+def test_recorded_data_sets_are_parsed(name, rows, different):
     task = recorded(name)
     a, b, notes = task.load()
     assert notes == dict(rows=rows, other_levels=0, unreadable=[])
@@ -58,7 +58,7 @@ def test_every_recorded_question_is_read(name, rows, different):
 
 
 @needs_shared
-def test_gold_answers_are_what_the_files_say():
+def test_gold_answers_match_the_files():
     for part in ('train', 'test'):
         rows = [json.loads(line) for line in open(DATA / 'gsm8k' / f'{part}.jsonl', encoding='utf-8')]
         a, b, _ = recorded('gsm8k').load()
@@ -75,7 +75,7 @@ def test_gold_answers_are_what_the_files_say():
 
 
 @needs_shared
-def test_training_and_evaluation_questions_come_from_their_parts():
+def test_split_uses_train_and_test_parts():
     s = split(recorded('gsm8k'), seed=3)
     assert all(p.source.startswith('train.jsonl') for p in s.train) and all(
         p.source.startswith('test.jsonl') for p in s.evaluation
@@ -84,7 +84,7 @@ def test_training_and_evaluation_questions_come_from_their_parts():
 
 @needs_shared
 @pytest.mark.parametrize('name', LOCAL)
-def test_fresh_questions_every_iteration(name):
+def test_split_fresh_questions_every_iteration(name):
     task = recorded(name)
     splits = [split(task, 200, 300, seed=1, iteration=k, fresh=True) for k in (1, 2, 3)]
     to_evaluate = {normalized(p.text) for p in splits[0].evaluation}
@@ -95,7 +95,7 @@ def test_fresh_questions_every_iteration(name):
 
 
 @needs_shared
-def test_too_few_are_counted():
+def test_too_few_questions_error_counts_them():
     svamp = recorded('svamp')
     refused(
         lambda: split(svamp, 500, 500, iteration=2, fresh=True),
@@ -119,7 +119,7 @@ def test_college_mathematics_in_six_lines(tmp_path):
 
 
 @needs_shared
-def test_a_file_instead_of_a_folder():
+def test_file_instead_of_a_folder():
     assert len(load_task('gsm8k', DATA / 'gsm8k' / 'test.jsonl').load()[0]) == 1319
     assert [p.text for p in load_task('gsm8k', DATA / 'gsm8k').load()[1]] == [
         p.text for p in recorded('gsm8k').load()[1]
@@ -140,7 +140,7 @@ texts = st.text("abAB 0?.’'", min_size=1, max_size=6).filter(str.strip)
     st.integers(0, 9),
     st.randoms(),
 )
-def test_splits_are_disjoint_and_do_not_depend_on_order(a, b, parts, seed, rnd):
+def test_splits_are_disjoint_and_order_independent(a, b, parts, seed, rnd):
     lists = [[Problem(f'{n}/{i}', t, '1', f'{n}:{i}') for i, t in enumerate(ts)] for n, ts in (('a', a), ('b', b))]
 
     def load():
@@ -161,14 +161,14 @@ def test_splits_are_disjoint_and_do_not_depend_on_order(a, b, parts, seed, rnd):
         refused(lambda: split(task, len(to_train) + 1, n, seed), 'task play has')
 
 
-def test_seeds_differ_and_order_is_kept_when_a_question_goes():
+def test_shuffle_is_seeded_and_stable_when_a_question_is_removed():
     pool = [Problem(str(i), f'question {i}') for i in range(100)]
     order = in_random_order(pool, 0)
     assert order != in_random_order(pool, 1) and sorted(order, key=pool.index) == pool
     assert in_random_order([p for p in pool if p.id != '7'], 0) == [p for p in order if p.id != '7']
 
 
-def test_evaluation_keeps_what_is_in_both_parts(tmp_path):
+def test_duplicates_across_parts_stay_in_evaluation(tmp_path):
     jsonl(tmp_path / 'd' / 'train.jsonl', [dict(question=f'{i}+1?', answer=i + 1) for i in range(6)])
     jsonl(
         tmp_path / 'd' / 'test.jsonl',
@@ -185,7 +185,7 @@ def test_evaluation_keeps_what_is_in_both_parts(tmp_path):
     assert '1 in both parts' in str(s) and '1 that occur twice' in str(s)
 
 
-def test_choices_in_another_order_are_the_same_question(tmp_path):
+def test_reordered_choices_are_a_duplicate(tmp_path):
     rows = [
         dict(question='Which is red?', options=['rose', 'grass'], answer=0),
         dict(question='which is red', options=['Grass', 'Rose.'], answer=1),
@@ -200,7 +200,7 @@ def test_choices_in_another_order_are_the_same_question(tmp_path):
 
 
 @pytest.mark.parametrize('name', GENERATED)
-def test_made_up_questions_are_held_out_and_disjoint(name):
+def test_generated_questions_are_held_out_and_disjoint(name):
     task = load_task(name)
     splits = [split(task, 40, 40, 5, k, True) for k in (1, 2)]
     keys = [normalized(p.text) for s in splits for p in s.train] + [normalized(p.text) for p in splits[0].evaluation]
@@ -215,7 +215,7 @@ def test_made_up_questions_are_held_out_and_disjoint(name):
         assert all(eval(re.search(r'of (.*)\?', p.text)[1]) == int(p.gold) for p in splits[0].train)
 
 
-def test_prose_golds_are_left_out_of_evaluation(tmp_path):
+def test_unparsed_golds_are_left_out_of_evaluation(tmp_path):
     jsonl(
         tmp_path / 'd.jsonl',
         [
@@ -334,7 +334,7 @@ def test_letters(v, letter):
     assert letter_of(v, ['red', 'green', 'blue']) == letter
 
 
-def test_two_readings_of_a_choice_are_not_guessed():
+def test_ambiguous_choice_gold_is_none():
     assert (
         letter_of('1', ['1', '2']) is None and letter_of('B', ['B', 'A']) is None and letter_of('x', ['x', 'x']) is None
     )
@@ -372,7 +372,7 @@ def as_parquet(p):
 
 
 @pytest.mark.parametrize('save', [as_jsonl, as_csv, as_excel, as_tsv, as_parquet], ids=lambda f: f.__name__)
-def test_the_same_questions_in_every_format(tmp_path, save):
+def test_every_file_format_gives_the_same_questions(tmp_path, save):
     (tmp_path / 'd').mkdir()
     save(tmp_path / 'd' / 'mine')
     task = own(tmp_path, 'data: d\nquestion: Q\nanswer: Sol\nname: plus\ninstruction: Give the sum as \\boxed{sum}.\n')
@@ -387,7 +387,7 @@ def test_the_same_questions_in_every_format(tmp_path, save):
     assert {p.text for p in train + evaluation} == {r['Q'] for r in ROWS}
 
 
-def test_a_parquet_file_of_many_rows_is_counted_through(tmp_path):
+def test_parquet_with_many_row_groups(tmp_path):
     import pyarrow as pa, pyarrow.parquet as pq
 
     pq.write_table(
@@ -398,7 +398,7 @@ def test_a_parquet_file_of_many_rows_is_counted_through(tmp_path):
     assert a[-1].id == 'big/big-2500' and a[-1].source == 'big.parquet, row 2500' and a[-1].gold == '2499'
 
 
-def test_a_file_alone_is_a_task_when_it_has_question_and_answer(tmp_path):
+def test_file_with_question_and_answer_is_a_task(tmp_path):
     task = load_task(
         str(jsonl(tmp_path / 'sums.jsonl', [dict(question='1+1?', answer=2), dict(question='2+2?', answer='#### 4')]))
     )
@@ -415,7 +415,7 @@ def test_csv_cells_with_line_breaks_and_odd_separators(tmp_path):
     ]
 
 
-def test_data_of_the_command_line_wins_and_data_is_kept(tmp_path):
+def test_data_flag_overrides_yaml(tmp_path):
     jsonl(tmp_path / 'a.jsonl', [dict(question='a', answer=1)])
     jsonl(tmp_path / 'b.jsonl', [dict(question='b', answer=1)])
     (tmp_path / 't.yaml').write_text('data: a.jsonl\n')
@@ -425,7 +425,7 @@ def test_data_of_the_command_line_wins_and_data_is_kept(tmp_path):
     assert task.load()[0][0].text == 'b'
 
 
-def test_several_columns_and_a_pattern_of_ones_own(tmp_path):
+def test_several_columns_and_a_user_pattern(tmp_path):
     jsonl(
         tmp_path / 'd.jsonl',
         [
@@ -462,7 +462,7 @@ def hub(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_data_set_of_the_hub(hub):
+def test_hub_data_set(hub):
     for part, n in (('train', 6), ('test', 4)):
         jsonl(hub / 'me' / 'quiz' / f'{part}.jsonl', [dict(q=f'{part} {i}', a=i) for i in range(n)])
     a, b, _ = own(hub, 'hub: me/quiz\nquestion: q\nanswer: a\n').load()
@@ -480,7 +480,7 @@ def test_a_data_set_of_the_hub(hub):
     refused(own(hub, 'hub: me/quiz\nquestion: q\n').load, "no column 'answer'", 'q, a', 'row 1')
 
 
-def test_gsm8k_of_the_hub(hub, monkeypatch):
+def test_hub_gsm8k(hub, monkeypatch):
     import datasets
 
     asked = []
@@ -500,7 +500,7 @@ def test_gsm8k_of_the_hub(hub, monkeypatch):
     } == {'1000', '2000', '3000'}
 
 
-def test_math_of_the_hub_puts_its_subjects_together(hub, monkeypatch):
+def test_hub_math_joins_subjects(hub, monkeypatch):
     import datasets
 
     monkeypatch.setattr(
@@ -514,7 +514,7 @@ def test_math_of_the_hub_puts_its_subjects_together(hub, monkeypatch):
     assert len(a) == len(b) == 14 and len({p.id for p in a + b}) == 28 and b[0].id == 'math/test-algebra-1'
 
 
-def test_choices_of_the_hub(hub, monkeypatch):
+def test_hub_choices(hub, monkeypatch):
     import datasets
 
     labels = datasets.Features(
@@ -534,7 +534,7 @@ def test_choices_of_the_hub(hub, monkeypatch):
 
 
 @pytest.mark.parametrize('name', BUILT_IN)
-def test_without_the_hub_one_is_told_what_to_do(hub, name, capfd):
+def test_hub_offline_error(hub, name, capfd):
     refused(load_task(name).load, name, BUILT_IN[name].hub, '--set data=FOLDER', 'test.jsonl')
     assert capfd.readouterr() == ('', '')
 
@@ -647,7 +647,7 @@ def test_bad_yaml(tmp_path, yaml, expected):
         ('data: d.jsonl\nchoices: [question, gap]\n', ['choices', 'line 1']),
     ],
 )
-def test_bad_places(tmp_path, yaml, expected):
+def test_bad_data_paths(tmp_path, yaml, expected):
     jsonl(tmp_path / 'd.jsonl', [dict(question='x', answer=1, gap='')])
     for part in ('easy', 'hard'):
         jsonl(tmp_path / 'parts' / f'{part}.jsonl', [dict(question=part, answer=1)])
@@ -658,7 +658,7 @@ def test_bad_places(tmp_path, yaml, expected):
     refused(own(tmp_path, yaml).load, *expected)
 
 
-def test_names_that_are_nearly_right(tmp_path):
+def test_misspelled_names_are_suggested(tmp_path):
     refused(lambda: load_task('gsm8'), "'gsm8'", 'did you mean gsm8k')
     refused(lambda: load_task('poems'), 'poems', 'arithmetic, words, gsm8k, svamp, math, mmlu')
     refused(lambda: load_task(str(tmp_path / 'no.yaml')), 'no.yaml', 'No such file')
@@ -668,7 +668,7 @@ def test_names_that_are_nearly_right(tmp_path):
 
 @settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=80), st.sampled_from(['.jsonl', '.csv']))
-def test_any_bytes_are_rows_or_a_fault(tmp_path_factory, raw, suffix):
+def test_fuzz_any_bytes_are_rows_or_an_error(tmp_path_factory, raw, suffix):
     f = tmp_path_factory.getbasetemp() / f'any{suffix}'
     f.write_bytes(raw)
     try:
@@ -677,7 +677,7 @@ def test_any_bytes_are_rows_or_a_fault(tmp_path_factory, raw, suffix):
         assert str(f) in str(e)
 
 
-def test_normalized_is_its_own_normal_form():
+def test_normalized_is_idempotent():
     for t in ('What is  2+2 ?', 'A\n(A) b.\n(B) a', 'Ann’s – cat!'):
         assert normalized(normalized(t)) in (normalized(t), normalized(t).replace('\n', ' '))
     assert normalized('a-b') == normalized('A – B'.replace(' ', '')) != normalized('a+b')
@@ -688,7 +688,7 @@ def test_normalized_is_its_own_normal_form():
     )
 
 
-def test_a_data_file_by_its_name(tmp_path, monkeypatch):
+def test_data_file_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'quiz.jsonl').write_text('{"question": "1+1?", "answer": 2}\n')
     assert load_task('~/quiz.jsonl').load()[0][0].gold == '2'
@@ -699,7 +699,7 @@ def test_a_data_file_by_its_name(tmp_path, monkeypatch):
             load_task(name)
 
 
-def test_a_pattern_is_no_instruction():
+def test_pattern_needs_an_instruction():
     with pytest.raises(MaftError, match='needs an instruction'):
         DEBATE.fill('question', 'Is it?', Task('t', 'regex:Answer: (yes|no)').how)
     assert (
@@ -743,7 +743,7 @@ def test_only_evaluation_needs_answers(tmp_path):
 
 
 @pytest.mark.parametrize('nothing', ['', '  ', None])
-def test_one_pool_evaluates_on_questions_with_answers(tmp_path, nothing):
+def test_single_pool_evaluates_on_answered_questions(tmp_path, nothing):
     rows = [dict(question=f'{i}+1?', answer=str(i + 1) if i % 4 == 0 else nothing) for i in range(40)]
     task = own(tmp_path, f'data: {jsonl(tmp_path / "d.jsonl", rows).name}\n')
     s = split(task, 30, 6)
@@ -761,7 +761,7 @@ def test_one_pool_evaluates_on_questions_with_answers(tmp_path, nothing):
     refused(lambda: split(own(tmp_path, 'data: e.jsonl\n'), 1, 1), "no column 'answer'")
 
 
-def test_no_answer_in_any_format(tmp_path):
+def test_missing_answer_in_any_format(tmp_path):
     import pandas as pd
 
     (tmp_path / 'a.csv').write_text('question,answer\n1+1?,2\n2+2?,\n')
@@ -771,7 +771,7 @@ def test_no_answer_in_any_format(tmp_path):
         assert [p.gold for p in a] == ['2', None] and a is b and notes['unanswered'] == 1, name
 
 
-def test_nothing_answered_is_told_of_the_part_that_is_used(tmp_path):
+def test_no_answers_error_names_the_part(tmp_path):
     jsonl(tmp_path / 'd' / 'unanswered.jsonl', [dict(question='1+1?')])
     jsonl(tmp_path / 'd' / 'broken.jsonl', []).write_text('{')
     refused(
@@ -793,7 +793,7 @@ def words_task(grader, rows=(('Which word?', 'red'), ('And now?', 'blue'))):
     return Task.from_rows(list(rows), 'regex:Answer: (.*)', grader=grader, instruction='End with "Answer: word".')
 
 
-def test_from_rows_takes_dicts_pairs_tables_and_parts():
+def test_from_rows_dicts_pairs_tables_and_parts():
     import datasets, pandas as pd
 
     rows = [dict(question='1+1?', answer=2), dict(question='2+2?', answer=4)]
@@ -835,11 +835,11 @@ def test_from_rows_takes_dicts_pairs_tables_and_parts():
         (lambda: Task.from_function(rng_for(0).random).key(), ['source cannot be read', 'FILE.py:NAME']),
     ],
 )
-def test_a_task_that_cannot_be_made_is_refused_in_a_line(make, expected):
+def test_bad_task_arguments_are_one_line(make, expected):
     refused(make, *expected)
 
 
-def test_from_file_reads_what_load_task_reads(tmp_path):
+def test_from_file_matches_load_task(tmp_path):
     path = jsonl(tmp_path / 'quiz.jsonl', [dict(question='1+1?', answer=2)])
     (tmp_path / 'quiz.yaml').write_text('data: quiz.jsonl\n')
     for task in (Task.from_file(path), Task.from_file(tmp_path / 'quiz.yaml'), load_task(str(path))):
@@ -849,7 +849,7 @@ def test_from_file_reads_what_load_task_reads(tmp_path):
     assert Task.from_file(other).key() != Task.from_file(path).key()
 
 
-def test_from_function_draws_distinct_questions_and_reads_their_answers():
+def test_from_function_draws_distinct_questions():
     def tens(rng):
         a, b = rng.randrange(1, 90), rng.randrange(1, 90)
         return f'What is {10 * a} + {10 * b}?', float(10 * (a + b))
@@ -862,7 +862,7 @@ def test_from_function_draws_distinct_questions_and_reads_their_answers():
     refused(lambda: split(Task.from_function(lambda rng: ('1+1?', 2), name='one'), 3, 3), 'task one has only')
 
 
-def test_a_symmetric_grader_decides_forms_and_scores():
+def test_symmetric_grader():
     task = words_task(Grader(same=same_word))
     p, q = task.load()[0]
     answers = task.read(['Answer: RED', 'Answer: red', 'Answer: green', 'none', 'Answer: Red'], [p] * 5)
@@ -872,14 +872,14 @@ def test_a_symmetric_grader_decides_forms_and_scores():
     assert task.read(['Answer: red'], [q])[0].form == 'red'  # another problem, other forms
 
 
-def test_an_asymmetric_grader_is_refused_with_the_pair():
+def test_asymmetric_grader_is_refused_with_the_pair():
     task = words_task(Grader(same=lambda a, b: a in b))
     p = task.load()[0][0]
     refused(lambda: task.read(['Answer: re', 'Answer: red'], [p] * 2), 'not symmetric', "'re'", "'red'")
     refused(lambda: task.score('re', p), 'not symmetric', "'re'", "'red'")
 
 
-def test_an_intransitive_grader_is_refused_with_the_answers():
+def test_intransitive_grader_is_refused_with_the_answers():
     task = words_task(Grader(same=lambda a, b: abs(int(a) - int(b)) <= 1), [('How many?', '1')])
     p = task.load()[0][0]
     refused(lambda: task.read([f'Answer: {n}' for n in (1, 3, 2)], [p] * 3), 'not transitive', "'1'", "'3'", "'2'")
@@ -894,7 +894,7 @@ def test_an_intransitive_grader_is_refused_with_the_answers():
         (Grader(read=lambda text: 7), ['read gives 7', 'a text or None']),
     ],
 )
-def test_a_grader_that_raises_or_gives_nonsense_is_one_line(grader, expected):
+def test_grader_errors_are_one_line(grader, expected):
     task = words_task(grader)
     p = task.load()[0][0]
     refused(
@@ -903,7 +903,7 @@ def test_a_grader_that_raises_or_gives_nonsense_is_one_line(grader, expected):
     )
 
 
-def test_a_verifier_only_scores_and_a_reader_only_reads():
+def test_verifier_scores_and_reader_reads():
     task = words_task(Grader(verify=lambda answer, gold: gold in answer))
     p = task.load()[0][0]
     answers = task.read(['Answer: dark red', 'Answer: blue'], [p] * 2)
@@ -914,7 +914,7 @@ def test_a_verifier_only_scores_and_a_reader_only_reads():
     assert task.kind == 'text' and task.key()['grader'].keys() == {'read'}
 
 
-def test_a_task_of_a_python_file_by_name(tmp_path):
+def test_task_from_a_python_file(tmp_path):
     lines = ['from multiagent_ft.runs.tasks import Task', 'mine = Task.from_rows([("1+1?", 2)])', 'three = 3']
     (tmp_path / 'my.py').write_text('\n'.join(lines))
     assert load_task(f'{tmp_path}/my.py:mine').load()[0][0].gold == '2'
@@ -925,7 +925,7 @@ def test_a_task_of_a_python_file_by_name(tmp_path):
     refused(lambda: load_task(f'{tmp_path}/my.py:mine', data='x.jsonl'), 'takes no data')
 
 
-def test_no_task_can_be_added_to_ours():
+def test_builtin_tasks_are_read_only():
     with pytest.raises(TypeError):
         GENERATED['mine'] = lambda rng: ('1+1?', '2')
 
@@ -992,12 +992,12 @@ def test_other_formats_give_the_same_questions(tmp_path, name, raw):
     ],
     ids=lambda value: value if isinstance(value, str) else '',  # packed bytes hold the time
 )
-def test_bad_shapes_are_named(tmp_path, name, raw, expected):
+def test_bad_column_shapes_are_named(tmp_path, name, raw, expected):
     (tmp_path / name).write_bytes(raw)
     refused(lambda: split(load_task(str(tmp_path / name)), 1, 0), name, *expected)
 
 
-def test_chats_nested_columns_and_slices(tmp_path):
+def test_columns_of_chats_nested_fields_and_slices(tmp_path):
     system = dict(role='system', content='Be brief.')
     chats = [
         dict(messages=[system, dict(role='user', content='1+1?'), dict(role='assistant', content='So \\boxed{2}.')]),
@@ -1026,7 +1026,7 @@ CHOICE_ROWS = [
 
 
 @pytest.mark.parametrize('row,gold', CHOICE_ROWS)
-def test_choices_that_no_key_names_are_used(tmp_path, row, gold):
+def test_choices_without_a_key(tmp_path, row, gold):
     path = jsonl(tmp_path / 'quiz.jsonl', [row])
     for task in (load_task(str(path)), Task.from_rows([row]), Task.from_file(path)):
         (p,) = task.load()[0]
@@ -1036,7 +1036,7 @@ def test_choices_that_no_key_names_are_used(tmp_path, row, gold):
     refused(lambda: load_task(str(jsonl(tmp_path / 'late.jsonl', rows))).load(), 'line 2', 'say `choices: ')
 
 
-def test_folders_as_the_hub_and_datasets_save_them(tmp_path):
+def test_folder_layouts_of_hub_and_datasets(tmp_path):
     import datasets, pandas as pd
 
     data = tmp_path / 'hub' / 'data'
@@ -1056,7 +1056,7 @@ def test_folders_as_the_hub_and_datasets_save_them(tmp_path):
     refused(load_task(str(tmp_path / 'one')).load, 'one', 'saved data set')
 
 
-def test_owner_name_and_config_of_the_hub():
+def test_hub_owner_name_and_config():
     task = load_task('openai/gsm8k:main')
     assert (task.name, task.load.__wrapped__.args[0].hub, task.load.__wrapped__.args[0].config) == (
         'gsm8k',
@@ -1081,7 +1081,7 @@ columns = st.sampled_from(['question', 'answer', 'choices', 'options', 'messages
 @given(
     st.lists(st.dictionaries(columns, cells, max_size=4), min_size=1, max_size=3), st.sampled_from(['jsonl', 'json'])
 )
-def test_any_rows_are_problems_or_a_fault(tmp_path_factory, rows, suffix):
+def test_fuzz_any_rows_are_problems_or_an_error(tmp_path_factory, rows, suffix):
     path = tmp_path_factory.getbasetemp() / f'fuzz.{suffix}'
     path.write_text('\n'.join(map(json.dumps, rows)) if suffix == 'jsonl' else json.dumps(rows))
     for make in (

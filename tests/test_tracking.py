@@ -31,7 +31,7 @@ with Tracker(sys.argv[1], wandb='off', config=dict(a=1)) as t:
 """
 
 
-def test_every_acknowledged_line_survives_a_kill(tmp_path):
+def test_logged_lines_survive_sigkill(tmp_path):
     rng, acknowledged = random.Random(0), -1
     for _ in range(4):
         p = python(WRITER, tmp_path)
@@ -64,7 +64,7 @@ def test_every_acknowledged_line_survives_a_kill(tmp_path):
     ),
     st.data(),
 )
-def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data):
+def test_truncated_file_keeps_complete_lines(tmp_path_factory, rows, data):
     whole = ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows).encode()
     cut = data.draw(st.integers(0, len(whole)))
     path = tmp_path_factory.mktemp('cut') / 'm.jsonl'
@@ -77,7 +77,7 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, rows, data)
     assert path.read_bytes() == after
 
 
-def test_full_disk_is_reported_and_leaves_no_half_line(tmp_path):
+def test_full_disk_leaves_no_partial_line(tmp_path):
     with Tracker(tmp_path, wandb='off') as t:
         t.log(dict(event='one'))
 
@@ -111,13 +111,13 @@ def test_folder_that_cannot_be_written(tmp_path):
         pass
 
 
-def test_broken_line_in_the_middle_is_named_not_repaired(tmp_path):
+def test_corrupt_line_in_the_middle_is_named(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"seq": 0}\nbroken\n{"seq": 2}\n')
     with pytest.raises(MaftError, match='line 2'), Tracker(tmp_path, wandb='off'):
         pass
 
 
-def test_an_exception_of_the_run_passes_through_and_the_file_is_closed(tmp_path):
+def test_exception_propagates_and_the_file_is_closed(tmp_path):
     with pytest.raises(KeyError), Tracker(tmp_path, wandb='off') as t:
         t.log(dict(event='one'))
         raise KeyError('mine')
@@ -138,7 +138,7 @@ print(rebuild(sys.argv[1], wandb='offline'))
 )
 
 
-def test_real_offline_run_is_quiet_whole_and_holds_no_secret(tmp_path):
+def test_wandb_offline_run_is_quiet_complete_and_without_secrets(tmp_path):
     p = python(REAL, tmp_path / 'run', WANDB_MODE='offline', MY_API_KEY=KEY, HOME=str(tmp_path))
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0 and err == '', err
@@ -155,7 +155,7 @@ def test_real_offline_run_is_quiet_whole_and_holds_no_secret(tmp_path):
     assert not list(tmp_path.glob('wandb')), "W&B's files belong in the run's folder"
 
 
-def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
+def test_resume_keeps_the_wandb_id(tmp_path):
     code = (
         "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t:"
         " t.log(dict(event='tick'))"
@@ -168,7 +168,7 @@ def test_continuing_a_run_keeps_its_wandb_id(tmp_path):
     ] == [0, 1]
 
 
-def test_a_key_but_no_network(tmp_path):
+def test_wandb_key_without_network(tmp_path):
     "Tries, says so in a line, continues offline."
     code = (
         'import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], patience=3) as t:'
@@ -184,7 +184,7 @@ def test_a_key_but_no_network(tmp_path):
     )
 
 
-def test_no_key_on_a_terminal_asks_nothing(tmp_path):
+def test_wandb_without_key_does_not_prompt(tmp_path):
     "`online` without a key, in front of a terminal that W&B might like to ask its question on."
     code = (
         "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='online') as t:"
@@ -213,7 +213,7 @@ def test_no_key_on_a_terminal_asks_nothing(tmp_path):
     assert lines[-2] == 'continued offline' and len(lines) == 3 and 'wandb login' in lines[0], output.decode()
 
 
-def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
+def test_wandb_not_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'wandb', None)  # `import wandb` now raises ImportError
     with Tracker(tmp_path, wandb='offline') as t:
         t.log(dict(event='tick'))
@@ -222,7 +222,7 @@ def test_wandb_not_installed_is_no_reason_to_stop(tmp_path, monkeypatch, capsys)
         rebuild(tmp_path, wandb='offline')
 
 
-def test_an_upload_that_never_ends_is_left_alone(tmp_path):
+def test_wandb_upload_timeout(tmp_path):
     notices = []
 
     class Slow:
@@ -239,7 +239,7 @@ def test_an_upload_that_never_ends_is_left_alone(tmp_path):
     assert len(notices) == 1 and 'still uploading' in notices[0]
 
 
-def test_failed_runs_are_marked(tmp_path):
+def test_failed_run_has_wandb_exit_code(tmp_path):
     codes = []
 
     class Run:
@@ -285,7 +285,7 @@ def test_config_is_logged_again_when_it_changes(tmp_path):
         max_leaves=10,
     )
 )
-def test_redacted_values_are_json_and_stay_so(o):
+def test_redaction_is_json_and_idempotent(o):
     r = redact(o)
     json.dumps(r, allow_nan=False)
     assert redact(r) == r
@@ -315,13 +315,13 @@ def test_secret_names(name, secret):
     assert secret_name(name) is secret
 
 
-def test_environment_secrets_are_hidden_wherever_they_are():
+def test_environment_secrets_are_redacted():
     env = dict(WANDB_API_KEY=KEY, SHORT_TOKEN='abc', HARMLESS='nothing here')
     assert scrub(f'fetch https://host/{KEY}/x', env) == f'fetch https://host/{HIDDEN}/x'
     assert scrub('abc nothing here', env) == 'abc nothing here'
 
 
-def test_modes():
+def test_wandb_modes():
     with pytest.raises(MaftError):
         wandb_mode('on')
     with pytest.raises(MaftError):
@@ -329,14 +329,14 @@ def test_modes():
     assert tracking.WANDB_MODES == ('auto', 'online', 'offline', 'off')
 
 
-def test_a_word_that_ends_like_a_key_is_no_secret():
+def test_names_ending_in_key_are_not_secrets():
     for text in ('data/task-of-2026-11-28-again', 'disk-quota-exceeded-twice', 'xhf_abcdefghijklmnopqrst'):
         assert not holds_secret(text), text
     for text in ('sk-of-2026-11-28-again-x', 'a=hf_abcdefghijklmnopqrst', '/hf_abcdefghijklmnopqrst/'):
         assert holds_secret(text), text
 
 
-def test_the_usual_variables_of_wandb_are_obeyed(tmp_path):
+def test_wandb_environment_variables(tmp_path):
     code = """
 import sys
 from multiagent_ft.runs.tracking import Tracker

@@ -29,7 +29,7 @@ def test_unmix_undoes_mix(words):
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2000), st.sampled_from([0.0, 0.7, 1.0]), st.sampled_from([0.3, 1.0]))
-def test_draws_of_rows_at_different_steps_are_the_definition(seed, step, temperature, top_p):
+def test_sampler_of_mixed_steps_against_its_definition(seed, step, temperature, top_p):
     import torch
 
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(step))
@@ -39,7 +39,7 @@ def test_draws_of_rows_at_different_steps_are_the_definition(seed, step, tempera
     assert vllm.draw_rows(logits, draws, [step, step + 3, 0]).tolist() == expected
 
 
-def test_nan_in_logits_is_said():
+def test_nan_logits_are_reported():
     import torch
 
     with pytest.raises(MaftError, match='not numbers'):
@@ -51,7 +51,7 @@ def params(i):
 
 
 @given(st.lists(st.tuples(st.sampled_from(['join', 'leave', 'move', 'swap']), st.integers(0, 99)), max_size=30))
-def test_rows_of_the_batch_follow_who_joins_leaves_and_moves(events):
+def test_batch_rows_follow_joins_removals_and_moves(events):
     "Against a plain list of who sits where; a row is removed and another moved into its place, as vLLM condenses."
     kept, rows = vllm._Draws(None), []
     for n, (event, where) in enumerate(events):
@@ -76,7 +76,7 @@ def test_rows_of_the_batch_follow_who_joins_leaves_and_moves(events):
     kept.update_state(None)
 
 
-def test_slots_taken_again_forget_who_had_them():
+def test_reused_slots_are_reset():
     kept = vllm._Draws(None)
     assert kept.add_request(3, params(7)) and not kept.add_request(3, SimpleNamespace(extra_args={}))
     assert kept.places == {}
@@ -97,7 +97,7 @@ def test_slots_taken_again_forget_who_had_them():
         (dict(init_lora_weights='pissa'), 'init_lora_weights=pissa'),
     ],
 )
-def test_adapters_vllm_would_ignore_are_refused_in_one_line(tmp_path, settings, fault):
+def test_unsupported_adapters_are_refused_in_one_line(tmp_path, settings, fault):
     (folder,) = random_adapters(tmp_path, 1, **settings)
     with pytest.raises(MaftError, match=fault) as e:
         vllm.check_adapter(folder, max_lora_rank=16)
@@ -112,12 +112,12 @@ def test_adapters_vllm_would_ignore_are_refused_in_one_line(tmp_path, settings, 
         dict(init_lora_weights='gaussian', rank_pattern={'q_proj': 4}, target_modules=['q_proj', 'v_proj']),
     ],
 )
-def test_plain_lora_is_served(tmp_path, settings):
+def test_plain_lora_is_accepted(tmp_path, settings):
     (folder,) = random_adapters(tmp_path, 1, **settings)
     assert vllm.check_adapter(folder, max_lora_rank=8) == 8
 
 
-def test_unknown_setting_of_a_later_peft_is_refused(tmp_path):
+def test_unknown_peft_setting_is_refused(tmp_path):
     (folder,) = random_adapters(tmp_path, 1)
     page = json.loads((folder / 'adapter_config.json').read_text())
     (folder / 'adapter_config.json').write_text(json.dumps(page | dict(brand_new=True)))
@@ -130,7 +130,7 @@ def test_full_weights_are_refused(tmp_path):
         vllm.check_adapter(tmp_path, max_lora_rank=8)
 
 
-def test_capacity_is_one_that_vllm_knows():
+def test_lora_capacity():
     assert [vllm.lora_capacity(r) for r in (1, 4, 16, 17, 512)] == [1, 8, 16, 32, 512]
     for rank in (0, 513):
         with pytest.raises(MaftError, match='from 1 to 512'):
@@ -138,14 +138,14 @@ def test_capacity_is_one_that_vllm_knows():
 
 
 @pytest.mark.skipif(importlib.util.find_spec('vllm') is not None, reason='vLLM is installed here')
-def test_no_vllm_is_said_in_one_line():
+def test_vllm_not_installed_is_one_line():
     with pytest.raises(MaftError, match='has no vLLM. Install it there'):
         VLLMEngine('nano')
     with pytest.raises(AttributeError, match='no attribute nonsense'):
         getattr(vllm, 'nonsense')
 
 
-def test_a_process_that_dies_says_what_was_missing():
+def test_worker_import_error_is_one_line():
     "Without vLLM its process still starts and answers; what fails in it comes back as one line."
     process = EngineProcess('nano')
     pid = process.process.pid
@@ -156,21 +156,21 @@ def test_a_process_that_dies_says_what_was_missing():
         os.kill(pid, 0)
 
 
-def test_a_killed_process_is_reported_as_out_of_memory():
+def test_sigkilled_worker_is_reported_as_oom():
     process = EngineProcess('nano')
     os.kill(process.process.pid, signal.SIGKILL)
     with pytest.raises(MaftError, match='not enough memory .* killed'):
         process.call('start')
 
 
-def test_process_ends_when_ours_lets_go():
+def test_worker_ends_with_the_engine():
     process = EngineProcess('nano')
     child = process.process
     del process
     assert child.wait(timeout=60) in (0, -signal.SIGKILL)
 
 
-def test_a_run_makes_room_for_the_adapters_of_all_its_agents():
+def test_adapter_slots_for_all_agents_of_a_run():
     from multiagent_ft.runs.run import spec_for
     from multiagent_ft.runs.settings import Config
 
@@ -180,7 +180,7 @@ def test_a_run_makes_room_for_the_adapters_of_all_its_agents():
 
 
 @pytest.mark.parametrize('training', [dict(method='full'), dict(method='qlora'), dict(target_modules=['lm_head'])])
-def test_a_run_with_agents_that_vllm_cannot_serve_is_refused_before_it_starts(training):
+def test_unsupported_training_is_refused_before_the_run(training):
     from multiagent_ft.runs.run import spec_for
     from multiagent_ft.runs.settings import Config
 
@@ -220,7 +220,7 @@ def questions(n, adapters=(None,), temperature=1.0, top_p=0.9, most=120):
 @engines
 @needs_vllm
 @pytest.mark.parametrize('temperature, top_p', [(0.0, 1.0), (1.0, 1.0), (1.0, 0.9), (0.7, 0.5)])
-def test_vllm_draws_what_transformers_draws(engine, hf, adapters, temperature, top_p):
+def test_vllm_matches_transformers(engine, hf, adapters, temperature, top_p):
     "Base and more adapters than fit a batch, float32: at least 97 of 100 token for token (rounding)."
     requests = questions(100, [None, *adapters], temperature=temperature, top_p=top_p)
     same = [a.token_ids == b.token_ids for a, b in zip(engine.generate(requests), hf.generate(requests))]
@@ -229,14 +229,14 @@ def test_vllm_draws_what_transformers_draws(engine, hf, adapters, temperature, t
 
 @engines
 @needs_vllm
-def test_base_beside_adapters_in_every_slot_stays_the_base(engine, hf, adapters):
+def test_base_rows_in_a_batch_with_adapters(engine, hf, adapters):
     "The CPU build takes the weights of the last slot for rows without an adapter, if they share a batch."
     engine.generate(questions(4, adapters[:2]))  # both slots are taken
     requests = questions(60, [None, *adapters], temperature=0)
     assert engine.generate(requests)[::4] == hf.generate(requests)[::4]
 
 
-def test_batches_keep_the_base_apart_on_a_cpu_only():
+def test_base_has_batches_of_its_own_on_cpu_only():
     rows = [dict(adapter=a, score=s) for a, s in [(None, 0), (None, 0), ('x', 0), ('y', 0)]]
     cpu, gpu = (SimpleNamespace(about=SimpleNamespace(device=d), with_lora=True) for d in ('cpu', 'cuda'))
     assert vllm.batches(cpu, rows) == [rows[:2], rows[2:]] and vllm.batches(gpu, rows) == [rows]
@@ -249,7 +249,7 @@ def test_batches_keep_the_base_apart_on_a_cpu_only():
 
 @engines
 @needs_vllm
-def test_completions_have_ids_text_and_finish_like_transformers(engine, hf):
+def test_completions_match_transformers(engine, hf):
     requests = [*questions(3, temperature=0), *questions(3, temperature=0, most=4), *questions(1, temperature=0)]
     long = Request(opening('1+1? ' * 900), 0)
     assert engine.generate([*requests, long]) == hf.generate([*requests, long])
@@ -273,7 +273,7 @@ def test_logprobs_of_given_tokens(engine, hf, adapters):
 
 @engines
 @needs_vllm
-def test_stale_weights_do_not_pass_the_probe(engine, adapters, monkeypatch):
+def test_stale_adapter_weights_are_detected(engine, adapters, monkeypatch):
     "The number of one adapter with the folder of another: vLLM answers with the old weights, and does not say so."
     first, second = (vllm.use(engine, a) for a in adapters[:2])
     assert first.number != second.number and first.path != second.path
@@ -289,7 +289,7 @@ def test_stale_weights_do_not_pass_the_probe(engine, adapters, monkeypatch):
 
 @engines
 @needs_vllm
-def test_changed_adapter_in_the_same_folder_is_a_new_adapter(engine, hf, tmp_path):
+def test_retrained_adapter_in_the_same_folder_is_reloaded(engine, hf, tmp_path):
     for start in (1, 2):
         folder = str(random_adapters(tmp_path, start)[0])
         (page := json.loads(open(f'{folder}/adapter_config.json').read()))['lora_alpha'] = 16 * start
@@ -300,7 +300,7 @@ def test_changed_adapter_in_the_same_folder_is_a_new_adapter(engine, hf, tmp_pat
 
 @engines
 @needs_vllm
-def test_process_ends_before_training_and_starts_again(engine, adapters):
+def test_worker_stops_for_training_and_restarts(engine, adapters):
     requests = questions(4, adapters)
     before, process = engine.generate(requests), engine.process.process
     base = engine.base
@@ -312,7 +312,7 @@ def test_process_ends_before_training_and_starts_again(engine, adapters):
 
 @engines
 @needs_vllm
-def test_killed_in_the_middle_says_so_and_the_next_call_works(engine):
+def test_sigkilled_worker_is_reported_and_restarted(engine):
     engine.generate(questions(1))
     pid = engine.process.process.pid
     threading.Timer(0.5, lambda: os.kill(pid, signal.SIGKILL)).start()
@@ -324,7 +324,7 @@ def test_killed_in_the_middle_says_so_and_the_next_call_works(engine):
 
 @engines
 @needs_vllm
-def test_too_little_memory_is_one_or_two_lines():
+def test_oom_at_start_is_one_or_two_lines():
     engine = VLLMEngine('nano', python=PYTHON, env=ENV | dict(VLLM_CPU_KVCACHE_SPACE='100000'))
     with pytest.raises(MaftError, match='not enough memory to serve nano') as e:
         engine.generate(questions(1))
@@ -333,7 +333,7 @@ def test_too_little_memory_is_one_or_two_lines():
 
 @engines
 @needs_vllm
-def test_model_that_vllm_does_not_know(tmp_path):
+def test_unsupported_model_is_refused(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer, OpenAIGPTConfig
     from multiagent_ft.engines.huggingface import find_model
 
@@ -352,9 +352,20 @@ def test_4bit_is_refused():
 
 @engines
 @needs_vllm
-def test_identity_says_version_and_flags_and_what_matters(engine, adapters):
+def test_identity_covers_version_and_flags(engine, adapters):
     page = engine.identity(adapters[0])
     assert json.loads(json.dumps(page)) == page
     assert page['engine'] == 'vllm' and page['version'] and page['flags']['max_lora_rank'] == 8
     assert page['dtype'] == 'float32' and page['adapter'] != engine.identity(adapters[1])['adapter']
     assert engine.capabilities() == (True, True, False, True)  # adapters, logprobs, exact_repeat, token_ids
+
+
+@engines
+@needs_vllm
+def test_a_whole_run_debates_on_vllm_trains_and_debates_again(run_maft, tmp_path):
+    named = ['--set', f'engine.args.python={PYTHON}'] if PYTHON else []
+    small = ['--train', 6, '--eval', 4, '--iterations', 1, '--out', tmp_path / 'run', '--store', tmp_path / 'store']
+    done = run_maft('run', '--engine', 'vllm', *named, *small, env=ENV, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in open(tmp_path / 'run' / 'outcomes.jsonl')]
+    assert {r['iteration'] for r in rows} == {0, 1}

@@ -52,7 +52,7 @@ def run(alone, *command, timeout=1200):
     )
 
 
-def test_it_is_the_wheel_that_is_tested(alone):
+def test_package_is_imported_from_the_wheel(alone):
     done = run(alone, 'python', '-c', 'import multiagent_ft; print(multiagent_ft.__file__)')
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(alone[0].parents[1])) and str(ROOT) not in done.stdout
@@ -68,7 +68,7 @@ def test_every_module_can_be_imported(alone):
     assert done.returncode == 0, done.stderr
 
 
-def test_nothing_of_the_checkout_is_needed(alone):
+def test_sys_path_holds_no_checkout(alone):
     done = run(
         alone,
         'python',
