@@ -32,7 +32,7 @@ from multiagent_ft.runs.settings import (
     load_config,
     settled,
 )
-from .core import MaftError
+from .core import MaftError, Transcript, Turn
 
 # %% ../nbs/71_cli.ipynb #bfc013d3
 def complain(text: str):
@@ -42,7 +42,7 @@ def complain(text: str):
 
 
 def ending(e: BaseException) -> int:  # what a command raised
-    "Print what `e` calls for; the exit code."
+    "Print what the user needs to know about `e`. Returns the exit code."
     if isinstance(e, KeyboardInterrupt) or isinstance(e, SystemExit) and e.code == 130:
         print('stopped. Finished work is kept; the same command continues from there.', file=sys.stderr)
         return 130
@@ -114,7 +114,7 @@ def _keyword(name: str, annotation, default) -> inspect.Parameter:
 
 
 def _signature(f: Callable, keys: tuple) -> inspect.Signature:
-    "Of a command: what `f` takes itself, then a flag per setting, then what all commands share."
+    "The signature of a command: what `f` itself takes, then a flag per setting, then what all commands share."
     own = [p for p in inspect.signature(f).parameters.values() if p.name not in ('config', 'given')]
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     return inspect.Signature([*own, *map(flag, keys), *(_keyword(k, a, d) for k, (a, d) in SHARED.items())])
@@ -128,7 +128,7 @@ def takes_settings(*keys: str) -> Callable:  # settings that get a flag of their
         def command(**kw):
             flags, more = {k: kw.pop(k) for k in keys}, {k: kw.pop(k) for k in SHARED}
             file, sets, quick = more['config'], more['set'] or [], more['quick']
-            config = load_config(file, flags, sets, quick)  # raises what is wrong with any of them
+            config = load_config(file, flags, sets, quick=quick)  # raises what is wrong with any of them
             named = {SHORT[path] for path in given_settings(file, flags, sets).values}
             return f(config, named | ({'quick'} if quick else set()), **kw)
 
@@ -140,8 +140,8 @@ def takes_settings(*keys: str) -> Callable:  # settings that get a flag of their
     return decorate
 
 # %% ../nbs/71_cli.ipynb #db9b5724
-def results_only():  # a context
-    "Whatever is printed inside goes to standard error."
+def results_only():
+    "A context in which everything that is printed goes to standard error."
     return redirect_stdout(sys.stderr)
 
 # %% ../nbs/71_cli.ipynb #abfb7c6c
@@ -175,8 +175,8 @@ def _indented(style: str, text: str) -> list[tuple[str, str]]:
     return [(style, f'    {line}') for line in escape_controls(text).splitlines()]
 
 
-def turn_lines(turn, summary=None) -> list[tuple[str, str]]:  # what the agent was told of the others, a turn
-    "One turn as (style, line) pairs."
+def turn_lines(turn: Turn, summary: Turn | None = None) -> list[tuple[str, str]]:
+    "One turn as (style, line) pairs, after the summary of the others that the agent read."
     colour = COLOURS[turn.agent % len(COLOURS)]
     lines = [('dim', f'  {turn.role} {turn.agent} reads'), *_indented('dim', summary.text)] if summary else []
     answer = 'no answer that could be read' if turn.answer is None else escape_controls(turn.answer.text)
@@ -184,7 +184,7 @@ def turn_lines(turn, summary=None) -> list[tuple[str, str]]:  # what the agent w
     return [*lines, (f'bold {colour}', head), *_indented(colour, turn.text)]
 
 
-def debate_lines(transcript) -> list[tuple[str, str]]:
+def debate_lines(transcript: Transcript) -> list[tuple[str, str]]:
     "A transcript as (style, line) pairs, as `show` prints them."
     lines = [('bold', escape_controls(transcript.problem.text))]
     for m in range(1, transcript.rounds + 1):
@@ -195,8 +195,8 @@ def debate_lines(transcript) -> list[tuple[str, str]]:
     return [*lines, ('', ''), ('bold', verdict([t.answer for t in transcript.final()]))]
 
 # %% ../nbs/71_cli.ipynb #72800326
-def verdict(answers: list) -> str:  # an `Answer` per agent, None = could not be read
-    "The vote in one line."
+def verdict(answers: list) -> str:
+    "The vote of `answers` in one line: one `Answer` per agent, None where none could be read."
     from multiagent_ft.method.consensus import vote
 
     v = vote(answers)
@@ -250,7 +250,7 @@ app = typer.Typer(
 
 # %% ../nbs/71_cli.ipynb #c01ffdfe
 def versions() -> dict[str, str]:
-    "Of Python and the libraries that decide what comes out."
+    "Versions of Python and of the libraries that decide the results."
     from importlib.metadata import PackageNotFoundError, version
 
     def of(name):
@@ -264,7 +264,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _say_version(wanted: bool):
+def _print_version(wanted: bool):
     if wanted:
         print(f'maft {__version__}\n' + ', '.join(f'{k} {v}' for k, v in versions().items()))
         raise typer.Exit()
@@ -273,7 +273,7 @@ def _say_version(wanted: bool):
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option('--version', help='Say the version and leave.', is_eager=True, callback=_say_version)
+        bool, typer.Option('--version', help='Print the version and exit.', is_eager=True, callback=_print_version)
     ] = False,
 ):
     pass
@@ -450,7 +450,7 @@ OfRun = Annotated[
 Kind = Annotated[str | None, option(metavar='KIND', help="Kind of answer: number, math, choice. Default: the task's.")]
 
 
-def _check_debate(question: str, run: Path | None, iteration: int | None, given: set):
+def _check_debate(question: str, *, run: Path | None, iteration: int | None, given: set):
     if not question.strip():
         raise MaftError(
             'the question is empty. Ask something, for example: maft debate "What is the result of 3+7*1+4-9*6?"'
@@ -477,7 +477,7 @@ def debate(
 ):
     "Let a society argue about one question, and print every turn."
     question = question.encode(errors='replace').decode()  # bytes that are not UTF-8 reach us as half surrogates
-    _check_debate(question, run, iteration, given)
+    _check_debate(question, run=run, iteration=iteration, given=given)
     from multiagent_ft.runs.society import Society
 
     society = untrained_society(config) if run is None else Society.load(run, iteration)
@@ -487,18 +487,18 @@ def debate(
 
 
 def untrained_society(config: Config):
-    "N copies of the base model, ready to argue."
+    "N copies of the base model, ready to debate."
     from multiagent_ft.method.debate import untrained
     from multiagent_ft.runs.run import RunContext
     from multiagent_ft.runs.society import with_engine
 
-    ws = RunContext(config)
-    return with_engine(untrained(config.agents), ws.spec, ws.protocol, ws.task.kind)
+    context = RunContext(config)
+    return with_engine(untrained(config.agents), context.spec, context.protocol, kind=context.task.kind)
 
 # %% ../nbs/71_cli.ipynb #2233ffd1
 STUDY = ('data', 'model', 'agents', 'rounds', 'summary', 'train', 'eval', 'seed', 'store', 'workers', 'device')
 Seeds = Annotated[int, typer.Option('--seeds', metavar='N', help='How many seeds, beginning with --seed.')]
-JustPlan = Annotated[bool, typer.Option('--plan', help='Say what it would cost, and leave.')]
+JustPlan = Annotated[bool, typer.Option('--plan', help='Print what it would cost, and exit.')]
 
 
 def print_lines(lines: list, title: str):
@@ -525,9 +525,9 @@ Baseline = Annotated[
 
 
 def tell_plan(lines: list[str], leave: bool):
-    "What is to be done, on standard error; if that was all that was asked for, on standard output, and leave."
-    for l in lines:
-        print(l, file=sys.stdout if leave else sys.stderr, flush=True)
+    "Print the plan on standard error; if only the plan was asked for, print it on standard output and exit."
+    for line in lines:
+        print(line, file=sys.stdout if leave else sys.stderr, flush=True)
     if leave:
         raise typer.Exit()
 
@@ -554,10 +554,10 @@ def compare_recipes(
         iterations = config.iterations if 'iterations' in given else 1
     base, entries = config.but(iterations=iterations), [study_row(r) for r in rows]
     with results_only():
-        ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), out, measure=plan)
+        ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), root=out, measure=plan)
     tell_plan(ahead, plan)
     with results_only():
-        found = compare(entries, base, seeds, out, baseline)
+        found = compare(entries, base, seeds, out=out, baseline=baseline)
     print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
@@ -601,8 +601,7 @@ def reproduce_paper(
     """An experiment of the paper: what it will cost, then its rows, our numbers, and the paper's beside them. The same
     command continues where it was stopped."""
     from multiagent_ft.studies.compare import seeds_from
-    from multiagent_ft.studies.reproduce import experiment
-    from multiagent_ft.studies.reproduce import plan_experiment, reproduce
+    from multiagent_ft.studies.reproduce import experiment, plan_experiment, reproduce
 
     x, numbers = experiment(name), seeds_from(config.seed, seeds)
     if 'out' in given:
@@ -612,12 +611,12 @@ def reproduce_paper(
             f'{name} decides about {", ".join(own)} itself (--task NAME chooses the task). Leave it out, or use `maft'
             ' compare`.'
         )
-    begun = (out / x.name).exists()  # then what is left is unknown, and a guess at the whole would mislead
+    begun = (out / x.name).exists()  # then what is left is unknown, and an estimate of the whole would mislead
     with results_only():
-        ahead = plan_experiment(x, config, numbers, out, task or [], measure=plan or not begun)
+        ahead = plan_experiment(x, config, numbers, out=out, asked=task or [], measure=plan or not begun)
     tell_plan(ahead, plan)
     with results_only():
-        found = reproduce(x, config, numbers, out, task or [], questions, embed)
+        found = reproduce(x, config, numbers, out=out, asked=task or [], questions=questions, embed=embed)
     for t, lines in found['tables'].items():
         print_lines(lines, f'{x.name}: {config.model} on {t}')
     if not found['made']:
@@ -782,7 +781,7 @@ def nano_train(
         ),
     ] = None,
 ):
-    "Train nano from nothing (an hour or two on one core)."
+    "Train nano from scratch (an hour or two on one core)."
     from multiagent_ft.nano.train import BLOCKS, train_nano
 
     print(f'The model is in {train_nano(out, seed=seed, blocks=blocks or BLOCKS)}; use it with --model.')

@@ -364,7 +364,7 @@ def test_agent_without_examples_is_explained(capfd):
     message = capfd.readouterr().err
     assert (
         message.startswith(
-            'no examples for generator-0: no turn of theirs both ended by itself and agreed with a pseudo-label'
+            'no examples for generator-0: none of their turns was complete and agreed with a pseudo-label'
         )
         and 'max_new_tokens' in message
         and 'generator-1' not in message

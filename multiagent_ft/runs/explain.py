@@ -19,7 +19,7 @@ from .store import Store, entry, integrity_error
 
 # %% ../../nbs/runs/31_explain.ipynb #5e89671b
 class RunRecord(NamedTuple):
-    "What a run folder says of itself."
+    "A run folder, read."
 
     folder: Path
     config: Config
@@ -37,7 +37,7 @@ def run_record(folder: Path) -> RunRecord:
     folder, config = Path(folder), config_of(folder)
     if not (folder / 'summary.json').is_file():
         raise MaftError(
-            f'{folder} has no result yet (no summary.json). Run the command that began it once more; it continues from'
+            f'{folder} has no result yet (no summary.json). Run the command that started it again; it continues from'
             ' there.'
         )
     try:
@@ -47,9 +47,9 @@ def run_record(folder: Path) -> RunRecord:
     except (OSError, ValueError) as e:
         raise MaftError(
             f'{folder}: summary.json or provenance.json cannot be read ({e}). Run the same command again: it writes'
-            ' them again, and generates nothing.'
+            ' both files and generates nothing.'
         ) from None
-    return RunRecord(folder, config, summary, provenance, outcomes=read_jsonl(folder / 'outcomes.jsonl'))
+    return RunRecord(folder, config, summary, provenance=provenance, outcomes=read_jsonl(folder / 'outcomes.jsonl'))
 
 # %% ../../nbs/runs/31_explain.ipynb #1b927126
 def recount(record: RunRecord, k: int) -> list[str]:  # iteration
@@ -82,7 +82,7 @@ def entries_of(record: RunRecord, store: Store, step: str) -> list[UsedEntry]:  
         except MaftError:
             found.append(UsedEntry('?', name, wrong='not in the store (pruned?)'))
             continue
-        found.append(UsedEntry(e.kind, name, e.key, e.path, wrong=integrity_error(e.path)))
+        found.append(UsedEntry(e.kind, name, key=e.key, path=e.path, wrong=integrity_error(e.path)))
     return found
 
 # %% ../../nbs/runs/31_explain.ipynb #c43c4797
@@ -115,7 +115,7 @@ class TrainedAgent(NamedTuple):
     identity: str | None
     job: UsedEntry | None  # the one that made them in this iteration; None: the agent stayed its parent
     examples_match: bool  # are the examples in the run folder those the job was given?
-    wrong: str | None  # what does not fit
+    wrong: str | None = None  # what does not fit
 
 
 def _examples_digest(file: Path) -> str | None:
@@ -126,18 +126,14 @@ def _examples_digest(file: Path) -> str | None:
         return None
 
 
-def _what_is_wrong(agent, weights, before, job, files, match) -> str | None:
-    if job and not match:
-        own = f'examples/{agent}.jsonl'
-        named = any(f.stem == agent for f in files)
-        return (
-            f'{own} is not what {agent} was trained on'
-            if named
-            else f'nothing in examples/ is what {agent} was trained on'
-        )
+def _fault(agent: str, own: TrainedAgent, weights: Weights, *, before: Weights, files: list[Path]) -> str | None:
+    "What does not fit in the origin of an agent's weights; None: nothing."
+    if own.job and not own.examples_match:
+        source = f'examples/{agent}.jsonl is not' if any(f.stem == agent for f in files) else 'nothing in examples/ is'
+        return f'{source} what {agent} was trained on'
     if weights.unreadable:
         return f'the weights of {agent} cannot be read ({weights.unreadable})'
-    if not job and weights.identity != before.identity:
+    if not own.job and weights.identity != before.identity:
         return f'no intact job of this run made the weights of {agent}'
     return None
 
@@ -155,8 +151,8 @@ def trained_agents(record: RunRecord, store: Store, k: int) -> dict[str, Trained
         job, own = makers.get(weights.identity), folder / f'{agent}.jsonl'
         files = [own] if own.exists() else sorted(folder.glob('*.jsonl'))
         match = bool(job) and any(_examples_digest(f) == job.key['rows'] for f in files)
-        wrong = _what_is_wrong(agent, weights, before[agent], job, files, match)
-        out[agent] = TrainedAgent(weights.identity, job, examples_match=match, wrong=wrong)
+        found = TrainedAgent(weights.identity, job, examples_match=match)
+        out[agent] = found._replace(wrong=_fault(agent, found, weights, before=before[agent], files=files))
     return out
 
 # %% ../../nbs/runs/31_explain.ipynb #07530f5c
@@ -165,7 +161,7 @@ def _short(digests, n=3):
 
 
 def _step_line(name: str, used: list[UsedEntry]) -> str:
-    "One line for the generations of a step; several kinds of weights may have answered."
+    "One line for the generate jobs of a step; several adapters may have answered."
     jobs = [e for e in used if e.kind == 'generate']
     adapters = {e.key['model']['adapter'] for e in jobs if e.key}
     by = [f'{len(adapters - {None})} adapters'] * bool(adapters - {None}) + ['the base model'] * (None in adapters)
@@ -188,13 +184,13 @@ def _agent_line(name: str, a: TrainedAgent) -> str:
 
 # %% ../../nbs/runs/31_explain.ipynb #4c4e7b2f
 def _plain_values(model: dict) -> str:
-    "What an engine says of itself in single values, digests cut short."
+    "The single values in an engine's identity, digests shortened."
     plain = {k: v for k, v in model.items() if k != 'adapter' and isinstance(v, (str, int, float))}
     return ', '.join(f'{k} {v[:12] if isinstance(v, str) else v}' for k, v in plain.items())
 
 
 def head_lines(record: RunRecord, model: dict) -> list[str]:  # the part `model` of a generation key
-    "What holds for all numbers of a run: code, base model, seeds."
+    "What all numbers of a run share: code, base model, engine, seeds, questions."
     c, commit, base = record.config, record.provenance['commit'], model.get('base', {})
     files = ', '.join(f'{n} {d[:12]}' for n, d in base.get('files', {}).items())
     return [
@@ -259,8 +255,8 @@ def explain(folder: Path) -> tuple[list[str], list[str]]:
     model = _first_model(record, store)
     if model is None:
         raise MaftError(
-            f'nothing that {folder} was made of is in the store {store.path}. If the store has moved, say where in'
-            f' {folder}/config.yaml (store: DIR).'
+            f'none of the entries that {folder} was made from is in the store {store.path}. If the store has moved,'
+            f' set its place in {folder}/config.yaml (store: DIR).'
         )
     lines, faults = head_lines(record, model), []
     for it in record.summary['iterations']:

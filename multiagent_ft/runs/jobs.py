@@ -242,14 +242,15 @@ class ProcessExecutor:
             if path is not None:
                 store.hits[job.kind] += 1
                 done(job.size, True)
-        self._run_missing([job for job, path in zip(jobs, found) if path is None], store, engine, done)
+        missing = [job for job, path in zip(jobs, found) if path is None]
+        self._run_missing(missing, store, engine, done=done)
         return [path or store.find(job.kind, job.key) for job, path in zip(jobs, found)]
 
     def _run_missing(self, jobs: list[Job], store: Store, spec: EngineSpec, done: Callable):
         from concurrent.futures import ThreadPoolExecutor, as_completed
 
         with ThreadPoolExecutor(self.n) as threads:
-            futures = {threads.submit(self._run_one, job, store, spec): job for job in jobs}
+            futures = {threads.submit(self._run_one, job, store=store, spec=spec): job for job in jobs}
             try:
                 for future in as_completed(futures):
                     job, reply = futures[future], future.result()
@@ -262,7 +263,7 @@ class ProcessExecutor:
                 raise
 
     def close(self):
-        "End all workers at once; their jobs are lost, what they finished is in the store."
+        "End all workers immediately. Their unfinished jobs are lost; what they finished is in the store."
         self.closed = True
         for worker in list(self.alive):
             worker.close()
@@ -285,7 +286,7 @@ class JobRunner:
     def run(self, jobs: list[Job], done: Callable = no_progress) -> list[Path]:
         "The stored folder of every job, in order."
         local = isinstance(self.executor, LocalExecutor) or self.spec is None
-        paths = self.executor.run(jobs, self.store, self.engine if local else self.spec, done)
+        paths = self.executor.run(jobs, self.store, self.engine if local else self.spec, done=done)
         self.used.update(p.name for p in paths)
         return paths
 
@@ -315,11 +316,11 @@ def generate_block(folder: Path, engine, requests: list[dict]):
     "A job: the completions of one block of requests (as dicts), one JSON object per line."
     rs = [
         Request(
-            tuple(Message(**m) for m in r['chat']),
-            r['seed'],
-            Sampling(**r['sampling']),
-            r['adapter'],
-            tuple(r['where']),
+            chat=tuple(Message(**m) for m in r['chat']),
+            seed=r['seed'],
+            sampling=Sampling(**r['sampling']),
+            adapter=r['adapter'],
+            where=tuple(r['where']),
         )
         for r in requests
     ]

@@ -535,7 +535,7 @@ def load_config(
     quick: bool = False,  # the preset for a first look
 ) -> Config:
     "The whole configuration, validated. Raises `MaftError`."
-    given = given_settings(file, flags, sets, quick)
+    given = given_settings(file, flags, sets, quick=quick)
     _no_secrets({SHORT.get(k, k): v for k, v in given.values.items()})
     return validated(given.values, given.origin)
 
