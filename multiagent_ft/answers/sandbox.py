@@ -50,7 +50,7 @@ class _Child:
             try:
                 os.close(self.r)
                 os.close(ours_w)
-                _serve(fn, os.fdopen(theirs_r, 'rb'), os.fdopen(theirs_w, 'wb'), cpu)
+                _serve(fn, os.fdopen(theirs_r, 'rb'), os.fdopen(theirs_w, 'wb'), cpu=cpu)
             finally:
                 os._exit(0)
         os.close(theirs_r)

@@ -22,7 +22,7 @@ from ..runs.tasks import load_task, split
 # %% ../../nbs/nano/53_measure.ipynb #33f7c0a8
 def held_out_problems(task: str, n: int) -> list[Problem]:  # 'arithmetic' or 'words'
     "`n` questions that nano's text cannot hold."
-    return split(load_task(task), 0, n, 'nano').evaluation
+    return split(load_task(task), 0, n, seed='nano').evaluation
 
 
 def right(text: str, p: Problem) -> bool:
@@ -182,7 +182,9 @@ def measure_nano(
         if task == 'arithmetic':
             page[task]['invited'] = by_invitation(texts, problems)
         for name, summary in (('peers', False), ('summary', True)):
-            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, seeds=Seeds(0, 'nano'))
+            debates = debate(
+                problems, untrained(3), Protocol(summary=summary), generate=engine.generate, seeds=Seeds(0, 'nano')
+            )
             page[task][name] = revising(debates)
             if summary:
                 page[task]['summarize'] = summarizing(debates)

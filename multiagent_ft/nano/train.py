@@ -189,7 +189,7 @@ def train_block(model, optimizers: list, tokenizer, seed: int, block: int, block
     todo, total, counted, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
     for i, (ids, mask) in enumerate(todo):
         lr = rate((block + i / len(todo)) / blocks)
-        loss, n = step(model, optimizers, loss_of(model, ids, mask), lr), int(mask.sum())
+        loss, n = step(model, optimizers, loss_of(model, ids, mask), lr=lr), int(mask.sum())
         total, counted = total + loss * n, counted + n
         tokens += int((ids != tokenizer.pad_token_id).sum())
     return dict(block=block, loss=round(total / counted, 5), tokens=tokens, rate=round(lr, 7))

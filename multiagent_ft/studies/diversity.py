@@ -63,11 +63,11 @@ def over_questions(
     "Sum of `above` over sum of `below`, with a bootstrap interval over questions (scipy)."
     pairs = [(a, b) for a, b in zip(above, below or [1] * len(above), strict=True) if a is not None and b]
     if not pairs:
-        return Measure(None, None, None, 0)
+        return Measure(None, None, None, questions=0)
     a, b = np.array(pairs, float).T
     value = float(a.sum() / b.sum())
     if len(a) < 2:
-        return Measure(value, None, None, len(a))
+        return Measure(value, None, None, questions=len(a))
     from scipy.stats import bootstrap
 
     def ratio(a, b, axis):
@@ -83,7 +83,7 @@ def over_questions(
         method='percentile',
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Measure(value, float(i.low), float(i.high), len(a))
+    return Measure(value, float(i.low), float(i.high), questions=len(a))
 
 # %% ../../nbs/studies/35_diversity.ipynb #1e58fbd3
 def turns_of_round(
