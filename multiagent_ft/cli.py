@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FINISH', 'OFTEN', 'app', 'NOTHING_LEFT', 'SHAPES',
            'Shapes', 'Parts', 'PerDebate', 'Layers', 'JsonFile', 'AsJson', 'RunDir', 'Iteration', 'OtherTask',
-           'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'STUDY', 'Seeds', 'JustPlan', 'RowsArgument', 'Iterations',
-           'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir', 'DiversityQuestions',
-           'Embedder', 'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'results_only',
-           'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'versions', 'headline',
-           'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'evaluate', 'debate', 'untrained_society',
-           'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run',
-           'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
-           'nano_measure', 'main']
+           'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'DEBATE', 'STUDY', 'Seeds', 'JustPlan', 'RowsArgument',
+           'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir',
+           'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag',
+           'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
+           'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'evaluate',
+           'debate', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
+           'diversity_of_run', 'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, sys, traceback
@@ -464,8 +464,11 @@ def _check_debate(question: str, *, run: Path | None, iteration: int | None, giv
         )
 
 
+DEBATE = ('model', 'engine', 'prompts', 'agents', 'rounds', 'summary')
+
+
 @app.command()
-@takes_settings('model', 'engine', 'prompts', 'agents', 'rounds', 'summary')
+@takes_settings(*DEBATE)
 def debate(
     config,
     given,

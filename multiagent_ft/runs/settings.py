@@ -631,7 +631,10 @@ def config_of(folder: Path) -> Config:
     return load_config(f)
 
 # %% ../../nbs/runs/26_settings.ipynb #a045544f
-def check_same(old: dict | Config, new: Config):  # the folder's configuration  # what is asked for now
+def check_same(
+    old: dict | Config,  # the folder's configuration
+    new: Config,  # what is asked for now
+):
     """Raises `MaftError` with the difference if a semantic setting changed. Those the old one does not have count as
     their defaults."""
     if isinstance(old, dict):
