@@ -48,7 +48,7 @@ VARIADIC = {
 WORDS = {
     r'exam(?:s|ined?|ines|ining)?': 'evaluation, evaluate, held-out set',
     r'learn(?:s|ed|ing)? from': 'train on',
-    r'luck(?:y)?': 'seed, chance',
+    r"(?<!['`])luck(?:y)?(?!=)": 'seed, chance',  # a recipe of chapter 32 is named `lucky`
     r'mend(?:s|ed|ing)?': 'fix, correct',
     r'anew': 'again',
     r'whoever|somebody': 'a user, a process, or the passive',

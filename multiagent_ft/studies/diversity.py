@@ -213,10 +213,10 @@ class Spoken(NamedTuple):
 
 
 def spoken_in(turns: list[list[Turn]], agents: tuple[Agent, ...], round: int) -> list[Spoken]:
-    "The completions of a round that hold tokens. Raises `MaftError` when there are none, or more speakers than agents."
+    "The completions of a round that hold tokens. Raises `MaftError` when there are none, or of too many agents."
     if len(agents) <= max(u.agent for found in turns for u in found):
         raise MaftError(
-            f'round {round} has more speakers than the society has agents ({len(agents)}): use the society that held'
+            f'round {round} has turns of more agents than the society has ({len(agents)}): use the society that held'
             ' these debates.'
         )
     every = [Spoken(q, u.agent, u.completion) for q, found in enumerate(turns) for u in found]
