@@ -381,7 +381,7 @@ def examples_by_agent(work: Workload, transcripts: list[Transcript]) -> dict[Age
 
 
 def any_example(engine, transcript: Transcript, agent: Agent) -> Example:
-    "Whatever the agent said first, as if it had ended by itself."
+    "The agent's first completion, as if it had ended with a stop token."
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
     return Example(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 

@@ -496,8 +496,8 @@ def choice_displayed(text: str, ended: bool) -> Piece | None:
 def beside_box(text: str, box: Piece, ended: bool, letters: str) -> str | None:
     "The letter that is named in the line of a box with a value in it, or after that line."
     rest = text[text.rfind('\n', 0, box.start) + 1 :]
-    said = choice_phrased(rest, ended)
-    letter = said and read_choice(said.text, letters)
+    phrase = choice_phrased(rest, ended)
+    letter = phrase and read_choice(phrase.text, letters)
     if not letter:
         named = {m[1] or m[2] for m in _mention.finditer(rest) if not _rejected_after.match(rest, m.end())}
         letter = named.pop() if len(named) == 1 else None
@@ -603,8 +603,8 @@ def find(text: str, kind: str, ended: bool, choices: Sequence[str] | None = None
         found = read_number(piece.text, piece.how)
     else:
         short = piece.how != 'line' or len(re.findall(r'[A-Za-z]{2,}', piece.text)) <= 5
-        said = _reason.split(piece.text, maxsplit=1)[0] if piece.how == 'announced' else piece.text
-        found = read_math(said) if short else None
+        stated = _reason.split(piece.text, maxsplit=1)[0] if piece.how == 'announced' else piece.text
+        found = read_math(stated) if short else None
     return found and Piece(found, piece.how)
 
 # %% ../../nbs/answers/04_reading.ipynb #91b7c3e4

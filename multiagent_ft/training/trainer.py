@@ -306,7 +306,7 @@ def our_trainer(trl_trainer: type) -> type:
             pass
 
         def _send_telemetry(self):
-            pass  # TRL tells its makers about every trainer; ours tells nobody
+            pass  # TRL reports every trainer to its makers; ours does not
 
         def floating_point_ops(self, inputs):
             return 0  # counts all parameters again at every step
@@ -400,7 +400,7 @@ class TrainingRun:
 
 # %% ../../nbs/training/18_trainer.ipynb #7c963565
 def arguments(run: TrainingRun) -> dict:
-    "What every TRL trainer is told."
+    "The arguments of every TRL trainer."
     import torch
 
     s, dtype, seed = run.settings, run.base.dtype, run.seed % 2**32
