@@ -154,7 +154,7 @@ class Workload:
 
     def processes(self, name: str) -> JobRunner:
         "An executor of worker processes over an empty store."
-        return JobRunner(Store(self.folder / name), self.engine, ProcessExecutor(self.workers), self.spec)
+        return JobRunner(Store(self.folder / name), self.engine, ProcessExecutor(self.workers), spec=self.spec)
 
 
 def timed_debate(
@@ -167,7 +167,9 @@ def timed_debate(
     start = time.perf_counter()
     engine = CachedEngine(runner, block or work.spec.args['batch_size'])
     problems = work.problems if problems is None else problems
-    transcripts = debate(problems, work.society, work.protocol, engine.generate, seeds=Seeds(0, 'bench'), read=reader())
+    transcripts = debate(
+        problems, work.society, work.protocol, generate=engine.generate, seeds=Seeds(0, 'bench'), read=reader()
+    )
     return transcripts, time.perf_counter() - start
 
 
@@ -309,7 +311,7 @@ def naive_training(
         lora = LoraConfig(task_type='CAUSAL_LM', r=s.rank, lora_alpha=s.alpha, target_modules='all-linear')
         SFTTrainer(
             model=load_weights(source, engine.base.device, engine.base.dtype),
-            args=sft_config(engine, s, folder, defaults),
+            args=sft_config(engine, s, folder, defaults=defaults),
             processing_class=engine.base.tokenizer,
             train_dataset=datasets.Dataset.from_list(rows),
             peft_config=lora,
@@ -370,8 +372,8 @@ def debate_by_workers(work: Workload) -> float:
 # %% ../nbs/61_bench.ipynb #b2376ace
 def examples_by_agent(work: Workload, transcripts: list[Transcript]) -> dict[Agent, list[Example]]:
     "Every agent's own turns of these debates, most tokens first, as in a run."
-    context = RecipeContext(None, None, work.protocol, reader(), min_support=2 if len(work.society) > 1 else 1)
-    chosen = own_turns(context, work.society, transcripts, context.labels(transcripts))
+    context = RecipeContext(None, None, work.protocol, read=reader(), min_support=2 if len(work.society) > 1 else 1)
+    chosen = own_turns(context, work.society, transcripts, votes=context.labels(transcripts))
     examples = {agent: xs for agent, xs in chosen.items() if xs}
     if not examples:  # a random model: its agents never agree
         examples = {a: [any_example(work.engine, t, a) for t in transcripts] for a in work.society.agents}
@@ -379,7 +381,7 @@ def examples_by_agent(work: Workload, transcripts: list[Transcript]) -> dict[Age
 
 
 def any_example(engine, transcript: Transcript, agent: Agent) -> Example:
-    "Whatever the agent said first, as if it had ended by itself."
+    "The agent's first completion, as if it had ended with a stop token."
     c = next(u.completion for u in transcript.turns if (u.role, u.agent) == (agent.role, agent.index))
     return Example(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 

@@ -48,7 +48,7 @@ class Table:
         return [np.array([self.table[adapter][t] for t in ts], np.float32) for ts in token_ids]
 
 
-def speakers(tokens, adapters, role='critic', round=2):
+def debated(tokens, adapters, role='critic', round=2):
     turns = (
         [Turn(n, 'generator', 1, Completion('x', 'stop', (1,), (0,))) for n in range(len(tokens))] if round == 2 else []
     )
@@ -61,7 +61,7 @@ def speakers(tokens, adapters, role='critic', round=2):
 
 
 def test_likelihoods_by_hand():
-    t, society = speakers([(0, 1), (1,)], ['a', 'b'])
+    t, society = debated([(0, 1), (1,)], ['a', 'b'])
     engine = Table({'a': [-1, -2], 'b': [-3, -0.5], None: [-4, -4], 'other': [0, 0]})
     L, T = likelihoods([t], society, engine)
     assert L.tolist() == [[[-3, -3.5, -8], [-2, -0.5, -4]]] and T.tolist() == [[2, 1]]
@@ -73,7 +73,7 @@ def test_likelihoods_by_hand():
 
 
 def test_generators_are_paired_with_generators():
-    t, society = speakers([(0,), (0,)], ['a', None], 'generator', 1)
+    t, society = debated([(0,), (0,)], ['a', None], 'generator', 1)
     engine = Table({'a': [-1], None: [-2]})
     L, _ = likelihoods([t], society, engine)
     assert L.tolist() == [[[-1, -2, -2], [-1, -2, -2]]] and engine.asked == ['a', None], 'the base is asked once'
@@ -175,13 +175,13 @@ def test_user_embedder():
 
 
 def test_error_messages():
-    t, society = speakers([(0,), (0,)], ['a', 'b'])
-    empty, _ = speakers([(), ()], ['a', 'b'])
+    t, society = debated([(0,), (0,)], ['a', 'b'])
+    empty, _ = debated([(), ()], ['a', 'b'])
     for wrong, word in (
         (lambda: diversity([]), 'no agent answered'),
         (lambda: consensus_diversity([debate(0, box('7'))], round=3), 'round 3'),
         (lambda: encoder('/nowhere'), 'encoder'),
-        (lambda: likelihoods([t], untrained(1), None), 'speakers'),
+        (lambda: likelihoods([t], untrained(1), None), 'more agents'),
         (lambda: likelihoods([empty], society, None), 'token ids'),
         (lambda: likelihoods([t], society, ReplayEngine({})), 'recorded'),
     ):
@@ -191,7 +191,7 @@ def test_error_messages():
 
 
 def test_measures_are_json():
-    t, society = speakers([(0,), (0,)], ['a', 'b'])
+    t, society = debated([(0,), (0,)], ['a', 'b'])
     page = diversity([t], society, Table({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
     assert json.loads(json.dumps(page)) == page and set(page['measures']) == {
         'consensus',

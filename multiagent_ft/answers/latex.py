@@ -309,7 +309,7 @@ _vulgar = str.maketrans({c: r'\frac{%s}{%s}' % tuple(f.split('/')) for c, f in V
 def in_braces(s: str, before: str, opens: str) -> str:
     "`s` with braces for the round brackets that follow `before`: sqrt(2), 2^(1/3)."
     while m := re.search(before + r'\s*\(', s):
-        end = closing(s, m.end() - 1, '(', ')')
+        end = closing(s, m.end() - 1, open='(', close=')')
         s = s[: m.start()] + opens + '{' + s[m.end() : end - 1] + '}' + s[end:]
     return s
 

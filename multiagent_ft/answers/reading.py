@@ -376,7 +376,7 @@ def read_number(piece: str, how: str = 'announced') -> str | None:
     return None if v is None else spell(v)
 
 # %% ../../nbs/answers/04_reading.ipynb #8ed4d4e2
-# a letter that goes on as mathematics names no choice: P = nRT, C(6, 3), T^2, G \cdot h
+# a letter followed by mathematics names no choice: P = nRT, C(6, 3), T^2, G \cdot h
 _mathematics = r'(?!\s*(?:[=^_\\\[<>≤≥≈+*×·/∈]|->)|\(|\s*\([^()]*\)\s*[=<>≈]|\s*-\s*\d|\d)'
 _bracketed = r'(?<![A-Za-z\d\\}])\(([A-Z])\)(?!\s*[\^_])'
 _letters = [
@@ -496,8 +496,8 @@ def choice_displayed(text: str, ended: bool) -> Piece | None:
 def beside_box(text: str, box: Piece, ended: bool, letters: str) -> str | None:
     "The letter that is named in the line of a box with a value in it, or after that line."
     rest = text[text.rfind('\n', 0, box.start) + 1 :]
-    said = choice_phrased(rest, ended)
-    letter = said and read_choice(said.text, letters)
+    phrase = choice_phrased(rest, ended)
+    letter = phrase and read_choice(phrase.text, letters)
     if not letter:
         named = {m[1] or m[2] for m in _mention.finditer(rest) if not _rejected_after.match(rest, m.end())}
         letter = named.pop() if len(named) == 1 else None
@@ -527,7 +527,7 @@ def find_choice(text: str, ended: bool, choices: Sequence[str] | None = None) ->
         return None
     letter = read_choice(found.text, letters)
     if not letter and found.how == 'boxed':
-        letter = beside_box(text, found, ended, letters)
+        letter = beside_box(text, found, ended, letters=letters)
     if letter or not choices:
         return letter and Piece(letter, found.how)
     first = (found.text, _reason.split(found.text)[0], _clause.split(found.text)[0])
@@ -603,8 +603,8 @@ def find(text: str, kind: str, ended: bool, choices: Sequence[str] | None = None
         found = read_number(piece.text, piece.how)
     else:
         short = piece.how != 'line' or len(re.findall(r'[A-Za-z]{2,}', piece.text)) <= 5
-        said = _reason.split(piece.text, maxsplit=1)[0] if piece.how == 'announced' else piece.text
-        found = read_math(said) if short else None
+        stated = _reason.split(piece.text, maxsplit=1)[0] if piece.how == 'announced' else piece.text
+        found = read_math(stated) if short else None
     return found and Piece(found, piece.how)
 
 # %% ../../nbs/answers/04_reading.ipynb #91b7c3e4
@@ -638,9 +638,9 @@ def read_text(
     text = after_thinking(text)
     for before in [] if kind.startswith('regex:') else before_next_question(text):
         explicit = any(way(before, True) for way in EXPLICIT)
-        if (explicit or len(before) < 20) and (found := find(before, kind, True, choices)):
+        if (explicit or len(before) < 20) and (found := find(before, kind, True, choices=choices)):
             return found
-    found = find(text, kind, ended, choices)
+    found = find(text, kind, ended, choices=choices)
     if not found and reading == 'last':
         whole, *_ = [*before_next_question(text), text if ended else '']
         last = find_last(whole, kind, choices)
@@ -720,5 +720,5 @@ def read(
     for an unknown kind."""
     if isinstance(completion, str):
         completion = Completion(completion, 'stop')
-    found = read_text(completion.text, kind, completion.finish == 'stop', choices, reading)
+    found = read_text(completion.text, kind, completion.finish == 'stop', choices=choices, reading=reading)
     return found and Answer(found.text, canonical(found.text), found.how)

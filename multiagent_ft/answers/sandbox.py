@@ -32,11 +32,11 @@ def _serve(fn, questions, answers, cpu: float):
     for line in questions:
         signal.setitimer(signal.ITIMER_PROF, cpu)
         try:
-            said = json.dumps(dict(answer=fn(json.loads(line))))
+            reply = json.dumps(dict(answer=fn(json.loads(line))))
         except Exception as e:
-            said = json.dumps(dict(failed=type(e).__name__))
+            reply = json.dumps(dict(failed=type(e).__name__))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(said.encode() + b'\n')
+        answers.write(reply.encode() + b'\n')
         answers.flush()
 
 # %% ../../nbs/answers/41_sandbox.ipynb #550df0b4
@@ -50,7 +50,7 @@ class _Child:
             try:
                 os.close(self.r)
                 os.close(ours_w)
-                _serve(fn, os.fdopen(theirs_r, 'rb'), os.fdopen(theirs_w, 'wb'), cpu)
+                _serve(fn, os.fdopen(theirs_r, 'rb'), os.fdopen(theirs_w, 'wb'), cpu=cpu)
             finally:
                 os._exit(0)
         os.close(theirs_r)
@@ -59,19 +59,19 @@ class _Child:
 
     def ask(self, line: bytes, clock: float) -> bytes | None:
         "Its line, or None: then it is dead, or asleep for longer than `clock` seconds, and of no more use."
-        said, end = b'', monotonic() + clock
+        received, end = b'', monotonic() + clock
         try:
             self.w.write(line)
             self.w.flush()
         except BrokenPipeError:
             return None
-        while not said.endswith(b'\n'):
+        while not received.endswith(b'\n'):
             if not select.select([self.r], [], [], max(0, end - monotonic()))[0]:
                 return None
             if not (part := os.read(self.r, 1 << 16)):
                 return None
-            said += part
-        return said
+            received += part
+        return received
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
@@ -97,11 +97,11 @@ def serve_children(module: str, function: str, examples: list, clock: float, cpu
     answers.flush()
     try:
         for line in questions:
-            if (said := child.ask(line, clock)) is None:
+            if (reply := child.ask(line, clock)) is None:
                 child.kill()
                 child = _Child(fn, cpu)
-                said = b'{"failed": "timeout"}\n'
-            answers.write(said)
+                reply = b'{"failed": "timeout"}\n'
+            answers.write(reply)
             answers.flush()
     finally:
         child.kill()

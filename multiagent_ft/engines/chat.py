@@ -129,7 +129,7 @@ class Renderer:
         self.pad_id = next(i for i in (tok.pad_token_id, tok.eos_token_id, self.stop_ids[0]) if i is not None)
 
     def text(self, chat) -> str:
-        return chat_text(self.tok, chat, self.args, self.name)
+        return chat_text(self.tok, chat, self.args, name=self.name)
 
     def _ids(self, chat, clean):
         return tuple(self.tok(self.text([Message(m.role, clean(m)) for m in chat]), add_special_tokens=False).input_ids)

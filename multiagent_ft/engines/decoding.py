@@ -166,11 +166,11 @@ def prefill(
     logits, chunks = [], []
     for rows, columns in chunks_of(begins, width):
         own = deepcopy(cache)
-        cut = {k: cut_tensor(v, input_ids.shape, rows, columns) for k, v in inputs.items()}
+        cut = {k: cut_tensor(v, input_ids.shape, rows, columns=columns) for k, v in inputs.items()}
         output = forward_prompts(model, input_ids[rows, columns], past_key_values=own, **cut)
         logits.append(output.logits[:, -1:])
         chunks.append((rows, columns, own))
-    join_caches(cache, chunks, n, width)
+    join_caches(cache, chunks, n, width=width)
     return CausalLMOutputWithPast(logits=torch.cat(logits), past_key_values=cache)
 
 
@@ -228,7 +228,7 @@ def decode_batch(
     whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     rows = Running(input_ids, limits, inputs)
-    output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole, **rows.inputs)
+    output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole=whole, **rows.inputs)
     while True:
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
         rows.append(sampler.pick(output.logits[:, -1], step), stops)

@@ -484,8 +484,10 @@ def load_base(
     tokenizer = load_tokenizer(source, revision, trust_remote_code)
     if chat_template:
         tokenizer.chat_template = read_template(chat_template)
-    network = load_weights(source, where, numbers, revision, trust_remote_code, four=dtype == '4bit')
-    renderer = Renderer(tokenizer, str(model), end_ids(network), template_args)
+    network = load_weights(
+        source, where, numbers, revision=revision, trust_remote_code=trust_remote_code, four=dtype == '4bit'
+    )
+    renderer = Renderer(tokenizer, str(model), end_ids(network), args=template_args)
     own_settings, network.generation_config = network.generation_config, plain_generation(renderer)
     made_for = getattr(network.config.get_text_config(decoder=True), 'max_position_embeddings', None)
     return Base(
@@ -631,8 +633,8 @@ def completion(engine: HFEngine, prompt: tuple, ids: list[int]) -> Completion:
     "Cut at the first stop token; without one the answer was cut by length."
     end = next((j for j, t in enumerate(ids) if t in engine.base.stop_ids), None)
     if end is None:
-        return Completion(engine.decode(ids), 'length', prompt, ids)
-    return Completion(engine.decode(ids[:end]), 'stop', prompt, ids[: end + 1])
+        return Completion(engine.decode(ids), 'length', prompt, token_ids=ids)
+    return Completion(engine.decode(ids[:end]), 'stop', prompt, token_ids=ids[: end + 1])
 
 # %% ../../nbs/engines/13_huggingface.ipynb #99da8e2f
 LOGITS_AT_ONCE = 2**28  # numbers

@@ -22,11 +22,11 @@ class ServerRefusal(MaftError):
 
 
 class Unanswered(Exception):
-    "No answer this time; `.seconds` is how long the server asks to be left alone, `.said` what it says."
+    "No answer this time; `.seconds` is how long the server asks to be left alone, `.text` what it says."
 
-    def __init__(self, status: int | None, said: str, seconds: float = 0.0):
-        super().__init__(said)
-        self.status, self.said, self.seconds = status, said, seconds
+    def __init__(self, status: int | None, text: str, seconds: float = 0.0):
+        super().__init__(text)
+        self.status, self.text, self.seconds = status, text, seconds
 
 
 AGAIN = (408, 409, 425, 429)  # and all from 500 up
@@ -62,7 +62,7 @@ def call_server(
             'It is busy: try later, or with a smaller concurrency' if e.status == 429 else 'Is the server up? Start it'
         )
         raise MaftError(
-            f'{url} did not answer in {tries} tries (last: {e.status or ""} {e.said}). {help} and run the same command'
+            f'{url} did not answer in {tries} tries (last: {e.status or ""} {e.text}). {help} and run the same command'
             ' again; finished jobs are kept.'
         ) from None
     finally:

@@ -12,8 +12,22 @@ __all__ = ['HOW_TO_ANSWER', 'PLACEHOLDERS', 'DEBATE', 'COOPERATIVE', 'UNIQUE_ID'
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from string import Formatter
+from typing import Callable, Iterable, Mapping, NamedTuple, Protocol, runtime_checkable
 
-from ..core import MaftError, Message, is_object_name, load_object
+import numpy as np
+
+from multiagent_ft.core import (
+    Completion,
+    MaftError,
+    Message,
+    Transcript,
+    canonical_json,
+    digest,
+    file_digest,
+    function_key,
+    is_object_name,
+    load_object,
+)
 
 # %% ../../nbs/method/02_prompts.ipynb #9cfb6ff7
 HOW_TO_ANSWER = dict(
@@ -201,13 +215,6 @@ def opening(question: str, how: str = HOW_TO_ANSWER['number']) -> tuple[Message,
 def reply(chat: tuple[Message, ...], answer: str, request: str) -> tuple[Message, ...]:
     "`chat`, continued: the agent's own answer, then the next request."
     return (*chat, Message('assistant', answer), Message('user', request))
-
-# %% ../../nbs/method/02_prompts.ipynb #f39b4016
-from typing import Callable, Iterable, Mapping, NamedTuple, Protocol, runtime_checkable
-
-import numpy as np
-
-from ..core import Completion, Transcript, canonical_json, digest, file_digest, function_key
 
 # %% ../../nbs/method/02_prompts.ipynb #b125d37a
 @dataclass(frozen=True)

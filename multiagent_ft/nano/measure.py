@@ -22,7 +22,7 @@ from ..runs.tasks import load_task, split
 # %% ../../nbs/nano/53_measure.ipynb #33f7c0a8
 def held_out_problems(task: str, n: int) -> list[Problem]:  # 'arithmetic' or 'words'
     "`n` questions that nano's text cannot hold."
-    return split(load_task(task), 0, n, 'nano').evaluation
+    return split(load_task(task), 0, n, seed='nano').evaluation
 
 
 def right(text: str, p: Problem) -> bool:
@@ -100,7 +100,7 @@ def by_invitation(texts: list[list[str]], problems: list[Problem]) -> dict:
 
 # %% ../../nbs/nano/53_measure.ipynb #e6ebb587
 def heard_kind(peers: list[str], p: Problem) -> str:
-    "What a critic was told: 'right' (all), 'split', 'wrong, alike' or 'wrong, apart'."
+    "What a critic's peers answered: 'right' (all), 'split', 'wrong, alike' or 'wrong, apart'."
     ok = [right(t, p) for t in peers]
     if all(ok):
         return 'right'
@@ -130,11 +130,11 @@ def revising(debates: list[Transcript]) -> dict:
 
 def critic_cases(t: Transcript) -> list[tuple[str, bool]]:
     "Of each critic in round 2: its case, as `own … | heard …`, and whether it is right afterwards."
-    first, last = ([u.text for u in t.at(m)] for m in (1, 2))
+    first, last = ([turn.text for turn in t.at(m)] for m in (1, 2))
     cases = []
     for i, text in enumerate(last):
         own = 'right' if right(first[i], t.problem) else 'wrong'
-        heard = heard_kind([x for j, x in enumerate(first) if j != i], t.problem)
+        heard = heard_kind(first[:i] + first[i + 1 :], t.problem)
         cases.append((f'own {own} | heard {heard}', right(text, t.problem)))
     return cases
 
@@ -148,17 +148,18 @@ def summarizing(debates: list[Transcript]) -> dict:
     """Shares of summaries: keep every distinct final answer (also by how many there were); box an answer nobody gave;
     group and count without a mistake."""
     kept, invented, counted = {}, [], []
-    for t in debates:
-        first = {u.agent: extract(u.text) for u in t.at(1)}
-        for s in t.at(2, 'summarizer'):
-            given = Counter(a for i, a in first.items() if i != s.agent and a is not None)
-            boxed = set(re.findall(r'\\boxed{(-?\d+)}', s.text))
+    for transcript in debates:
+        first = {turn.agent: extract(turn.text) for turn in transcript.at(1)}
+        for turn in transcript.at(2, 'summarizer'):
+            given = Counter(answer for i, answer in first.items() if i != turn.agent and answer is not None)
+            boxed = set(re.findall(r'\\boxed{(-?\d+)}', turn.text))
+            counts = re.findall(r'(\d+) agents? says? \\boxed{(-?\d+)}', turn.text)
             kept.setdefault(len(given), []).append(set(given) <= boxed)
             invented.append(bool(boxed - set(given)))
-            counted.append({a: int(n) for n, a in re.findall(r'(\d+) agents? says? \\boxed{(-?\d+)}', s.text)} == given)
+            counted.append({answer: int(n) for n, answer in counts} == given)
     return dict(
-        keeps_all=share(x for v in kept.values() for x in v),
-        by_answers={str(k): [len(v), round(mean(v), 4)] for k, v in sorted(kept.items())},
+        keeps_all=share(all_named for flags in kept.values() for all_named in flags),
+        by_answers={str(n): [len(flags), round(mean(flags), 4)] for n, flags in sorted(kept.items())},
         invents=share(invented),
         counts_right=share(counted),
     )
@@ -182,7 +183,9 @@ def measure_nano(
         if task == 'arithmetic':
             page[task]['invited'] = by_invitation(texts, problems)
         for name, summary in (('peers', False), ('summary', True)):
-            debates = debate(problems, untrained(3), Protocol(summary=summary), engine.generate, seeds=Seeds(0, 'nano'))
+            debates = debate(
+                problems, untrained(3), Protocol(summary=summary), generate=engine.generate, seeds=Seeds(0, 'nano')
+            )
             page[task][name] = revising(debates)
             if summary:
                 page[task]['summarize'] = summarizing(debates)

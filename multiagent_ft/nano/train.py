@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'phrases', 'make_tokenizer', 'make_model', 'encode',
-           'batches', 'padded', 'loss_of', 'rate', 'make_optimizers', 'train_block', 'step', 'save_state', 'load_state',
-           'train_key', 'export_nano', 'check_nano', 'train_nano', 'earlier_losses', 'speed_and_loss', 'work_dir']
+           'batches', 'padded', 'loss_of', 'rate', 'make_optimizers', 'train_block', 'step', 'weights_of', 'save_state',
+           'load_state', 'train_key', 'export_nano', 'check_nano', 'train_nano', 'earlier_losses', 'speed_and_loss',
+           'work_dir']
 
 # %% ../../nbs/nano/52_train.ipynb #d6c3c2da
 import json, random, re, shutil, time
@@ -189,7 +190,7 @@ def train_block(model, optimizers: list, tokenizer, seed: int, block: int, block
     todo, total, counted, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
     for i, (ids, mask) in enumerate(todo):
         lr = rate((block + i / len(todo)) / blocks)
-        loss, n = step(model, optimizers, loss_of(model, ids, mask), lr), int(mask.sum())
+        loss, n = step(model, optimizers, loss_of(model, ids, mask), lr=lr), int(mask.sum())
         total, counted = total + loss * n, counted + n
         tokens += int((ids != tokenizer.pad_token_id).sum())
     return dict(block=block, loss=round(total / counted, 5), tokens=tokens, rate=round(lr, 7))
@@ -210,6 +211,11 @@ def step(model, optimizers: list, loss, lr: float) -> float:
     return loss.item()
 
 # %% ../../nbs/nano/52_train.ipynb #34c5de2e
+def weights_of(optimizer) -> list:
+    "The parameters it updates, in the order of its groups."
+    return [weights for group in optimizer.param_groups for weights in group['params']]
+
+
 def save_state(
     path: Path,
     model,
@@ -221,10 +227,11 @@ def save_state(
     or the new one."""
     from safetensors.torch import save
 
-    tensors = {f'model.{n}': p.data for n, p in model.named_parameters()}
-    for i, o in enumerate(optimizers):
-        for j, p in enumerate(p for g in o.param_groups for p in g['params']):
-            tensors |= {f'optim.{i}.{j}.{k}': v.contiguous() for k, v in o.state[p].items()}
+    tensors = {f'model.{name}': weights.data for name, weights in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for j, weights in enumerate(weights_of(optimizer)):
+            state = optimizer.state[weights].items()
+            tensors |= {f'optim.{i}.{j}.{name}': value.contiguous() for name, value in state}
     return write_atomic(path, save(tensors, dict(place=f'{block} {key}')))  # one entry: safetensors shuffles several
 
 # %% ../../nbs/nano/52_train.ipynb #dbb46c37
@@ -236,7 +243,7 @@ def load_state(path: Path, model, optimizers: list, key: str) -> int:
 
     try:
         with safe_open(path, 'pt') as f:
-            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+            meta, tensors = f.metadata() or {}, {name: f.get_tensor(name) for name in f.keys()}
     except (SafetensorError, OSError) as e:
         raise MaftError(f'{path}: damaged checkpoint ({e}). Delete it to start again from the beginning.') from None
     block, _, owner = meta.get('place', '').partition(' ')
@@ -246,14 +253,14 @@ def load_state(path: Path, model, optimizers: list, key: str) -> int:
             ' it to start again.'
         )
     with torch.no_grad():
-        for n, p in model.named_parameters():
-            p.copy_(tensors[f'model.{n}'])
-    for i, o in enumerate(optimizers):
-        ps = [p for g in o.param_groups for p in g['params']]
-        for k, v in tensors.items():
-            if k.startswith(f'optim.{i}.'):
-                j, name = k.split('.', 3)[2:]
-                o.state[ps[int(j)]][name] = v
+        for name, weights in model.named_parameters():
+            weights.copy_(tensors[f'model.{name}'])
+    for i, optimizer in enumerate(optimizers):
+        parameters = weights_of(optimizer)
+        for path_in_file, value in tensors.items():
+            if path_in_file.startswith(f'optim.{i}.'):
+                j, name = path_in_file.split('.', 3)[2:]
+                optimizer.state[parameters[int(j)]][name] = value
     return int(block)
 
 # %% ../../nbs/nano/52_train.ipynb #9db0b4a8

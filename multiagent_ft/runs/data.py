@@ -230,7 +230,7 @@ class DataSet:
     train: str = ''  # or: part to train on
     evaluation: str = ''  # … and part to evaluate on
     unreadable: str = 'stop'  # rows whose answer cannot be read: stop, or skip and report
-    default_kind: bool = field(default=False, repr=False)  # no key: the kind was not said
+    default_kind: bool = field(default=False, repr=False)  # no key: the kind was not given
 
 
 KEYS = {f.name: 'list' in str(f.type) for f in fields(DataSet) if f.repr}  # of a YAML file; may it be a list?

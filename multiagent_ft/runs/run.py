@@ -134,7 +134,7 @@ SMALL = 256 << 20  # bytes of weights; up to this size each core may hold a copy
 
 
 def worker_count(cfg: Config) -> int:
-    """How many worker processes. 'auto': one per core for a small model on a CPU, else 0, this process alone."""
+    "How many worker processes. 'auto': one per core for a small model on a CPU, else 0, this process alone."
     if cfg.workers != 'auto':
         return int(cfg.workers)
     if cfg.engine.name != 'hf':
@@ -191,7 +191,7 @@ def object_keys(cfg: Config, objects: Objects, recipe: Recipe, task: Task, promp
 
 # %% ../../nbs/runs/29_run.ipynb #9a9e399d
 class RunContext:
-    "Objects, store, executor and engine of a run. A ctx manager; Ctrl-C ends the workers too."
+    "Objects, store, executor and engine of a run. A context manager; Ctrl-C ends the workers too."
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class RunContext:
             self.runner.close()
 
     def _reader(self) -> Callable:
-        "How answers are read: once, and kept. A grader's own forms depend on what it met before, so those are not."
+        "Read answers once and keep them; not those of a grader, whose forms depend on the answers it has met before."
         if self.task.grader is not None:
             return self.task.read
         reader = dict(kind=self.task.kind, reading=self.task.reading, parser=PARSER_VERSION)

@@ -503,7 +503,7 @@ class Tracker:
         except OSError as e:
             raise MaftError(f'cannot write {self.path}: {e.strerror}. Choose another folder.') from e
         if cut:
-            self.say(f'{self.path}: the last line was torn when the run was killed; {len(cut)} characters cut off')
+            self.say(f'{self.path}: the last line was incomplete after a kill; its {len(cut)} characters were removed')
         seen = read_jsonl(self.path)
         self.seq = seen[-1].get('seq', len(seen) - 1) + 1 if seen else 0
         self.mirror.start()

@@ -279,7 +279,7 @@ def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
     rounds = {(training_key(c), k): c.train for c in configs for k in range(1, c.iterations + 1)}
     trained = sum(rounds.values()) * base.epochs * measured.example_tokens / max(measured.questions, 1)
     workers = max(1, worker_count(base))
-    seconds = seconds_for(measured, generated, trained, workers)
+    seconds = seconds_for(measured, generated, trained, workers=workers)
     return (
         f'about {size(generated, "tokens")} to generate and at most {size(trained, "tokens")} to train on: about'
         f' {max(1, round(seconds / 60))} min if nothing is finished yet, with {workers}'

@@ -63,11 +63,11 @@ def over_questions(
     "Sum of `above` over sum of `below`, with a bootstrap interval over questions (scipy)."
     pairs = [(a, b) for a, b in zip(above, below or [1] * len(above), strict=True) if a is not None and b]
     if not pairs:
-        return Measure(None, None, None, 0)
+        return Measure(None, None, None, questions=0)
     a, b = np.array(pairs, float).T
     value = float(a.sum() / b.sum())
     if len(a) < 2:
-        return Measure(value, None, None, len(a))
+        return Measure(value, None, None, questions=len(a))
     from scipy.stats import bootstrap
 
     def ratio(a, b, axis):
@@ -83,7 +83,7 @@ def over_questions(
         method='percentile',
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Measure(value, float(i.low), float(i.high), len(a))
+    return Measure(value, float(i.low), float(i.high), questions=len(a))
 
 # %% ../../nbs/studies/35_diversity.ipynb #1e58fbd3
 def turns_of_round(
@@ -213,10 +213,10 @@ class Spoken(NamedTuple):
 
 
 def spoken_in(turns: list[list[Turn]], agents: tuple[Agent, ...], round: int) -> list[Spoken]:
-    "The completions of a round that hold tokens. Raises `MaftError` when there are none, or more speakers than agents."
+    "The completions of a round that hold tokens. Raises `MaftError` when there are none, or of too many agents."
     if len(agents) <= max(u.agent for found in turns for u in found):
         raise MaftError(
-            f'round {round} has more speakers than the society has agents ({len(agents)}): use the society that held'
+            f'round {round} has turns of more agents than the society has ({len(agents)}): use the society that held'
             ' these debates.'
         )
     every = [Spoken(q, u.agent, u.completion) for q, found in enumerate(turns) for u in found]

@@ -284,7 +284,7 @@ def by_iteration(outcomes: 'DataFrame', method: str = 'debate') -> dict[str, lis
     curves = {}
     for (name, k), group in rows.groupby(['recipe', 'iteration'], observed=True, sort=False):
         e = estimate(pivoted(group))
-        curves.setdefault(name, []).append(Point(int(k), e.mean, e.low, e.high))
+        curves.setdefault(name, []).append(Point(int(k), e.mean, e.low, high=e.high))
     return {name: sorted(points) for name, points in curves.items()}
 
 # %% ../../nbs/studies/33_outcomes.ipynb #b8d0f2c4

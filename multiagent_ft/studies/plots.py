@@ -142,9 +142,9 @@ def cost_plot(table: list[TableRow], title: str = ''):
     """Accuracy against tokens generated per question, and against all tokens generated and trained on in a run;
     logarithmic."""
     fig, (left, right) = figure(9.4, 3.6, panels=2)
-    accuracy_against(left, table, [row.generated for row in table], 'tokens generated per question')
+    accuracy_against(left, table, [row.generated for row in table], label='tokens generated per question')
     whole = [whole_cost(row, row.questions_per_seed) for row in table]
-    accuracy_against(right, table, whole, 'tokens generated and trained on, whole run')
+    accuracy_against(right, table, whole, label='tokens generated and trained on, whole run')
     titled(left, title, size_of(table))
     if left.has_data():
         legend_outside(right, *left.get_legend_handles_labels())

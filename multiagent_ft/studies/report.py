@@ -134,7 +134,7 @@ def accuracy_point(k: int, method: str, found: dict) -> Point:  # found: of one 
         low, high = (max(min(accuracy + s * 1.96 * stderr, 1), 0) for s in (-1, 1))
     else:
         low, high = wilson(round(accuracy * found['n']), found['n'])
-    return Point(k, accuracy, low, high)
+    return Point(k, accuracy, low, high=high)
 
 
 def accuracy_points(summary: dict) -> dict[str, list[Point]]:
@@ -291,7 +291,7 @@ def agreement_curve(r: Results, when: str, method: str) -> list[Point]:  # 'firs
 
     def point(k, outcomes):
         mean, stderr = mean_and_stderr([o[method]['support'] / max(len(o[when]), 1) for o in outcomes])
-        return Point(k, mean, 0.0, 1.0) if stderr is None else Point(k, mean, *clipped(mean, 1.96 * stderr))
+        return Point(k, mean, 0.0, high=1.0) if stderr is None else Point(k, mean, *clipped(mean, 1.96 * stderr))
 
     def clipped(mean, half):
         return max(mean - half, 0), min(mean + half, 1)

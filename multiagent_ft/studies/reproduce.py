@@ -417,7 +417,7 @@ def measured_point(
     e = estimate({seed: {str(seed): value} for seed, value in zip(rows.seed, rows.value)})
     own = [None if v != v else float(v) for v in (first.low, first.high)]
     low, high = (e.mean - e.half(), e.mean + e.half()) if e.seeds > 1 else own
-    return Point(int(first.iteration), e.mean, low, high)
+    return Point(int(first.iteration), e.mean, low, high=high)
 
 
 def diversity_series(measures: 'DataFrame', measure: str) -> dict[str, list[Point]]:  # measures: see `measures_table`
@@ -603,7 +603,7 @@ def run_part(x: PaperExperiment, part: Part, seeds: list[int], out: Path, questi
     if x.diversity:
         records = diversity_records(part.rows, part.base, seeds=seeds, root=out, questions=questions, embed=embed)
         page += write_diversity(part.folder, x, records)
-    return PartResult(table, f'{page}\n{note}\n', our_numbers(part.base.model, part.task, study=study), done.made)
+    return PartResult(table, f'{page}\n{note}\n', our_numbers(part.base.model, part.task, study=study), made=done.made)
 
 
 def reproduce(

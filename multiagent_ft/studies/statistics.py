@@ -295,8 +295,8 @@ def difference_cells(row: TableRow, baseline: str) -> dict[str, str]:
 def rows_of(table: list[TableRow]) -> list[list[str]]:
     "A head and one row per recipe, as text; columns that have nothing to say are left out."
     texts = [cells(row) for row in table]
-    said = [column for column in texts[0] if any(t[column] for t in texts)]
-    texts = [{c: t[c] for c in said} for t in texts]
+    used = [column for column in texts[0] if any(t[column] for t in texts)]
+    texts = [{c: t[c] for c in used} for t in texts]
     if any(row.difference for row in table):
         baseline = next(row.recipe for row in table if row.difference is None)
         texts = [t | difference_cells(row, baseline) for t, row in zip(texts, table)]

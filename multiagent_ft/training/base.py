@@ -64,7 +64,7 @@ def base_of(
     if not load:
         raise MaftError(
             f'{type(engine).__name__} holds no model that could be trained. Name the base model that its agents are'
-            ' adapters of (--model), or use a recipe that trains nobody.'
+            ' adapters of (--model), or use a recipe that trains no agent.'
         )
     return _loaded(json.dumps(load, sort_keys=True))
 

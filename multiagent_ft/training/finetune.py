@@ -153,7 +153,7 @@ def finetune_job(
     base, goal, settings = base_of(engine, load), objective_of(objective), settings_of(settings)
     examples = read_examples(goal, examples_file)
     goal.check_examples(examples, base)
-    key = [finetune_key(base, parent, examples, settings, seed, objective=goal), versions()]
+    key = [finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal), versions()]
     before = BeforeTraining.of(base, parent, goal.turns(examples)[:2])
     with silence_training(), work_dir(scratch, key) as work:
         run = TrainingRun(
@@ -199,7 +199,7 @@ class BeforeTraining:
     @classmethod
     def of(cls, base: Base, parent: str | None, turns: list[Example]) -> 'BeforeTraining':
         expected = base_logprobs(base, turns, parent)
-        return cls(fingerprint(base.model.state_dict()), _files(parent), turns, expected)
+        return cls(fingerprint(base.model.state_dict()), _files(parent), turns, logprobs=expected)
 
 
 @contextmanager

@@ -273,7 +273,7 @@ class Collator:
         labels = pad_right([x['labels'] for x in items], -100)
         mask = pad_right([[1] * len(x['input_ids']) for x in items], 0)
         examples = [self.examples[x['row']] for x in items]
-        check_batch(ids, mask, labels, examples)
+        check_batch(ids, mask, labels, examples=examples)
         self.seen += len(examples)
         return dict(input_ids=ids, attention_mask=mask, labels=labels)
 
@@ -306,7 +306,7 @@ def our_trainer(trl_trainer: type) -> type:
             pass
 
         def _send_telemetry(self):
-            pass  # TRL tells its makers about every trainer; ours tells nobody
+            pass  # TRL reports every trainer to its makers; ours does not
 
         def floating_point_ops(self, inputs):
             return 0  # counts all parameters again at every step
@@ -322,7 +322,7 @@ def trainer_class():
     class AgentTrainer(our_trainer(SFTTrainer)):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             if inputs['input_ids'].device.type != 'cpu' or self.aux_loss_enabled:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
             labels = inputs['labels']
             n = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             return completion_loss(model, inputs['input_ids'], labels) / n
@@ -400,7 +400,7 @@ class TrainingRun:
 
 # %% ../../nbs/training/18_trainer.ipynb #7c963565
 def arguments(run: TrainingRun) -> dict:
-    "What every TRL trainer is told."
+    "The arguments of every TRL trainer."
     import torch
 
     s, dtype, seed = run.settings, run.base.dtype, run.seed % 2**32
@@ -487,7 +487,9 @@ def run_trainer(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     names = dict(step='step', loss='loss', lr='learning_rate') | curve
     log = [{k: x[v] for k, v in names.items()} for x in trainer.state.log_history if 'loss' in x]
-    check_count(run, trainer.data_collator.seen, len(log), int(checkpoint.name.split('-')[1]) if checkpoint else 0)
+    check_count(
+        run, trainer.data_collator.seen, len(log), resumed=int(checkpoint.name.split('-')[1]) if checkpoint else 0
+    )
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), log
 
 
