@@ -409,7 +409,8 @@ PROGRAMS = dict(
 if __name__ == '__main__':
     what, program, folder, *rest = sys.argv[1:]
     if program == 'loop':  # once, here: each killed child would import torch again
-        import multiagent_ft.runs.run, multiagent_ft.training.finetune, multiagent_ft.studies.statistics  # noqa: E401, F401
+        import multiagent_ft.runs.run, multiagent_ft.studies.statistics  # noqa: F401
+        import multiagent_ft.training.finetune  # noqa: F401
     if what == 'kill':
         kill(
             program,

@@ -422,14 +422,17 @@ _doubt = re.compile(
     r"\b(?:not|no|never|cannot|neither|if|when|unless|only|except|provided|might|may|could|either)\b|n't", re.I
 )
 _yes = re.compile(
-    r'(?P<it>yes|no|true|false)\b(?:[\s.!]*\Z|\s*[.!;]\s|,?\s+(?:because|since|as)\b|,(?=\s+(?:a|the|this|that|it|they|there|we|you)\s))',
+    r'(?P<it>yes|no|true|false)\b(?:[\s.!]*\Z|\s*[.!;]\s|,?\s+(?:because|since|as)\b'
+    r'|,(?=\s+(?:a|the|this|that|it|they|there|we|you)\s))',
     re.I,
 )
 _says = [
     re.compile(p, re.I | re.S)
     for p in (
-        rf'(?:\A|[.\n]\s*)(?:and\s+)?(?:therefore|thus|hence|so|which\s+implies)\b(?:[^.]|\.\d)*\b(?:is|are|equals)(?:\s+given\s+by)?\s*:?\s*{_it}{_measure}\s*\.?\s*\Z',
-        rf'\A(?:Let|We|First|Recall)\b.*[.\n]\s*The\b(?:[^.$]|\$[A-Za-z]\$)*\b(?:is|are|equals)\s*{_it}{_measure}\s*\.?\s*\Z',
+        r'(?:\A|[.\n]\s*)(?:and\s+)?(?:therefore|thus|hence|so|which\s+implies)\b(?:[^.]|\.\d)*'
+        rf'\b(?:is|are|equals)(?:\s+given\s+by)?\s*:?\s*{_it}{_measure}\s*\.?\s*\Z',
+        r'\A(?:Let|We|First|Recall)\b.*[.\n]\s*The\b(?:[^.$]|\$[A-Za-z]\$)*'
+        rf'\b(?:is|are|equals)\s*{_it}{_measure}\s*\.?\s*\Z',
         rf'\A{_it}\s*(?:\n|\.\s)\s*[A-Z]\w+{_mute}\Z',
         rf'\A{_it}\s*\((?:[\w,]+\s+){{4,}}[\w,]+\)\.?\Z',
         rf'\A{_mute}(?::|\b(?:is|are|equals|area|length|volume)\b)\s*{_it}{_measure}(?:\s*\.|(?<=\$\$)|\s*\Z){_mute}\Z',
