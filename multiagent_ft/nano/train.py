@@ -212,7 +212,7 @@ def step(model, optimizers: list, loss, lr: float) -> float:
 
 # %% ../../nbs/nano/52_train.ipynb #34c5de2e
 def weights_of(optimizer) -> list:
-    "The parameters it updates, in the order of its groups."
+    "The parameters that `optimizer` updates, in the order of its groups."
     return [weights for group in optimizer.param_groups for weights in group['params']]
 
 
