@@ -75,7 +75,8 @@ def test_recipes_train_the_expected_agents(done):
 def test_shared_calls_of_recipes_are_cached(done):
     "In the order of the list: the second finds what the first generated."
     _, runs = done
-    made = {n: s['made'] for n, s in runs.items()}
+    # reading answers is cheap, and done per round of a debate: another number of samples is another round
+    made = {n: {k: v for k, v in s['made'].items() if k != 'read'} for n, s in runs.items()}
     assert made['base']['generate'] == 1  # one draw
     assert made['majority'] == {'generate': 1}  # the second
     assert made['majority-equal'] == {'generate': 4}  # three to six
