@@ -76,7 +76,7 @@ def tree(s: str):
         )
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # its grammar raises many kinds; each means that the text is no mathematics to it
         raise Unread('not understood by math-verify') from None
 
 # %% ../../nbs/answers/43_symbolic.ipynb #eecf5939
