@@ -9,6 +9,7 @@ __all__ = ['PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'SeededSampler',
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
+from typing import Callable
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -217,6 +218,7 @@ def decode_batch(
     sampler: SeededSampler | None = None,
     limits: torch.Tensor | None = None,  # (rows,) new tokens at most
     compact_below: float = COMPACT_BELOW,
+    on_step: Callable | None = None,  # ({row: its new ids}, [rows that have just ended]) after each step
     logits_processor=None,
     stopping_criteria=None,
     **inputs,
@@ -233,6 +235,8 @@ def decode_batch(
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
         rows.append(sampler.pick(output.logits[:, -1], step), stops)
         step += 1
+        if on_step:
+            on_step(*rows.news())
         if not rows.running:
             return rows.all_tokens()
         if can_leave and (rows.running <= compact_below * len(rows.ended) or rows.full.any()):
@@ -275,8 +279,15 @@ class Running:
         "One more token for each row."
         self.input_ids, self.step = torch.cat([self.input_ids, new[:, None]], -1), self.step + 1
         self.full = self.limits <= self.step
+        self.before, self.new = self.ended, new
         self.ended = self.ended | torch.isin(new, stops) | self.full
         self.running = int((~self.ended).sum())
+
+    def news(self) -> tuple[dict[int, list[int]], list[int]]:
+        "({row: the ids it has gained}, [rows that have ended]) in the last step, numbered as in the whole batch."
+        index, ids, rows = self.index.tolist(), self.new.tolist(), (~self.before).nonzero()[:, 0].tolist()
+        ended = self.ended.tolist()
+        return {index[r]: [ids[r]] for r in rows}, [index[r] for r in rows if ended[r]]
 
     def record(self, rows):
         for row in rows:
