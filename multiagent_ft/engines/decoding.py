@@ -229,14 +229,12 @@ def decode_batch(
     can_leave = preallocate(cache)
     whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
-    rows = Running(input_ids, limits, inputs)
+    rows = Running(input_ids, limits, inputs, on_step=on_step)
     output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole=whole, **rows.inputs)
     while True:
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
         rows.append(sampler.pick(output.logits[:, -1], step), stops)
         step += 1
-        if on_step:
-            on_step(*rows.news())
         if not rows.running:
             return rows.all_tokens()
         if can_leave and (rows.running <= compact_below * len(rows.ended) or rows.full.any()):
@@ -268,7 +266,8 @@ def all_preallocated(cache: DynamicCache) -> bool:
 class Running:
     "The rows of a batch that are still in it: their tokens, limits, and what the model is given at the next step."
 
-    def __init__(self, input_ids: torch.Tensor, limits: torch.Tensor, inputs: dict):
+    def __init__(self, input_ids: torch.Tensor, limits: torch.Tensor, inputs: dict, on_step: Callable | None = None):
+        self.on_step = on_step
         self.input_ids, self.limits, self.inputs = input_ids, limits, inputs
         self.start, self.step = input_ids.shape[1], 0
         self.index = torch.arange(len(input_ids), device=input_ids.device)  # of each row in the whole batch
@@ -282,6 +281,8 @@ class Running:
         self.before, self.new = self.ended, new
         self.ended = self.ended | torch.isin(new, stops) | self.full
         self.running = int((~self.ended).sum())
+        if self.on_step:
+            self.on_step(*self.news())
 
     def news(self) -> tuple[dict[int, list[int]], list[int]]:
         "({row: the ids it has gained}, [rows that have ended]) in the last step, numbered as in the whole batch."
