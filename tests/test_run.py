@@ -319,7 +319,7 @@ def report_of(transcripts, label='7', **kw):
 def test_early_stop_keeps_critic_examples():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
     a = report_of([debated(1), debated(2), debated(3)], rounds=3, early_stop='all')
-    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
+    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['examples'] == 2
     assert report_of([debated(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
 
 
