@@ -11,7 +11,7 @@ __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_argum
            'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock', 'git_commit',
            'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
            'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment',
-           'check_unseen', 'Evaluated', 'check_objects_given', 'evaluate_society', 'evaluate_run']
+           'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -872,12 +872,21 @@ class Evaluated(NamedTuple):
     made: Counter  # jobs done for it, by kind
 
 
+def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers) -> Config:
+    "The settings of a run folder, for an evaluation of its societies."
+    old = config_of(folder)
+    other_task = bool(task) and task != old.task.name
+    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
+    n = old.eval if eval is None else eval
+    return old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+
+
 def check_objects_given(folder: Path, cfg: Config, given: Objects):
     "Raises `MaftError` if the run in `folder` used a Python object that is neither given nor found by its name."
     file = Path(folder) / 'objects.json'
     used = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
     found = dict(
-        task=is_object_name(cfg.task.name),
+        task=is_object_name(cfg.task.name) or cfg.task.name != config_of(folder).task.name,
         recipe=is_object_name(cfg.recipe),
         prompts=cfg.debate.prompts not in PROMPTS,
         engine=False,
@@ -902,12 +911,8 @@ def evaluate_society(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, beside the untrained one."
-    old = config_of(folder)
-    last, other_task = iterations_of(folder, iteration), bool(task) and task != old.task.name
-    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
-    n = old.eval if eval is None else eval
-    cfg = old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
-    check_objects_given(folder, old, replace(objects, task=objects.task or task) if other_task else objects)
+    last, cfg = iterations_of(folder, iteration), evaluation_config(folder, task, eval, data=data, workers=workers)
+    check_objects_given(folder, cfg, objects)
     context = RunContext(cfg, executor, objects, progress=progress)
     _, problems = split_questions(context)
     check_unseen(folder, last, problems)
