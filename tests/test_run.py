@@ -290,7 +290,6 @@ def test_early_stop_saves_calls_and_tokens(runs):
 def debated(rounds, truncated_turns=(), say='7'):
     "A debate of two agents on one question, all answering `say`; `truncated_turns`: (role, agent) of each."
     from multiagent_ft.answers.reading import read
-    from multiagent_ft.core import Completion, Problem, Transcript, Turn
 
     def role(m):
         return 'generator' if m == 1 else 'critic'
@@ -330,7 +329,7 @@ def test_pseudo_labels_that_rest_on_reading_last_are_counted():
     from multiagent_ft.method.examples import pseudo_labels
 
     def said(*texts):
-        turns = [Turn(n, 'generator', 1, Completion(x), read(x, reading='last')) for n, x in enumerate(texts)]
+        turns = [Turn(n, 'generator', 1, Completion(x, 'stop'), read(x, reading='last')) for n, x in enumerate(texts)]
         return Transcript(Problem('q', '3+4?', '7'), turns)
 
     boxed, loose, other = r'\boxed{7}', '3 and 4 make 7', '3 and 4 make 8'
