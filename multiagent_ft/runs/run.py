@@ -872,7 +872,7 @@ class Evaluated(NamedTuple):
     made: Counter  # jobs done for it, by kind
 
 
-def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers) -> Config:
+def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers: int | str) -> Config:
     "The settings of a run folder, for an evaluation of its societies."
     old = config_of(folder)
     other_task = bool(task) and task != old.task.name

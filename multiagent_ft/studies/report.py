@@ -31,7 +31,7 @@ from .plots import iterations_plot, svg_element
 from .statistics import Point, csv_text, estimate, within_seeds
 
 if TYPE_CHECKING:
-    from pandas import DataFrame  # imported where it is used
+    from pandas import DataFrame, Series  # imported where they are used
 
 # %% ../../nbs/studies/39_report.ipynb #b6675551
 @dataclass(frozen=True)
@@ -207,25 +207,25 @@ def accuracy_section(study: Study) -> dict:
     )
 
 # %% ../../nbs/studies/39_report.ipynb #eb5ff1aa
-def known(value) -> bool:
+def known(value: object) -> bool:
     "Is there a value? None, NaN and pandas' NA are none."
     import pandas as pd
 
     return not pd.isna(value)
 
 
-def number(value):
+def number(value: object):
     "A count as a table shows it; None where there is none."
     return int(value) if known(value) else None
 
 
-def flips_of(row) -> str:  # of the table of debates
+def flips_of(row: 'Series') -> str:  # of the table of debates
     "Corrected / corrupted, round by round."
     rounds = sorted(int(c.split('_')[1]) for c in row.index if c.startswith('corrected_') and known(row[c]))
     return '; '.join(f'{row[f"corrected_{m}"]} / {row[f"corrupted_{m}"]}' for m in rounds)
 
 
-def health_row(row) -> list:  # of the table of debates
+def health_row(row: 'Series') -> list:  # of the table of debates
     "What happened in the debates of one kind after an iteration."
     ended = ', '.join(f'{row[n]} {what}' for n, what in (('truncated', 'truncated'), ('unsent', 'not sent')) if row[n])
     return [
@@ -242,7 +242,7 @@ def health_row(row) -> list:  # of the table of debates
     ]
 
 
-def measure_row(row) -> list:  # of the table of debates
+def measure_row(row: 'Series') -> list:  # of the table of debates
     "What the first answers held, and what checking and refining them added."
     passed = [row[c] for c in row.index if c.startswith('pass_at_') and known(row[c])]
     gaps = (points(row[f'{g}_gap']) for g in ('generation_verification', 'refinement'))
@@ -255,7 +255,7 @@ def measure_row(row) -> list:  # of the table of debates
     ]
 
 
-def fate_row(row) -> list:  # of the table of debates, of the evaluation
+def fate_row(row: 'Series') -> list:  # of the table of debates, of the evaluation
     "What became of the questions of the evaluation since iteration 0."
     changes = (number(row[f'questions_{what}']) for what in ('corrected', 'corrupted'))
     collapse = (points(row[f'{what}_change']) for what in ('agreement', 'accuracy'))
@@ -282,7 +282,7 @@ def example_rows(study: Study) -> list[list]:
     return rows
 
 
-def label_row(it, by_role: dict) -> list:  # a row of the table of iterations
+def label_row(it: NamedTuple, by_role: dict) -> list:  # a row of the table of iterations
     "Its pseudo-labels, and examples by role."
     kept = f'{it.labels} of {it.labels_asked} ({percent(it.labels / it.labels_asked, 0)})'
     counts = map(number, (it.labels_read_last, it.labels_tied, it.agents_abstained))
@@ -303,7 +303,7 @@ def label_rows(study: Study) -> list[list]:
     return [label_row(it, trained[it.iteration]) for it in rows.itertuples()]
 
 # %% ../../nbs/studies/39_report.ipynb #381513c8
-def label_warnings(it) -> Iterator[str]:  # a row of the table of iterations
+def label_warnings(it: NamedTuple) -> Iterator[str]:  # a row of the table of iterations
     "Few pseudo-labels, wrong ones."
     if it.labels < 0.2 * it.labels_asked:
         yield f'only {it.labels} of {it.labels_asked} questions got a pseudo-label; there was little to train on.'
@@ -312,7 +312,7 @@ def label_warnings(it) -> Iterator[str]:  # a row of the table of iterations
         yield f'only {right} of the pseudo-labels were right; the society trained on mistakes.'
 
 
-def debate_warnings(row) -> Iterator[str]:  # of the table of debates, of the evaluation
+def debate_warnings(row: 'Series') -> Iterator[str]:  # of the table of debates, of the evaluation
     "A debate that corrupts more than it corrects, turns that were truncated, prompts that were not sent, a collapse."
     from scipy.stats import binomtest
 
