@@ -592,7 +592,11 @@ class SFT:
         return run_trainer(trainer, run, self.lengths(examples))
 
 # %% ../../nbs/training/18_trainer.ipynb #6e4531b9
-OBJECTIVES = dict(sft='multiagent_ft.training.trainer:SFT', dpo='multiagent_ft.training.dpo:DPO')
+OBJECTIVES = dict(
+    sft='multiagent_ft.training.trainer:SFT',
+    dpo='multiagent_ft.training.dpo:DPO',
+    **{'weighted-sft': 'multiagent_ft.neighbours.weighted:WeightedSFT'},
+)
 
 
 def objective_of(named: Objective | str | dict | None) -> Objective:  # a dict holds `name` and fields
