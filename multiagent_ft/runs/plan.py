@@ -19,7 +19,8 @@ from ..method.prompts import Request, Sampling
 from ..engines.huggingface import out_of_memory
 from ..method.recipes import Recipe, RecipeContext, load_recipe
 from ..method.examples import Example
-from ..training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
+from ..training.settings import TrainingSettings
+from ..training.trainer import length_grouped_order, micro_batch_size
 from .run import RunContext, call_recipe, recipe_context, split_questions, worker_count
 
 # %% ../../nbs/runs/30_plan.ipynb #bc0b34ea

@@ -69,7 +69,7 @@ from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
 from ..training.finetune import finetune_key, versions
-from ..training.trainer import TrainingSettings, objective_name, objective_of
+from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class RunContext:
         self.spec = None if objects.engine else spec_for(cfg)
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
-        self.settings = TrainingSettings(**dict(cfg.training))
+        self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
         self.unseen = anything  # until the questions are split
 
