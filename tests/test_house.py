@@ -27,7 +27,20 @@ HEAVY = {
 
 
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
-WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
+WINGS = (
+    'core',
+    'answers',
+    'method',
+    'engines',
+    'training',
+    'runs',
+    'studies',
+    'nano',
+    'bench',
+    'doctor',
+    'neighbours',
+    'cli',
+)
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
 DOORS = {('answers.reading', 'answers.sandbox')}
 
@@ -348,6 +361,7 @@ REGISTRIES = {
     'MANNERS',
     'ENGINES',
     'OBJECTIVES',
+    'NEIGHBOURS',
     'EXPERIMENTS',
     'BUILT_IN',
 }

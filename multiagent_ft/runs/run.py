@@ -39,14 +39,16 @@ from ..method.debate import Agent, Protocol, Seeds, Society, untrained
 from ..method.examples import Example, examples_report, save_examples, truncated_turns
 from ..method.prompts import PROMPTS, EngineSpec, Prompts, Sampling, load_prompts
 from multiagent_ft.method.recipes import (
-    RECIPES,
     Recipe,
     RecipeContext,
     answer_once,
+    anything,
     check_examples,
+    check_gold,
     check_society,
     check_transcripts,
     check_votes,
+    comes_with_package,
     load_recipe,
     recipe_source,
 )
@@ -67,7 +69,7 @@ from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
 from ..training.finetune import finetune_key, versions
-from ..training.trainer import TrainingSettings, objective_name, objective_of
+from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
 @dataclass(frozen=True)
@@ -158,10 +160,10 @@ def executor_for(cfg: Config) -> Executor:
 # %% ../../nbs/runs/29_run.ipynb #c0b71e66
 def recipe_key(recipe: Recipe) -> dict:
     "The contents of a user's recipe; {} for one of the package's own."
-    if RECIPES.get(recipe.name) == recipe:
+    if comes_with_package(recipe):
         return {}
     source = recipe_source(recipe)
-    rest = {k: source[k] for k in ('objective', 'turns', 'one_model')}
+    rest = {k: v for k, v in source.items() if k != 'functions'}
     return source['functions'] | rest | dict(settings=dict(recipe.settings))
 
 
@@ -208,8 +210,9 @@ class RunContext:
         self.spec = None if objects.engine else spec_for(cfg)
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
-        self.settings = TrainingSettings(**dict(cfg.training))
+        self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
+        self.unseen = anything  # until the questions are split
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -275,6 +278,14 @@ def split_questions(context: RunContext) -> tuple[list[list[Problem]], list[Prob
     splits = [split(context.task, **sizes, iteration=k) for k in range(1, max(cfg.iterations, 1) + 1)]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
+    for s in splits if cfg.iterations else ():
+        check_gold(context.recipe, s.train)
+    held_out = {normalized(p.text) for p in splits[0].evaluation}
+
+    def unseen(question):
+        return normalized(question) not in held_out
+
+    context.unseen = unseen
     context.split = splits[0].report
     if context.split:
         context.progress.say(str(splits[0]))
@@ -305,6 +316,8 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
         early_stop=cfg.early_stop in (('eval', 'all') if evaluating else ('all',)),
         stage=name_step,
         votes=cfg.votes,
+        engine=context.engine,
+        unseen=context.unseen,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
@@ -312,7 +325,7 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
     "The job that trains one agent; its examples are written into the run folder."
     seed = seed_for(context.cfg.seed, 'finetune', k, agent.name)
     file = save_examples(context.folder / f'iteration-{k}' / 'examples' / f'{agent.name}.jsonl', examples)
-    objective = objective_of(context.recipe.objective)
+    objective = objective_of(context.recipe.objective_of(agent))
     args = dict(
         parent=agent.adapter,
         examples_file=str(file.absolute()),

@@ -20,12 +20,12 @@ from multiagent_ft.training.trainer import (
     SFT,
     Objective,
     TrainingRun,
-    TrainingSettings,
     init_model,
     micro_batch_size,
     objective_of,
 )
 from .base import agent_tensors, base_of, silence_training, save_agent
+from .settings import TrainingSettings
 from multiagent_ft.training.guards import (
     GuardError,
     REPORT,
