@@ -15,21 +15,16 @@ import math, statistics, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable, NamedTuple
-from multiagent_ft.runs.settings import Config, settled
-from multiagent_ft.core import Completion, MaftError, Message, Problem, Transcript
-from multiagent_ft.method.debate import Seeds, generator_requests, untrained
-from multiagent_ft.method.prompts import Request, Sampling
-from multiagent_ft.engines.huggingface import out_of_memory
-from multiagent_ft.method.recipes import Recipe, RecipeContext, load_recipe
-<<<<<<< ours
-from multiagent_ft.method.examples import Example, example_of
-from multiagent_ft.training.trainer import TrainingSettings, length_grouped_order, micro_batch_size
-=======
-from multiagent_ft.method.examples import Example
-from multiagent_ft.training.settings import TrainingSettings
-from multiagent_ft.training.trainer import length_grouped_order, micro_batch_size
->>>>>>> theirs
-from multiagent_ft.runs.run import RunContext, call_recipe, recipe_context, split_questions, worker_count
+from .settings import Config, settled
+from ..core import Completion, MaftError, Message, Problem, Transcript
+from ..method.debate import Seeds, generator_requests, untrained
+from ..method.prompts import Request, Sampling
+from ..engines.huggingface import out_of_memory
+from ..method.recipes import Recipe, RecipeContext, load_recipe
+from ..method.examples import Example, example_of
+from ..training.settings import TrainingSettings
+from ..training.trainer import length_grouped_order, micro_batch_size
+from .run import RunContext, call_recipe, recipe_context, split_questions, worker_count
 
 # %% ../../nbs/runs/30_plan.ipynb #bc0b34ea
 def answers(cfg: Config, recipe: Recipe | None = None) -> dict:  # default: the one `cfg` names
