@@ -601,6 +601,8 @@ class SFT:
 OBJECTIVES = dict(
     sft='multiagent_ft.training.trainer:SFT',
     dpo='multiagent_ft.training.dpo:DPO',
+    kto='multiagent_ft.neighbours.kto:KTO',
+    grpo='multiagent_ft.neighbours.grpo:GRPO',
     **{'weighted-sft': 'multiagent_ft.neighbours.weighted:WeightedSFT'},
 )
 
