@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'spec_for', 'protocol_for',
            'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train',
-           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'call_recipe',
-           'Selection', 'select_examples', 'report_idle_agents', 'pseudo_label_accuracy', 'examples_by_role',
-           'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation',
-           'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock', 'git_commit', 'summary_head',
-           'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations', 'run',
-           'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated',
+           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'check_base',
+           'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'pseudo_label_accuracy',
+           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
+           'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock', 'git_commit',
+           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
+           'run', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated',
            'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
@@ -68,7 +68,7 @@ from .society import iterations_of, load_society, save_society, with_engine
 from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
-from ..training.finetune import finetune_key, versions
+from ..training.finetune import check_key, finetune_key, needs_check, versions
 from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
@@ -104,6 +104,8 @@ def vllm_args(cfg: Config) -> dict:
     if method != 'lora' or {'lm_head', 'embed_tokens'} & set([layers] if isinstance(layers, str) else layers):
         trained = f'method {method}' if method != 'lora' else f'target_modules {layers}'
         raise MaftError(f'engine vllm serves plain LoRA on linear layers; {trained} needs engine hf.')
+    if cfg.training.dora:
+        raise MaftError('engine vllm serves plain LoRA; dora needs engine hf.')
     return dict(device=cfg.run.device, max_loras=2 * cfg.debate.agents, max_lora_rank=cfg.training.rank)
 
 
@@ -363,6 +365,27 @@ def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example
     with context.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'examples') as bar:
         paths = context.runner.run(jobs, bar.count)
     return {agent.name: str(path) for agent, path in zip(examples, paths)}
+
+# %% ../../nbs/runs/29_run.ipynb #f28467ba
+def check_base(context: RunContext):
+    "Raises `MaftError` before the first debate when the recipe's agents could not be trained; a job of the store."
+    cfg, settings = context.cfg, context.settings
+    if not (context.recipe.trains and cfg.iterations):
+        return
+    objective = objective_of(context.recipe.objective)
+    args = dict(settings=asdict(settings), objective=objective_name(objective))
+    if not hasattr(context.engine, 'base'):
+        args['load'] = base_arguments(cfg)
+    if not needs_check(context.engine, settings, args.get('load')):
+        return
+    key = check_key(context.engine, settings, objective, load=args.get('load'))
+    job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)
+    with context.progress.stage('training step to try'):
+        [found] = context.runner.run([job])
+    left_out = json.loads((found / 'trainable.json').read_text(encoding='utf-8'))['left_out']
+    if left_out:
+        layers = '; '.join(f'{name} ({why})' for name, why in left_out.items())
+        context.progress.say(f'layers without an adapter: {layers}. To choose yourself: target_modules.')
 
 # %% ../../nbs/runs/29_run.ipynb #88d0e5a7
 def _is_ours(f: Callable) -> bool:
@@ -723,6 +746,7 @@ def run(
             return dict(done, made={})
         if context.keys:  # before config.yaml, which says that this folder is a run of these objects
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
+        check_base(context)
         save_config(cfg, cfg.folder)
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
             summary = run_iterations(context, train, evaluation, track=track)
