@@ -9,6 +9,7 @@ __all__ = ['PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'SeededSampler',
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
+from typing import Callable
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -217,6 +218,7 @@ def decode_batch(
     sampler: SeededSampler | None = None,
     limits: torch.Tensor | None = None,  # (rows,) new tokens at most
     compact_below: float = COMPACT_BELOW,
+    on_step: Callable | None = None,  # ({row: its new ids}, [rows that have just ended]) after each step
     logits_processor=None,
     stopping_criteria=None,
     **inputs,
@@ -227,7 +229,7 @@ def decode_batch(
     can_leave = preallocate(cache)
     whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
-    rows = Running(input_ids, limits, inputs)
+    rows = Running(input_ids, limits, inputs, on_step=on_step)
     output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole=whole, **rows.inputs)
     while True:
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
@@ -264,7 +266,8 @@ def all_preallocated(cache: DynamicCache) -> bool:
 class Running:
     "The rows of a batch that are still in it: their tokens, limits, and what the model is given at the next step."
 
-    def __init__(self, input_ids: torch.Tensor, limits: torch.Tensor, inputs: dict):
+    def __init__(self, input_ids: torch.Tensor, limits: torch.Tensor, inputs: dict, on_step: Callable | None = None):
+        self.on_step = on_step
         self.input_ids, self.limits, self.inputs = input_ids, limits, inputs
         self.start, self.step = input_ids.shape[1], 0
         self.index = torch.arange(len(input_ids), device=input_ids.device)  # of each row in the whole batch
@@ -275,8 +278,17 @@ class Running:
         "One more token for each row."
         self.input_ids, self.step = torch.cat([self.input_ids, new[:, None]], -1), self.step + 1
         self.full = self.limits <= self.step
+        self.before, self.new = self.ended, new
         self.ended = self.ended | torch.isin(new, stops) | self.full
         self.running = int((~self.ended).sum())
+        if self.on_step:
+            self.on_step(*self.news())
+
+    def news(self) -> tuple[dict[int, list[int]], list[int]]:
+        "({row: the ids it has gained}, [rows that have ended]) in the last step, numbered as in the whole batch."
+        index, ids, rows = self.index.tolist(), self.new.tolist(), (~self.before).nonzero()[:, 0].tolist()
+        ended = self.ended.tolist()
+        return {index[r]: [ids[r]] for r in rows}, [index[r] for r in rows if ended[r]]
 
     def record(self, rows):
         for row in rows:

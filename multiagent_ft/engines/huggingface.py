@@ -7,8 +7,8 @@ __all__ = ['METADATA_KEYS', 'MERGE_BELOW', 'LOGITS_AT_ONCE', 'silence', 'find_mo
            'four_bit_config', 'load_tokenizer', 'explain_load_error', 'cached_file_digest', 'base_identity',
            'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters', 'out_of_memory',
            'BatchSize', 'Base', 'load_base', 'end_ids', 'plain_generation', 'HFEngine', 'pad_left', 'Row',
-           'generate_all', 'generate_rows', 'generate_batch', 'completion', 'score_all', 'ScoredRow', 'score_rows',
-           'score_batch', 'versions']
+           'generate_all', 'generate_rows', 'reporter', 'generate_batch', 'completion', 'score_all', 'ScoredRow',
+           'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, importlib.metadata, json, logging, re, warnings
@@ -17,7 +17,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import numpy as np, torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
 from .decoding import SeededSampler, decode_batch
-from ..method.prompts import Capabilities, Request, Sampling, token_budget
+from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
 # where it is installed, PEFT imports it, and it complains of kernels that are not used here
@@ -545,8 +545,14 @@ class HFEngine:
     def token_budget(self, prompt: int, sampling: Sampling) -> int:
         return token_budget(self.context, prompt, sampling)
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        return generate_all(self, requests)
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+        "One completion per request, in order; `on_tokens` is called with a `GenerationProgress` after every step."
+        return generate_all(self, requests, GenerationProgress(requests, on_tokens, decode=self.answer_text))
+
+    def answer_text(self, ids: list[int]) -> str:
+        "The text of an answer's token ids, up to its first stop token."
+        end = next((j for j, t in enumerate(ids) if t in self.stop_ids), len(ids))
+        return self.decode(ids[:end])
 
     def logprobs(self, prompt_ids, token_ids, adapter=None) -> list[np.ndarray]:
         return self.base.logprobs(prompt_ids, token_ids, adapter)
@@ -579,7 +585,7 @@ class Row(NamedTuple):
     sampling: Sampling
 
 
-def generate_all(engine: HFEngine, requests: list[Request]) -> list[Completion]:
+def generate_all(engine: HFEngine, requests: list[Request], progress: GenerationProgress) -> list[Completion]:
     "One completion per request, in order."
     prompts = [engine.render(r.chat) for r in requests]
     completions = [Completion('', 'context_overflow', p) for p in prompts]
@@ -588,21 +594,29 @@ def generate_all(engine: HFEngine, requests: list[Request]) -> list[Completion]:
         if engine.token_budget(len(prompt), r.sampling):
             equal = by_adapter.setdefault(r.adapter, {})
             equal.setdefault(Row(prompt, r.seed, r.sampling), []).append(i)
+        else:
+            progress.complete(i, completions[i])
     for adapter in sorted(by_adapter, key=lambda a: a or ''):
         with engine.base.adapters.with_adapter(adapter) as model:
-            for row, completion in generate_rows(engine, model, by_adapter[adapter]):
+            for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
                 for i in by_adapter[adapter][row]:
                     completions[i] = completion
     return completions
 
 
-def generate_rows(engine: HFEngine, model, rows: Iterator[Row]) -> Iterator[tuple[Row, Completion]]:
+def generate_rows(
+    engine: HFEngine,
+    model,
+    rows: dict[Row, list[int]],  # row -> numbers of the requests that it answers
+    progress: GenerationProgress,
+) -> Iterator[tuple[Row, Completion]]:
     "Batch by batch, long prompts first; smaller batches from where memory ran out."
     todo = sorted(rows, key=lambda r: (-len(r.prompt), r.prompt, r.seed, repr(r.sampling)))
     while todo:
         batch = todo[: engine.base.batch.rows]
         try:
-            done = generate_batch(engine, model, batch)
+            progress.restart([i for row in batch for i in rows[row]])
+            done = generate_batch(engine, model, batch, on_step=reporter(progress, [rows[row] for row in batch]))
         except (RuntimeError, MemoryError) as e:
             longest = len(batch[0].prompt)
             engine.base.batch.reduce(e, rows=len(batch), longest=longest, device=engine.base.device)
@@ -610,8 +624,21 @@ def generate_rows(engine: HFEngine, model, rows: Iterator[Row]) -> Iterator[tupl
         yield from zip(batch, done)
         todo = todo[len(batch) :]
 
+
+def reporter(progress: GenerationProgress, requests: list[list[int]]) -> Callable | None:  # of each row of a batch
+    "`on_step` of `decode_batch` for a batch whose rows answer these requests."
+    if progress.on_tokens is None:
+        return None
+
+    def on_step(new, ended):
+        progress.add(
+            {i: ids for row, ids in new.items() for i in requests[row]}, [i for r in ended for i in requests[r]]
+        )
+
+    return on_step
+
 # %% ../../nbs/engines/13_huggingface.ipynb #f43cc0f2
-def generate_batch(engine: HFEngine, model, rows: list[Row]) -> list[Completion]:
+def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable | None = None) -> list[Completion]:
     "The completions of the rows of one batch."
     base = engine.base
     limits = [engine.token_budget(len(r.prompt), r.sampling) for r in rows]
@@ -625,16 +652,16 @@ def generate_batch(engine: HFEngine, model, rows: list[Row]) -> list[Completion]
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
+        on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
 
 # %% ../../nbs/engines/13_huggingface.ipynb #550b5c26
 def completion(engine: HFEngine, prompt: tuple, ids: list[int]) -> Completion:
     "Cut at the first stop token; without one the answer was cut by length."
-    end = next((j for j, t in enumerate(ids) if t in engine.base.stop_ids), None)
-    if end is None:
-        return Completion(engine.decode(ids), 'length', prompt, token_ids=ids)
-    return Completion(engine.decode(ids[:end]), 'stop', prompt, token_ids=ids[: end + 1])
+    end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)
+    finish, ids = ('length', ids) if end is None else ('stop', ids[: end + 1])
+    return Completion(engine.answer_text(ids), finish, prompt, token_ids=ids)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #99da8e2f
 LOGITS_AT_ONCE = 2**28  # numbers

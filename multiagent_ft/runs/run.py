@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'spec_for', 'protocol_for',
            'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train',
-           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'call_recipe',
-           'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy',
-           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
-           'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock', 'git_commit',
-           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
-           'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment',
-           'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
+           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'check_base',
+           'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last',
+           'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration',
+           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock',
+           'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary',
+           'run_iterations', 'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result',
+           'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society',
+           'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -41,14 +42,16 @@ from ..method.debate import Agent, Protocol, Seeds, Society, untrained
 from ..method.examples import Example, examples_report, save_examples, truncated_turns
 from ..method.prompts import PROMPTS, EngineSpec, Prompts, Sampling, load_prompts
 from multiagent_ft.method.recipes import (
-    RECIPES,
     Recipe,
     RecipeContext,
     answer_once,
+    anything,
     check_examples,
+    check_gold,
     check_society,
     check_transcripts,
     check_votes,
+    comes_with_package,
     load_recipe,
     recipe_source,
 )
@@ -68,8 +71,8 @@ from .society import iterations_of, load_society, save_society, with_engine
 from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
-from ..training.finetune import finetune_key, versions
-from ..training.trainer import TrainingSettings, objective_name, objective_of
+from ..training.finetune import check_key, finetune_key, needs_check, versions
+from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def vllm_args(cfg: Config) -> dict:
     if method != 'lora' or {'lm_head', 'embed_tokens'} & set([layers] if isinstance(layers, str) else layers):
         trained = f'method {method}' if method != 'lora' else f'target_modules {layers}'
         raise MaftError(f'engine vllm serves plain LoRA on linear layers; {trained} needs engine hf.')
+    if cfg.training.dora:
+        raise MaftError('engine vllm serves plain LoRA; dora needs engine hf.')
     return dict(device=cfg.run.device, max_loras=2 * cfg.debate.agents, max_lora_rank=cfg.training.rank)
 
 
@@ -160,10 +165,10 @@ def executor_for(cfg: Config) -> Executor:
 # %% ../../nbs/runs/29_run.ipynb #c0b71e66
 def recipe_key(recipe: Recipe) -> dict:
     "The contents of a user's recipe; {} for one of the package's own."
-    if RECIPES.get(recipe.name) == recipe:
+    if comes_with_package(recipe):
         return {}
     source = recipe_source(recipe)
-    rest = {k: source[k] for k in ('objective', 'turns', 'one_model')}
+    rest = {k: v for k, v in source.items() if k != 'functions'}
     return source['functions'] | rest | dict(settings=dict(recipe.settings))
 
 
@@ -210,8 +215,9 @@ class RunContext:
         self.spec = None if objects.engine else spec_for(cfg)
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
-        self.settings = TrainingSettings(**dict(cfg.training))
+        self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
+        self.unseen = anything  # until the questions are split
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -277,6 +283,14 @@ def split_questions(context: RunContext) -> tuple[list[list[Problem]], list[Prob
     splits = [split(context.task, **sizes, iteration=k) for k in range(1, max(cfg.iterations, 1) + 1)]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
+    for s in splits if cfg.iterations else ():
+        check_gold(context.recipe, s.train)
+    held_out = {normalized(p.text) for p in splits[0].evaluation}
+
+    def unseen(question):
+        return normalized(question) not in held_out
+
+    context.unseen = unseen
     context.split = splits[0].report
     if context.split:
         context.progress.say(str(splits[0]))
@@ -307,6 +321,8 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
         early_stop=cfg.early_stop in (('eval', 'all') if evaluating else ('all',)),
         stage=name_step,
         votes=cfg.votes,
+        engine=context.engine,
+        unseen=context.unseen,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
@@ -314,7 +330,7 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
     "The job that trains one agent; its examples are written into the run folder."
     seed = seed_for(context.cfg.seed, 'finetune', k, agent.name)
     file = save_examples(context.folder / f'iteration-{k}' / 'examples' / f'{agent.name}.jsonl', examples)
-    objective = objective_of(context.recipe.objective)
+    objective = objective_of(context.recipe.objective_of(agent))
     args = dict(
         parent=agent.adapter,
         examples_file=str(file.absolute()),
@@ -352,6 +368,27 @@ def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example
     with context.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'examples') as bar:
         paths = context.runner.run(jobs, bar.count)
     return {agent.name: str(path) for agent, path in zip(examples, paths)}
+
+# %% ../../nbs/runs/29_run.ipynb #f28467ba
+def check_base(context: RunContext):
+    "Raises `MaftError` before the first debate when the recipe's agents could not be trained; a job of the store."
+    cfg, settings = context.cfg, context.settings
+    if not (context.recipe.trains and cfg.iterations):
+        return
+    objective = objective_of(context.recipe.objective)
+    args = dict(settings=asdict(settings), objective=objective_name(objective))
+    if not hasattr(context.engine, 'base'):
+        args['load'] = base_arguments(cfg)
+    if not needs_check(context.engine, settings, args.get('load')):
+        return
+    key = check_key(context.engine, settings, objective, load=args.get('load'))
+    job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)
+    with context.progress.stage('training step to try'):
+        [found] = context.runner.run([job])
+    left_out = json.loads((found / 'trainable.json').read_text(encoding='utf-8'))['left_out']
+    if left_out:
+        layers = '; '.join(f'{name} ({why})' for name, why in left_out.items())
+        context.progress.say(f'layers without an adapter: {layers}. To choose yourself: target_modules.')
 
 # %% ../../nbs/runs/29_run.ipynb #88d0e5a7
 def _is_ours(f: Callable) -> bool:
@@ -719,6 +756,7 @@ def run(
             return dict(done, made={})
         if context.keys:  # before config.yaml, which says that this folder is a run of these objects
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
+        check_base(context)
         save_config(cfg, cfg.folder)
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
             summary = run_iterations(context, train, evaluation, track=track)
