@@ -9,8 +9,8 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir',
            'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag',
            'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
-           'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'evaluate',
-           'debate', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
+           'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'doctor',
+           'evaluate', 'debate', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
            'diversity_of_run', 'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify',
            'store_prune', 'nano_train', 'nano_measure', 'main']
 
@@ -333,9 +333,12 @@ def run(config, given):
 def plan(
     config,
     given,
-    questions: Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')] = 16,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='N', help='Debate N questions to the end; default: what a minute allows.'),
+    ] = None,
 ):
-    "What a run would cost, before it runs: answers, tokens, steps, disk, memory, time. Nothing is written."
+    "What a run would cost, measured within a minute: answers, tokens, steps, disk, memory, time. Nothing is written."
     print(headline(config), file=sys.stderr, flush=True)
     with results_only():
         from multiagent_ft.runs.plan import lines, make_plan
@@ -407,6 +410,24 @@ def bench(
         print_bench(page)
     if failed := failures(page):
         raise MaftError('not everything could be measured:\n' + '\n'.join(failed))
+
+# %% ../nbs/71_cli.ipynb #d0c70002
+@app.command()
+def doctor(json: AsJson = False):
+    """Python, libraries, devices, memory, disk, engines and tokens: what is here, what will be slow, what is missing.
+    Exit code 1 if something has to be fixed first."""
+    from json import dumps
+    from multiagent_ft.doctor import findings, table, verdict
+
+    with results_only():
+        found = findings()
+    if json:
+        print(dumps([finding._asdict() for finding in found], indent=1))
+    else:
+        print_rows(table(found), left=table(found)[0])
+        print(verdict(found))
+    if any(finding.grade == 'wrong' for finding in found):
+        raise typer.Exit(1)
 
 # %% ../nbs/71_cli.ipynb #4de96fdf
 RunDir = Annotated[Path, typer.Argument(metavar='DIR', help='A run folder.', show_default=False)]

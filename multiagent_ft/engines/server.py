@@ -8,12 +8,13 @@ __all__ = ['AGAIN', 'ServerRefusal', 'Unanswered', 'call_server', 'call_once', '
 
 # %% ../../nbs/engines/14_server.ipynb #a1d9900a
 import json, os, time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Callable
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError
-from ..method.prompts import Capabilities, Request, token_budget
+from ..method.prompts import Capabilities, GenerationProgress, Request, token_budget
 from .huggingface import adapter_identity, find_model, load_tokenizer
 
 # %% ../../nbs/engines/14_server.ipynb #c0e89f7b
@@ -195,11 +196,19 @@ class ServerEngine:
             self.call('/load_lora_adapter', dict(lora_name=name, lora_path=str(Path(adapter).resolve())))
         return name
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        "One completion per request, in order."
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+        "One completion per request, in order; `on_tokens` is called after each answer."
         names = {a: self.use(a) for a in dict.fromkeys(r.adapter for r in requests)}
+        progress, completions = GenerationProgress(requests, on_tokens), [None] * len(requests)
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(lambda r: complete(self, r, names[r.adapter]), requests))
+            calls = {pool.submit(complete, self, r, model=names[r.adapter]): i for i, r in enumerate(requests)}
+            try:
+                for call in as_completed(calls):
+                    completions[calls[call]] = call.result()
+                    progress.complete(calls[call], call.result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return completions
 
     def logprobs(self, prompt_ids, token_ids, adapter=None):
         raise MaftError(
