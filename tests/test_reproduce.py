@@ -1,6 +1,6 @@
 "The paper's experiments: their data, their plans, tiny runs of them, and the verdicts."
 
-import json, os, signal, subprocess, sys, time
+import json
 from pathlib import Path
 import pandas as pd
 import pytest
@@ -40,6 +40,7 @@ from multiagent_ft.studies.reproduce import (
 )
 from multiagent_ft.studies.statistics import Estimate
 from conftest import maft
+from making import check_killed_and_resumed
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
 
@@ -315,25 +316,4 @@ def test_figures_over_iterations(tmp_path):
 @pytest.mark.slow
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     args = ('reproduce', 'table5', '--train', 8, '--eval', 6, '--agents', 2, '--seeds', 1, '--workers', 0)
-    assert maft(*args, '--out', 'whole', cwd=tmp_path).returncode == 0
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'killed']
-    kills = 0
-    for wait in (8, 7, 9, 8):
-        p = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
-        )
-        try:
-            p.wait(wait)
-            break
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-            p.wait()
-            kills += 1
-        time.sleep(0.1)
-    done = maft(*args, '--out', 'killed', cwd=tmp_path)
-    assert (
-        kills
-        and done.returncode == 0
-        and results(tmp_path / 'killed' / 'table5') == results(tmp_path / 'whole' / 'table5')
-    )
-    assert 'Nothing was left to do: 0 generations' in maft(*args, '--out', 'killed', cwd=tmp_path).stdout
+    check_killed_and_resumed((4, 9, 6, 12), *args, results=lambda folder: results(folder / 'table5'), cwd=tmp_path)
