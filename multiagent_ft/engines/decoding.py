@@ -75,8 +75,8 @@ class SeededSampler(LogitsProcessor):
         best, tokens = x.max(-1)
         if not best.isfinite().all():
             raise MaftError(
-                'the model computes probabilities that are not numbers. Numbers overflow in float16 with some models:'
-                ' use dtype=bfloat16 or float32.'
+                'the model computes probabilities that are not numbers. In float16 some models overflow: use'
+                ' dtype=bfloat16 or float32. In these, its weights are damaged: fetch it again.'
             )
         drawn = self.temperature[:, 0] > 0
         if len(whole := (drawn & self.all).nonzero()[:, 0]):

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable
+from .evaluate import fit_note, fit_of
 from .settings import Config, settled
 from ..core import MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, untrained
@@ -239,7 +240,7 @@ def memory(
 def seconds_for(s: Sample, generated: float, trained: float, workers: int = 1) -> float:
     "Seconds to generate and to train on so many tokens at the speed of the sample."
     speed = s.generated / max(s.seconds, 1e-9)
-    return (generated / max(speed, 1e-9) + trained / (s.training_speed or speed)) / max(workers, 1)
+    return (generated / max(speed, 1e-9) + trained / max(s.training_speed or speed, 1e-9)) / max(workers, 1)
 
 
 def _tokens(cfg: Config, s: Sample, answers: int) -> dict:
@@ -308,7 +309,7 @@ def lines(cfg: Config, p: dict) -> list[str]:
         f'about {f"{h} h " if h else ""}{m} min at {p["tokens_per_second"]:,} generated {trained}tokens a second and'
         ' process, as measured just now'
     )
-    return [counted, generated, steps, room, duration]
+    return [counted, generated, steps, room, duration, *filter(None, [p.get('note')])]
 
 # %% ../../nbs/runs/30_plan.ipynb #0efeb693
 def make_plan(cfg: Config, questions: int = 16) -> dict:
@@ -317,6 +318,9 @@ def make_plan(cfg: Config, questions: int = 16) -> dict:
     context = RunContext(cfg)
     train, evaluation = split_questions(context)
     with context:
-        s = sample(context, train[0] + evaluation, questions)
+        fit = fit_of(context.engine, context.protocol, train[0] + evaluation)
+        note = fit_note(context.engine, fit)
+        s = sample(context, fit.fitting, questions)
         needed = memory(context.cfg, context.engine.base.model, s.longest)
-        return plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
+        planned = plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
+    return planned | dict(note=note)
