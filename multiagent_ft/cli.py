@@ -336,9 +336,12 @@ def run(config, given):
 def plan(
     config,
     given,
-    questions: Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')] = 16,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='N', help='Debate N questions to the end; default: what a minute allows.'),
+    ] = None,
 ):
-    "What a run would cost, before it runs: answers, tokens, steps, disk, memory, time. Nothing is written."
+    "What a run would cost, measured within a minute: answers, tokens, steps, disk, memory, time. Nothing is written."
     print(headline(config), file=sys.stderr, flush=True)
     with results_only():
         from multiagent_ft.runs.plan import lines, make_plan

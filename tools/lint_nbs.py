@@ -32,7 +32,7 @@ DIRECTIVES = set(
 )
 MAX_CELLS, MAX_OUTPUT = 120, 100_000
 NOT_CHAPTERS = ('tutorials', 'results')
-PAGES = ('index', 'glossary')
+PAGES = ('index', 'book', 'glossary')
 MAX_POSITIONAL = 3
 # Functions that may be called with more arguments by position, and why.
 VARIADIC = {
@@ -201,7 +201,7 @@ def check_module(path, cells):
     if not is_chapter(path):
         for i, d in code:
             if exported(d) or 'default_exp' in d:
-                yield i, 'index, glossary and tutorials export nothing'
+                yield i, 'index, book, glossary and tutorials export nothing'
         return
     m = re.fullmatch(r'(\d\d)_(\w+)', path.stem)
     if not m:

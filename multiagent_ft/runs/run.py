@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'spec_for', 'protocol_for',
            'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train',
-           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'call_recipe',
-           'Selection', 'select_examples', 'report_idle_agents', 'pseudo_label_accuracy', 'examples_by_role',
-           'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation',
-           'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'asked', 'check_same_inputs', 'changed_golds',
-           'report_fit', 'with_its_store', 'run_lock', 'git_commit', 'summary_head', 'write_summary', 'source_digest',
-           'input_digest', 'finished_summary', 'run_iterations', 'run', 'summary_table', 'Result', 'accuracy_table',
-           'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
+           'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'check_base',
+           'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last',
+           'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration',
+           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'asked',
+           'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'run_lock', 'git_commit',
+           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
+           'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment',
+           'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 from multiagent_ft.core import (
+    Answer,
     MaftError,
     Problem,
     Transcript,
@@ -28,6 +30,7 @@ from multiagent_ft.core import (
     is_object_name,
     read_jsonl,
     remove_partial_files,
+    same_answer,
     seed_for,
     transcript_to_dict,
     write_atomic,
@@ -39,14 +42,16 @@ from ..method.debate import Agent, Protocol, Seeds, Society, untrained
 from ..method.examples import Example, examples_report, save_examples, truncated_turns
 from ..method.prompts import PROMPTS, EngineSpec, Prompts, Sampling, load_prompts
 from multiagent_ft.method.recipes import (
-    RECIPES,
     Recipe,
     RecipeContext,
     answer_once,
+    anything,
     check_examples,
+    check_gold,
     check_society,
     check_transcripts,
     check_votes,
+    comes_with_package,
     load_recipe,
     recipe_source,
 )
@@ -56,6 +61,7 @@ from multiagent_ft.runs.evaluate import (
     health,
     outcome,
     overflow_note,
+    since_start,
     summarize_outcomes,
     truncation_note,
 )
@@ -72,7 +78,7 @@ from multiagent_ft.runs.jobs import (
 from .settings import Config, check_same, config_of, located, save_config, semantic, settled
 from multiagent_ft.runs.society import (
     base_key,
-    check_base,
+    check_same_base,
     iterations_of,
     load_society,
     save_society,
@@ -82,7 +88,7 @@ from multiagent_ft.runs.society import (
 from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
-from ..training.finetune import finetune_key, versions
+from ..training.finetune import check_key, finetune_key, needs_check, versions
 from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
@@ -119,6 +125,8 @@ def vllm_args(cfg: Config) -> dict:
     if method != 'lora' or {'lm_head', 'embed_tokens'} & set([layers] if isinstance(layers, str) else layers):
         trained = f'method {method}' if method != 'lora' else f'target_modules {layers}'
         raise MaftError(f'engine vllm serves plain LoRA on linear layers; {trained} needs engine hf.')
+    if cfg.training.dora:
+        raise MaftError('engine vllm serves plain LoRA; dora needs engine hf.')
     return dict(device=cfg.run.device, max_loras=2 * cfg.debate.agents, max_lora_rank=cfg.training.rank)
 
 
@@ -176,10 +184,10 @@ def executor_for(cfg: Config) -> Executor:
 # %% ../../nbs/runs/29_run.ipynb #c0b71e66
 def recipe_key(recipe: Recipe) -> dict:
     "The contents of a user's recipe; {} for one of the package's own."
-    if RECIPES.get(recipe.name) == recipe:
+    if comes_with_package(recipe):
         return {}
     source = recipe_source(recipe)
-    rest = {k: source[k] for k in ('objective', 'turns', 'one_model')}
+    rest = {k: v for k, v in source.items() if k != 'functions'}
     return source['functions'] | rest | dict(settings=dict(recipe.settings))
 
 
@@ -228,6 +236,7 @@ class RunContext:
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
         self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
+        self.unseen = anything  # until the questions are split
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -293,6 +302,14 @@ def split_questions(context: RunContext) -> tuple[list[list[Problem]], list[Prob
     splits = [split(context.task, **sizes, iteration=k) for k in range(1, max(cfg.iterations, 1) + 1)]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
+    for s in splits if cfg.iterations else ():
+        check_gold(context.recipe, s.train)
+    held_out = {normalized(p.text) for p in splits[0].evaluation}
+
+    def unseen(question):
+        return normalized(question) not in held_out
+
+    context.unseen = unseen
     context.split = splits[0].report
     if context.split:
         context.progress.say(str(splits[0]))
@@ -323,6 +340,8 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
         early_stop=cfg.early_stop in (('eval', 'all') if evaluating else ('all',)),
         stage=name_step,
         votes=cfg.votes,
+        engine=context.engine,
+        unseen=context.unseen,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
@@ -330,7 +349,7 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
     "The job that trains one agent; its examples are written into the run folder."
     seed = seed_for(context.cfg.seed, 'finetune', k, agent.name)
     file = save_examples(context.folder / f'iteration-{k}' / 'examples' / f'{agent.name}.jsonl', examples)
-    objective = objective_of(context.recipe.objective)
+    objective = objective_of(context.recipe.objective_of(agent))
     args = dict(
         parent=agent.adapter,
         examples_file=str(file.absolute()),
@@ -368,6 +387,27 @@ def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example
     with context.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'examples') as bar:
         paths = context.runner.run(jobs, bar.count)
     return {agent.name: str(path) for agent, path in zip(examples, paths)}
+
+# %% ../../nbs/runs/29_run.ipynb #f28467ba
+def check_base(context: RunContext):
+    "Raises `MaftError` before the first debate when the recipe's agents could not be trained; a job of the store."
+    cfg, settings = context.cfg, context.settings
+    if not (context.recipe.trains and cfg.iterations):
+        return
+    objective = objective_of(context.recipe.objective)
+    args = dict(settings=asdict(settings), objective=objective_name(objective))
+    if not hasattr(context.engine, 'base'):
+        args['load'] = base_arguments(cfg)
+    if not needs_check(context.engine, settings, args.get('load')):
+        return
+    key = check_key(context.engine, settings, objective, load=args.get('load'))
+    job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)
+    with context.progress.stage('training step to try'):
+        [found] = context.runner.run([job])
+    left_out = json.loads((found / 'trainable.json').read_text(encoding='utf-8'))['left_out']
+    if left_out:
+        layers = '; '.join(f'{name} ({why})' for name, why in left_out.items())
+        context.progress.say(f'layers without an adapter: {layers}. To choose yourself: target_modules.')
 
 # %% ../../nbs/runs/29_run.ipynb #88d0e5a7
 def _is_ours(f: Callable) -> bool:
@@ -424,14 +464,20 @@ def report_idle_agents(examples: dict[Agent, list[Example]], progress: Progress)
         )
 
 # %% ../../nbs/runs/29_run.ipynb #7756db91
+def rests_on_last(transcript: Transcript, label: Answer) -> bool:
+    "Has one of the final answers that agree with `label` been read as the last value of its text (reading `last`)?"
+    return any(t.answer.how == 'last' and same_answer(t.answer, label) for t in transcript.final() if t.answer)
+
+
 def pseudo_label_accuracy(task: Task, transcripts: list[Transcript], votes: list[Vote]) -> dict:
-    """Counts of pseudo-labels, ties and abstentions, and the share of the pseudo-labels that are right. Only reported:
-    nothing trains on it."""
+    """Counts of pseudo-labels, of those with an answer behind them that only reading `last` found, of ties and
+    abstentions, and the share of the pseudo-labels that are right. Only reported: nothing trains on it."""
     kept = [(t, v) for t, v in zip(transcripts, votes) if v.answer is not None]
     known = [task.score(v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
     return dict(
         kept=len(kept),
         asked=len(transcripts),
+        read_last=sum(rests_on_last(t, v.answer) for t, v in kept),
         pseudo_label_accuracy=round(sum(known) / len(known), 4) if known else None,
         tied=sum(v.tied for v in votes),
         abstained=sum(v.abstained for v in votes),
@@ -577,7 +623,7 @@ def asked(train: list[list[Problem]], evaluation: list[Problem]) -> dict:
 def check_same_inputs(context: RunContext):
     "Raises `MaftError` if the run in this folder stands on another base model, or was asked other questions."
     for folder in sorted(context.folder.glob('iteration-*')):
-        check_base(saved_base(folder), context.engine, where=f'the run in {context.folder}')
+        check_same_base(saved_base(folder), context.engine, where=f'the run in {context.folder}')
     try:
         before = json.loads((context.folder / 'provenance.json').read_text(encoding='utf-8'))['asked']
     except (OSError, ValueError, KeyError, TypeError):
@@ -667,7 +713,7 @@ def git_commit() -> str | None:
         return None
 
 # %% ../../nbs/runs/29_run.ipynb #82360053
-SCHEMA = 2  # of the files in a run folder
+SCHEMA = 3  # of the files in a run folder
 
 
 def summary_head(cfg: Config, train: int) -> dict:
@@ -761,7 +807,8 @@ def run_iterations(context: RunContext, train: list[list[Problem]], evaluation: 
             context.folder / f'iteration-{k}',
         )
         outcomes += found.outcomes
-        iterations.append(dict(iteration=k, methods=found.methods, **report, health=found.health))
+        so_far = found.health | since_start(outcomes)
+        iterations.append(dict(iteration=k, methods=found.methods, **report, health=so_far))
         summary = write_summary(context, iterations, outcomes)
         track.log(dict(event='iteration', **iterations[-1]))
     track.log(dict(event='done', **context.counts()))
@@ -791,6 +838,7 @@ def run(
         report_fit(context, train, evaluation)
         if context.keys:  # before config.yaml, which says that this folder is a run of these objects
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
+        check_base(context)
         save_config(located(cfg), cfg.folder)
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
             summary = run_iterations(context, train, evaluation, track=track)
@@ -804,23 +852,34 @@ def _shown(method: dict | None) -> str:
     return f'{100 * method["accuracy"]:.1f}{stderr}'
 
 
+def prompts_unsent(it: dict) -> int:  # an iteration of a summary
+    "Prompts of its debates, in training and evaluation, that did not fit into the context."
+    debates = (it.get('sampled'), it.get('health'))
+    return sum(h['finish'].get('context_overflow', 0) for h in debates if h)
+
+
+def _summary_row(it: dict, methods: list[str]) -> dict[str, str]:
+    c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
+    accuracy = c['pseudo_label_accuracy']
+    return {
+        'iteration': str(it['iteration']),
+        **{m: _shown(it['methods'].get(m)) for m in methods},
+        'pseudo-labels': f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
+        'right': '' if accuracy is None else f'{100 * accuracy:.1f} %',
+        'read last': str(c.get('read_last') or ''),
+        'examples per agent': ' '.join(map(str, examples)) if any(examples) else '',
+        'prompts that did not fit': str(prompts_unsent(it) or ''),
+    }
+
+
 def summary_table(summary: dict) -> list[list[str]]:
-    "A header and one line per iteration, as strings."
+    """A header and one line per iteration, as strings. Pseudo-labels that rest on reading `last`, and prompts that did
+    not fit, have their columns where there are any."""
     methods = list(dict.fromkeys(m for it in summary['iterations'] for m in it['methods']))
-    lines = [['iteration', *methods, 'pseudo-labels', 'right', 'examples per agent']]
-    for it in summary['iterations']:
-        c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
-        accuracy = c['pseudo_label_accuracy']
-        lines.append(
-            [
-                str(it['iteration']),
-                *(_shown(it['methods'].get(m)) for m in methods),
-                f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
-                '' if accuracy is None else f'{100 * accuracy:.1f} %',
-                ' '.join(map(str, examples)) if any(examples) else '',
-            ]
-        )
-    return lines
+    rows = [_summary_row(it, methods) for it in summary['iterations']]
+    rare = {c for c in ('read last', 'prompts that did not fit') if not any(r[c] for r in rows)}
+    heads = [c for c in rows[0] if c not in rare]
+    return [heads, *([r[c] for c in heads] for r in rows)]
 
 # %% ../../nbs/runs/29_run.ipynb #2219994b
 class Result(NamedTuple):
@@ -933,6 +992,33 @@ class Evaluated(NamedTuple):
     made: Counter  # jobs done for it, by kind
 
 
+def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers: int | str) -> Config:
+    "The settings of a run folder, for an evaluation of its societies."
+    old = config_of(folder)
+    other_task = bool(task) and task != old.task.name
+    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
+    n = old.eval if eval is None else eval
+    return old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+
+
+def check_objects_given(folder: Path, cfg: Config, given: Objects):
+    "Raises `MaftError` if the run in `folder` used a Python object that is neither given nor found by its name."
+    file = Path(folder) / 'objects.json'
+    used = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    found = dict(
+        task=is_object_name(cfg.task.name) or cfg.task.name != config_of(folder).task.name,
+        recipe=is_object_name(cfg.recipe),
+        prompts=cfg.debate.prompts not in PROMPTS,
+        engine=False,
+    )
+    for what in used:
+        if getattr(given, what) is None and not found[what]:
+            raise MaftError(
+                f'{folder} was run with a {what} that is a Python object and has no name here. Evaluate it in Python:'
+                f' evaluate_society({str(folder)!r}, objects=Objects({what}=…)), or run with FILE.py:NAME.'
+            )
+
+
 def evaluate_society(
     folder: Path,  # a run folder
     task: str | None = None,  # default: the run's own
@@ -945,11 +1031,8 @@ def evaluate_society(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, beside the untrained one."
-    old = config_of(folder)
-    last, other_task = iterations_of(folder, iteration), bool(task) and task != old.task.name
-    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
-    n = old.eval if eval is None else eval
-    cfg = old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+    last, cfg = iterations_of(folder, iteration), evaluation_config(folder, task, eval, data=data, workers=workers)
+    check_objects_given(folder, cfg, objects)
     context = RunContext(cfg, executor, objects, progress=progress)
     _, problems = split_questions(context)
     check_unseen(folder, last, problems)
@@ -958,7 +1041,9 @@ def evaluate_society(
         return load_society(Path(folder) / f'iteration-{k}') if k else untrained(cfg.agents)
 
     with context:
-        check_base(saved_base(Path(folder) / f'iteration-{last}'), context.engine, where=f'the society of {folder}')
+        check_same_base(
+            saved_base(Path(folder) / f'iteration-{last}'), context.engine, where=f'the society of {folder}'
+        )
         found = {k: evaluate_iteration(context, k, society(k), problems=problems) for k in sorted({0, last})}
     return Evaluated(cfg, found, made=context.store.misses)
 

@@ -205,7 +205,7 @@ class Leaf(NamedTuple):
 def leaves(section: type) -> dict[str, Leaf]:  # of `SECTIONS`
     "{name: leaf} of a section."
     if is_dataclass(section):
-        return {f.name: Leaf(f.default, **f.metadata) for f in fields(section)}
+        return {f.name: Leaf(f.default, f.metadata['meaning'], f.metadata['short']) for f in fields(section)}
     every = section.model_fields.items()
     return {k: Leaf(f.default, f.description, f.json_schema_extra['short']) for k, f in every if f.json_schema_extra}
 
