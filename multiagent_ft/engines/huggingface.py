@@ -256,6 +256,26 @@ def _explained(model):
         raise MaftError(explain_load_error(model, named)) from e
 
 
+def _files_fault(model, message, low):
+    "What is wrong with the files of a model, in a line; None when the message says something else."
+    if 'deserializing header' in low or 'not fully covered' in low:
+        return (
+            f'{model}: its weights are damaged, not whole safetensors files ({message.strip()[:100]}). Fetch it again.'
+        )
+    if 'does not recognize this architecture' in low:
+        kind = re.search('model type `(.+?)`', message)
+        return (
+            f'{model}: this transformers ({importlib.metadata.version("transformers")}) does not know its architecture'
+            f'{f" ({kind[1]})" if kind else ""}. Upgrade it, or use another model.'
+        )
+    if 'unrecognized configuration class' in low:
+        kind = re.search(r'configuration_\w+\.(\w+)', message)
+        return f'{model} is no causal language model{f" ({kind[1]})" if kind else ""}. Use one that continues text.'
+    if 'backend tokenizer' in low:
+        return f'{model}: its tokenizer cannot be built from the files that are there. Fetch it again, all files of it.'
+    return None
+
+
 def explain_load_error(model: str, message: str) -> str:  # by transformers or the hub
     "One or two lines for a person."
     low = re.sub(rf'(?<!\w){re.escape(model.lower())}(?!\w)', '', message.lower())  # a path may say 401 or offline
@@ -281,21 +301,8 @@ def explain_load_error(model: str, message: str) -> str:  # by transformers or t
         )
     if 'is not a local folder' in low or 'repository not found' in low or '404' in low:
         return f'{model}: no such model on Hugging Face. Check the spelling (owner/name), or give a folder.'
-    if 'deserializing header' in low or 'not fully covered' in low:
-        return (
-            f'{model}: its weights are damaged, not whole safetensors files ({message.strip()[:100]}). Fetch it again.'
-        )
-    if 'does not recognize this architecture' in low:
-        kind = re.search('model type `(.+?)`', message)
-        return (
-            f'{model}: this transformers ({importlib.metadata.version("transformers")}) does not know its architecture'
-            f'{f" ({kind[1]})" if kind else ""}. Upgrade it, or use another model.'
-        )
-    if 'unrecognized configuration class' in low:
-        kind = re.search(r'configuration_\w+\.(\w+)', message)
-        return f'{model} is no causal language model{f" ({kind[1]})" if kind else ""}. Use one that continues text.'
-    if 'backend tokenizer' in low:
-        return f'{model}: its tokenizer cannot be built from the files that are there. Fetch it again, all files of it.'
+    if files := _files_fault(model, message, low):
+        return files
     if 'no file named' in low and 'safetensors' in low or 'safetensors' in low and 'does not appear' in low:
         return (
             f'{model} has no weights as safetensors, and pickles are not loaded. Convert it (save_pretrained writes'

@@ -497,6 +497,13 @@ def _saved_parts(place, name):
     return {name: partial(_saved_rows, place, name)} if (place / 'state.json').is_file() else {}
 
 # %% ../../nbs/runs/22_data.ipynb #614dbe2b
+def _no_data(d, place, inside):
+    several = [f.name for f in inside if _data_files(f)]
+    choose = f' Choose one of its folders, such as {place}:{several[0]} ({", ".join(several[:10])}).' if several else ''
+    formats = ', '.join(f'*{suffix}' for suffix in READERS)
+    return MaftError(f'task {d.name}: no data file ({formats}) in {place}.{choose}')
+
+
 def local_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
@@ -514,9 +521,7 @@ def local_parts(d: DataSet) -> dict[str, Callable]:
             return parts
         if folder.is_dir() and (files := _data_files(folder)):
             return {part: partial(_shard_rows, some, part) for part, some in files.items()}
-    several = [f.name for f in inside if _data_files(f)]
-    choose = f' Choose one of its folders, such as {place}:{several[0]} ({", ".join(several[:10])}).' if several else ''
-    raise MaftError(f'task {d.name}: no data file ({", ".join("*" + s for s in READERS)}) in {place}.{choose}')
+    raise _no_data(d, place, inside)
 
 
 def first_cells(d: DataSet) -> dict:
