@@ -7,7 +7,7 @@ import pytest
 from making import killing, memory
 from test_run import prints
 
-# The fast path: the run loop on a scripted engine and an objective of three steps, killed at changes it makes to the disk
+# The fast path: the run loop on a scripted engine and an objective of three steps, killed at its changes to the disk
 
 
 def check_kills(folder, *how):
