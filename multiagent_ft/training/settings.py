@@ -7,7 +7,7 @@ __all__ = ['Count', 'Below1', 'From0', 'Rate', 'Text', 'Layers', 'allowed', 'opt
 
 # %% ../../nbs/training/09_settings.ipynb #a9000003
 from dataclasses import Field as DataclassField
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -43,9 +43,10 @@ def option(
     default: Any,
     meaning: str,  # one line
     short: str | None = None,  # its short name in a run's settings; default: its own
+    later: bool = False,  # added after jobs had been stored: in their keys only where it is set
 ) -> DataclassField:
     "A documented field of a dataclass of settings."
-    return field(default=default, metadata=dict(meaning=meaning, short=short))
+    return field(default=default, metadata=dict(meaning=meaning, short=short, later=later))
 
 
 class SettingsError(MaftError, ValueError):
@@ -66,7 +67,7 @@ class TrainingSettings:
     alpha: Count = option(32, 'of an adapter; its strength is alpha/rank')
     dropout: Below1 = option(0.0, 'inside an adapter')
     target_modules: Layers = option(
-        'all-linear', 'layers that get an adapter: every linear one but the head, or by name'
+        'all-linear', 'layers that get an adapter: every linear one but head and routers, or by name'
     )
     warmup: Below1 = option(0.03, 'share of the steps in which the rate rises')
     weight_decay: From0 = option(0.0, "AdamW's")
@@ -78,6 +79,11 @@ class TrainingSettings:
     group_by_length: bool = option(True, 'batches of examples of like length: less padding')
     gradient_checkpointing: bool = option(False, 'less memory, a third more time')
     micro_batch: Count | None = option(None, 'examples per forward pass, a divisor of train_batch; null = what fits')
+    exclude_modules: Layers | None = option(
+        None, 'layers that get no adapter though target_modules names them', later=True
+    )
+    rslora: bool = option(False, 'adapter strength alpha/sqrt(rank): for high ranks (arXiv 2312.03732)', later=True)
+    dora: bool = option(False, 'adapters that train length and direction apart (arXiv 2402.09353); slower', later=True)
 
     def __post_init__(self):
         for name, (kind, words) in _kinds(type(self)).items():
@@ -86,13 +92,19 @@ class TrainingSettings:
                 object.__setattr__(self, name, kind.validate_python(value))
             except ValidationError:
                 raise SettingsError(f'finetuning: {name} is {value!r}, but must be {words}.') from None
-        if not isinstance(self.target_modules, str):
-            object.__setattr__(self, 'target_modules', tuple(sorted(self.target_modules)))
+        for name in ('target_modules', 'exclude_modules'):
+            if isinstance(getattr(self, name), tuple):
+                object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise SettingsError(
                 f'micro_batch {self.micro_batch} with train_batch {self.batch_size}: a step is made of equal parts.'
                 f' Choose a divisor of {self.batch_size}.'
             )
+
+    def plain(self) -> dict:
+        "As keys and reports hold them: settings that came later only where they are set."
+        usual = {f.name: f.default for f in fields(self) if f.metadata['later']}
+        return {k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}
 
 
 @cache
