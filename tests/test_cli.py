@@ -305,6 +305,7 @@ def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
     colours = drawn(leader)
     assert p.wait() == 0, p.stderr.read()
     assert b'\x1b[1;36m  generator 0' in colours and b'\x1b[1;35m  generator 1' in colours
+    assert b'round 1, answers: ' in colours and b'to the end of the debate' in colours  # how long, before the words
     assert 'caf? 🦆 ·[2J?'.encode() in colours and b'\x1b[2J' not in colours
     assert not list(tmp_path.iterdir())  # nothing is written
 

@@ -136,8 +136,8 @@ class SeededSampler(LogitsProcessor):
         x = logits.float().to(self.device)
         if not x.amax(-1).isfinite().all():
             raise MaftError(
-                'the model computes probabilities that are not numbers. Numbers overflow in float16 with some models:'
-                ' use dtype=bfloat16 or float32.'
+                'the model computes probabilities that are not numbers. In float16 some models overflow: use'
+                ' dtype=bfloat16 or float32. In these, its weights are damaged: fetch it again.'
             )
         drawn, tokens = self.temperature[:, 0] > 0, torch.empty(len(x), dtype=torch.int64, device=self.device)
         for mask, choose in ((~drawn, _likeliest), (drawn & self.all, draw_whole), (drawn & ~self.all, draw_nucleus)):

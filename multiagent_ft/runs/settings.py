@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Whole', 'Share', 'Device', 'Folder', 'FileOrFolder', 'Levels', 'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT',
-           'OLD', 'QUICK', 'key', 'Section', 'TaskSettings', 'DebateSettings', 'SelectionSettings',
+           'OLD', 'MERGED', 'QUICK', 'PLACES', 'key', 'Section', 'TaskSettings', 'DebateSettings', 'SelectionSettings',
            'GenerationSettings', 'EngineSettings', 'RunSettings', 'Leaf', 'leaves', 'path_of', 'flattened', 'nested',
            'model_defaults', 'parse_yaml', 'read_yaml', 'Source', 'Config', 'validated', 'Given', 'given_settings',
-           'load_config', 'is_operational', 'is_switch', 'describe', 'settled', 'semantic', 'dump_config',
+           'load_config', 'is_operational', 'is_switch', 'describe', 'settled', 'semantic', 'dump_config', 'located',
            'save_config', 'config_of', 'check_same']
 
 # %% ../../nbs/runs/26_settings.ipynb #24f2767f
@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from ..core import MaftError, holds_secret, write_atomic
+from ..core import MaftError, as_absolute, holds_secret, moved_along, write_atomic
 from ..training.settings import Count, From0, Text, TrainingSettings, allowed
 
 # %% ../../nbs/runs/26_settings.ipynb #737bb7cc
@@ -45,7 +45,33 @@ def _levels(v):
 
 
 Levels = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_levels), 'levels such as 1-3 or 1,2,5']
-Arguments = Annotated[dict[str, Any], 'names and values']
+
+
+def _plain(v):
+    "`v` as YAML reads it, where it is a text that YAML reads as true, false, null or a number."
+    import yaml
+
+    if not isinstance(v, str):
+        return v
+    try:
+        found = yaml.safe_load(v)
+    except (yaml.YAMLError, ValueError):
+        return v
+    return found if isinstance(found, (bool, int, float)) or found is None and v else v
+
+
+def _plain_arguments(v):
+    import yaml
+
+    if isinstance(v, str) and v.strip().startswith('{'):
+        try:
+            v = yaml.load(v, Loader=yaml.BaseLoader)
+        except yaml.YAMLError:
+            return v
+    return {k: _plain(x) for k, x in v.items()} if isinstance(v, dict) else v
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_plain_arguments), 'names and values']
 
 # %% ../../nbs/runs/26_settings.ipynb #61beebb9
 def key(
@@ -132,6 +158,9 @@ class EngineSettings(Section):
     dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '4bit'] = key(
         'auto', 'number format of the weights; auto = by model and device (4bit for method qlora)'
     )
+    template_args: Arguments = key(
+        {}, 'arguments of the chat template: --set template_args.enable_thinking=false, or its date'
+    )
     args: Arguments = key(
         {}, 'more arguments of the engine: --set engine.args.url=http://localhost:8000/v1', 'engine_args'
     )
@@ -198,14 +227,17 @@ def path_of(k: str) -> str:
     return k if k in SHORT else PATHS.get(k) or OLD.get(k, k)
 
 
+MERGED = ('engine.args', 'engine.template_args')  # settings that are given piece by piece
+
+
 def _pairs(values: dict) -> Iterator[tuple[str, Any]]:
     for k, v in values.items():
         if k in SECTIONS and isinstance(v, (Section, SECTIONS[k])):
             v = asdict(v) if is_dataclass(v) else dict(v)
         if k in SECTIONS and isinstance(v, dict):
             yield from ((f'{k}.{name}', x) for name, x in v.items())
-        elif m := re.fullmatch(r'engine[._]args\.(\w+)', k):
-            yield 'engine.args', {m[1]: v}
+        elif m := re.fullmatch(r'(engine[._]args|(?:engine\.)?template_args)\.(\w+)', k):
+            yield path_of(m[1]), {m[2]: v}
         else:
             yield path_of(k), v
 
@@ -214,7 +246,7 @@ def flattened(values: dict) -> dict[str, Any]:
     "`values`, nested or flat, by path. Raises `MaftError` for a setting that is named twice."
     flat = {}
     for path, v in _pairs(values):
-        if path == 'engine.args' and isinstance(v, dict):
+        if path in MERGED and isinstance(v, dict):
             v = flat.get(path, {}) | v
         elif path in flat:
             raise MaftError(f'{SHORT.get(path, path)} is set twice, by its short name and as {path}. Keep one of them.')
@@ -424,7 +456,9 @@ class Config(Section):
     @property
     def store_folder(self) -> Path:
         "The store: beside the run folder unless set."
-        return self.run.store or self.folder.parent / 'store'
+        named = self.folder.name not in ('', '..')  # '.' has no name, and no parent that could be told from it
+        beside = self.folder if named else Path(os.path.abspath(self.folder))
+        return self.run.store or beside.parent / 'store'
 
 
 def validated(given: dict, origin: dict[str, Source] | None = None) -> Config:  # by path, for errors
@@ -465,7 +499,7 @@ class Given(NamedTuple):
         "Lay another layer over what is there."
         names = {path: k for k, v in layer.items() for path in flattened({k: v})}
         for path, v in flattened(layer).items():
-            merges = path == 'engine.args' and isinstance(v, dict)
+            merges = path in MERGED and isinstance(v, dict)
             self.values[path] = self.values.get(path, {}) | v if merges else _null(v)
             name = names[path] if names[path] not in SECTIONS or path == f'{names[path]}.name' else path
             self.origin[path] = Source(name, place(name))
@@ -581,6 +615,42 @@ def dump_config(config: Config) -> str:
     )
 
 # %% ../../nbs/runs/26_settings.ipynb #cdf8cf46
+PLACES = ('recipe', 'task.name', 'task.data', 'debate.prompts', 'engine.name', 'engine.model', 'engine.chat_template')
+
+
+def _our_names() -> dict[str, set[str]]:
+    "Names, by setting, of what is ours, whatever file of that name lies here."
+    from multiagent_ft.method.prompts import PROMPTS
+    from multiagent_ft.method.recipes import RECIPES
+    from multiagent_ft.runs.tasks import BUILT_IN, GENERATED
+
+    engines = {'hf', 'vllm', 'server'}
+    ours = {'engine.model': {'nano'}, 'engine.name': engines, 'task.name': {*BUILT_IN, *GENERATED}}
+    return ours | {'recipe': {*RECIPES}, 'debate.prompts': {*PROMPTS}}
+
+
+def _with_places(config: Config, f: Callable) -> Config:
+    "`config` with `f` of every file and folder it names."
+    flat, ours = flattened(config.flat()), _our_names()
+    places = {p: str(flat[p]) for p in (*PLACES, 'run.out', 'run.store') if flat[p] is not None}
+    return config.but(**nested({p: f(v) for p, v in places.items() if v not in ours.get(p, ())}))
+
+
+def located(config: Config) -> Config:
+    "`config` as it is written into a run folder: with absolute paths, so that it means the same from everywhere."
+    return _with_places(config.but(out=os.path.abspath(config.folder)), as_absolute)
+
+
+def _moved(config: Config, folder: str) -> Config:
+    "The configuration of a run folder that was written where the folder was then, where it is now."
+    old = str(config.run.out or '')
+    if not os.path.isabs(old) or old == folder:
+        return config
+    new = _with_places(config, lambda name: moved_along(name, old, new=folder)).but(out=folder)
+    left_behind = Path(old).parent / 'store'
+    return new.but(store=left_behind) if left_behind.is_dir() and not new.store_folder.is_dir() else new
+
+
 def save_config(config: Config, folder: Path) -> Path:
     "Write FOLDER/config.yaml."
     return write_atomic(Path(folder) / 'config.yaml', dump_config(config))
@@ -592,9 +662,14 @@ def config_of(folder: Path) -> Config:
         raise MaftError(
             f'{folder} holds no run (it has no config.yaml): name the folder that `maft run` was given with --out.'
         )
-    return load_config(f)
+    return _moved(load_config(f), os.path.abspath(folder))
 
 # %% ../../nbs/runs/26_settings.ipynb #a045544f
+def _one_place(a: str | None, b: str | None) -> bool:
+    "Do two names mean one file or folder, seen from here?"
+    return None not in (a, b) and as_absolute(a) == as_absolute(b) or b is not None and os.path.abspath(b) == a
+
+
 def check_same(
     old: dict | Config,  # the folder's configuration
     new: Config,  # what is asked for now
@@ -604,7 +679,8 @@ def check_same(
     if isinstance(old, dict):
         old = validated({k: _null(v) for k, v in flattened(old).items()})
     a, b = semantic(old), semantic(new)
-    changed = [f'{k} {a[k]} -> {b[k]}' for k in b if a[k] != b[k]]
+    places = {SHORT[p] for p in PLACES}
+    changed = [f'{k} {a[k]} -> {b[k]}' for k in b if a[k] != b[k] and not (k in places and _one_place(a[k], b[k]))]
     if changed:
         more = f' (and {len(changed) - 6} more)' if len(changed) > 6 else ''
         raise MaftError(
