@@ -10,14 +10,15 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag',
            'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
            'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'doctor',
-           'evaluate', 'debate', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
-           'diversity_of_run', 'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify',
-           'store_prune', 'nano_train', 'nano_measure', 'main']
+           'evaluate', 'debate', 'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan',
+           'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'configuration',
+           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, sys, traceback
 from contextlib import redirect_stdout
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Callable
 import typer
 from . import __version__
@@ -51,7 +52,7 @@ def ending(e: BaseException) -> int:  # what a command raised
     if isinstance(e, MaftError):
         complain(str(e))
         return 2
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         complain(
             f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same'
             ' command again; what is finished is kept.'
@@ -319,13 +320,15 @@ def run(config, given):
     with results_only():
         summary = run(config)
     print_summary(summary)
-    if not any(summary['made'].values()):
+    if n := summary.get('regraded'):
+        print(f'{n} right answers had changed since: what was generated stands, and was graded again.')
+    elif not any(summary['made'].values()):
         print(NOTHING_LEFT)
     print(
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
+    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
 @app.command()
@@ -505,9 +508,40 @@ def debate(
     from multiagent_ft.runs.society import Society
 
     society = untrained_society(config) if run is None else Society.load(run, iteration)
+    live = watched_debate(society)
+    if sys.stdout.isatty():
+        show([('bold', escape_controls(question)), ('', '')])
     with results_only():
-        transcript = society.ask(question, seed=seed, kind=kind)
-    show(debate_lines(transcript))
+        transcript = society.ask(question, seed=seed, kind=kind, watch=live.watch)
+    show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
+
+
+def watched_debate(society):
+    "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
+    from multiagent_ft.runs.tracking import LiveDebate
+
+    from rich.console import Console
+
+    p, terminal = society.protocol, sys.stdout if sys.stdout.isatty() else None
+    console = Console(file=terminal or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+
+    def write(text, agent, heading=False):
+        colour = COLOURS[agent % len(COLOURS)]
+        console.print(escape_controls(text), style=f'bold {colour}' if heading else colour, end='')
+
+    stages = 1 + (p.rounds - 1) * (1 + p.summary)
+    return LiveDebate(console.print, write if terminal else None, stages=stages)
+
+
+def answer_lines(transcript: Transcript) -> list[tuple[str, str]]:
+    "The answers of each round and the vote, as (style, line) pairs: what is left to say after the words."
+
+    def answer(turn):
+        return 'none' if turn.answer is None else escape_controls(turn.answer.text)
+
+    rounds = range(1, transcript.rounds + 1)
+    lines = [('', f'round {m}: {", ".join(map(answer, transcript.at(m)))}') for m in rounds]
+    return [('', ''), *lines, ('bold', verdict([t.answer for t in transcript.final()]))]
 
 
 def untrained_society(config: Config):

@@ -118,9 +118,9 @@ def check_rollout_batch(batch: dict, rollouts: list[Rollout]):
     check_batch(ids, mask, ids.masked_fill(on == 0, -100), examples=rollouts)
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #b4b20445
-def check_old(now, batch: dict, allowed: float):  # log-probabilities (rows, tokens) of the policy
-    "Guard `reference`: before the first step the policy is the parent, token by token."
-    off = ((now.detach() - batch['old_per_token_logps']).abs() * batch['completion_mask']).max().item()
+def check_old(policy, batch: dict, allowed: float):
+    "Guard `reference`: before the first step the log-probabilities of `policy`, (rows, tokens), are the parent's."
+    off = ((policy.detach() - batch['old_per_token_logps']).abs() * batch['completion_mask']).max().item()
     if not off <= allowed:
         raise GuardError(
             'reference',
@@ -153,7 +153,7 @@ def grpo_trainer_class() -> type:
 
 
 def no_reward(completions, **columns):
-    "TRL wants a function; rewards come with the rollouts."
+    "TRL wants a function of `completions` and `columns`; rewards come with the rollouts."
     raise NotImplementedError
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #52fe742a

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'LARGE', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start',
            'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'read_examples',
-           'BeforeTraining', 'work_dir', 'save_checked', 'report', 'Trained', 'train_as_fits', 'half_micro_batch',
+           'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report', 'train_as_fits', 'half_micro_batch',
            'make_room', 'free_memory', 'versions', 'check_trainable', 'write_little', 'take_one_step', 'check_job',
            'check_key', 'needs_check']
 
@@ -239,7 +239,18 @@ def work_dir(scratch: str | None, key: list):  # what names it
     shutil.rmtree(work, ignore_errors=True)
 
 
-def save_checked(trained: 'Trained', before: BeforeTraining, folder: Path) -> float:
+@dataclass(frozen=True)
+class Trained:
+    "A trained model, before it is saved."
+
+    model: Any
+    run: TrainingRun
+    curve: list[dict]  # of the loss
+    start: dict  # fingerprints of the agent's tensors before training
+    gap: float  # of guard `start`
+
+
+def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> float:
     "Write the agent, between the guards that follow training. Returns the largest difference of guard `saved`."
     run, base = trained.run, trained.run.base
     tensors = agent_tensors(trained.model)
@@ -260,7 +271,7 @@ def save_checked(trained: 'Trained', before: BeforeTraining, folder: Path) -> fl
     )
 
 
-def report(objective: Objective, trained: 'Trained', guards: dict) -> dict:
+def report(objective: Objective, trained: Trained, guards: dict) -> dict:
     "What training.json tells of a training run."
     run, turns = trained.run, objective.turns(trained.run.examples)
     return dict(
@@ -278,17 +289,6 @@ def report(objective: Objective, trained: 'Trained', guards: dict) -> dict:
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #4613a503
-@dataclass(frozen=True)
-class Trained:
-    "A trained model, before it is saved."
-
-    model: Any
-    run: TrainingRun
-    curve: list[dict]  # of the loss
-    start: dict  # fingerprints of the agent's tensors before training
-    gap: float  # of guard `start`
-
-
 def train_as_fits(objective: Objective, run: TrainingRun, before: BeforeTraining) -> Trained:
     "Train; when memory runs out, again with half as many examples at a time, which changes rounding only."
     micro = run.micro
