@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'LARGE', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start',
-           'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'read_examples',
-           'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report', 'train_as_fits', 'half_micro_batch',
-           'make_room', 'free_memory', 'versions', 'check_trainable', 'write_little', 'take_one_step', 'check_job',
-           'check_key', 'needs_check']
+           'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'sized',
+           'read_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report', 'train_as_fits',
+           'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable', 'write_little',
+           'take_one_step', 'check_job', 'check_key', 'needs_check']
 
 # %% ../../nbs/training/19_finetune.ipynb #9c0417eb
 import json, shutil, tempfile
@@ -170,8 +170,6 @@ def finetune_job(
     make_room(base)
     goal.check_examples(examples, base)
     key = [finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal), versions()]
-    lengths = goal.lengths(examples)
-    micro = micro_batch_size(lengths, settings, base.device.type, at_once=tokens_at_once(base))
     before = BeforeTraining.of(base, parent, goal.turns(examples)[:2])
     with silence_training(), work_dir(scratch, key) as work:
         run = TrainingRun(
@@ -180,8 +178,7 @@ def finetune_job(
             examples=examples,
             settings=settings,
             seed=seed,
-            micro=micro,
-            checkpointing=needs_checkpointing(base, lengths, micro),
+            **sized(base, goal.lengths(examples), settings),
             folder=work,
             progress=progress,
             checkpoint_seconds=checkpoint_seconds if scratch else None,
@@ -191,6 +188,12 @@ def finetune_job(
         write_atomic(Path(folder) / 'training.json', json.dumps(report(goal, trained, guards), indent=1) + '\n')
     del trained
     make_room(base)
+
+
+def sized(base: Base, lengths: list[int], settings: TrainingSettings) -> dict:  # lengths: tokens per example
+    "The fields of a `TrainingRun` that decide how much memory a step takes."
+    micro = micro_batch_size(lengths, settings, base.device.type, at_once=tokens_at_once(base))
+    return dict(micro=micro, checkpointing=needs_checkpointing(base, lengths, micro))
 
 # %% ../../nbs/training/19_finetune.ipynb #66cf3b40
 def read_examples(objective: Objective, file: str | Path) -> list:
