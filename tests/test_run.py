@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from multiagent_ft.runs.settings import load_config
-from multiagent_ft.core import MaftError, read_jsonl
+from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, read_jsonl
 from multiagent_ft.method.examples import load_examples
 from multiagent_ft.runs.tasks import normalized
 
@@ -290,7 +290,6 @@ def test_early_stop_saves_calls_and_tokens(runs):
 def debated(rounds, truncated_turns=(), say='7'):
     "A debate of two agents on one question, all answering `say`; `truncated_turns`: (role, agent) of each."
     from multiagent_ft.answers.reading import read
-    from multiagent_ft.core import Completion, Problem, Transcript, Turn
 
     def role(m):
         return 'generator' if m == 1 else 'critic'
@@ -319,8 +318,37 @@ def report_of(transcripts, label='7', **kw):
 def test_early_stop_keeps_critic_examples():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
     a = report_of([debated(1), debated(2), debated(3)], rounds=3, early_stop='all')
-    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
+    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['examples'] == 2
     assert report_of([debated(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
+
+
+def test_pseudo_labels_that_rest_on_reading_last_are_counted():
+    from multiagent_ft.answers.reading import read
+    from multiagent_ft.runs.run import pseudo_label_accuracy
+    from multiagent_ft.runs.tasks import Task
+    from multiagent_ft.method.examples import pseudo_labels
+
+    def said(*texts):
+        turns = [Turn(n, 'generator', 1, Completion(x, 'stop'), read(x, reading='last')) for n, x in enumerate(texts)]
+        return Transcript(Problem('q', '3+4?', '7'), turns)
+
+    boxed, loose, other = r'\boxed{7}', '3 and 4 make 7', '3 and 4 make 8'
+    debates = [said(boxed, boxed, loose), said(boxed, boxed, other), said(loose, loose, other), said(loose, other, '')]
+    found = pseudo_label_accuracy(Task('t', 'number'), debates, pseudo_labels(debates))
+    assert (found['kept'], found['read_last']) == (3, 2), 'a label counts if one answer behind it was read so'
+
+
+def test_summary_table_says_what_was_not_sent_and_read_last():
+    from multiagent_ft.runs.run import summary_table
+
+    labels = dict(kept=3, asked=4, pseudo_label_accuracy=None)
+    ended = dict(examples=dict(generator=[0], critic=[]), methods={}, health=dict(finish=dict(stop=9)))
+    plain = dict(iteration=0, consensus=labels, **ended)
+    assert summary_table(dict(iterations=[plain]))[0] == ['iteration', 'pseudo-labels', 'right', 'examples per agent']
+    lost = dict(sampled=dict(finish=dict(context_overflow=2)), health=dict(finish=dict(stop=8, context_overflow=1)))
+    rows = summary_table(dict(iterations=[plain, plain | lost | dict(consensus=labels | dict(read_last=2))]))
+    assert [row[-1] for row in rows] == ['prompts that did not fit', '', '3']
+    assert [row[3] for row in rows] == ['read last', '', '2']
 
 
 def test_truncated_turns_are_counted_per_agent():

@@ -6,12 +6,13 @@
 __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'spec_for', 'protocol_for',
            'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train',
            'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'check_base',
-           'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'pseudo_label_accuracy',
-           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
-           'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock', 'git_commit',
-           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
-           'run', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated',
-           'evaluate_society', 'evaluate_run']
+           'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last',
+           'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration',
+           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock',
+           'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary',
+           'run_iterations', 'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result',
+           'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society',
+           'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 from multiagent_ft.core import (
+    Answer,
     MaftError,
     Problem,
     Transcript,
@@ -28,6 +30,7 @@ from multiagent_ft.core import (
     is_object_name,
     read_jsonl,
     remove_partial_files,
+    same_answer,
     seed_for,
     transcript_to_dict,
     write_atomic,
@@ -52,7 +55,7 @@ from multiagent_ft.method.recipes import (
     load_recipe,
     recipe_source,
 )
-from .evaluate import health, outcome, overflow_note, summarize_outcomes
+from .evaluate import health, outcome, overflow_note, since_start, summarize_outcomes
 from multiagent_ft.runs.jobs import (
     CachedEngine,
     CachedReader,
@@ -442,14 +445,20 @@ def report_idle_agents(examples: dict[Agent, list[Example]], progress: Progress)
         )
 
 # %% ../../nbs/runs/29_run.ipynb #7756db91
+def rests_on_last(transcript: Transcript, label: Answer) -> bool:
+    "Has one of the final answers that agree with `label` been read as the last value of its text (reading `last`)?"
+    return any(t.answer.how == 'last' and same_answer(t.answer, label) for t in transcript.final() if t.answer)
+
+
 def pseudo_label_accuracy(task: Task, transcripts: list[Transcript], votes: list[Vote]) -> dict:
-    """Counts of pseudo-labels, ties and abstentions, and the share of the pseudo-labels that are right. Only reported:
-    nothing trains on it."""
+    """Counts of pseudo-labels, of those with an answer behind them that only reading `last` found, of ties and
+    abstentions, and the share of the pseudo-labels that are right. Only reported: nothing trains on it."""
     kept = [(t, v) for t, v in zip(transcripts, votes) if v.answer is not None]
     known = [task.score(v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
     return dict(
         kept=len(kept),
         asked=len(transcripts),
+        read_last=sum(rests_on_last(t, v.answer) for t, v in kept),
         pseudo_label_accuracy=round(sum(known) / len(known), 4) if known else None,
         tied=sum(v.tied for v in votes),
         abstained=sum(v.abstained for v in votes),
@@ -628,7 +637,7 @@ def git_commit() -> str | None:
         return None
 
 # %% ../../nbs/runs/29_run.ipynb #82360053
-SCHEMA = 2  # of the files in a run folder
+SCHEMA = 3  # of the files in a run folder
 
 
 def summary_head(cfg: Config, train: int) -> dict:
@@ -720,7 +729,8 @@ def run_iterations(context: RunContext, train: list[list[Problem]], evaluation: 
             context.folder / f'iteration-{k}',
         )
         outcomes += found.outcomes
-        iterations.append(dict(iteration=k, methods=found.methods, **report, health=found.health))
+        so_far = found.health | since_start(outcomes)
+        iterations.append(dict(iteration=k, methods=found.methods, **report, health=so_far))
         summary = write_summary(context, iterations, outcomes)
         track.log(dict(event='iteration', **iterations[-1]))
     track.log(dict(event='done', **context.counts()))
@@ -760,23 +770,34 @@ def _shown(method: dict | None) -> str:
     return f'{100 * method["accuracy"]:.1f}{stderr}'
 
 
+def prompts_unsent(it: dict) -> int:  # an iteration of a summary
+    "Prompts of its debates, in training and evaluation, that did not fit into the context."
+    debates = (it.get('sampled'), it.get('health'))
+    return sum(h['finish'].get('context_overflow', 0) for h in debates if h)
+
+
+def _summary_row(it: dict, methods: list[str]) -> dict[str, str]:
+    c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
+    accuracy = c['pseudo_label_accuracy']
+    return {
+        'iteration': str(it['iteration']),
+        **{m: _shown(it['methods'].get(m)) for m in methods},
+        'pseudo-labels': f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
+        'right': '' if accuracy is None else f'{100 * accuracy:.1f} %',
+        'read last': str(c.get('read_last') or ''),
+        'examples per agent': ' '.join(map(str, examples)) if any(examples) else '',
+        'prompts that did not fit': str(prompts_unsent(it) or ''),
+    }
+
+
 def summary_table(summary: dict) -> list[list[str]]:
-    "A header and one line per iteration, as strings."
+    """A header and one line per iteration, as strings. Pseudo-labels that rest on reading `last`, and prompts that did
+    not fit, have their columns where there are any."""
     methods = list(dict.fromkeys(m for it in summary['iterations'] for m in it['methods']))
-    lines = [['iteration', *methods, 'pseudo-labels', 'right', 'examples per agent']]
-    for it in summary['iterations']:
-        c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
-        accuracy = c['pseudo_label_accuracy']
-        lines.append(
-            [
-                str(it['iteration']),
-                *(_shown(it['methods'].get(m)) for m in methods),
-                f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
-                '' if accuracy is None else f'{100 * accuracy:.1f} %',
-                ' '.join(map(str, examples)) if any(examples) else '',
-            ]
-        )
-    return lines
+    rows = [_summary_row(it, methods) for it in summary['iterations']]
+    rare = {c for c in ('read last', 'prompts that did not fit') if not any(r[c] for r in rows)}
+    heads = [c for c in rows[0] if c not in rare]
+    return [heads, *([r[c] for c in heads] for r in rows)]
 
 # %% ../../nbs/runs/29_run.ipynb #2219994b
 class Result(NamedTuple):
@@ -889,6 +910,33 @@ class Evaluated(NamedTuple):
     made: Counter  # jobs done for it, by kind
 
 
+def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers: int | str) -> Config:
+    "The settings of a run folder, for an evaluation of its societies."
+    old = config_of(folder)
+    other_task = bool(task) and task != old.task.name
+    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
+    n = old.eval if eval is None else eval
+    return old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+
+
+def check_objects_given(folder: Path, cfg: Config, given: Objects):
+    "Raises `MaftError` if the run in `folder` used a Python object that is neither given nor found by its name."
+    file = Path(folder) / 'objects.json'
+    used = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    found = dict(
+        task=is_object_name(cfg.task.name) or cfg.task.name != config_of(folder).task.name,
+        recipe=is_object_name(cfg.recipe),
+        prompts=cfg.debate.prompts not in PROMPTS,
+        engine=False,
+    )
+    for what in used:
+        if getattr(given, what) is None and not found[what]:
+            raise MaftError(
+                f'{folder} was run with a {what} that is a Python object and has no name here. Evaluate it in Python:'
+                f' evaluate_society({str(folder)!r}, objects=Objects({what}=…)), or run with FILE.py:NAME.'
+            )
+
+
 def evaluate_society(
     folder: Path,  # a run folder
     task: str | None = None,  # default: the run's own
@@ -901,11 +949,8 @@ def evaluate_society(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, beside the untrained one."
-    old = config_of(folder)
-    last, other_task = iterations_of(folder, iteration), bool(task) and task != old.task.name
-    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
-    n = old.eval if eval is None else eval
-    cfg = old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+    last, cfg = iterations_of(folder, iteration), evaluation_config(folder, task, eval, data=data, workers=workers)
+    check_objects_given(folder, cfg, objects)
     context = RunContext(cfg, executor, objects, progress=progress)
     _, problems = split_questions(context)
     check_unseen(folder, last, problems)

@@ -310,12 +310,13 @@ def plan_comparison(
 def write_study(
     folder: Path, title: str, study: Study, baseline: str | None = None, notes: list[str] = ()
 ) -> list[TableRow]:
-    "Write table.md, table.csv, iterations.csv, the plots and outcomes.jsonl.gz into `folder`; the rows of the table."
+    "Write table.md, three CSV files, the plots and outcomes.jsonl.gz into `folder`; the rows of the table."
     folder, table = Path(folder), study_table(study, baseline)
     save_records(folder / 'outcomes.jsonl.gz', study.records)
     write_atomic(folder / 'table.md', f'# {title}\n\n' + markdown(table) + ''.join(f'\n{n}\n' for n in notes))
     write_atomic(folder / 'table.csv', csv_text(table_frame(table)))
     write_atomic(folder / 'iterations.csv', csv_text(study.iterations))
+    write_atomic(folder / 'health.csv', csv_text(study.debates))
     save_figure(accuracy_plot(table, title + ':'), folder / 'accuracy')
     save_figure(cost_plot(table, title + ':'), folder / 'cost')
     if study.iterations.iteration.max() > 1:
