@@ -240,7 +240,7 @@ def sample_pairs(transcript: Transcript, v: Vote) -> list[Pair]:
 def verdict(transcript: Transcript, chosen: Turn | None) -> Transcript:
     "`transcript`, ended by the answer that was chosen (None: none could be); it took no call."
     text, answer = (chosen.text, chosen.answer) if chosen else ('', None)
-    last = Turn(0, 'critic', transcript.rounds + 1, completion=Completion(text, 'stop'), answer=answer)
+    last = Turn(0, 'critic', transcript.rounds + 1, completion=Completion(text, 'chosen'), answer=answer)
     return replace(transcript, turns=(*transcript.turns, last))
 
 
@@ -310,7 +310,7 @@ def last_draws(transcript: Transcript, critic: Agent) -> list[Turn]:
 
 def debate_and_readers(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "A debate with two draws of every turn, and what the next agent answers after each draw of a critic's last turn."
-    transcripts = debate_with_draws(ctx, society, problems, seeds, draws=FLIP_DRAWS)
+    transcripts = debate_with_draws(ctx, society, problems, seeds=seeds, draws=FLIP_DRAWS)
     rows = [
         (tr, a, k, t)
         for a in society.critics

@@ -154,7 +154,7 @@ def sample_easy_to_hard(
     k = seeds.iteration or 1
     top = OPERANDS[min(k, len(OPERANDS)) - 1]
     made = [rescaled(p, top, where=[ctx.seed, k], unseen=ctx.unseen) for p in problems]
-    return answer_once(ctx, society, made, seeds)
+    return answer_once(ctx, society, made, seeds=seeds)
 
 
 EASY_TO_HARD = MAJORITY_FT.but(
@@ -225,7 +225,7 @@ def reflect(
 
 def answer_and_reflect(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "Every agent answers, then looks at its own answer again."
-    return reflect(ctx, society, answer_once(ctx, society, problems, seeds), seeds)
+    return reflect(ctx, society, answer_once(ctx, society, problems, seeds=seeds), seeds=seeds)
 
 
 def improving_turns(

@@ -32,7 +32,7 @@ def scored_vote(
 # %% ../../nbs/runs/27_evaluate.ipynb #756cb0df
 def cost(turns: list[Turn]) -> dict:
     "What `turns` took: calls made, tokens in their prompts, tokens generated."
-    sent = [t.completion for t in turns if t.completion.finish != 'context_overflow']
+    sent = [t.completion for t in turns if t.completion.finish not in ('context_overflow', 'chosen')]
     return dict(
         calls=len(sent), prompt=sum(len(c.prompt_ids) for c in sent), generated=sum(len(c.token_ids) for c in sent)
     )
@@ -54,16 +54,22 @@ def answers_changed(before: list[Answer | None], after: list[Answer | None]) -> 
 
 # %% ../../nbs/runs/27_evaluate.ipynb #4762a7f2
 def _answers_by_round(transcript):
-    "The answers of each round in order of agents, None where there is none; [[]] for a debate without turns."
-    agents = range(len(transcript.at(1)))
-    rounds = [{t.agent: t.answer for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)]
-    return [[found.get(i) for i in agents] for found in rounds] or [[]]
+    "{agent: answer, None where none could be read} of each round, of the agents that took a turn in it."
+    return [{t.agent: t.answer for t in transcript.at(m)} for m in range(1, transcript.rounds + 1)] or [{}]
 
 # %% ../../nbs/runs/27_evaluate.ipynb #08d78c8e
-def between_rounds(answers: list[list[Answer | None]], right: list[list[bool]]) -> dict:
-    "`flips`, and how many answers `changed`, in every round after the first."
-    changed = [answers_changed(a, b) for a, b in zip(answers, answers[1:])]
-    return dict(flips=[flips(a, b) for a, b in zip(right, right[1:])], changed=changed)
+def between_rounds(
+    answers: list[dict[int, Answer | None]],  # of each round, by agent
+    right: list[dict[int, bool]],
+) -> dict:
+    "`flips`, and how many answers `changed`, in every round after the first, of the agents that took a turn in both."
+
+    def pairs(rounds):
+        for a, b in zip(rounds, rounds[1:]):
+            both = [i for i in b if i in a]
+            yield [a[i] for i in both], [b[i] for i in both]
+
+    return dict(flips=[flips(*p) for p in pairs(right)], changed=[answers_changed(*p) for p in pairs(answers)])
 
 
 def outcome(
@@ -79,8 +85,9 @@ def outcome(
             f'{p.id}: no gold answer, so nothing to score with. Add "gold" to the question, or leave it out of the'
             ' evaluation.'
         )
-    answers = _answers_by_round(transcript)
-    right = [[task.score(a, p) for a in row] for row in answers]
+    by_agent = _answers_by_round(transcript)
+    scored = [{i: task.score(a, p) for i, a in row.items()} for row in by_agent]
+    answers, right = ([list(row.values()) for row in rows] for rows in (by_agent, scored))
     first, *_, final = [[a and a.text for a in row] for row in (answers[0], *answers)]
     summaries = [t.text for t in transcript.turns if t.role == 'summarizer']
     return dict(
@@ -93,7 +100,7 @@ def outcome(
         right_final=right[-1],
         majority=scored_vote(answers[0], task, p, seed=seed),
         debate=scored_vote(answers[-1], task, p, seed=seed),
-        **between_rounds(answers, right),
+        **between_rounds(by_agent, scored),
         finish=dict(Counter(t.completion.finish for t in transcript.turns)),
         empty_summaries=sum(not text.strip() for text in summaries),
         cost=dict(majority=cost(transcript.at(1)), debate=cost(transcript.turns)),
