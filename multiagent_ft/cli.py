@@ -18,6 +18,7 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
 import errno, inspect, os, re, sys, traceback
 from contextlib import redirect_stdout
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Callable
 import typer
 from . import __version__
@@ -51,7 +52,7 @@ def ending(e: BaseException) -> int:  # what a command raised
     if isinstance(e, MaftError):
         complain(str(e))
         return 2
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         complain(
             f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same'
             ' command again; what is finished is kept.'
@@ -319,13 +320,15 @@ def run(config, given):
     with results_only():
         summary = run(config)
     print_summary(summary)
-    if not any(summary['made'].values()):
+    if n := summary.get('regraded'):
+        print(f'{n} right answers had changed since: what was generated stands, and was graded again.')
+    elif not any(summary['made'].values()):
         print(NOTHING_LEFT)
     print(
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
+    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
 @app.command()

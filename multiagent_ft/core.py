@@ -6,8 +6,8 @@
 __all__ = ['FINISH', 'TURN_COLOURS', 'HIDDEN', 'MaftError', 'Message', 'Problem', 'Completion', 'Answer', 'same_answer', 'Turn',
            'Transcript', 'turn_html', 'transcript_html', 'transcript_to_dict', 'transcript_from_dict', 'canonical_json',
            'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out', 'fsync_dir', 'write_atomic',
-           'remove_partial_files', 'write_jsonl', 'read_jsonl', 'is_object_name', 'load_object', 'function_key',
-           'secret_name', 'scrub', 'holds_secret', 'redact']
+           'remove_partial_files', 'write_jsonl', 'read_jsonl', 'is_object_name', 'load_object', 'as_absolute',
+           'moved_along', 'function_key', 'secret_name', 'scrub', 'holds_secret', 'redact']
 
 # %% ../nbs/01_core.ipynb #a5dc87ca
 import difflib, errno, functools, hashlib, html, importlib.util, inspect, json, math, os, random, re, shutil, sys
@@ -229,7 +229,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:  # where the complete f
     except OSError as e:
         if tmp:
             Path(tmp).unlink(missing_ok=True)
-        remedy = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'Fix that'
+        remedy = 'Free some room' if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 'Fix that'
         raise MaftError(
             f'cannot write {path}: {e.strerror}. {remedy} (or choose another folder) and run the same command again;'
             ' nothing done so far is lost.'
@@ -354,6 +354,29 @@ def load_object(
     if kind is not None and not isinstance(found, kind):
         raise MaftError(f'{where}: expected an object of type {kind.__name__}, found a {type(found).__name__}.')
     return found
+
+# %% ../nbs/01_core.ipynb #5c1e08a4
+def _file_part(name):
+    return name.rpartition(':')[0] if is_object_name(name) else name
+
+
+def as_absolute(name: str) -> str:  # a file or folder, or FILE.py:NAME
+    "`name` as an absolute path if there is such a file or folder; any other name as it is."
+    file = _file_part(name)
+    return os.path.abspath(file) + name[len(file) :] if os.path.exists(file) else name
+
+
+def moved_along(
+    name: str,  # as `as_absolute` gave it
+    old: str,  # where a folder was
+    new: str,  # where it is now
+) -> str:
+    "`name`, or what lies as far from `new` as `name` did from `old`, if only that is there."
+    file = _file_part(name)
+    if not os.path.isabs(file) or os.path.exists(file):
+        return name
+    moved = os.path.abspath(os.path.join(new, os.path.relpath(file, old)))
+    return moved + name[len(file) :] if os.path.exists(moved) else name
 
 # %% ../nbs/01_core.ipynb #052b130c
 def function_key(f: Callable) -> dict:

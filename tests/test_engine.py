@@ -495,13 +495,13 @@ def test_oom_halves_the_batch(llama, engine, monkeypatch):
     monkeypatch.setattr(
         hf,
         'generate_batch',
-        lambda *a: (_ for _ in ()).throw(
+        lambda *a, **k: (_ for _ in ()).throw(
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         ),
     )
     with pytest.raises(MaftError, match='out of memory'):
         e.generate(asks(1))
-    monkeypatch.setattr(hf, 'generate_batch', lambda *a: (_ for _ in ()).throw(RuntimeError('a bug')))
+    monkeypatch.setattr(hf, 'generate_batch', lambda *a, **k: (_ for _ in ()).throw(RuntimeError('a bug')))
     with pytest.raises(RuntimeError, match='a bug'):
         e.generate(asks(1))
 

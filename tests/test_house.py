@@ -281,6 +281,8 @@ def test_lint_detects_each_fault(tmp_path):
         ('code', 'if', []),
         ('code', '#| export\ndef f(): pass', []),
         ('code', '#| exports\ndef f(): pass', []),
+        ('code', "#| export\ndef g(later: 'Later') -> 'g': pass", []),
+        ('code', "#| export\nclass Later:\n    def again(self) -> 'Last': pass", []),
         ('code', ' ', []),
         ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
         ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
@@ -298,6 +300,7 @@ def test_lint_detects_each_fault(tmp_path):
         "unknown directive 'exprot'",
         'not Python',
         'f is exported twice',
+        'do not know Later',
         'an empty cell',
         'stderr',
         'this machine: /tmp/abc',
@@ -306,6 +309,7 @@ def test_lint_detects_each_fault(tmp_path):
         'export nothing',
     ):
         assert expected in output, expected
+    assert 'do not know Last' not in output  # the docs do not show methods
 
 
 def test_ruff_check_and_format():

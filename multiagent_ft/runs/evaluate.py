@@ -6,15 +6,17 @@
 __all__ = ['FATES', 'scored_vote', 'cost', 'flips', 'answers_changed', 'between_rounds', 'outcome', 'mean_and_stderr', 'methods',
            'correctness', 'unparsed', 'summarize_outcomes', 'tidy', 'wilson', 'Comparison', 'differences', 'compare',
            'holm', 'agreement', 'total', 'chance_of_any', 'passed', 'measures', 'health', 'fate', 'collapse',
-           'since_start', 'overflow_note']
+           'since_start', 'overflow_note', 'truncation_note', 'Fit', 'fit_of', 'fit_note']
 
 # %% ../../nbs/runs/27_evaluate.ipynb #3a9bfbb7
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Iterable
+from typing import Iterable, NamedTuple
 from ..core import Answer, MaftError, Problem, Transcript, Turn, same_answer
 from ..method.consensus import vote
+from ..method.debate import Protocol, first_chat, untrained
+from ..method.prompts import token_budget
 from .tasks import Task
 
 # %% ../../nbs/runs/27_evaluate.ipynb #e086e2cc
@@ -359,3 +361,51 @@ def overflow_note(outcomes: list[dict]) -> str:
         ' context and were never sent; each counts as wrong. Allow fewer tokens (max_new_tokens) or take shorter'
         ' questions.'
     )
+
+
+def truncation_note(outcomes: list[dict]) -> str:
+    "A line about texts that were cut at their limit, '' when none was."
+    ended = total(o['finish'] for o in outcomes)
+    if not (cut := ended.get('length', 0)):
+        return ''
+    return (
+        f'{cut} of {sum(ended.values())} texts were cut at their limit (max_new_tokens, summary_max_new_tokens); a cut'
+        ' one is rarely read, and never trained on.'
+    )
+
+# %% ../../nbs/runs/27_evaluate.ipynb #71ad90c2
+class Fit(NamedTuple):
+    "How questions fit into the context of an engine."
+
+    fitting: list[Problem]
+    too_long: list[Problem]  # never sent
+    short: int  # of those that fit: how many leave less room for an answer than it may take
+
+
+def fit_of(engine, protocol: Protocol, problems: list[Problem]) -> Fit:
+    "Which questions fit into the context; all of them for an engine that does not say how long it is."
+    context, agent, limit = getattr(engine, 'context', None), untrained(1).generators[0], protocol.sampling
+    if not isinstance(context, int):
+        return Fit(problems, [], 0)
+    sizes = [len(engine.render(first_chat(p.text, agent, protocol))) for p in problems]
+    budgets = [token_budget(context, n, limit) for n in sizes]
+    return Fit(
+        [p for p, n in zip(problems, budgets) if n],
+        [p for p, n in zip(problems, budgets) if not n],
+        short=sum(0 < n < limit.max_new_tokens for n in budgets),
+    )
+
+
+def fit_note(engine, fit: Fit) -> str:
+    "A line about questions that do not fit, '' when all do. Raises `MaftError` when none does."
+    n, lost = len(fit.fitting) + len(fit.too_long), len(fit.too_long)
+    remedy = 'Take shorter questions, fewer max_new_tokens, or a model with a longer context.'
+    if n and lost == n:
+        raise MaftError(
+            f'none of the {n} questions fits into the context of {engine.context} tokens with room for an answer'
+            f' ({fit.too_long[0].id} first). {remedy}'
+        )
+    said = f'{lost} of {n} questions do not fit into the context of {engine.context} tokens and will count as wrong'
+    cut = f'{fit.short} of {n} questions leave an answer less room than max_new_tokens'
+    parts = [said] * bool(lost) + [cut] * bool(fit.short)
+    return '; '.join(parts) + f'. {remedy}' if parts else ''

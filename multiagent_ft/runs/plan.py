@@ -15,6 +15,7 @@ import math, statistics, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Callable, NamedTuple
+from .evaluate import fit_note, fit_of
 from .settings import Config, settled
 from ..core import Completion, MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, generator_requests, untrained
@@ -490,7 +491,7 @@ def memory(
 def seconds_for(s: Sample, generated: float, trained: float, workers: int = 1) -> float:
     "Seconds to generate and to train on so many tokens at the speed of the sample."
     speed = s.generated / max(s.seconds, 1e-9)
-    return (generated / max(speed, 1e-9) + trained / (s.training_speed or speed)) / max(workers, 1)
+    return (generated / max(speed, 1e-9) + trained / max(s.training_speed or speed, 1e-9)) / max(workers, 1)
 
 
 def _tokens(cfg: Config, s: Sample, answers: int) -> dict:
@@ -582,7 +583,7 @@ def lines(cfg: Config, p: dict) -> list[str]:
         f'about {size(p["disk"])} on disk, {size(p["memory"])} of memory in {max(p["workers"], 1)} process(es);'
         f' {2 * cfg.agents} full copies would take {size(p["memory_full_copies"])} for their weights alone'
     )
-    return [counted, generated, steps, room, time_line(p)]
+    return [counted, generated, steps, room, time_line(p), *filter(None, [p.get('note')])]
 
 # %% ../../nbs/runs/30_plan.ipynb #0efeb693
 def make_plan(
@@ -595,6 +596,9 @@ def make_plan(
     context = RunContext(cfg)
     train, evaluation = split_questions(context)
     with context:
-        s = sample(context, train[0] + evaluation, questions, seconds=seconds)
+        fit = fit_of(context.engine, context.protocol, train[0] + evaluation)
+        note = fit_note(context.engine, fit)
+        s = sample(context, fit.fitting, questions, seconds=seconds)
         needed = memory(context.cfg, context.engine.base.model, s.longest)
-        return plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
+        planned = plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
+    return planned | dict(note=note)

@@ -8,11 +8,11 @@ __all__ = ['SMALL', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_argum
            'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one', 'finetune_all', 'check_base',
            'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last',
            'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration',
-           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'run_lock',
-           'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary',
-           'run_iterations', 'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result',
-           'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society',
-           'evaluate_run']
+           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'asked',
+           'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'run_lock', 'git_commit',
+           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
+           'run', 'prompts_unsent', 'summary_table', 'Result', 'accuracy_table', 'read_result', 'Experiment',
+           'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, traceback
@@ -55,7 +55,16 @@ from multiagent_ft.method.recipes import (
     load_recipe,
     recipe_source,
 )
-from .evaluate import health, outcome, overflow_note, since_start, summarize_outcomes
+from multiagent_ft.runs.evaluate import (
+    fit_note,
+    fit_of,
+    health,
+    outcome,
+    overflow_note,
+    since_start,
+    summarize_outcomes,
+    truncation_note,
+)
 from multiagent_ft.runs.jobs import (
     CachedEngine,
     CachedReader,
@@ -66,8 +75,16 @@ from multiagent_ft.runs.jobs import (
     ProcessExecutor,
     engine_for,
 )
-from .settings import Config, check_same, config_of, save_config, semantic, settled
-from .society import iterations_of, load_society, save_society, with_engine
+from .settings import Config, check_same, config_of, located, save_config, semantic, settled
+from multiagent_ft.runs.society import (
+    base_key,
+    check_same_base,
+    iterations_of,
+    load_society,
+    save_society,
+    saved_base,
+    with_engine,
+)
 from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
@@ -98,6 +115,7 @@ def base_arguments(cfg: Config) -> dict:
     args = {k: v for k, v in dict(cfg.engine).items() if k not in ('name', 'args')}
     if cfg.training.method == 'qlora' and cfg.engine.dtype == 'auto':
         args['dtype'] = '4bit'
+    args = args if args['template_args'] else {k: v for k, v in args.items() if k != 'template_args'}
     return args | dict(device=cfg.run.device, batch_size=cfg.generation.batch_size)
 
 
@@ -115,7 +133,8 @@ def vllm_args(cfg: Config) -> dict:
 def spec_for(cfg: Config) -> EngineSpec:
     "The engine of a run as data, for any process to build."
     if cfg.engine.name not in ('hf', 'vllm'):
-        return EngineSpec(cfg.engine.name, dict(cfg.engine.args))
+        own = dict(template_args=cfg.engine.template_args) if cfg.engine.template_args else {}
+        return EngineSpec(cfg.engine.name, own | cfg.engine.args)
     args = base_arguments(cfg)
     if cfg.engine.name == 'vllm':
         own = {k: v for k, v in args.items() if k != 'batch_size'}
@@ -550,7 +569,7 @@ def evaluate_iteration(
     if keep:
         write_jsonl(context.folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, transcripts))
     outcomes = [outcome(t, context.task, context.cfg.seed, iteration=k) for t in transcripts]
-    if note := overflow_note(outcomes):
+    for note in filter(None, (overflow_note(outcomes), truncation_note(outcomes))):
         context.progress.say(f'iteration {k}: {note}')
     if k == 0 and context.cfg.votes > context.cfg.agents and context.recipe.trains:
         add_self_consistency(context, outcomes, ctx, problems=problems)
@@ -590,6 +609,63 @@ def init_run_dir(cfg: Config, keys: dict = {}):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
+
+# %% ../../nbs/runs/29_run.ipynb #3b60c9d2
+def asked(train: list[list[Problem]], evaluation: list[Problem]) -> dict:
+    "What was asked, the right answers aside: a digest of each iteration's training questions, and one of evaluation's."
+
+    def texts(problems):
+        return digest([[p.id, p.text] for p in problems])
+
+    return dict(train=[texts(problems) for problems in train], evaluation=texts(evaluation))
+
+
+def check_same_inputs(context: RunContext):
+    "Raises `MaftError` if the run in this folder stands on another base model, or was asked other questions."
+    for folder in sorted(context.folder.glob('iteration-*')):
+        check_same_base(saved_base(folder), context.engine, where=f'the run in {context.folder}')
+    try:
+        before = json.loads((context.folder / 'provenance.json').read_text(encoding='utf-8'))['asked']
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    other = [] if before['evaluation'] == context.asked['evaluation'] else ['evaluation']
+    other += ['training'] * any(a != b for a, b in zip(before['train'], context.asked['train']))
+    if other:
+        raise MaftError(
+            f'{context.folder} holds a run on other questions: those of {context.cfg.task.name} for'
+            f' {" and ".join(other)} have changed since.\nBring the old ones back, or choose another folder with --out.'
+        )
+
+
+def changed_golds(context: RunContext, evaluation: list[Problem]) -> int:
+    "How many right answers are not those that the run in this folder was graded with; it is told."
+    try:
+        golds = {o['problem']: o['gold'] for o in read_jsonl(context.folder / 'outcomes.jsonl')}
+    except (MaftError, KeyError):
+        return 0
+    changed = [p.id for p in evaluation if golds.get(p.id, p.gold) != p.gold]
+    if changed:
+        context.progress.say(
+            f'{len(changed)} of {len(evaluation)} right answers have changed since ({changed[0]} first): what was'
+            ' generated stands, and is graded again'
+        )
+    return len(changed)
+
+
+def report_fit(context: RunContext, train: list[list[Problem]], evaluation: list[Problem]):
+    "Report how many questions do not fit into the context. Raises `MaftError` when none to train or evaluate on does."
+    engine, protocol = context.engine, context.protocol
+    to_train = list({p.id: p for problems in train for p in problems}.values()) if context.cfg.iterations else []
+    for purpose, problems in dict(training=to_train, evaluation=evaluation).items():
+        if note := fit_note(engine, fit_of(engine, protocol, problems)):
+            context.progress.say(f'{purpose}: {note}')
+
+
+def with_its_store(cfg: Config) -> Config:
+    "`cfg` with the store that its run folder remembers, where none is asked for."
+    if cfg.run.store is not None or not (cfg.folder / 'config.yaml').is_file():
+        return cfg
+    return cfg.but(store=config_of(cfg.folder).run.store)
 
 # %% ../../nbs/runs/29_run.ipynb #0e7b1371
 @contextlib.contextmanager
@@ -665,6 +741,7 @@ def write_summary(context: RunContext, iterations: list[dict], outcomes: list[di
         commit=git_commit(),
         versions=versions(),
         input_digest=context.input_digest,
+        asked=context.asked,
         results={f: file_digest(context.folder / f) for f in files},
         seed=context.cfg.seed,
         questions=context.split,
@@ -685,7 +762,7 @@ def source_digest() -> str:
 def input_digest(context: RunContext, train: list[list[Problem]], evaluation: list[Problem]) -> str:
     """One digest of everything that decides a run's result: settings, objects, model, questions, libraries, and this
     package's source."""
-    settings, functions = [semantic(context.cfg), context.cfg.iterations], recipe_source(context.recipe)
+    settings, functions = [semantic(located(context.cfg)), context.cfg.iterations], recipe_source(context.recipe)
     engine, questions = context.engine.identity(None), [train, evaluation]
     return digest([settings, functions, context.keys, engine, questions, versions(), source_digest()])
 
@@ -719,13 +796,14 @@ def _untrained_report(agents: int) -> dict:
 def run_iterations(context: RunContext, train: list[list[Problem]], evaluation: list[Problem], track: Tracker) -> dict:
     "Run all iterations, writing each one down as it ends. Returns the summary."
     society, iterations, outcomes = untrained(context.cfg.agents), [], []
+    base = base_key(context.engine) if context.spec else {}
     for k in range(context.cfg.iterations + 1):
         report = _untrained_report(context.cfg.agents)
         if k:
             society, report = train_iteration(context, k, society, problems=train[k - 1])
         found = evaluate_iteration(context, k, society, problems=evaluation, keep=True)
         save_society(
-            with_engine(society, context.spec, context.protocol, kind=context.task.kind),
+            with_engine(society, context.spec, context.protocol, kind=context.task.kind, base=base),
             context.folder / f'iteration-{k}',
         )
         outcomes += found.outcomes
@@ -745,22 +823,26 @@ def run(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> dict:
     """Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; continues where an earlier run stopped.
-    Returns the summary, and under 'made' how many jobs were done for it."""
-    context = RunContext(cfg, executor, objects, progress=progress)
+    Returns the summary, and under 'made' how many jobs were done for it, under 'regraded' how many right answers had
+    changed since. Raises `MaftError` beforehand if the folder holds a run on another base model or other questions."""
+    context = RunContext(with_its_store(cfg), executor, objects, progress=progress)
     train, evaluation = split_questions(context)
     cfg, before = context.cfg, context.store.misses.copy()
     init_run_dir(cfg, context.keys)
     with run_lock(cfg.folder), context:
-        context.input_digest = input_digest(context, train, evaluation)
+        context.input_digest, context.asked = input_digest(context, train, evaluation), asked(train, evaluation)
         if not again and (done := finished_summary(context)):
             return dict(done, made={})
+        check_same_inputs(context)
+        changed = changed_golds(context, evaluation)
+        report_fit(context, train, evaluation)
         if context.keys:  # before config.yaml, which says that this folder is a run of these objects
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
         check_base(context)
-        save_config(cfg, cfg.folder)
+        save_config(located(cfg), cfg.folder)
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
             summary = run_iterations(context, train, evaluation, track=track)
-    return dict(summary, made=dict(context.store.misses - before))
+    return dict(summary, made=dict(context.store.misses - before), regraded=changed)
 
 # %% ../../nbs/runs/29_run.ipynb #8f17da3c
 def _shown(method: dict | None) -> str:
@@ -831,7 +913,7 @@ def read_result(summary: dict, folder: Path) -> Result:
         table=accuracy_table(summary),
         society=load_society(folder / f'iteration-{summary["iterations"][-1]["iteration"]}'),
         outcomes=read_jsonl(folder / 'outcomes.jsonl'),
-        summary={k: v for k, v in summary.items() if k != 'made'},
+        summary={k: v for k, v in summary.items() if k not in ('made', 'regraded')},
         folder=folder,
         made=summary.get('made', {}),
     )
@@ -959,6 +1041,9 @@ def evaluate_society(
         return load_society(Path(folder) / f'iteration-{k}') if k else untrained(cfg.agents)
 
     with context:
+        check_same_base(
+            saved_base(Path(folder) / f'iteration-{last}'), context.engine, where=f'the society of {folder}'
+        )
         found = {k: evaluate_iteration(context, k, society(k), problems=problems) for k in sorted({0, last})}
     return Evaluated(cfg, found, made=context.store.misses)
 

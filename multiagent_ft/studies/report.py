@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
@@ -55,7 +56,9 @@ def read_summary(folder: Path) -> tuple[dict, dict]:
     "summary.json and provenance.json. Raises `MaftError` when there are no results, or they cannot be read."
     text = read_text(folder / 'summary.json')
     if not text:
-        raise MaftError(f'{folder} holds no results (no summary.json). Run it first: maft run --out {folder}')
+        raise MaftError(
+            f'{folder} holds no results (no summary.json). Run it first: maft run --out {quote(str(folder))}'
+        )
     try:
         summary, provenance = json.loads(text), json.loads(read_text(folder / 'provenance.json') or '{}')
     except ValueError as e:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start', 'check_parent_taken_over',
            'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'read_examples', 'BeforeTraining', 'work_dir',
-           'save_checked', 'report', 'Trained', 'train_as_fits', 'half_micro_batch', 'versions', 'check_trainable',
+           'Trained', 'save_checked', 'report', 'train_as_fits', 'half_micro_batch', 'versions', 'check_trainable',
            'write_little', 'take_one_step', 'check_job', 'check_key', 'needs_check']
 
 # %% ../../nbs/training/19_finetune.ipynb #9c0417eb
@@ -221,7 +221,18 @@ def work_dir(scratch: str | None, key: list):  # what names it
     shutil.rmtree(work, ignore_errors=True)
 
 
-def save_checked(trained: 'Trained', before: BeforeTraining, folder: Path) -> float:
+@dataclass(frozen=True)
+class Trained:
+    "A trained model, before it is saved."
+
+    model: Any
+    run: TrainingRun
+    curve: list[dict]  # of the loss
+    start: dict  # fingerprints of the agent's tensors before training
+    gap: float  # of guard `start`
+
+
+def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> float:
     "Write the agent, between the guards that follow training. Returns the largest difference of guard `saved`."
     run, base = trained.run, trained.run.base
     tensors = agent_tensors(trained.model)
@@ -242,7 +253,7 @@ def save_checked(trained: 'Trained', before: BeforeTraining, folder: Path) -> fl
     )
 
 
-def report(objective: Objective, trained: 'Trained', guards: dict) -> dict:
+def report(objective: Objective, trained: Trained, guards: dict) -> dict:
     "What training.json tells of a training run."
     run, turns = trained.run, objective.turns(trained.run.examples)
     return dict(
@@ -260,17 +271,6 @@ def report(objective: Objective, trained: 'Trained', guards: dict) -> dict:
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #4613a503
-@dataclass(frozen=True)
-class Trained:
-    "A trained model, before it is saved."
-
-    model: Any
-    run: TrainingRun
-    curve: list[dict]  # of the loss
-    start: dict  # fingerprints of the agent's tensors before training
-    gap: float  # of guard `start`
-
-
 def train_as_fits(objective: Objective, run: TrainingRun, before: BeforeTraining) -> Trained:
     "Train; when memory runs out, again with half as many examples at a time, which changes rounding only."
     import gc, torch
