@@ -206,21 +206,22 @@ def reflect(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], seeds: Seeds, round: int = 2
 ) -> list[Transcript]:
     "Every agent answers again, after its own answers only."
-    rows = [(a, t) for a in society.critics[: len(transcripts[0].at(1))] for t in transcripts] if transcripts else []
+    rows = [(a, t) for t in transcripts for a in society.critics[: len(t.at(1))]]
 
     def request(a, t) -> Request:
         sent = dict(round=round, role='critic', draw=a.index, sampling=ctx.protocol.sampling, adapter=a.adapter)
         return seeds.request(reflection(ctx, t, a), t.problem, **sent)
 
-    requests = [request(a, t) for a, t in rows]
-    ctx.stage(f'round {round} reflections', len(requests))
-    completions = ctx.generate(requests)
+    ctx.stage(f'round {round} reflections', len(rows))
+    completions = ctx.generate([request(a, t) for a, t in rows])
     answers = ctx.read(completions, [t.problem for _, t in rows])
-    turns = {}
-    for (a, t), c, answer in zip(rows, completions, answers, strict=True):
-        turn = Turn(agent=a.index, role='critic', round=round, completion=c, answer=answer)
-        turns.setdefault(t.problem.id, []).append(turn)
-    return [replace(t, turns=(*t.turns, *turns[t.problem.id])) for t in transcripts]
+    found = iter(
+        [
+            Turn(a.index, 'critic', round, completion=c, answer=x)
+            for (a, _), c, x in zip(rows, completions, answers, strict=True)
+        ]
+    )
+    return [replace(t, turns=(*t.turns, *(next(found) for _ in society.critics[: len(t.at(1))]))) for t in transcripts]
 
 
 def answer_and_reflect(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
