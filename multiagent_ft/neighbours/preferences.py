@@ -7,7 +7,7 @@ __all__ = ['SHARPNESS', 'EAST_VOTE', 'EAST', 'FLIP_WEIGHTS', 'PEER_PREDICTION', 
            'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'say_idle', 'entropy', 'by_entropy', 'flip_rate', 'by_flips',
            'peer_scores', 'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns',
            'samples_and_pairs', 'sample_pairs', 'verdict', 'verifier_scores', 'best_of_k', 'check_k', 'last_draws',
-           'debate_and_readers', 'flip_pairs', 'actor_and_critic_pairs', 'AsksReaders']
+           'Reading', 'debate_and_readers', 'flip_pairs', 'actor_and_critic_pairs', 'AsksReaders']
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #64bcb818
 import sys
@@ -308,31 +308,41 @@ def last_draws(transcript: Transcript, critic: Agent) -> list[Turn]:
     ]
 
 
+@dataclass(frozen=True)
+class Reading:
+    "One draw of a critic's last turn, to be read by the next agent."
+
+    transcript: Transcript
+    critic: Agent
+    draw: int
+    turn: Turn
+
+    def request(self, ctx: RecipeContext, society: Society, seeds: Seeds) -> Request:
+        "What the next agent is asked: to answer again, after its own first answer and this draw."
+        tr, reader = self.transcript, society.critics[(self.critic.index + 1) % len(society)]
+        own = next(x for x in tr.at(1) if x.agent == reader.index)
+        ask = ctx.protocol.prompts.fill('peers', tr.problem.text, ctx.protocol.how, peers=[self.turn.text])
+        chat = reply(first_chat(tr.problem.text, reader, ctx.protocol), own.text or '(no answer)', ask)
+        role, where = f'reader {self.draw}', dict(round=tr.rounds + 1, draw=self.critic.index)
+        return seeds.request(
+            chat, tr.problem, role=role, **where, sampling=ctx.protocol.sampling, adapter=reader.adapter
+        )
+
+
 def debate_and_readers(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "A debate with two draws of every turn, and what the next agent answers after each draw of a critic's last turn."
     transcripts = debate_with_draws(ctx, society, problems, seeds=seeds, draws=FLIP_DRAWS)
-    rows = [
-        (tr, a, k, t)
-        for a in society.critics
-        for tr in transcripts
-        for k, t in enumerate(last_draws(tr, a))
-        if tr.rounds > 1
+    argued = [tr for tr in transcripts if tr.rounds > 1]
+    readings = [
+        Reading(tr, a, k, turn=t) for a in society.critics for tr in argued for k, t in enumerate(last_draws(tr, a))
     ]
-
-    def request(tr, a, k, t) -> Request:
-        reader = society.critics[(a.index + 1) % len(society)]
-        own = next(x for x in tr.at(1) if x.agent == reader.index)
-        ask = ctx.protocol.prompts.fill('peers', tr.problem.text, ctx.protocol.how, peers=[t.text])
-        chat = reply(first_chat(tr.problem.text, reader, ctx.protocol), own.text or '(no answer)', ask)
-        sent = dict(round=tr.rounds + 1, role=f'reader {k}', draw=a.index, sampling=ctx.protocol.sampling)
-        return seeds.request(chat, tr.problem, **sent, adapter=reader.adapter)
-
-    ctx.stage('readers', len(rows))
-    completions = ctx.generate([request(*row) for row in rows])
-    answers = ctx.read(completions, [tr.problem for tr, *_ in rows])
+    ctx.stage('readers', len(readings))
+    completions = ctx.generate([r.request(ctx, society, seeds) for r in readings])
+    answers = ctx.read(completions, [r.transcript.problem for r in readings])
     read = {tr.problem.id: [] for tr in transcripts}
-    for (tr, a, k, _), c, answer in zip(rows, completions, answers, strict=True):
-        read[tr.problem.id].append(Turn(a.index, f'reader {k}', tr.rounds, completion=c, answer=answer))
+    for r, c, answer in zip(readings, completions, answers, strict=True):
+        turn = Turn(r.critic.index, f'reader {r.draw}', r.transcript.rounds, completion=c, answer=answer)
+        read[r.transcript.problem.id].append(turn)
     return [replace(tr, turns=(*tr.turns, *read[tr.problem.id])) for tr in transcripts]
 
 
