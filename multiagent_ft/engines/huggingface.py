@@ -199,6 +199,7 @@ def load_weights(
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=not asks_hub(model),
+            adapter_kwargs=dict(local_files_only=True),  # or it looks on the hub for an adapter of that name
             output_loading_info=True,
             **(four_bit_config(device, dtype) if four else {}),
         )

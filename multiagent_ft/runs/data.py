@@ -12,6 +12,7 @@ __all__ = ['PACKED', 'READERS', 'UNITS', 'KEYS', 'SUBJECTS', 'BUILT_IN', 'MISSIN
 
 # %% ../../nbs/runs/22_data.ipynb #aed9df7c
 import csv, difflib, gzip, io, json, logging, re, zipfile, zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
@@ -538,6 +539,22 @@ def first_cells(d: DataSet) -> dict:
         return {}
 
 # %% ../../nbs/runs/22_data.ipynb #59748e66
+@contextmanager
+def _offline_without_network():
+    "Where the Hub does not answer, `datasets` looks into its cache at once, instead of asking again and again."
+    import datasets
+    from huggingface_hub import constants
+    from multiagent_ft.engines.huggingface import hub_answers
+
+    before, there = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE), hub_answers()
+    if not there:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
 def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     "`datasets.load_dataset`, quiet, with one kind of error."
     import datasets
@@ -547,7 +564,8 @@ def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     datasets.disable_progress_bars()
     hub_log.setLevel(logging.ERROR)
     try:
-        return datasets.load_dataset(d.hub, config or None, split=part)
+        with _offline_without_network():
+            return datasets.load_dataset(d.hub, config or None, split=part)
     except Exception as e:
         reason = ' '.join(str(e).split())[:160].rstrip('.')
         files = [d.train or d.split.split('+')[-1] or 'train', *filter(None, [d.evaluation])]
