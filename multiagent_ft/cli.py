@@ -10,9 +10,9 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain', 'ending', 'flag',
            'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
            'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'doctor',
-           'evaluate', 'debate', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
-           'diversity_of_run', 'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify',
-           'store_prune', 'nano_train', 'nano_measure', 'main']
+           'evaluate', 'debate', 'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan',
+           'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'configuration',
+           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, sys, traceback
@@ -508,9 +508,40 @@ def debate(
     from multiagent_ft.runs.society import Society
 
     society = untrained_society(config) if run is None else Society.load(run, iteration)
+    live = watched_debate(society)
+    if sys.stdout.isatty():
+        show([('bold', escape_controls(question)), ('', '')])
     with results_only():
-        transcript = society.ask(question, seed=seed, kind=kind)
-    show(debate_lines(transcript))
+        transcript = society.ask(question, seed=seed, kind=kind, watch=live.watch)
+    show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
+
+
+def watched_debate(society):
+    "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
+    from multiagent_ft.runs.tracking import LiveDebate
+
+    from rich.console import Console
+
+    p, terminal = society.protocol, sys.stdout if sys.stdout.isatty() else None
+    console = Console(file=terminal or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+
+    def write(text, agent, heading=False):
+        colour = COLOURS[agent % len(COLOURS)]
+        console.print(escape_controls(text), style=f'bold {colour}' if heading else colour, end='')
+
+    stages = 1 + (p.rounds - 1) * (1 + p.summary)
+    return LiveDebate(console.print, write if terminal else None, stages=stages)
+
+
+def answer_lines(transcript: Transcript) -> list[tuple[str, str]]:
+    "The answers of each round and the vote, as (style, line) pairs: what is left to say after the words."
+
+    def answer(turn):
+        return 'none' if turn.answer is None else escape_controls(turn.answer.text)
+
+    rounds = range(1, transcript.rounds + 1)
+    lines = [('', f'round {m}: {", ".join(map(answer, transcript.at(m)))}') for m in rounds]
+    return [('', ''), *lines, ('bold', verdict([t.answer for t in transcript.final()]))]
 
 
 def untrained_society(config: Config):

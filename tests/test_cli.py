@@ -328,6 +328,7 @@ def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
         drawn += got
     assert p.wait() == 0, p.stderr.read()
     assert b'\x1b[1;36m  generator 0' in drawn and b'\x1b[1;35m  generator 1' in drawn
+    assert b'round 1, answers: ' in drawn and b'to the end of the debate' in drawn  # how long, before the words
     assert 'caf? 🦆 ·[2J?'.encode() in drawn and b'\x1b[2J' not in drawn
     assert not list(tmp_path.iterdir())  # nothing is written
 

@@ -501,8 +501,10 @@ class ScriptedEngine:
         reply: Callable | Mapping | list,
         name: str | None = None,  # what it is called in keys; default: the digest of the function's source or the texts
         batch_size: int = 64,  # requests per job, in a run
+        # {adapter: log-probability of each token, whatever stands before it}; default: it has no probabilities
+        token_logprobs: Mapping | None = None,
     ):
-        self.reply, self.batch_size = reply, batch_size
+        self.reply, self.batch_size, self.token_logprobs = reply, batch_size, token_logprobs
         self.name = name or _script_name(reply)
 
     def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
@@ -527,13 +529,17 @@ class ScriptedEngine:
         return next((self.reply[k] for k in keys if k in self.reply), None)
 
     def logprobs(self, prompt_ids, token_ids, adapter=None):
-        raise MaftError('a script has no probabilities: use an engine that runs a model.')
+        "Log-probabilities of the tokens by the script's table. Raises `MaftError` for a script without one."
+        if self.token_logprobs is None:
+            raise MaftError('this script has no probabilities: give it token_logprobs, or use an engine with a model.')
+        own = self.token_logprobs[adapter]
+        return [[own[t] for t in tokens] for tokens in token_ids]
 
     def identity(self, adapter: str | None = None) -> dict:
         return dict(engine='scripted', name=self.name, adapter=adapter_digest(adapter))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(logprobs=False)
+        return Capabilities(logprobs=self.token_logprobs is not None)
 
 
 def _script_name(reply):

@@ -322,7 +322,7 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
 
     def generate(requests):
         with context.progress.bar(len(requests), step[0]) as bar:
-            return context.cached.generate(requests, bar.count)
+            return context.cached.generate(requests, bar.count, bar.tokens)
 
     def name_step(name, n):
         step[0] = name

@@ -17,7 +17,7 @@ from ..answers.reading import read
 from ..core import MaftError, Problem, Transcript, as_absolute, file_digest, moved_along, write_atomic
 from ..method import debate as method
 from ..method.debate import Agent, Protocol, Seeds, debate
-from ..method.prompts import EngineSpec, Prompts, Sampling, how_to_answer
+from ..method.prompts import EngineSpec, Prompts, Sampling, generate_with_progress, how_to_answer
 
 # %% ../../nbs/runs/21_society.ipynb #88c3f0b5
 def reader(kind: str = 'number') -> Callable:  # (completions, problems) -> an `Answer` or None each
@@ -51,6 +51,7 @@ class Society(method.Society):
         seed: int = 0,
         kind: str | None = None,  # default: the society's
         engine=None,  # default: the one of `spec`
+        watch: Callable | None = None,  # requests -> what is called with the `GenerationProgress` of their answers
     ) -> Transcript:
         "Debate one question; the transcript holds every turn."
         protocol, kind = self.protocol, kind or self.kind
@@ -61,8 +62,12 @@ class Society(method.Society):
 
             engine = engine_for(self.spec)
             check_same_base(self.base, engine, where=f'the society of {self.spec.args.get("model", self.spec.engine)}')
+
+        def generate(requests):
+            return generate_with_progress(engine, requests, watch and watch(requests))
+
         problems = [Problem('asked', question)]
-        found = debate(problems, self, protocol, generate=engine.generate, seeds=Seeds(seed, 'ask'), read=reader(kind))
+        found = debate(problems, self, protocol, generate=generate, seeds=Seeds(seed, 'ask'), read=reader(kind))
         return found[0]
 
 
