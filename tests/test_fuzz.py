@@ -3,7 +3,7 @@
 Each `…_fault` does one thing with one odd input and returns how it ended if that was a traceback; the tests want None.
 `python tests/test_fuzz.py N` tries N inputs of each kind and lists the tracebacks."""
 
-import contextlib, gzip, io, json, os, random, shutil, string, sys, tempfile, traceback, warnings
+import contextlib, gzip, io, json, os, random, shutil, sys, tempfile, traceback, warnings
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -14,11 +14,86 @@ from hypothesis import given, strategies as st
 from multiagent_ft.core import MaftError
 from multiagent_ft.runs.settings import PATHS, dump_config, load_config
 
-ODD = ['', ' ', '-1', '0', '1', '3', 'nan', 'inf', '1e999', '9' * 30, '٣', 'é', '\udc80', '..', '~', '~nosuch', 'null', 'true']
-ODD += ['a' * 300, 'x:y', 'x.py:y', 'mine.py:mine', '{', '[1', '[]', 'k=v', '=', '--', ':', '%', '*', '\n', 'a/b', 'a/b:c']
-ODD += ['/dev/null', '/etc/passwd', 'file.jsonl', 'folder', 'binary.csv', 'empty.jsonl', 'page.yaml', 'none.jsonl', 'run']
-TOKENS = [b'"', b'{', b'}', b'[', b']', b',', b':', b'\n', b'\r', b'\t', b'\x00', b'\xff', b'\xef\xbb\xbf', b'null', b'NaN']
-TOKENS += [b'-', b'1e999', b'9' * 400, b'[' * 2000, b'\\ud800', b'\\', b'"question"', b'answer', b'true', b'{}', b'- a\n', b'&a *a']
+ODD = [
+    '',
+    ' ',
+    '-1',
+    '0',
+    '1',
+    '3',
+    'nan',
+    'inf',
+    '1e999',
+    '9' * 30,
+    '٣',
+    'é',
+    '\udc80',
+    '..',
+    '~',
+    '~nosuch',
+    'null',
+    'true',
+]
+ODD += [
+    'a' * 300,
+    'x:y',
+    'x.py:y',
+    'mine.py:mine',
+    '{',
+    '[1',
+    '[]',
+    'k=v',
+    '=',
+    '--',
+    ':',
+    '%',
+    '*',
+    '\n',
+    'a/b',
+    'a/b:c',
+]
+ODD += [
+    '/dev/null',
+    '/etc/passwd',
+    'file.jsonl',
+    'folder',
+    'binary.csv',
+    'empty.jsonl',
+    'page.yaml',
+    'none.jsonl',
+    'run',
+]
+TOKENS = [
+    b'"',
+    b'{',
+    b'}',
+    b'[',
+    b']',
+    b',',
+    b':',
+    b'\n',
+    b'\r',
+    b'\t',
+    b'\x00',
+    b'\xff',
+    b'\xef\xbb\xbf',
+    b'null',
+    b'NaN',
+]
+TOKENS += [
+    b'-',
+    b'1e999',
+    b'9' * 400,
+    b'[' * 2000,
+    b'\\ud800',
+    b'\\',
+    b'"question"',
+    b'answer',
+    b'true',
+    b'{}',
+    b'- a\n',
+    b'&a *a',
+]
 
 
 def signature(e: BaseException) -> str:
@@ -78,10 +153,25 @@ def any_value(rnd: random.Random, depth: int = 0):
     return {rnd.choice(COLUMNS): any_value(rnd, depth + 1) for _ in range(rnd.randrange(4))}
 
 
-COLUMNS = ['question', 'answer', 'choices', 'options', 'messages', 'conversations', 'role', 'content', 'text', 'label', 'A', 'B']
+COLUMNS = [
+    'question',
+    'answer',
+    'choices',
+    'options',
+    'messages',
+    'conversations',
+    'role',
+    'content',
+    'text',
+    'label',
+    'A',
+    'B',
+]
 ROWS = [dict(question=f'What is {i}+1?', answer=str(i + 1)) for i in range(8)]
 CHOICE = [dict(question=f'Which is {i}?', choices=['x', str(i), 'y'], answer=1) for i in range(8)]
-CHATS = [dict(messages=[dict(role='user', content=f'{i}+1?'), dict(role='assistant', content=f'{i + 1}')]) for i in range(8)]
+CHATS = [
+    dict(messages=[dict(role='user', content=f'{i}+1?'), dict(role='assistant', content=f'{i + 1}')]) for i in range(8)
+]
 
 
 def as_file(rnd: random.Random, rows: list, suffix: str) -> bytes:
@@ -101,10 +191,9 @@ def as_parquet(rows):
 
     out = io.BytesIO()
     try:
-        table = pa.Table.from_pylist(rows)
+        pq.write_table(pa.Table.from_pylist(rows), out)
     except (pa.ArrowException, OverflowError, TypeError, UnicodeError):
-        table = pa.Table.from_pylist(ROWS)
-    pq.write_table(table, out)
+        pq.write_table(pa.Table.from_pylist(ROWS), out := io.BytesIO())
     return out.getvalue()
 
 
@@ -137,8 +226,12 @@ def task_yaml_fault(seed: int) -> str | None:
     rnd = random.Random(seed)
     keys = ['name', 'kind', 'instruction', 'question', 'answer', 'choices', 'level', 'levels', 'data', 'split', 'train']
     keys += ['evaluation', 'unreadable', 'config', 'nonsense']
-    given = {'data': 'q.jsonl'} | {rnd.choice(keys): rnd.choice([*ODD[:40], 'question', 'regex:(', 'math', 'q']) for _ in range(3)}
-    text = '\n'.join(f'{k}: {json.dumps(v) if rnd.random() < 0.6 else v}' for k, v in given.items()).encode(errors='replace')
+    given = {'data': 'q.jsonl'} | {
+        rnd.choice(keys): rnd.choice([*ODD[:40], 'question', 'regex:(', 'math', 'q']) for _ in range(3)
+    }
+    text = '\n'.join(f'{k}: {json.dumps(v) if rnd.random() < 0.6 else v}' for k, v in given.items()).encode(
+        errors='replace'
+    )
     with tempfile.TemporaryDirectory() as tmp:
         (Path(tmp) / 'q.jsonl').write_bytes(as_file(rnd, ROWS, 'jsonl'))
         file = Path(tmp) / 't.yaml'
@@ -153,7 +246,10 @@ def settings_fault(seed: int) -> str | None:
     "Read a file of settings that is odd, and settings on the command line."
     rnd = random.Random(seed)
     text = mutated(rnd, dump_config(load_config()).encode())
-    sets = [f'{rnd.choice([*PATHS, *PATHS.values(), "engine.args.x", "template_args.x", "nonsense"])}={rnd.choice(ODD)}' for _ in range(2)]
+    sets = [
+        f'{rnd.choice([*PATHS, *PATHS.values(), "engine.args.x", "template_args.x", "nonsense"])}={rnd.choice(ODD)}'
+        for _ in range(2)
+    ]
     with tempfile.TemporaryDirectory() as tmp:
         file = Path(tmp) / 'c.yaml'
         file.write_bytes(text)
@@ -166,13 +262,83 @@ def settings_fault(seed: int) -> str | None:
         return fault_of(call)
 
 
-COMMANDS = ['run', 'run', 'run', 'plan', 'eval', 'debate', 'diversity', 'report', 'explain', 'config', 'compare', 'reproduce']
+COMMANDS = [
+    'run',
+    'run',
+    'run',
+    'plan',
+    'eval',
+    'debate',
+    'diversity',
+    'report',
+    'explain',
+    'config',
+    'compare',
+    'reproduce',
+]
 COMMANDS += ['store ls', 'store verify', 'store prune', 'nano measure', 'bench', '', 'nonsense']
-FLAGS = ['--task', '--data', '--model', '--recipe', '--engine', '--prompts', '--agents', '--rounds', '--train', '--eval']
-FLAGS += ['--seed', '--iterations', '--workers', '--device', '--wandb', '--config', '--set', '--kind', '--iteration', '--run']
-FLAGS += ['--questions', '--seeds', '--baseline', '--embedder', '--out', '--store', '--json', '--yes', '--plan', '--quick']
-SOME = ['levels=1', 'temperature=-1', 'rank=0', 'chat_template=folder', 'chat_template=binary.csv', 'w=2', 'reading=last', 'x=1']
-SAFE = ['--iterations', '0', '--train', '1', '--eval', '1', '--workers', '0', '--wandb', 'off', '--agents', '1', '--rounds', '1']
+FLAGS = [
+    '--task',
+    '--data',
+    '--model',
+    '--recipe',
+    '--engine',
+    '--prompts',
+    '--agents',
+    '--rounds',
+    '--train',
+    '--eval',
+]
+FLAGS += [
+    '--seed',
+    '--iterations',
+    '--workers',
+    '--device',
+    '--wandb',
+    '--config',
+    '--set',
+    '--kind',
+    '--iteration',
+    '--run',
+]
+FLAGS += [
+    '--questions',
+    '--seeds',
+    '--baseline',
+    '--embedder',
+    '--out',
+    '--store',
+    '--json',
+    '--yes',
+    '--plan',
+    '--quick',
+]
+SOME = [
+    'levels=1',
+    'temperature=-1',
+    'rank=0',
+    'chat_template=folder',
+    'chat_template=binary.csv',
+    'w=2',
+    'reading=last',
+    'x=1',
+]
+SAFE = [
+    '--iterations',
+    '0',
+    '--train',
+    '1',
+    '--eval',
+    '1',
+    '--workers',
+    '0',
+    '--wandb',
+    'off',
+    '--agents',
+    '1',
+    '--rounds',
+    '1',
+]
 SAFE += ['--set', 'max_new_tokens=2', '--set', 'quiet=true']
 
 
@@ -252,7 +418,9 @@ def run_fault(seed: int) -> str | None:
             file.write_bytes(mutated(rnd, data))
         a, store = str(home / 'runs' / 'a'), str(home / 'runs' / 'store')
         look = rnd.choice(LOOKS)
-        more = dict(debate=['1+1?', '--run', a], eval=[a, '--workers', '0'], run=['--config', f'{a}/config.yaml', '--out', a])
+        more = dict(
+            debate=['1+1?', '--run', a], eval=[a, '--workers', '0'], run=['--config', f'{a}/config.yaml', '--out', a]
+        )
         words = look.split() + (['--store', store] if look.startswith('store') else more.get(look, [a]))
         words += [a] if look == 'store prune' else []
         return fault_of(lambda: cli.app(words, prog_name='maft'))
@@ -333,7 +501,11 @@ KINDS = dict(data=data_fault, task=task_yaml_fault, settings=settings_fault, run
 KINDS |= dict(command=lambda seed: command_fault(words_of(random.Random(seed))))
 
 if __name__ == '__main__':
-    n, names, start = int(sys.argv[1]), sys.argv[2].split(',') if sys.argv[2:] else [*KINDS], int((sys.argv[3:] or [0])[0])
+    n, names, start = (
+        int(sys.argv[1]),
+        sys.argv[2].split(',') if sys.argv[2:] else [*KINDS],
+        int((sys.argv[3:] or [0])[0]),
+    )
     for name in names:
         found, first = Counter(), {}
         for seed in range(start, start + n):

@@ -15,6 +15,7 @@ import csv, difflib, gzip, io, json, logging, re, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
+from os.path import isdir, isfile  # False, and no error, for what can be no path
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -508,12 +509,12 @@ def _no_data(d, place, inside):
 def local_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
-    if place.is_file():
+    if isfile(place):
         name, kind = split_name(place)
         if not kind:
             raise MaftError(f'{place}: expected a file that ends in {", ".join(READERS)} (or these with .gz).')
         return {name: partial(file_rows, place, name)}
-    if not place.is_dir():
+    if not isdir(place):
         raise MaftError(f'task {d.name}: no such file or folder: {place}.')
     inside = [] if d.config else [f for f in sorted(place.iterdir()) if f.is_dir() and not f.name.startswith('.')]
     only = inside if len(inside) == 1 else []  # the one configuration of a folder from the Hub
