@@ -9,17 +9,19 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'Seeds', 'JustPlan', 'RowsArgument', 'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS',
            'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain',
            'ending', 'flag', 'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines',
-           'debate_lines', 'verdict', 'show', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option',
+           'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option',
            'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'watched_debate', 'answer_lines',
            'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run',
            'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
            'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
-import errno, inspect, os, re, sys, traceback
-from contextlib import redirect_stdout
+import errno, inspect, os, re, shlex, sys, traceback
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from shlex import quote
+from subprocess import CompletedProcess
 from typing import Annotated, Callable
 import typer
 from . import __version__
@@ -249,6 +251,20 @@ app = typer.Typer(
     help='Language models that teach themselves by arguing: multiagent finetuning (arXiv 2501.05707).',
     epilog='Start with `maft run --quick`, then `maft debate "What is the result of 3+7*1+4-9*6?" --run DIR`.',
 )
+
+# %% ../nbs/71_cli.ipynb #ea301a0e
+def typed(
+    line: str,  # as typed into a terminal, with or without `maft`
+    folder: str | Path = '.',  # the current folder meanwhile
+) -> CompletedProcess:
+    "Exit code, output and errors of a command line, done in this process: a new one would have to import torch."
+    out, err, code = StringIO(), StringIO(), 0
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        try:
+            app(shlex.split(line.removeprefix('maft ')), prog_name='maft')
+        except BaseException as e:
+            code = ending(e)
+    return CompletedProcess(line, code, stdout=out.getvalue(), stderr=err.getvalue())
 
 # %% ../nbs/71_cli.ipynb #c01ffdfe
 def versions() -> dict[str, str]:
