@@ -10,8 +10,8 @@ __all__ = ['BFLOAT16_FROM', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'MERGE_BELOW
            'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters',
            'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
            'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row', 'distinct_rows', 'generate_all',
-           'generate_rows', 'reporter', 'generate_batch', 'answer_text', 'completion', 'score_all', 'ScoredRow',
-           'score_rows', 'score_batch', 'versions']
+           'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
+           'ScoredRow', 'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, difflib, importlib.metadata, json, logging, re, warnings
@@ -469,7 +469,12 @@ def adapter_identity(folder: str | Path) -> str:  # LoRA as PEFT saves it, or fu
         )
     if not settings.is_file():
         raise MaftError(f'{settings} is missing, so the weights beside it cannot be used.')
-    return _named(tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*files, settings)))
+    from safetensors import SafetensorError
+
+    try:
+        return _named(tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*files, settings)))
+    except (SafetensorError, ValueError, AttributeError) as e:
+        raise MaftError(f'{folder}: the adapter is damaged ({str(e)[:100]}). Fetch or train it again.') from None
 
 
 @lru_cache(maxsize=4096)
@@ -876,6 +881,7 @@ def reporter(progress: GenerationProgress, requests: list[list[int]]) -> Callabl
 def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable | None = None) -> list[Completion]:
     "The completions of the rows of one batch."
     base = engine.base
+    check_vocabulary(base, [r.prompt for r in rows])
     limits = [engine.token_budget(len(r.prompt), r.sampling) for r in rows]
     ids, mask = pad_left([r.prompt for r in rows], base.pad_id, base.device)
     seeds, samplings = [r.seed for r in rows], [r.sampling for r in rows]
@@ -890,6 +896,20 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
+
+
+def check_vocabulary(
+    base: Base,
+    prompts: list,  # of tuples of token ids
+):
+    "Raises `MaftError` where a text needs a token that the tokenizer knows and the model does not."
+    known, last = base.model.get_input_embeddings().weight.shape[0], max(map(max, prompts))
+    if last >= known:
+        token = base.tokenizer.convert_ids_to_tokens(last)
+        raise MaftError(
+            f'{base.name}: the tokenizer has more tokens than the model ({token!r} is {last}, embeddings end at'
+            f' {known - 1}). Tokens were added without resizing the embeddings: use the tokenizer the model came with.'
+        )
 
 # %% ../../nbs/engines/13_huggingface.ipynb #550b5c26
 def answer_text(engine, ids: list[int]) -> str:  # any engine with `stop_ids` and `decode`
@@ -952,6 +972,7 @@ def score_rows(base: Base, model, rows: list[ScoredRow], batch: BatchSize) -> It
 
 def score_batch(base: Base, model, prompts: list[tuple], answers: list[tuple]) -> list[np.ndarray]:
     "The same for one batch; the longest answer comes first."
+    check_vocabulary(base, [(*p, *a) for p, a in zip(prompts, answers)])
     ids, mask = pad_left([(*p, *a) for p, a in zip(prompts, answers)], base.pad_id, base.device)
     logits = model(
         input_ids=ids,
