@@ -28,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
-from .decoding import SeededSampler, decode_batch
+from .decoding import LastPrefill, SeededSampler, decode_batch
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
@@ -765,6 +765,7 @@ class HFEngine:
     ):
         self.base = model if isinstance(model, Base) else load_base(model, **how)
         self.name, self.context = self.base.name, self.base.context
+        self.prefilled = LastPrefill()
         renderer = self.base.renderer
         self.render, self.encode, self.decode = renderer.render, renderer.encode, renderer.decode
 
@@ -848,6 +849,7 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
+        engine.prefilled.on = not adapter
         with engine.base.adapters.with_adapter(adapter or None) as model:
             for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
                 for i in by_adapter[adapter][row]:
@@ -904,6 +906,7 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
+        kept=engine.prefilled,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
