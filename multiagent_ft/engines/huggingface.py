@@ -7,8 +7,8 @@ __all__ = ['BFLOAT16_FROM', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'MERGE_BELOW
            'find_model', 'pick_device', 'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub',
            'in_cache', 'check_model_name', 'check_weights', 'load_weights', 'four_bit_config', 'load_tokenizer',
            'parameter_count', 'free_memory', 'choose_numbers', 'check_fits', 'explain_load_error', 'cached_file_digest',
-           'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters',
-           'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
+           'hub_commit', 'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter',
+           'Adapters', 'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
            'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row', 'distinct_rows', 'generate_all',
            'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
            'ScoredRow', 'score_rows', 'score_batch', 'versions']
@@ -19,6 +19,7 @@ from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from os.path import isdir, isfile  # False, and no error, for what can be no path
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -27,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
-from .decoding import SeededSampler, decode_batch
+from .decoding import LastPrefill, SeededSampler, decode_batch
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
@@ -129,7 +130,7 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 def asks_hub(model: str) -> bool:
     "Is `model` to be asked for on the hub: no folder here, and the hub answers?"
-    return not Path(model_files(model)[0]).is_dir() and hub_answers()
+    return not isdir(model_files(model)[0]) and hub_answers()
 
 
 def in_cache(model: str) -> bool:
@@ -145,7 +146,7 @@ TOKENIZERS = ('tokenizer*', 'vocab.*', '*.model', 'merges.txt', '*.tiktoken')  #
 def check_model_name(model: str):
     "Raises `MaftError` for what can be no model: a file, a folder without one, a path that leads nowhere."
     place = Path(model)
-    if place.is_dir():
+    if isdir(place):
         if not (place / 'config.json').is_file():
             raise MaftError(
                 f'{model}: not a model folder (it has no config.json). Give a folder as transformers saves it, or a'
@@ -158,11 +159,11 @@ def check_model_name(model: str):
     elif model_files(model)[1]:
         if not place.is_file():
             raise MaftError(f'{model}: no such file. Check the spelling.')
-    elif place.is_file():
+    elif isfile(place):
         raise MaftError(f'{model} is a file: name the folder that it lies in, {place.parent}.')
     elif not re.fullmatch(r'[\w-][\w.-]*(/[\w.-]+)?', model):
         raise MaftError(f'{model}: no such folder, and not a Hugging Face id (owner/name). Check the spelling.')
-    elif '/' in model and place.parent.is_dir() and not in_cache(model):
+    elif '/' in model and isdir(place.parent) and not in_cache(model):
         near = difflib.get_close_matches(place.name, [f.name for f in place.parent.iterdir()], 1)
         hint = f'Did you mean {place.parent / near[0]}?' if near else 'Check the spelling.'
         raise MaftError(
@@ -174,7 +175,7 @@ def check_model_name(model: str):
 def check_weights(model: str):
     "Raises `MaftError` for weights in a folder that are missing, or that Git or the system keeps from us."
     folder = Path(model)
-    if not folder.is_dir():
+    if not isdir(folder):
         return
     try:
         index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
@@ -216,6 +217,7 @@ def load_weights(
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=not asks_hub(model),
+            adapter_kwargs=dict(local_files_only=True),  # or it looks on the hub for an adapter of that name
             output_loading_info=True,
             **inside or dict(use_safetensors=True),
             **(four_bit_config(device, dtype) if four else {}),
@@ -421,6 +423,15 @@ def cached_file_digest(path: str | Path) -> str:
         return real.name
     st = real.stat()
     return _remembered(str(real), st.st_size, st.st_mtime_ns)
+
+
+def hub_commit(source: str, revision: str | None = None) -> str | None:  # folder or Hugging Face id
+    "The commit of the hub that a model in the cache is of; None for a folder or a file."
+    from transformers.utils import cached_file
+
+    if isdir(source) or model_files(source)[1]:
+        return None
+    return Path(cached_file(source, 'config.json', revision=revision, local_files_only=True)).parent.name
 
 
 def base_identity(source: str, commit: str | None = None) -> dict:  # folder or Hugging Face id
@@ -648,6 +659,7 @@ class Base:
     batch: BatchSize
     generation_config: GenerationConfig  # as it came with the model
     one_by_one: bool = False  # every row is a batch of its own (see `pads_matter`)
+    commit: str | None = None  # of the hub; None for a folder
 
     def logprobs(self, prompt_ids, token_ids, adapter: str | None = None, batch: BatchSize | None = None):
         "Log-probability of every token, see `score_all`."
@@ -657,7 +669,7 @@ class Base:
         "All of the base and one adapter on it that may change a log-probability, JSON-able."
         return dict(
             engine='hf',
-            base=base_identity(self.source, getattr(self.model.config, '_commit_hash', None)),
+            base=base_identity(self.source, self.commit),
             adapter=adapter and adapter_identity(adapter),
             **self.renderer.identity(),
             dtype=str(self.dtype).removeprefix('torch.') + ', nf4' * is_four_bit(self.model),
@@ -720,6 +732,7 @@ def load_base(
         batch=BatchSize(batch_size),
         generation_config=own_settings,
         one_by_one=pads_matter(network, renderer.pad_id),
+        commit=hub_commit(source, revision),
     )
 
 
@@ -752,6 +765,7 @@ class HFEngine:
     ):
         self.base = model if isinstance(model, Base) else load_base(model, **how)
         self.name, self.context = self.base.name, self.base.context
+        self.prefilled = LastPrefill()
         renderer = self.base.renderer
         self.render, self.encode, self.decode = renderer.render, renderer.encode, renderer.decode
 
@@ -835,6 +849,7 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
+        engine.prefilled.on = not adapter
         with engine.base.adapters.with_adapter(adapter or None) as model:
             for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
                 for i in by_adapter[adapter][row]:
@@ -891,6 +906,7 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
+        kept=engine.prefilled,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
