@@ -1,7 +1,7 @@
 """What every test relies on: a quiet, offline, one-thread process, the folder of recorded data, and the command line as
 a user runs it."""
 
-import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile, time
+import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.

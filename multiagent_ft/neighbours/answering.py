@@ -7,7 +7,7 @@ __all__ = ['CONFIDENT', 'ADAPTIVE', 'LOOKS', 'SAMPLES', 'SECOND_LOOKS', 'SELF_RE
            'VERIFIER_VOTE', 'PEER_WEIGHTED', 'ROUTING', 'TOKEN_ENSEMBLE', 'ANSWERING', 'ahead', 'settled',
            'adaptive_consistency', 'unchanged', 'refine', 'refine_in_parallel', 'jaccard', 'survivors',
            'slim_consistency', 'slim_vote', 'weighted_verdict', 'softmax', 'scored_vote', 'confidence_vote',
-           'verifier_vote', 'peer_weighted_debate', 'route', 'ensemble_tokens', 'token_ensemble']
+           'verifier_vote', 'peer_weighted_debate', 'route', 'ensemble_tokens', 'ensemble_completion', 'token_ensemble']
 
 # %% ../../nbs/neighbours/69_answering.ipynb #ff2e7cf5
 from dataclasses import replace
@@ -15,7 +15,7 @@ from math import comb, exp
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
 from ..method.consensus import vote
 from ..method.debate import Seeds, Society, first_chat
-from ..method.prompts import Sampling, draw
+from ..method.prompts import Request, Sampling, draw
 from multiagent_ft.method.recipes import (
     ASKS_MAJ_K,
     ASKS_ONE,
@@ -262,27 +262,28 @@ def ensemble_tokens(base, prompt: tuple[int, ...], adapters: list, seed: int, sa
     return ids
 
 
+def ensemble_completion(engine, request: Request, adapters: list) -> Completion:
+    "The completion of `request`, drawn from all adapters together. Raises `MaftError` for an engine without a model."
+    if not hasattr(engine, 'base'):
+        raise MaftError(
+            f'recipe token-ensemble mixes next-token probabilities, and engine {type(engine).__name__} holds no model:'
+            ' use engine hf.'
+        )
+    prompt = engine.render(request.chat)
+    ids = ensemble_tokens(engine.base, prompt, adapters, seed=request.seed, sampling=request.sampling)
+    ended = bool(ids) and ids[-1] in engine.base.stop_ids
+    text = engine.decode(ids[:-1] if ended else ids)
+    return Completion(text, 'stop' if ended else 'length', prompt, token_ids=ids)
+
+
 def token_ensemble(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "One answer per question, every token of it drawn from all generators together."
-    if not hasattr(ctx.engine, 'base'):
-        raise MaftError(
-            f'recipe token-ensemble mixes next-token probabilities, and engine {type(ctx.engine).__name__} holds no'
-            ' model: use engine hf.'
-        )
-    base, leader = ctx.engine.base, society.generators[0]
     adapters = sorted({a.adapter for a in society.generators}, key=str)
-
-    def completion(p) -> Completion:
-        sent = dict(round=1, role='generator', draw=0, sampling=ctx.protocol.sampling)
-        request = seeds.request(first_chat(p.text, leader, ctx.protocol), p, **sent)
-        prompt = ctx.engine.render(request.chat)
-        ids = ensemble_tokens(base, prompt, adapters, seed=request.seed, sampling=request.sampling)
-        ended = bool(ids) and ids[-1] in base.stop_ids
-        text = ctx.engine.decode(ids[:-1] if ended else ids)
-        return Completion(text, 'stop' if ended else 'length', prompt, token_ids=ids)
-
+    sent = dict(round=1, role='generator', draw=0, sampling=ctx.protocol.sampling)
+    chats = [first_chat(p.text, society.generators[0], ctx.protocol) for p in problems]
+    requests = [seeds.request(chat, p, **sent) for chat, p in zip(chats, problems, strict=True)]
     ctx.stage('ensemble', len(problems))
-    completions = [completion(p) for p in problems]
+    completions = [ensemble_completion(ctx.engine, r, adapters) for r in requests]
     answers = ctx.read(completions, problems)
     return [
         Transcript(p, [Turn(0, 'generator', 1, completion=c, answer=a)])
