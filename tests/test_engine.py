@@ -147,7 +147,9 @@ def test_batch_size_does_not_change_texts_of_nano():
 
 def test_equal_requests_are_generated_once(engine, monkeypatch):
     rows, batch = [], hf.generate_batch
-    monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now, on_step: (rows.append(len(now)), batch(e, m, now))[1])
+    monkeypatch.setattr(
+        hf, 'generate_batch', lambda e, m, now, **how: (rows.append(len(now)), batch(e, m, now, **how))[1]
+    )
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
 
@@ -429,6 +431,23 @@ def test_identity_is_plain_data(engine, adapters):
     assert isinstance(engine, Engine) and set(engine.versions()) > {'torch', 'transformers', 'peft'}
 
 
+def test_prompts_that_come_again_are_not_prefilled_again(llama, adapters, monkeypatch):
+    passes, forward = [], decoding.forward_prompts
+    monkeypatch.setattr(decoding, 'forward_prompts', lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
+    first = asks(24)
+    again = [replace(r, seed=r.seed + 1) for r in first]
+    want, _ = HFEngine(llama).generate(again), passes.clear()
+    e = HFEngine(llama)
+    e.generate(first)
+    made = len(passes)
+    assert e.generate(again) == want and len(passes) == made
+    with_adapter = [replace(r, adapter=str(adapters[0])) for r in again]
+    fresh = HFEngine(llama).generate(with_adapter)
+    passes.clear()
+    assert e.generate(with_adapter) == fresh and len(passes) > 0
+    assert e.generate(again[:20]) == HFEngine(llama).generate(again[:20])
+
+
 # Progress within a batch
 
 
@@ -456,8 +475,8 @@ def test_progress_within_a_batch_gives_words_as_they_come(engine, adapters):
 def test_progress_starts_a_batch_again_after_oom(llama, monkeypatch):
     e, batch = HFEngine(llama), hf.generate_batch
 
-    def fails_late(engine, model, rows, on_step):
-        out = batch(engine, model, rows, on_step=on_step)
+    def fails_late(engine, model, rows, **how):
+        out = batch(engine, model, rows, **how)
         if len(rows) > 6:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
         return out
@@ -482,11 +501,11 @@ def test_what_on_tokens_raises_ends_the_generation(engine):
 def test_oom_halves_the_batch(llama, engine, monkeypatch):
     e, batch, sizes = HFEngine(llama), hf.generate_batch, []
 
-    def small(engine, model, rows, on_step):
+    def small(engine, model, rows, **how):
         sizes.append(len(rows))
         if len(rows) > 6:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
-        return batch(engine, model, rows, on_step=on_step)
+        return batch(engine, model, rows, **how)
 
     before = engine.generate(asks(20))
     monkeypatch.setattr(hf, 'generate_batch', small)
@@ -568,12 +587,12 @@ def test_unusable_models_are_one_line(llama, tmp_path):
         (tmp_path / 'empty', 'not a model folder'),
         (tmp_path / 'nowhere', 'no such folder'),
         ('no/such/model/at/all', 'no such folder'),
-        (llama / 'config.json', 'no such folder'),
+        (llama / 'config.json', 'is a file'),
         ('no-such-owner/nothing-7b', 'fetch it first'),
         (broken('a', no_template), '--set chat_template=FILE'),
         (broken('b', half), 'weights are missing'),
         (broken('c', pickled), 'safetensors'),
-        (broken('d', torn), 'cannot be loaded'),
+        (broken('d', torn), 'damaged|cannot be loaded'),
         (broken('e', bad_template), 'Not today'),
     ]:
         with pytest.raises(MaftError, match=want) as e:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Callable
 
-from .chat import Renderer, read_template
+from .chat import Renderer
 from ..core import Completion, MaftError
 from ..method.prompts import Capabilities, GenerationProgress, Request, token_budget
 from .huggingface import adapter_identity, find_model, load_tokenizer
@@ -161,9 +161,7 @@ class ServerEngine:
         client = httpx.Client(follow_redirects=True, limits=limits)
         self.how = dict(key_env=key_env, timeout=timeout, tries=tries, wait=wait, client=client)
         self.model, self.context = self.choose_model(model, max_length)
-        tok = load_tokenizer(find_model(tokenizer))
-        if chat_template:
-            tok.chat_template = read_template(chat_template)
+        tok = load_tokenizer(find_model(tokenizer), chat_template=chat_template)
         self.renderer = Renderer(tok, str(tokenizer), args=template_args)
         self.render, self.encode = self.renderer.render, self.renderer.encode
         self.decode, self.stop_ids = self.renderer.decode, self.renderer.stop_ids
