@@ -12,8 +12,8 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option',
            'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'watched_debate', 'answer_lines',
            'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run',
-           'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
-           'nano_train', 'nano_measure', 'main']
+           'report_run', 'explain_run', 'show_recipes', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -757,6 +757,24 @@ def explain_run(dir: RunDir):
     )
     if faults:
         raise typer.Exit(1)
+
+# %% ../nbs/71_cli.ipynb #ec10b001
+@app.command('recipes')
+def show_recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar='[NAME]', help='Show this one, or FILE.py:NAME of your own.', show_default=False),
+    ] = None,
+):
+    "All methods: what they need (gold or none), how they train, calls per question, and their source; or one of them."
+    from multiagent_ft.method.recipes import load_recipe
+    from multiagent_ft.neighbours.catalogue import catalogue, page
+
+    if name is not None:
+        return print('\n'.join(page(load_recipe(name))))
+    rows = catalogue()
+    print_rows(rows, f'{len(rows) - 1} recipes', left=('recipe', 'needs', 'training', 'source'))
+    print('Calls are per question, at most, for 3 agents and 2 rounds. One of them: maft recipes NAME')
 
 # %% ../nbs/71_cli.ipynb #31619bf2
 @app.command('config')
