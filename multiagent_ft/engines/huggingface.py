@@ -19,6 +19,7 @@ from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from os.path import isdir, isfile  # False, and no error, for what can be no path
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -27,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
-from .decoding import SeededSampler, decode_batch
+from .decoding import LastPrefill, SeededSampler, decode_batch
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
@@ -145,7 +146,7 @@ TOKENIZERS = ('tokenizer*', 'vocab.*', '*.model', 'merges.txt', '*.tiktoken')  #
 def check_model_name(model: str):
     "Raises `MaftError` for what can be no model: a file, a folder without one, a path that leads nowhere."
     place = Path(model)
-    if place.is_dir():
+    if isdir(place):
         if not (place / 'config.json').is_file():
             raise MaftError(
                 f'{model}: not a model folder (it has no config.json). Give a folder as transformers saves it, or a'
@@ -158,11 +159,11 @@ def check_model_name(model: str):
     elif model_files(model)[1]:
         if not place.is_file():
             raise MaftError(f'{model}: no such file. Check the spelling.')
-    elif place.is_file():
+    elif isfile(place):
         raise MaftError(f'{model} is a file: name the folder that it lies in, {place.parent}.')
     elif not re.fullmatch(r'[\w-][\w.-]*(/[\w.-]+)?', model):
         raise MaftError(f'{model}: no such folder, and not a Hugging Face id (owner/name). Check the spelling.')
-    elif '/' in model and place.parent.is_dir() and not in_cache(model):
+    elif '/' in model and isdir(place.parent) and not in_cache(model):
         near = difflib.get_close_matches(place.name, [f.name for f in place.parent.iterdir()], 1)
         hint = f'Did you mean {place.parent / near[0]}?' if near else 'Check the spelling.'
         raise MaftError(
@@ -174,7 +175,7 @@ def check_model_name(model: str):
 def check_weights(model: str):
     "Raises `MaftError` for weights in a folder that are missing, or that Git or the system keeps from us."
     folder = Path(model)
-    if not folder.is_dir():
+    if not isdir(folder):
         return
     try:
         index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
@@ -216,6 +217,7 @@ def load_weights(
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=not asks_hub(model),
+            adapter_kwargs=dict(local_files_only=True),  # or it looks on the hub for an adapter of that name
             output_loading_info=True,
             **inside or dict(use_safetensors=True),
             **(four_bit_config(device, dtype) if four else {}),
@@ -752,6 +754,7 @@ class HFEngine:
     ):
         self.base = model if isinstance(model, Base) else load_base(model, **how)
         self.name, self.context = self.base.name, self.base.context
+        self.prefilled = LastPrefill()
         renderer = self.base.renderer
         self.render, self.encode, self.decode = renderer.render, renderer.encode, renderer.decode
 
@@ -835,6 +838,7 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
+        engine.prefilled.on = not adapter
         with engine.base.adapters.with_adapter(adapter or None) as model:
             for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
                 for i in by_adapter[adapter][row]:
@@ -891,6 +895,7 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
+        kept=engine.prefilled,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
