@@ -366,7 +366,8 @@ def words_of(rnd: random.Random) -> list[str]:
         words += [flag] if flag in ('--json', '--yes', '--plan', '--quick') else [flag, value]
     words += [rnd.choice(ODD) for _ in range(rnd.randrange(3))]
     if words[:1] in (['run'], ['plan'], ['debate'], ['compare'], ['reproduce']):
-        words += SAFE[8:] if words[0] == 'reproduce' else [w for w in SAFE]
+        words += SAFE[8:] if words[0] == 'reproduce' else SAFE
+        words += ['--questions', '1'] if words[0] == 'plan' else []
     return words
 
 

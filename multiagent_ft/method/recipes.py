@@ -14,6 +14,7 @@ __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Callable, Mapping
 from .consensus import Vote
@@ -491,6 +492,15 @@ NEIGHBOURS = MappingProxyType(
         'srt': 'neighbours.reinforcement:SRT',
         'grpo-gold': 'neighbours.reinforcement:GRPO_GOLD',
         'r-zero': 'neighbours.reinforcement:R_ZERO',
+        'adaptive-consistency': 'neighbours.answering:ADAPTIVE',
+        'self-refine': 'neighbours.answering:SELF_REFINE',
+        'sets': 'neighbours.answering:SETS',
+        'slim-sc': 'neighbours.answering:SLIM',
+        'confidence-vote': 'neighbours.answering:CONFIDENCE',
+        'verifier-vote': 'neighbours.answering:VERIFIER_VOTE',
+        'peer-weighted': 'neighbours.answering:PEER_WEIGHTED',
+        'routing': 'neighbours.answering:ROUTING',
+        'token-ensemble': 'neighbours.answering:TOKEN_ENSEMBLE',
     }
 )
 
@@ -505,8 +515,11 @@ def load_recipe(name: str | Recipe) -> Recipe:
     if name in NEIGHBOURS:
         return load_object(f'multiagent_ft.{NEIGHBOURS[name]}', Recipe)
     if name not in RECIPES:
+        near = get_close_matches(name, recipe_names(), 1)
+        hint = f' (did you mean {near[0]}?)' if near else ''
         raise MaftError(
-            f'unknown recipe {name!r}: use one of {", ".join(recipe_names())}, or file.py:name for your own.'
+            f'unknown recipe {name!r}{hint}: use one of {", ".join(RECIPES)}, another that `maft recipes` lists, or'
+            ' file.py:name for your own.'
         )
     return RECIPES[name]
 
