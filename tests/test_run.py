@@ -8,6 +8,7 @@ import pytest
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, read_jsonl
 from multiagent_ft.method.examples import load_examples
+from multiagent_ft.runs.run import SCHEMA
 from multiagent_ft.runs.tasks import normalized
 
 AGENTS, TRAIN, EVAL = 2, 24, 16
@@ -42,7 +43,7 @@ def runs(tmp_path_factory):
 def test_summary(runs):
     root, s = runs
     on_disk = json.loads((root / 'demo' / 'summary.json').read_text())
-    assert on_disk['schema'] == 2 and {k: s[k] for k in on_disk} == on_disk
+    assert on_disk['schema'] == SCHEMA and {k: s[k] for k in on_disk} == on_disk
     assert [i['iteration'] for i in s['iterations']] == [0, 1]
     for it in s['iterations']:
         for m in ('single', 'majority', 'debate'):
