@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_models import make
 
-from multiagent_ft.core import MaftError, Message, seed_for
+from multiagent_ft.core import MaftError, Message, Problem, seed_for
 from multiagent_ft.engines import huggingface as hf
 from multiagent_ft.engines.huggingface import HFEngine
-from multiagent_ft.method.prompts import Request, Sampling
+from multiagent_ft.method.debate import Protocol, Seeds, debate, untrained
+from multiagent_ft.method.prompts import Request, Sampling, ScriptedEngine
 
 CPU = torch.device('cpu')
 RECURRENT = dict(
@@ -149,3 +150,50 @@ def test_gguf_files_that_cannot_be_read(tmp_path):
     (tmp_path / 'torn.gguf').write_bytes(file.read_bytes()[:100])
     with pytest.raises(MaftError, match='torn.gguf'):
         HFEngine(tmp_path / 'torn.gguf')
+
+
+# Models that think first: a template that cuts earlier thoughts itself, as Qwen3's, and one that does not, as SmolLM3's
+SMOLLM3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize('template', [None, SMOLLM3], ids=['qwen3', 'smollm3'])
+@pytest.mark.parametrize('keep', [False, True])
+@pytest.mark.parametrize('summary', [False, True])
+def test_thoughts_of_earlier_rounds(template, keep, summary, tmp_path):
+    tok = hf.load_tokenizer(str(make('qwen3', tmp_path / 'qwen3')))
+    tok.chat_template = template or tok.chat_template
+    renderer, asked = hf.Renderer(tok, 'thinker'), []
+
+    def think(request):
+        asked.append(renderer.render(request.chat))
+        return f'<think>\nMUSING {request.where.draw}\n</think>\n\nRESULT \\boxed{{7}}'
+
+    engine, problem = ScriptedEngine(think, name='thinker'), Problem('q', 'What is 3+4?', '7')
+    protocol = Protocol(summary=summary, keep_thinking=keep)
+    debate([problem], untrained(3), protocol, generate=engine.generate, seeds=Seeds())
+    later = [tok.decode(ids) for ids in asked[3:]]
+    assert all('RESULT' in text for text in later) and len(later) == (6 if summary else 3)
+    assert all(('MUSING' in text) == keep for text in later)
+    if not keep:
+        assert not any('think' in text.rpartition('assistant')[0] for text in later)
+
+
+def test_turns_that_only_think_are_not_read_by_others():
+    asked = []
+
+    def musing(request):
+        asked.append(request.chat)
+        return '<think> on and on'
+
+    debate(
+        [Problem('q', 'What is 3+4?', '7')],
+        untrained(3),
+        Protocol(),
+        generate=ScriptedEngine(musing, name='musing').generate,
+        seeds=Seeds(),
+    )
+    assert len(asked) == 6 and not any('on and on' in m.content for chat in asked for m in chat), 'nothing to summarize'
+    assert asked[-1][1].content == '(no answer)'

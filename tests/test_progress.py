@@ -1,6 +1,7 @@
 "Progress on a real (pseudo-)terminal, in a pipe and in a notebook; the counting itself is tested in the notebook."
 
 import os, pty, subprocess, sys
+from making import drawn
 
 CODE = """
 import sys, time
@@ -23,32 +24,24 @@ def on_terminal(stdout=None):
         env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1'),
     )
     os.close(follower)
-    drawn = b''
-    while True:
-        try:
-            got = os.read(leader, 4096)
-        except OSError:
-            break  # Linux says so when the other side has closed
-        if not got:
-            break
-        drawn += got
+    text = drawn(leader).decode()
     out = p.stdout.read().decode() if stdout else ''
     assert p.wait() == 0
-    return drawn.decode(), out
+    return text, out
 
 
 def test_terminal_has_one_live_line_and_keeps_the_last_line():
-    drawn, _ = on_terminal()
-    assert 'iteration 1/3 · collect' in drawn and 'eta' in drawn
-    assert '\x1b[2K' in drawn  # redrawn in place, not scrolled
-    assert 'iteration 1/3 · collect  4 answers in' in drawn
-    assert '0/4 answers\r\n' not in drawn  # no plain lines beside the bar
-    assert 'a result' in drawn
+    text, _ = on_terminal()
+    assert 'iteration 1/3 · collect' in text and 'eta' in text
+    assert '\x1b[2K' in text  # redrawn in place, not scrolled
+    assert 'iteration 1/3 · collect  4 answers in' in text
+    assert '0/4 answers\r\n' not in text  # no plain lines beside the bar
+    assert 'a result' in text
 
 
 def test_redirected_output_receives_what_is_printed():
-    drawn, out = on_terminal(stdout=subprocess.PIPE)
-    assert out == 'a result\nFalse True\n' and 'a result' not in drawn
+    text, out = on_terminal(stdout=subprocess.PIPE)
+    assert out == 'a result\nFalse True\n' and 'a result' not in text
 
 
 def test_pipe_has_plain_lines_only():

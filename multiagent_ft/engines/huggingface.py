@@ -7,11 +7,11 @@ __all__ = ['BFLOAT16_FROM', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'MERGE_BELOW
            'find_model', 'pick_device', 'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub',
            'in_cache', 'check_model_name', 'check_weights', 'load_weights', 'four_bit_config', 'load_tokenizer',
            'parameter_count', 'free_memory', 'choose_numbers', 'check_fits', 'explain_load_error', 'cached_file_digest',
-           'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters',
-           'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
+           'hub_commit', 'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter',
+           'Adapters', 'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
            'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row', 'distinct_rows', 'generate_all',
-           'generate_rows', 'reporter', 'generate_batch', 'answer_text', 'completion', 'score_all', 'ScoredRow',
-           'score_rows', 'score_batch', 'versions']
+           'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
+           'ScoredRow', 'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, difflib, importlib.metadata, json, logging, re, warnings
@@ -19,6 +19,7 @@ from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from os.path import isdir, isfile  # False, and no error, for what can be no path
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -27,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
-from .decoding import SeededSampler, decode_batch
+from .decoding import LastPrefill, SeededSampler, decode_batch
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
@@ -129,7 +130,7 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 def asks_hub(model: str) -> bool:
     "Is `model` to be asked for on the hub: no folder here, and the hub answers?"
-    return not Path(model_files(model)[0]).is_dir() and hub_answers()
+    return not isdir(model_files(model)[0]) and hub_answers()
 
 
 def in_cache(model: str) -> bool:
@@ -145,7 +146,7 @@ TOKENIZERS = ('tokenizer*', 'vocab.*', '*.model', 'merges.txt', '*.tiktoken')  #
 def check_model_name(model: str):
     "Raises `MaftError` for what can be no model: a file, a folder without one, a path that leads nowhere."
     place = Path(model)
-    if place.is_dir():
+    if isdir(place):
         if not (place / 'config.json').is_file():
             raise MaftError(
                 f'{model}: not a model folder (it has no config.json). Give a folder as transformers saves it, or a'
@@ -158,11 +159,11 @@ def check_model_name(model: str):
     elif model_files(model)[1]:
         if not place.is_file():
             raise MaftError(f'{model}: no such file. Check the spelling.')
-    elif place.is_file():
+    elif isfile(place):
         raise MaftError(f'{model} is a file: name the folder that it lies in, {place.parent}.')
     elif not re.fullmatch(r'[\w-][\w.-]*(/[\w.-]+)?', model):
         raise MaftError(f'{model}: no such folder, and not a Hugging Face id (owner/name). Check the spelling.')
-    elif '/' in model and place.parent.is_dir() and not in_cache(model):
+    elif '/' in model and isdir(place.parent) and not in_cache(model):
         near = difflib.get_close_matches(place.name, [f.name for f in place.parent.iterdir()], 1)
         hint = f'Did you mean {place.parent / near[0]}?' if near else 'Check the spelling.'
         raise MaftError(
@@ -174,7 +175,7 @@ def check_model_name(model: str):
 def check_weights(model: str):
     "Raises `MaftError` for weights in a folder that are missing, or that Git or the system keeps from us."
     folder = Path(model)
-    if not folder.is_dir():
+    if not isdir(folder):
         return
     try:
         index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
@@ -216,6 +217,7 @@ def load_weights(
             revision=revision,
             trust_remote_code=trust_remote_code,
             local_files_only=not asks_hub(model),
+            adapter_kwargs=dict(local_files_only=True),  # or it looks on the hub for an adapter of that name
             output_loading_info=True,
             **inside or dict(use_safetensors=True),
             **(four_bit_config(device, dtype) if four else {}),
@@ -423,6 +425,15 @@ def cached_file_digest(path: str | Path) -> str:
     return _remembered(str(real), st.st_size, st.st_mtime_ns)
 
 
+def hub_commit(source: str, revision: str | None = None) -> str | None:  # folder or Hugging Face id
+    "The commit of the hub that a model in the cache is of; None for a folder or a file."
+    from transformers.utils import cached_file
+
+    if isdir(source) or model_files(source)[1]:
+        return None
+    return Path(cached_file(source, 'config.json', revision=revision, local_files_only=True)).parent.name
+
+
 def base_identity(source: str, commit: str | None = None) -> dict:  # folder or Hugging Face id
     "sha256 of every file that makes the base model what it is, and the hub's commit where there is one."
     folder = Path(source)
@@ -467,7 +478,12 @@ def adapter_identity(folder: str | Path) -> str:  # LoRA as PEFT saves it, or fu
         )
     if not settings.is_file():
         raise MaftError(f'{settings} is missing, so the weights beside it cannot be used.')
-    return _named(tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*files, settings)))
+    from safetensors import SafetensorError
+
+    try:
+        return _named(tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in (*files, settings)))
+    except (SafetensorError, ValueError, AttributeError) as e:
+        raise MaftError(f'{folder}: the adapter is damaged ({str(e)[:100]}). Fetch or train it again.') from None
 
 
 @lru_cache(maxsize=4096)
@@ -643,6 +659,7 @@ class Base:
     batch: BatchSize
     generation_config: GenerationConfig  # as it came with the model
     one_by_one: bool = False  # every row is a batch of its own (see `pads_matter`)
+    commit: str | None = None  # of the hub; None for a folder
 
     def logprobs(self, prompt_ids, token_ids, adapter: str | None = None, batch: BatchSize | None = None):
         "Log-probability of every token, see `score_all`."
@@ -652,7 +669,7 @@ class Base:
         "All of the base and one adapter on it that may change a log-probability, JSON-able."
         return dict(
             engine='hf',
-            base=base_identity(self.source, getattr(self.model.config, '_commit_hash', None)),
+            base=base_identity(self.source, self.commit),
             adapter=adapter and adapter_identity(adapter),
             **self.renderer.identity(),
             dtype=str(self.dtype).removeprefix('torch.') + ', nf4' * is_four_bit(self.model),
@@ -715,6 +732,7 @@ def load_base(
         batch=BatchSize(batch_size),
         generation_config=own_settings,
         one_by_one=pads_matter(network, renderer.pad_id),
+        commit=hub_commit(source, revision),
     )
 
 
@@ -747,6 +765,7 @@ class HFEngine:
     ):
         self.base = model if isinstance(model, Base) else load_base(model, **how)
         self.name, self.context = self.base.name, self.base.context
+        self.prefilled = LastPrefill()
         renderer = self.base.renderer
         self.render, self.encode, self.decode = renderer.render, renderer.encode, renderer.decode
 
@@ -830,6 +849,7 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
+        engine.prefilled.on = not adapter
         with engine.base.adapters.with_adapter(adapter or None) as model:
             for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
                 for i in by_adapter[adapter][row]:
@@ -874,6 +894,7 @@ def reporter(progress: GenerationProgress, requests: list[list[int]]) -> Callabl
 def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable | None = None) -> list[Completion]:
     "The completions of the rows of one batch."
     base = engine.base
+    check_vocabulary(base, [r.prompt for r in rows])
     limits = [engine.token_budget(len(r.prompt), r.sampling) for r in rows]
     ids, mask = pad_left([r.prompt for r in rows], base.pad_id, base.device)
     seeds, samplings = [r.seed for r in rows], [r.sampling for r in rows]
@@ -885,9 +906,24 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
+        kept=engine.prefilled,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
+
+
+def check_vocabulary(
+    base: Base,
+    prompts: list,  # of tuples of token ids
+):
+    "Raises `MaftError` where a text needs a token that the tokenizer knows and the model does not."
+    known, last = base.model.get_input_embeddings().weight.shape[0], max(map(max, prompts))
+    if last >= known:
+        token = base.tokenizer.convert_ids_to_tokens(last)
+        raise MaftError(
+            f'{base.name}: the tokenizer has more tokens than the model ({token!r} is {last}, embeddings end at'
+            f' {known - 1}). Tokens were added without resizing the embeddings: use the tokenizer the model came with.'
+        )
 
 # %% ../../nbs/engines/13_huggingface.ipynb #550b5c26
 def answer_text(engine, ids: list[int]) -> str:  # any engine with `stop_ids` and `decode`
@@ -950,6 +986,7 @@ def score_rows(base: Base, model, rows: list[ScoredRow], batch: BatchSize) -> It
 
 def score_batch(base: Base, model, prompts: list[tuple], answers: list[tuple]) -> list[np.ndarray]:
     "The same for one batch; the longest answer comes first."
+    check_vocabulary(base, [(*p, *a) for p, a in zip(prompts, answers)])
     ids, mask = pad_left([(*p, *a) for p, a in zip(prompts, answers)], base.pad_id, base.device)
     logits = model(
         input_ids=ids,

@@ -153,6 +153,7 @@ def protocol_for(cfg: Config, task: Task, prompts=None) -> Protocol:
         sampling=sampling,
         summary_sampling=replace(sampling, max_new_tokens=g.summary_max_new_tokens),
         prompts=load_prompts(prompts or cfg.debate.prompts),
+        keep_thinking=cfg.debate.keep_thinking,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #6c44e0e3
