@@ -849,9 +849,9 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
-        engine.prefilled.on = not adapter
+        kept = None if adapter else engine.prefilled
         with engine.base.adapters.with_adapter(adapter or None) as model:
-            for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
+            for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress, kept=kept):
                 for i in by_adapter[adapter][row]:
                     completions[i] = completion
     return completions
@@ -862,6 +862,7 @@ def generate_rows(
     model,
     rows: dict[Row, list[int]],  # row -> numbers of the requests that it answers
     progress: GenerationProgress,
+    kept: LastPrefill | None,  # of this model, adapter and all
 ) -> Iterator[tuple[Row, Completion]]:
     "Batch by batch, long prompts first; smaller batches from where memory ran out."
     todo = sorted(rows, key=lambda r: (-len(r.prompt), r.prompt, r.seed, repr(r.sampling)))
@@ -869,7 +870,8 @@ def generate_rows(
         batch = todo[: 1 if engine.base.one_by_one else engine.base.batch.rows]
         try:
             progress.restart([i for row in batch for i in rows[row]])
-            done = generate_batch(engine, model, batch, on_step=reporter(progress, [rows[row] for row in batch]))
+            on_step = reporter(progress, [rows[row] for row in batch])
+            done = generate_batch(engine, model, batch, on_step=on_step, kept=kept)
         except (RuntimeError, MemoryError) as e:
             longest = len(batch[0].prompt)
             engine.base.batch.reduce(e, rows=len(batch), longest=longest, device=engine.base.device)
@@ -891,7 +893,13 @@ def reporter(progress: GenerationProgress, requests: list[list[int]]) -> Callabl
     return on_step
 
 # %% ../../nbs/engines/13_huggingface.ipynb #f43cc0f2
-def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable | None = None) -> list[Completion]:
+def generate_batch(
+    engine: HFEngine,
+    model,
+    rows: list[Row],
+    on_step: Callable | None = None,  # as `decode_batch` takes it
+    kept: LastPrefill | None = None,  # of this model, adapter and all
+) -> list[Completion]:
     "The completions of the rows of one batch."
     base = engine.base
     check_vocabulary(base, [r.prompt for r in rows])
@@ -906,7 +914,7 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
-        kept=engine.prefilled,
+        kept=kept,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
