@@ -75,6 +75,7 @@ METAVAR = dict(
     data='PATH',
     out='DIR',
     store='DIR',
+    executor='NAME',
     device='NAME',
     wandb='MODE',
 )
@@ -233,6 +234,7 @@ OFTEN = (
     'iterations',
     'out',
     'store',
+    'executor',
     'workers',
     'device',
     'wandb',

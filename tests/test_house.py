@@ -27,7 +27,7 @@ HEAVY = {
 
 
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
-WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'nano', 'bench', 'cli')
+WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'machines', 'nano', 'bench', 'cli')
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
 DOORS = {('answers.reading', 'answers.sandbox')}
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Count', 'Whole', 'Share', 'Below1', 'From0', 'Text', 'Device', 'Folder', 'FileOrFolder', 'Levels', 'Layers',
-           'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT', 'OLD', 'QUICK', 'allowed', 'key', 'Section',
-           'TaskSettings', 'DebateSettings', 'SelectionSettings', 'GenerationSettings', 'TrainingSection',
+           'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT', 'OLD', 'MERGED', 'QUICK', 'HOW_TO_REACH', 'allowed', 'key',
+           'Section', 'TaskSettings', 'DebateSettings', 'SelectionSettings', 'GenerationSettings', 'TrainingSection',
            'EngineSettings', 'RunSettings', 'path_of', 'flattened', 'nested', 'model_defaults', 'parse_yaml',
            'read_yaml', 'Source', 'Config', 'validated', 'Given', 'given_settings', 'load_config', 'is_operational',
            'is_switch', 'describe', 'settled', 'semantic', 'dump_config', 'save_config', 'config_of', 'check_same']
@@ -52,7 +52,24 @@ def _names(v):
 
 Levels = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_levels), 'levels such as 1-3 or 1,2,5']
 Layers = Annotated[Text | tuple[Text, ...], BeforeValidator(_names), 'all-linear, or names such as q_proj,v_proj']
-Arguments = Annotated[dict[str, Any], 'names and values']
+
+
+def _plain(v):
+    "Values written as text are what YAML makes of them, if that is a number, true, false or null, a list or a mapping."
+    if isinstance(v, dict):
+        return {k: _plain(x) for k, x in v.items()}
+    if not isinstance(v, str):
+        return v
+    import yaml
+
+    try:
+        found = yaml.safe_load(v)
+    except yaml.YAMLError:
+        return v
+    return found if isinstance(found, (bool, int, float, list, dict)) or found is None and v else v
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_plain), 'names and values']
 
 # %% ../../nbs/runs/26_settings.ipynb #1b5c5d46
 def allowed(t) -> str:  # an annotation
@@ -185,7 +202,9 @@ class EngineSettings(Section):
         'auto', 'number format of the weights; auto = by model and device (4bit for method qlora)'
     )
     args: Arguments = key(
-        {}, 'more arguments of the engine: --set engine.args.url=http://localhost:8000/v1', 'engine_args'
+        {},
+        'more arguments of the engine: --set engine.url=http://localhost:8000/v1',
+        'engine_args',
     )
 
 
@@ -196,6 +215,8 @@ class RunSettings(Section):
     out: Folder | None = key(None, 'run folder; null = runs/TASK-MODEL')
     store: Folder | None = key(None, 'where finished work is kept and found; null = store, beside the run folder')
     device: Device = key('auto', 'where the model runs; each kind of device keeps its own finished work')
+    executor: Text = key('auto', 'who does jobs: auto, local, processes, shared (several runs), ray, or FILE.py:CLASS')
+    executor_args: Arguments = key({}, 'its arguments: --set executor.address=ray://head:10001')
     workers: Literal['auto'] | Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model')
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
@@ -239,18 +260,27 @@ def _pairs(values: dict) -> Iterator[tuple[str, Any]]:
         if k in SECTIONS and isinstance(v, Section):
             v = dict(v)
         if k in SECTIONS and isinstance(v, dict):
-            yield from ((f'{k}.{name}', x) for name, x in v.items())
-        elif m := re.fullmatch(r'engine[._]args\.(\w+)', k):
-            yield 'engine.args', {m[1]: v}
+            yield from (_pair(f'{k}.{name}', x) for name, x in v.items())
         else:
-            yield path_of(k), v
+            yield _pair(k, v)
+
+
+def _pair(k: str, v) -> tuple[str, Any]:
+    if m := re.fullmatch(r'engine[._](?:args\.(\w+)|(url))', k):
+        return 'engine.args', {m[1] or m[2]: v}
+    if m := re.fullmatch(r'(?:run\.)?executor(?:_args)?\.(\w+)', k):
+        return 'run.executor_args', {m[1]: v}
+    return path_of(k), v
+
+
+MERGED = ('engine.args', 'run.executor_args')  # given argument by argument
 
 
 def flattened(values: dict) -> dict[str, Any]:
     "`values`, nested or flat, by path. Raises `MaftError` for a setting that is named twice."
     flat = {}
     for path, v in _pairs(values):
-        if path == 'engine.args' and isinstance(v, dict):
+        if path in MERGED and isinstance(v, dict):
             v = flat.get(path, {}) | v
         elif path in flat:
             raise MaftError(f'{SHORT.get(path, path)} is set twice, by its short name and as {path}. Keep one of them.')
@@ -501,7 +531,7 @@ class Given(NamedTuple):
         "Lay another layer over what is there."
         names = {path: k for k, v in layer.items() for path in flattened({k: v})}
         for path, v in flattened(layer).items():
-            merges = path == 'engine.args' and isinstance(v, dict)
+            merges = path in MERGED and isinstance(v, dict)
             self.values[path] = self.values.get(path, {}) | v if merges else _null(v)
             name = names[path] if names[path] not in SECTIONS or path == f'{names[path]}.name' else path
             self.origin[path] = Source(name, place(name))
@@ -593,9 +623,14 @@ def settled(cfg: Config, recipe=None) -> Config:  # a `Recipe`; default: the one
     return cfg.but(**dict(recipe.settings) | ({} if recipe.trains else dict(iterations=0)))
 
 # %% ../../nbs/runs/26_settings.ipynb #0aa15a46
+# arguments of an engine that say where it is and how it is reached
+HOW_TO_REACH = ('url', 'key_env', 'concurrency', 'timeout', 'tries', 'wait', 'python')
+
+
 def semantic(config: Config) -> dict:
     "The settings that decide what comes out, by short name, as plain JSON values."
-    return {k: v for k, v in config.flat('json').items() if not is_operational(k)}
+    values = {k: v for k, v in config.flat('json').items() if not is_operational(k)}
+    return values | dict(engine_args={k: v for k, v in config.engine.args.items() if k not in HOW_TO_REACH})
 
 
 def dump_config(config: Config) -> str:
