@@ -32,6 +32,7 @@ check: .venv/installed-dev   ## notebooks, package and README in step? notebooks
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/draw.py --check
 
 export: .venv/installed-dev  ## notebooks -> multiagent_ft/*.py
 	$(BIN)/nbdev_clean && $(BIN)/nbdev_export

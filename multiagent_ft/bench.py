@@ -29,7 +29,7 @@ from .runs.plan import bare_training
 from .runs.society import reader
 from .runs.store import Store
 from .training.finetune import finetune_key
-from .training.trainer import TrainingSettings
+from .training.settings import TrainingSettings
 
 # %% ../nbs/61_bench.ipynb #205e6de3
 def cores() -> int:

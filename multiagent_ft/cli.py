@@ -10,15 +10,16 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'DiversityQuestions', 'Embedder', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store', 'StoreDir', 'nano',
            'complain', 'ending', 'flag', 'takes_settings', 'results_only', 'print_rows', 'escape_controls',
            'turn_lines', 'debate_lines', 'verdict', 'show', 'versions', 'headline', 'print_summary', 'run', 'plan',
-           'option', 'print_bench', 'bench', 'evaluate', 'debate', 'untrained_society', 'print_lines', 'tell_plan',
-           'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run',
-           'push_run', 'serve_society', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
-           'nano_train', 'nano_measure', 'main']
+           'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'untrained_society', 'print_lines',
+           'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run',
+           'export_run', 'push_run', 'serve_society', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, sys, traceback
 from contextlib import redirect_stdout
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Callable
 import typer
 from . import __version__
@@ -52,7 +53,7 @@ def ending(e: BaseException) -> int:  # what a command raised
     if isinstance(e, MaftError):
         complain(str(e))
         return 2
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         complain(
             f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same'
             ' command again; what is finished is kept.'
@@ -322,13 +323,15 @@ def run(config, given):
     with results_only():
         summary = run(config)
     print_summary(summary)
-    if not any(summary['made'].values()):
+    if n := summary.get('regraded'):
+        print(f'{n} right answers had changed since: what was generated stands, and was graded again.')
+    elif not any(summary['made'].values()):
         print(NOTHING_LEFT)
     print(
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {config.folder}')
+    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
 @app.command()
@@ -336,9 +339,12 @@ def run(config, given):
 def plan(
     config,
     given,
-    questions: Annotated[int, typer.Option(min=1, metavar='N', help='How many questions to measure on.')] = 16,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='N', help='Debate N questions to the end; default: what a minute allows.'),
+    ] = None,
 ):
-    "What a run would cost, before it runs: answers, tokens, steps, disk, memory, time. Nothing is written."
+    "What a run would cost, measured within a minute: answers, tokens, steps, disk, memory, time. Nothing is written."
     print(headline(config), file=sys.stderr, flush=True)
     with results_only():
         from multiagent_ft.runs.plan import lines, make_plan
@@ -410,6 +416,24 @@ def bench(
         print_bench(page)
     if failed := failures(page):
         raise MaftError('not everything could be measured:\n' + '\n'.join(failed))
+
+# %% ../nbs/71_cli.ipynb #d0c70002
+@app.command()
+def doctor(json: AsJson = False):
+    """Python, libraries, devices, memory, disk, engines and tokens: what is here, what will be slow, what is missing.
+    Exit code 1 if something has to be fixed first."""
+    from json import dumps
+    from multiagent_ft.doctor import findings, table, verdict
+
+    with results_only():
+        found = findings()
+    if json:
+        print(dumps([finding._asdict() for finding in found], indent=1))
+    else:
+        print_rows(table(found), left=table(found)[0])
+        print(verdict(found))
+    if any(finding.grade == 'wrong' for finding in found):
+        raise typer.Exit(1)
 
 # %% ../nbs/71_cli.ipynb #4de96fdf
 RunDir = Annotated[Path, typer.Argument(metavar='DIR', help='A run folder.', show_default=False)]

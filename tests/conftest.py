@@ -1,7 +1,7 @@
 """What every test relies on: a quiet, offline, one-thread process, the folder of recorded data, and the command line as
 a user runs it."""
 
-import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile
+import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
@@ -51,6 +51,21 @@ def forks() -> Forks:
     server = Forks()
     atexit.register(server.close)
     return server
+
+
+def kill_after(waits: list, *args, cwd) -> int:  # seconds
+    "Start the command line again and again, killing it after each of `waits`, until it ends by itself; how many kills."
+    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args)]
+    for kills, wait in enumerate(waits):
+        p = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            p.wait(wait)
+            return kills
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+        time.sleep(0.1)  # its workers notice
+    return len(waits)
 
 
 def maft(

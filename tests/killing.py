@@ -13,15 +13,17 @@ The n-th one is not done; the process kills itself instead (SIGKILL: no clean-up
 One line of JSON is printed for each kill. Programs are at the end of this file.
 """
 
-import builtins, errno, io, json, os, random, shutil, signal, sys, time
+import atexit, builtins, errno, functools, io, json, os, random, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / 'tools')]
 from multiagent_ft import core
 from multiagent_ft.method.prompts import ScriptedEngine, adapter_digest
 from multiagent_ft.runs import store as store_module
 from multiagent_ft.runs.store import Store
 
+OBJECTIVE = HERE / 'objective.py'
 COUNT = dict(n=0, at=None, log=None, full=False)
 
 
@@ -366,35 +368,36 @@ def by_seed(request):
     return f'\\boxed{{{core.seed_for(request.seed, adapter_digest(request.adapter)) % 2}}}'
 
 
-def tiny_trainer(folder, engine, parent, examples_file, settings, seed, scratch, load):
-    "Three steps with a checkpoint after each; the weights follow from parent, rows and seed."
-    at = Path(scratch) / 'step.json'
-    step, weight = (
-        json.loads(at.read_text())
-        if at.exists()
-        else (0, core.seed_for(seed, engine.identity(parent), core.file_digest(examples_file)))
-    )
-    for step in range(step, 3):
-        weight = core.seed_for(weight)
-        core.write_atomic(at, json.dumps([step + 1, weight]))
-    (folder / 'weights.txt').write_text(str(weight))
+@functools.cache
+def tiny_base():
+    "A random model that agents are adapters of; loaded once, and every forked process has it."
+    from tiny_models import make
+    from multiagent_ft.engines.huggingface import load_base
+
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return load_base(make('llama', Path(folder), hidden=16, layers=1), device='cpu')
+
+
+class TrainedScript(ScriptedEngine):
+    "A script that speaks for agents whose adapters are trained on `tiny_base`."
+
+    @property
+    def base(self):
+        return tiny_base()
 
 
 def whole_loop(folder, k=0):
-    "The run loop as it is, two iterations, on a scripted engine and a tiny trainer."
-    from multiagent_ft.training import finetune
-    from multiagent_ft.runs import run as house
+    "The run loop as it is, two iterations, with a scripted engine and an objective of three steps."
+    from multiagent_ft.method.recipes import RECIPES
+    from multiagent_ft.runs.run import Objects, run
     from multiagent_ft.runs.settings import Config
 
     os.chdir(folder)  # paths in config.yaml are the same wherever it runs
-    house.git_commit = lambda: None
-    house.finetune_key = lambda engine, parent, examples, settings, seed, objective, load: dict(
-        parent=engine.identity(parent), rows=core.digest([[e.prompt_ids, e.token_ids] for e in examples]), seed=seed
-    )
-    finetune.finetune_job = tiny_trainer
     settings = dict(agents=2, train=5, eval=3, iterations=2, samples=2, workers=0, wandb='off', quiet=True)
+    recipe = RECIPES['without-critic'].but('three-steps', objective=f'{OBJECTIVE}:ThreeSteps')
     cfg = Config(out='run', store='store', model='scripted', **settings)
-    house.run(cfg, objects=house.Objects(engine=ScriptedEngine(by_seed, batch_size=4)))
+    run(cfg, objects=Objects(recipe=recipe, engine=TrainedScript(by_seed, batch_size=4)))
 
 
 PROGRAMS = dict(
@@ -408,9 +411,9 @@ PROGRAMS = dict(
 
 if __name__ == '__main__':
     what, program, folder, *rest = sys.argv[1:]
-    if program == 'loop':  # once, here: each killed child would import torch again
-        import multiagent_ft.runs.run, multiagent_ft.studies.statistics  # noqa: F401
-        import multiagent_ft.training.finetune  # noqa: F401
+    if program == 'loop':  # once, here: each killed child would import and load it all again
+        with tempfile.TemporaryDirectory() as d:
+            whole_loop(d)
     if what == 'kill':
         kill(
             program,

@@ -1,6 +1,6 @@
 "Comparisons: counted by hand, resumed after kills, and every way to ask for nonsense."
 
-import json, os, signal, subprocess, sys, time
+import json, os, subprocess, sys
 from collections import Counter
 import pytest
 from multiagent_ft.studies.compare import (
@@ -35,7 +35,7 @@ from multiagent_ft.studies.outcomes import (
     transitions,
 )
 from multiagent_ft.runs.store import Store
-from conftest import maft
+from conftest import kill_after, maft
 
 BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', workers='0', wandb='off'))
 
@@ -314,20 +314,7 @@ def results(folder):
 @pytest.mark.slow
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     assert maft(*ARGS, '--out', 'whole', cwd=tmp_path).returncode == 0
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, ARGS), '--out', 'killed']
-    kills = 0
-    for wait in (6, 8, 7, 9, 8):
-        p = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
-        )
-        try:
-            p.wait(wait)
-            break
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-            p.wait()
-            kills += 1
-        time.sleep(0.1)
+    kills = kill_after((6, 8, 7, 9, 8), *ARGS, '--out', 'killed', cwd=tmp_path)
     done = maft(*ARGS, '--out', 'killed', cwd=tmp_path)
     assert kills and done.returncode == 0 and results(tmp_path / 'killed') == results(tmp_path / 'whole')
     again = maft(*ARGS, '--out', 'killed', cwd=tmp_path)

@@ -1,6 +1,7 @@
 "Diversity: checked against pencil, exact sums, a model, and an encoder."
 
 import json, subprocess, sys
+from unittest.mock import Mock
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -19,7 +20,7 @@ from multiagent_ft.studies.diversity import (
     likelihoods,
     over_questions,
 )
-from multiagent_ft.method.prompts import ReplayEngine
+from multiagent_ft.method.prompts import ReplayEngine, ScriptedEngine
 
 
 def debate(i, *rounds):
@@ -37,15 +38,15 @@ def box(*answers):
     return [r'\boxed{%s}' % a if a is not None else 'hm' for a in answers]
 
 
-class Table:
-    "An engine with a log-probability per (adapter, token)."
+def engine_with(table):
+    "An engine with a log-probability per (adapter, token), which remembers whom it was asked about."
+    engine = ScriptedEngine([], token_logprobs=table)
+    engine.logprobs = Mock(wraps=engine.logprobs)
+    return engine
 
-    def __init__(self, table):
-        self.table, self.asked = table, []
 
-    def logprobs(self, prompt_ids, token_ids, adapter=None):
-        self.asked.append(adapter)
-        return [np.array([self.table[adapter][t] for t in ts], np.float32) for ts in token_ids]
+def asked(engine):
+    return [call.args[2] for call in engine.logprobs.call_args_list]
 
 
 def debated(tokens, adapters, role='critic', round=2):
@@ -62,21 +63,21 @@ def debated(tokens, adapters, role='critic', round=2):
 
 def test_likelihoods_by_hand():
     t, society = debated([(0, 1), (1,)], ['a', 'b'])
-    engine = Table({'a': [-1, -2], 'b': [-3, -0.5], None: [-4, -4], 'other': [0, 0]})
+    engine = engine_with({'a': [-1, -2], 'b': [-3, -0.5], None: [-4, -4], 'other': [0, 0]})
     L, T = likelihoods([t], society, engine)
     assert L.tolist() == [[[-3, -3.5, -8], [-2, -0.5, -4]]] and T.tolist() == [[2, 1]]
     m = likelihood_measures(L, T)
     assert m['nll_of_others'].value == pytest.approx((3.5 + 2) / 3)
     assert m['kl_between'].value == pytest.approx((0.5 + 1.5) / 3)
     assert m['kl_to_base'].value == pytest.approx((5 + 3.5) / 3)
-    assert engine.asked == ['a', 'b', None], 'critics are read by critics and the base alone'
+    assert asked(engine) == ['a', 'b', None], 'critics are read by critics and the base alone'
 
 
 def test_generators_are_paired_with_generators():
     t, society = debated([(0,), (0,)], ['a', None], 'generator', 1)
-    engine = Table({'a': [-1], None: [-2]})
+    engine = engine_with({'a': [-1], None: [-2]})
     L, _ = likelihoods([t], society, engine)
-    assert L.tolist() == [[[-1, -2, -2], [-1, -2, -2]]] and engine.asked == ['a', None], 'the base is asked once'
+    assert L.tolist() == [[[-1, -2, -2], [-1, -2, -2]]] and asked(engine) == ['a', None], 'the base is asked once'
 
 
 def test_three_agents_average_over_ordered_pairs():
@@ -192,7 +193,7 @@ def test_error_messages():
 
 def test_measures_are_json():
     t, society = debated([(0,), (0,)], ['a', 'b'])
-    page = diversity([t], society, Table({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
+    page = diversity([t], society, engine_with({'a': [-1], 'b': [-2], None: [-3]}), resamples=20)
     assert json.loads(json.dumps(page)) == page and set(page['measures']) == {
         'consensus',
         'embedding',

@@ -108,6 +108,25 @@ def test_names_and_objects_are_the_same_run(files):
     assert (files / 'names' / 'outcomes.jsonl').read_bytes() == (result.folder / 'outcomes.jsonl').read_bytes()
 
 
+def test_evaluating_a_run_of_objects_asks_for_them(files):
+    "Python objects have no names: the evaluation takes them, or says in one line what to pass."
+    from multiagent_ft.method.prompts import DEBATE
+    from multiagent_ft.method.recipes import load_recipe
+    from multiagent_ft.runs.run import evaluate_run, evaluate_society
+
+    own = load_recipe('debate').but('mine')
+    prompts = replace(DEBATE, summary='They say {summary}. Are they right? {question} {how}')
+    given = experiment(recipe=own, prompts=prompts)
+    folder = given.run(files / 'objects').folder
+    for what in ('task', 'recipe', 'prompts', 'engine'):
+        with pytest.raises(MaftError, match=f'evaluate_society.*Objects\\({what}=…\\)') as e:
+            evaluate_society(folder, objects=replace(given.objects, **{what: None}))
+        assert len(str(e.value).splitlines()) == 1
+    with pytest.raises(MaftError, match='is a Python object'):
+        evaluate_run(folder)
+    assert evaluate_society(folder, objects=given.objects).made == {}, 'all is found'
+
+
 def test_command_line_takes_files(files, run_maft):
     flags = [
         '--engine',

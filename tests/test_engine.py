@@ -1,6 +1,7 @@
 "The engines: seeded draws, adapters, names, room, memory, errors, replay."
 
 import json, random, shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_batch_size_does_not_change_texts_of_nano():
 
 def test_equal_requests_are_generated_once(engine, monkeypatch):
     rows, batch = [], hf.generate_batch
-    monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now: (rows.append(len(now)), batch(e, m, now))[1])
+    monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now, on_step: (rows.append(len(now)), batch(e, m, now))[1])
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
 
@@ -428,17 +429,64 @@ def test_identity_is_plain_data(engine, adapters):
     assert isinstance(engine, Engine) and set(engine.versions()) > {'torch', 'transformers', 'peft'}
 
 
+# Progress within a batch
+
+
+def watched(engine, requests):
+    "(completions, texts put together from what `on_tokens` gave, how many tokens and answers there were at each call)."
+    pieces, counts = [''] * len(requests), []
+
+    def watch(progress):
+        counts.append((progress.tokens, progress.finished))
+        for i in progress.changed:
+            pieces[i] += progress.new_text(i)
+
+    return engine.generate(requests, on_tokens=watch), pieces, counts
+
+
+def test_progress_within_a_batch_gives_words_as_they_come(engine, adapters):
+    rs = asks(30, (None, adapters[0]))
+    rs += [rs[0], replace(rs[1], chat=(Message('user', '1 ' * 3000),))]  # one twice, one that does not fit
+    out, pieces, counts = watched(engine, rs)
+    assert out == engine.generate(rs) and pieces == [c.text for c in out] and out[-1].finish == 'context_overflow'
+    assert counts == sorted(counts) and counts[-1] == (sum(len(c.token_ids) for c in out), len(rs))
+    assert len(counts) > 20
+
+
+def test_progress_starts_a_batch_again_after_oom(llama, monkeypatch):
+    e, batch = HFEngine(llama), hf.generate_batch
+
+    def fails_late(engine, model, rows, on_step):
+        out = batch(engine, model, rows, on_step=on_step)
+        if len(rows) > 6:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
+        return out
+
+    monkeypatch.setattr(hf, 'generate_batch', fails_late)
+    out, pieces, counts = watched(e, asks(12))
+    assert pieces == [c.text for c in out] and counts[-1] == (sum(len(c.token_ids) for c in out), 12)
+
+
+def test_what_on_tokens_raises_ends_the_generation(engine):
+    def enough(progress):
+        if progress.tokens > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(asks(4), on_tokens=enough)
+
+
 # Memory and noise
 
 
 def test_oom_halves_the_batch(llama, engine, monkeypatch):
     e, batch, sizes = HFEngine(llama), hf.generate_batch, []
 
-    def small(engine, model, rows):
+    def small(engine, model, rows, on_step):
         sizes.append(len(rows))
         if len(rows) > 6:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
-        return batch(engine, model, rows)
+        return batch(engine, model, rows, on_step=on_step)
 
     before = engine.generate(asks(20))
     monkeypatch.setattr(hf, 'generate_batch', small)
@@ -447,13 +495,13 @@ def test_oom_halves_the_batch(llama, engine, monkeypatch):
     monkeypatch.setattr(
         hf,
         'generate_batch',
-        lambda *a: (_ for _ in ()).throw(
+        lambda *a, **k: (_ for _ in ()).throw(
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         ),
     )
     with pytest.raises(MaftError, match='out of memory'):
         e.generate(asks(1))
-    monkeypatch.setattr(hf, 'generate_batch', lambda *a: (_ for _ in ()).throw(RuntimeError('a bug')))
+    monkeypatch.setattr(hf, 'generate_batch', lambda *a, **k: (_ for _ in ()).throw(RuntimeError('a bug')))
     with pytest.raises(RuntimeError, match='a bug'):
         e.generate(asks(1))
 

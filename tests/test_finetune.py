@@ -13,7 +13,7 @@ from multiagent_ft.training.finetune import finetune_job, finetune_key
 from multiagent_ft.training.guards import GuardError
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.method.examples import Example, load_examples, save_examples
-from multiagent_ft.training.trainer import TrainingSettings
+from multiagent_ft.training.settings import TrainingSettings
 from multiagent_ft.training.base import base_tensors, plain_name
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
@@ -158,7 +158,7 @@ def test_fused_lora_matches_peft(engine):
     "Same logits, same gradients, up to rounding."
     import torch
 
-    s, rows = tr.TrainingSettings(rank=4), some_rows(engine)
+    s, rows = TrainingSettings(rank=4), some_rows(engine)
 
     def grads(model):
         with torch.no_grad():
@@ -645,7 +645,7 @@ def test_error_messages(engine, job, models, rows_file, tmp_path):
     with pytest.raises(MaftError, match='4bit'):
         job(method='qlora')
     for bad, expected in [
-        (dict(method='prefix'), 'lora, qlora, full'),
+        (dict(method='prefix'), 'lora, full or qlora'),
         (dict(learning_rate=0), 'learning_rate'),
         (dict(epochs=0), 'epochs'),
         (dict(micro_batch=3), 'divisor'),

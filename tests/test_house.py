@@ -27,7 +27,21 @@ HEAVY = {
 
 
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
-WINGS = ('core', 'answers', 'method', 'engines', 'training', 'runs', 'studies', 'machines', 'nano', 'bench', 'cli')
+WINGS = (
+    'core',
+    'answers',
+    'method',
+    'engines',
+    'training',
+    'runs',
+    'studies',
+    'machines',
+    'nano',
+    'bench',
+    'doctor',
+    'neighbours',
+    'cli',
+)
 # Doors: imports inside a function (or a worker's command line) that open an appendix, which stands later in the book.
 DOORS = {('answers.reading', 'answers.sandbox')}
 
@@ -268,6 +282,8 @@ def test_lint_detects_each_fault(tmp_path):
         ('code', 'if', []),
         ('code', '#| export\ndef f(): pass', []),
         ('code', '#| exports\ndef f(): pass', []),
+        ('code', "#| export\ndef g(later: 'Later') -> 'g': pass", []),
+        ('code', "#| export\nclass Later:\n    def again(self) -> 'Last': pass", []),
         ('code', ' ', []),
         ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
         ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
@@ -285,6 +301,7 @@ def test_lint_detects_each_fault(tmp_path):
         "unknown directive 'exprot'",
         'not Python',
         'f is exported twice',
+        'do not know Later',
         'an empty cell',
         'stderr',
         'this machine: /tmp/abc',
@@ -293,6 +310,7 @@ def test_lint_detects_each_fault(tmp_path):
         'export nothing',
     ):
         assert expected in output, expected
+    assert 'do not know Last' not in output  # the docs do not show methods
 
 
 def test_ruff_check_and_format():
@@ -317,17 +335,19 @@ def test_readme_is_up_to_date():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_readme_lists_every_notebook():
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+def test_book_lists_every_notebook():
+    cells = json.loads((ROOT / 'nbs' / 'book.ipynb').read_text(encoding='utf-8'))['cells']
+    shown = [output['data']['text/markdown'] for c in cells for output in c.get('outputs', []) if 'data' in output]
+    text = '\n'.join(''.join(part) for part in [*shown, *(c['source'] for c in cells)])
     for p in chapters():
         title, about = re.match(
             r'# (.+)\n+> (.+)', ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])
         ).groups()
-        assert f'[{title}]({p.relative_to(ROOT).as_posix()}) | {about} |' in text, (
-            f'{p.name}: run `make notebooks NB=nbs/index.ipynb readme`'
+        assert f'[{title}]({p.relative_to(ROOT / "nbs").as_posix()}) | {about} |' in text, (
+            f'{p.name}: run `make notebooks NB=nbs/book.ipynb`'
         )
     for p in (ROOT / 'nbs' / 'results').glob('[0-9]*.ipynb'):
-        assert f'(nbs/results/{p.name})' in text, p.name
+        assert f'(results/{p.name})' in text, p.name
 
 
 def test_document_links_resolve():
@@ -348,6 +368,7 @@ REGISTRIES = {
     'MANNERS',
     'ENGINES',
     'OBJECTIVES',
+    'NEIGHBOURS',
     'EXPERIMENTS',
     'BUILT_IN',
 }

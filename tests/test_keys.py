@@ -175,7 +175,7 @@ def test_key_does_not_depend_on_paths(world):
 
 def test_finetune_key(world):
     from multiagent_ft.training.finetune import finetune_key
-    from multiagent_ft.training.trainer import TrainingSettings
+    from multiagent_ft.training.settings import TrainingSettings
 
     e, rows, s = engine(world / 'model'), [Example((1, 2), (3, 4)), Example((5,), (6, 4))], TrainingSettings()
     base = digest(finetune_key(e, str(world / 'adapter'), rows, s, 0))

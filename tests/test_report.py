@@ -17,16 +17,16 @@ from multiagent_ft.core import (
 )
 from multiagent_ft.answers.reading import read
 from multiagent_ft.method.consensus import vote_to_dict
-from multiagent_ft.method.debate import untrained
-from multiagent_ft.runs.society import save_society
-from multiagent_ft.runs.evaluate import health, outcome, summarize_outcomes
+from multiagent_ft.runs.evaluate import FATES, health, outcome, since_start, summarize_outcomes
+from multiagent_ft.runs.run import SCHEMA, pseudo_label_accuracy
+from multiagent_ft.runs.settings import Config, save_config
+from multiagent_ft.studies.outcomes import Study
 from multiagent_ft.studies.plots import iterations_plot, svg_element
 from multiagent_ft.studies.report import (
     MARKS,
     Debate,
     accuracy_points,
     choose,
-    health_rows,
     marks,
     page,
     percent,
@@ -39,6 +39,7 @@ from multiagent_ft.studies.statistics import Point
 from multiagent_ft.method.examples import pseudo_labels
 from multiagent_ft.runs.tasks import Task
 
+TASK = Task('t', 'number')
 VOID = {'meta', 'input', 'br'}
 
 
@@ -86,56 +87,52 @@ def held(k, i, gold=True, evil=''):
     )
 
 
-def make_run(folder, iterations=2, n=12, gold=True, evil=''):
-    task, outcomes, lines = Task('t', 'number'), [], []
-    for k in range(iterations + 1):
-        here = folder / f'iteration-{k}'
-        save_society(untrained(3), here)
-        about = dict(
-            consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None),
-            examples=dict(generator=[0] * 3, critic=[0] * 3),
-        )
-        if k:
-            debates = [held(k, i, gold, evil) for i in range(n)]
-            votes = pseudo_labels(debates)
-            kept = sum(v.answer is not None for v in votes)
-            agents = {
-                f'generator-{i}': dict(
-                    rows=i, unique=i, tokens=9 * i, buckets=dict(agreed=i), w_asked=None, w_reached=None, truncated=0
-                )
-                for i in range(3)
-            }
-            about = dict(
-                consensus=dict(kept=kept, asked=n, pseudo_label_accuracy=0.5 if gold else None),
-                examples=dict(generator=[0, 1, 2], critic=[0] * 3),
-                agents=agents,
-                sampled=health([outcome(t, task) for t in debates]) if gold else None,
-            )
-            write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, debates))
-            write_jsonl(
-                here / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(debates, votes))
-            )
-        os = [dict(outcome(held(k + 10, i), task, 0, k), problem=f'q{i}') for i in range(n)]
-        outcomes += os
-        lines.append(dict(iteration=k, methods=summarize_outcomes(os), **about, health=health(os)))
-    write_jsonl(folder / 'outcomes.jsonl', outcomes)
-    (folder / 'config.yaml').write_text(f'task: t\n# {evil} hf_abcdefghijklmnopqrstuvwx\n')
-    (folder / 'summary.json').write_text(
-        json.dumps(
-            dict(
-                schema=2,
-                task='t',
-                model=f'm{evil}',
-                recipe='multiagent-ft',
-                seed=0,
-                agents=3,
-                rounds=2,
-                train=n,
-                eval=n,
-                iterations=lines,
-            )
-        )
+def agent_report(i):
+    return dict(
+        examples=i,
+        unique=i,
+        tokens=9 * i,
+        seen=20 * i,
+        buckets=dict(agreed=i),
+        w_asked=None,
+        w_reached=None,
+        truncated=0,
     )
+
+
+def trained_on(here, k, n=12, gold=True, evil=''):
+    "Write the debates that iteration `k` trained on; what summary.json says of them."
+    debates = [held(k, i, gold, evil) for i in range(n)]
+    votes = pseudo_labels(debates)
+    write_jsonl(here / 'transcripts.jsonl', map(transcript_to_dict, debates))
+    write_jsonl(here / 'votes.jsonl', (dict(problem=t.problem.id, **vote_to_dict(v)) for t, v in zip(debates, votes)))
+    return dict(
+        consensus=pseudo_label_accuracy(TASK, debates, votes),
+        examples=dict(generator=[0, 1, 2], critic=[0] * 3),
+        agents={f'generator-{i}': agent_report(i) for i in range(3)},
+        sampled=health([outcome(t, TASK) for t in debates]) if gold else None,
+    )
+
+
+UNTRAINED = dict(
+    consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None), examples=dict(generator=[0] * 3, critic=[0] * 3)
+)
+
+
+def make_run(folder, iterations=2, n=12, gold=True, evil=''):
+    outcomes, lines = [], []
+    for k in range(iterations + 1):
+        about = trained_on(folder / f'iteration-{k}', k, n, gold, evil) if k else UNTRAINED
+        found = [dict(outcome(held(k + 10, i), TASK, 0, k), problem=f'q{i}') for i in range(n)]
+        outcomes += found
+        so_far = health(found) | since_start(outcomes)
+        lines.append(dict(iteration=k, methods=summarize_outcomes(found), **about, health=so_far))
+    write_jsonl(folder / 'outcomes.jsonl', outcomes)
+    save_config(Config(task='t', recipe='multiagent-ft'), folder)
+    with (folder / 'config.yaml').open('a', encoding='utf-8') as f:
+        f.write(f'# {evil} hf_abcdefghijklmnopqrstuvwx\n')
+    summary = dict(schema=SCHEMA, task='t', model=f'm{evil}', recipe='multiagent-ft', seed=0, agents=3, rounds=2)
+    (folder / 'summary.json').write_text(json.dumps(summary | dict(train=n, eval=n, iterations=lines)))
     return folder
 
 
@@ -244,12 +241,9 @@ def test_report_of_unfinished_runs(tmp_path):
     text = report(young).read_text(encoding='utf-8')
     assert 'no debates to show' in text and '<script>' not in text and Reader(text)
     part = make_run(tmp_path / 'part')
-    for name in ('outcomes.jsonl', 'config.yaml', 'iteration-2/transcripts.jsonl'):
-        (part / name).unlink()
-    for f in part.glob('iteration-*/society.json'):
-        f.unlink()
+    (part / 'iteration-2/transcripts.jsonl').unlink()
     text = report(part).read_text(encoding='utf-8')
-    assert text.count('<details class="debate"') == 12 and 'on the same questions' not in text
+    assert text.count('<details class="debate"') == 12 and Reader(text)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +254,9 @@ def test_report_of_unfinished_runs(tmp_path):
         ('summary.json', '{"schema": 1}', 'schema 1'),
         ('iteration-1/transcripts.jsonl', '{"x"\n', 'line 1'),
         ('provenance.json', '[', 'not valid JSON'),
+        ('outcomes.jsonl', None, 'no outcomes.jsonl'),
+        ('outcomes.jsonl', '{"iteration": 0, "problem": "q", "first": []}\n', 'nothing of iteration 1'),
+        ('config.yaml', None, 'config.yaml'),
     ],
 )
 def test_report_of_corrupt_folders(tmp_path, name, content, expected):
@@ -286,16 +283,32 @@ def test_choose_keeps_all_rare_debates():
 
 
 def test_report_numbers_match_the_summary(run):
-    r = read_results(run)
-    text = page(r)
-    for it in r.summary['iterations']:
+    text, summary = page(read_results(run)), json.loads((run / 'summary.json').read_text())
+    for it in summary['iterations']:
         for m, x in it['methods'].items():
             assert f'{100 * x["accuracy"]:.1f} [' in text
         for f in it['health']['flips']:
             assert f'{f["corrected"]} / {f["corrupted"]}' in text
-    for _, value, low, high in [p for ps in accuracy_points(r.summary).values() for p in ps]:
+        if fates := it['health'].get('fates'):
+            assert ''.join(f'<td>{n}</td>' for n in fates.values()) in text
+        shown = ' → '.join(percent(x) for x in it['health']['pass_at_k'])
+        assert f'<td>{shown}</td>' in text
+    for _, value, low, high in [p for ps in accuracy_points(read_results(run).study).values() for p in ps]:
         assert 0 <= low <= value <= high <= 1
-    assert len(health_rows(r.summary)) == 5
+
+
+def test_health_csv_holds_the_measures_of_the_summary(run):
+    import pandas as pd
+
+    report(run)
+    rows = pd.read_csv(run / 'health.csv')
+    now = json.loads((run / 'summary.json').read_text())['iterations'][2]['health']
+    (row,) = rows[(rows.iteration == 2) & (rows.debates == 'evaluation')].to_dict('records')
+    for name in ('generation_verification_gap', 'refinement_gap', 'flip_rate', 'false_consensus'):
+        assert row[name] == pytest.approx(now[name])
+    assert [row[f'pass_at_{k}'] for k in (1, 2, 3)] == pytest.approx(now['pass_at_k'])
+    assert {f: row[f] for f in FATES} == now['fates']
+    assert row['collapsed'] == now['collapse']['collapsed'] and len(rows) == 5
 
 
 def test_debate_tags_match_the_outcomes(run):
@@ -308,50 +321,30 @@ def test_debate_tags_match_the_outcomes(run):
             assert sum(x in found for x in ('false', 'right', 'none')) == 1
 
 
-def test_warnings():
-    turns = dict(stop=80, length=20)
+def test_warnings(run):
+    calm = dict(flips=[dict(round=2, corrected=3, corrupted=3)], finish=dict(stop=100), collapse={})
+    records = json.loads(json.dumps(read_results(run).study.records))
+    for r in records:
+        r['health'].update(calm)
+        r['labels'].update(pseudo_label_accuracy=None, kept=r['labels']['asked'])
+        for a in r['training'].get('agents', {}).values():
+            a['examples'] = 3
+    assert warnings_of(Study(records)) == []
 
-    def it(k, acc, agree, corrupted=0, **kw):
-        return dict(
-            dict(
-                iteration=k,
-                consensus=dict(kept=0, asked=0, pseudo_label_accuracy=None),
-                methods=dict(debate=dict(accuracy=acc, stderr=0.02)),
-                health=dict(
-                    flips=[dict(round=2, corrected=3, corrupted=corrupted)],
-                    finish=dict(stop=100),
-                    agreement=dict(final=agree),
-                ),
-            ),
-            **kw,
-        )
+    def warned(section, **values):
+        found = json.loads(json.dumps(records))
+        found[1][section].update(values)
+        return ' '.join(warnings_of(Study(found)))
 
-    assert warnings_of(dict(iterations=[it(0, 0.5, 0.6), it(1, 0.6, 0.7)])) == []
-    found = warnings_of(
-        dict(
-            iterations=[
-                it(0, 0.5, 0.6),
-                it(
-                    1,
-                    0.3,
-                    0.9,
-                    20,
-                    agents=dict(a=dict(rows=0), b=dict(rows=3)),
-                    consensus=dict(kept=1, asked=10, pseudo_label_accuracy=0.3),
-                ),
-            ]
-        )
-    )
-    assert (
-        len(found) == 5
-        and 'no examples for a;' in found[2]
-        and 'corrupted 20' in found[3]
-        and 'consensus collapse' in found[4]
-    )
-    truncated = it(0, 0.5, 0.6)
-    truncated['health']['finish'] = turns
-    assert 'max_new_tokens' in warnings_of(dict(iterations=[truncated]))[0]
-    assert warnings_of(dict(iterations=[it(0, 0.5, 0.6, 4)])) == [], 'four against three is chance'
+    assert 'only 2 of 12 questions got a pseudo-label' in warned('labels', kept=2)
+    assert 'trained on mistakes' in warned('labels', pseudo_label_accuracy=0.3)
+    assert 'corrupted 20' in warned('health', flips=[dict(round=2, corrected=3, corrupted=20)])
+    assert warned('health', flips=[dict(round=2, corrected=3, corrupted=4)]) == '', 'four against three is chance'
+    assert 'max_new_tokens' in warned('health', finish=dict(stop=80, length=20))
+    assert '7 of 100 prompts' in warned('health', finish=dict(stop=93, context_overflow=7))
+    assert 'consensus collapse' in warned('health', collapse=dict(agreement=0.1, accuracy=-0.2, collapsed=True))
+    records[1]['training']['agents']['generator-0']['examples'] = 0
+    assert warnings_of(Study(records)) == ['Iteration 1: no examples for generator-0; unchanged.']
 
 
 def test_svg_plot_is_inline_and_small():

@@ -1,6 +1,6 @@
 "The paper's experiments: their data, their plans, tiny runs of them, and the verdicts."
 
-import json, os, signal, subprocess, sys, time
+import json
 from pathlib import Path
 import pandas as pd
 import pytest
@@ -39,7 +39,7 @@ from multiagent_ft.studies.reproduce import (
     tasks_for,
 )
 from multiagent_ft.studies.statistics import Estimate
-from conftest import maft
+from conftest import kill_after, maft
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
 
@@ -316,20 +316,7 @@ def test_figures_over_iterations(tmp_path):
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     args = ('reproduce', 'table5', '--train', 8, '--eval', 6, '--agents', 2, '--seeds', 1, '--workers', 0)
     assert maft(*args, '--out', 'whole', cwd=tmp_path).returncode == 0
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args), '--out', 'killed']
-    kills = 0
-    for wait in (8, 7, 9, 8):
-        p = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
-        )
-        try:
-            p.wait(wait)
-            break
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-            p.wait()
-            kills += 1
-        time.sleep(0.1)
+    kills = kill_after((8, 7, 9, 8), *args, '--out', 'killed', cwd=tmp_path)
     done = maft(*args, '--out', 'killed', cwd=tmp_path)
     assert (
         kills

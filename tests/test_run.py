@@ -1,12 +1,12 @@
 "The whole loop on the real embedded model: what it writes, what it refuses, what it shares."
 
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 import pytest
 
 from multiagent_ft.runs.settings import load_config
-from multiagent_ft.core import MaftError, read_jsonl
+from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, read_jsonl
 from multiagent_ft.method.examples import load_examples
 from multiagent_ft.runs.tasks import normalized
 
@@ -290,7 +290,6 @@ def test_early_stop_saves_calls_and_tokens(runs):
 def debated(rounds, truncated_turns=(), say='7'):
     "A debate of two agents on one question, all answering `say`; `truncated_turns`: (role, agent) of each."
     from multiagent_ft.answers.reading import read
-    from multiagent_ft.core import Completion, Problem, Transcript, Turn
 
     def role(m):
         return 'generator' if m == 1 else 'critic'
@@ -319,8 +318,37 @@ def report_of(transcripts, label='7', **kw):
 def test_early_stop_keeps_critic_examples():
     "With three rounds: one ended before any critic spoke, one after round 2 (each critic has its row), one not at all."
     a = report_of([debated(1), debated(2), debated(3)], rounds=3, early_stop='all')
-    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['rows'] == 2
+    assert a['early'] == dict(debates=2, critic_examples_lost=2) and a['agents']['critic-0']['examples'] == 2
     assert report_of([debated(1)], rounds=1)['early'] == dict(debates=0, critic_examples_lost=0)
+
+
+def test_pseudo_labels_that_rest_on_reading_last_are_counted():
+    from multiagent_ft.answers.reading import read
+    from multiagent_ft.runs.run import pseudo_label_accuracy
+    from multiagent_ft.runs.tasks import Task
+    from multiagent_ft.method.examples import pseudo_labels
+
+    def said(*texts):
+        turns = [Turn(n, 'generator', 1, Completion(x, 'stop'), read(x, reading='last')) for n, x in enumerate(texts)]
+        return Transcript(Problem('q', '3+4?', '7'), turns)
+
+    boxed, loose, other = r'\boxed{7}', '3 and 4 make 7', '3 and 4 make 8'
+    debates = [said(boxed, boxed, loose), said(boxed, boxed, other), said(loose, loose, other), said(loose, other, '')]
+    found = pseudo_label_accuracy(Task('t', 'number'), debates, pseudo_labels(debates))
+    assert (found['kept'], found['read_last']) == (3, 2), 'a label counts if one answer behind it was read so'
+
+
+def test_summary_table_says_what_was_not_sent_and_read_last():
+    from multiagent_ft.runs.run import summary_table
+
+    labels = dict(kept=3, asked=4, pseudo_label_accuracy=None)
+    ended = dict(examples=dict(generator=[0], critic=[]), methods={}, health=dict(finish=dict(stop=9)))
+    plain = dict(iteration=0, consensus=labels, **ended)
+    assert summary_table(dict(iterations=[plain]))[0] == ['iteration', 'pseudo-labels', 'right', 'examples per agent']
+    lost = dict(sampled=dict(finish=dict(context_overflow=2)), health=dict(finish=dict(stop=8, context_overflow=1)))
+    rows = summary_table(dict(iterations=[plain, plain | lost | dict(consensus=labels | dict(read_last=2))]))
+    assert [row[-1] for row in rows] == ['prompts that did not fit', '', '3']
+    assert [row[3] for row in rows] == ['read last', '', '2']
 
 
 def test_truncated_turns_are_counted_per_agent():
@@ -542,3 +570,178 @@ def test_run_lock(runs):
         at_work.kill()
         at_work.wait()
     assert sum(go(home)['made'].values()) == 0 and not half.exists()
+
+
+def a_base(folder, **change):
+    "A copy of nano as a folder of its own, its first tensor changed by what `change` says."
+    from multiagent_ft.engines.huggingface import find_model
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(find_model('nano'), folder, dirs_exist_ok=True)
+    if change:
+        tensors = load_file(folder / 'model.safetensors')
+        name = min(tensors)
+        save_file(tensors | {name: tensors[name] + change['by']}, folder / 'model.safetensors', dict(format='pt'))
+    return folder
+
+
+TINY = dict(train=6, eval=4, iterations=1, max_new_tokens=80, summary_max_new_tokens=80)
+
+
+def questions(file, rows=40, ask='What is the result of {}+1?', answer=lambda i: i + 1):
+    rows = (dict(question=ask.format(i), answer=str(answer(i))) for i in range(rows))
+    file.write_text('\n'.join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    "A base, a file of questions, a run and its store in one folder, all named as seen from there."
+    home = tmp_path_factory.mktemp('project')
+    a_base(home / 'base')
+    questions(home / 'q.jsonl')
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(home)
+        go('runs/a', model='base', task='q.jsonl', **TINY)
+    return home
+
+
+def moved(project, tmp_path, *parts):
+    for part in parts:
+        (shutil.copytree if (project / part).is_dir() else shutil.copy)(project / part, tmp_path / part)
+    return tmp_path
+
+
+def fits(folder):
+    from multiagent_ft.runs.explain import explain
+
+    return explain(folder)[1] == []
+
+
+def test_run_folder_works_from_any_current_folder(project, monkeypatch):
+    from multiagent_ft.runs.run import evaluate_run
+    from multiagent_ft.runs.society import Society
+
+    paths = dict(model=str(project / 'base'), task=str(project / 'q.jsonl'))
+    for where in (project.parent, project / 'runs' / 'a', project / 'runs'):
+        monkeypatch.chdir(where)
+        folder = Path(os.path.relpath(project / 'runs' / 'a'))
+        assert fits(folder) and Society.load(folder).ask('What is the result of 1+1?').final()
+        assert sum(go(folder, **paths, **TINY)['made'].values()) == 0, 'the same run under absolute names'
+    assert evaluate_run(folder, workers=0)['iterations'][1]['iteration'] == 1
+
+
+def test_run_folder_copied_alone_or_moved_with_its_project(project, tmp_path, monkeypatch):
+    from multiagent_ft.runs.society import Society
+
+    shutil.copytree(project / 'runs' / 'a', tmp_path / 'alone')
+    monkeypatch.chdir(tmp_path)
+    assert fits('alone') and Society.load('alone').ask('What is the result of 1+1?').final()
+    named = dict(model=str(project / 'base'), task=str(project / 'q.jsonl'))
+    assert sum(go('alone', **named, **TINY)['made'].values()) == 0, 'it remembers its store'
+    shutil.copytree(project, tmp_path / 'whole')
+    away = project.with_name('away')
+    project.rename(away)
+    try:
+        monkeypatch.chdir(tmp_path / 'whole')
+        assert fits('runs/a') and Society.load('runs/a').ask('What is the result of 1+1?').final()
+        assert sum(go('runs/a', model='base', task='q.jsonl', **TINY)['made'].values()) == 0
+    finally:
+        away.rename(project)
+
+
+def test_run_refuses_another_base_under_the_same_name(project, tmp_path, monkeypatch):
+    from multiagent_ft.runs.explain import explain
+    from multiagent_ft.runs.run import evaluate_run
+    from multiagent_ft.runs.society import Society
+    from multiagent_ft.studies.diversity import run_diversity
+
+    home = moved(project, tmp_path, 'base', 'q.jsonl', 'runs')
+    monkeypatch.chdir(home)
+    go('runs/b', model='base', task='q.jsonl', **TINY)
+    before = prints(home / 'runs' / 'b')
+    a_base(home / 'base', by=0.05)
+    attempts = [
+        lambda: Society.load('runs/b').ask('What is the result of 1+1?'),
+        lambda: evaluate_run('runs/b', workers=0),
+        lambda: run_diversity('runs/b', 4),
+        lambda: go('runs/b', model='base', task='q.jsonl', **TINY),
+    ]
+    for attempt in attempts:
+        with pytest.raises(MaftError, match=r'another base model: the weights \(model.safetensors\)'):
+            attempt()
+    assert any('model.safetensors' in fault for fault in explain('runs/b')[1])
+    assert {k: v for k, v in prints(home / 'runs' / 'b').items() if 'diversity' not in k} == before
+
+
+def test_run_refuses_other_questions_and_says_that_golds_have_changed(project, tmp_path, monkeypatch, capsys):
+    home = moved(project, tmp_path, 'base', 'q.jsonl')
+    monkeypatch.chdir(home)
+    first = go('runs/a', model='base', task='q.jsonl', **TINY)
+    questions(home / 'q.jsonl', answer=lambda i: 1000 + i)
+    again = go('runs/a', model='base', task='q.jsonl', **TINY)
+    assert again['made'] == {} and again['regraded'] == 4 and first['regraded'] == 0
+    assert '4 of 4 right answers have changed since' in capsys.readouterr().err
+    kept = prints(home / 'runs' / 'a')
+    questions(home / 'q.jsonl', ask='What is the result of {}+2?')
+    with pytest.raises(MaftError, match='a run on other questions: those of q.jsonl for evaluation and training'):
+        go('runs/a', model='base', task='q.jsonl', **TINY)
+    assert prints(home / 'runs' / 'a') == kept
+
+
+def test_questions_that_do_not_fit_are_counted_before_the_run(tmp_path, capsys):
+    from multiagent_ft.runs.plan import lines, make_plan
+
+    rows = [f'What is {i} + 1?' + ' word' * (4000 if i % 2 else 0) for i in range(40)]
+    (tmp_path / 'q.jsonl').write_text('\n'.join(json.dumps(dict(question=q, answer='1')) for q in rows))
+    go(tmp_path / 'a', task=str(tmp_path / 'q.jsonl'), **dict(TINY, train=10, eval=10, iterations=0))
+    said = capsys.readouterr().err
+    assert 'of 10 questions do not fit into the context of' in said.partition('answers  0/')[0]
+    cfg = load_config(None, dict(task=str(tmp_path / 'q.jsonl'), train=10, eval=10, workers=0))
+    assert 'of 20 questions do not fit' in lines(cfg, make_plan(cfg, 4))[-1]
+    (tmp_path / 'long.jsonl').write_text(
+        '\n'.join(json.dumps(dict(question=q + ' word' * 4000, answer='1')) for q in rows)
+    )
+    for attempt in (make_plan, lambda c: go(tmp_path / 'b', task=c.task.name, **TINY)):
+        with pytest.raises(MaftError, match='none of the .* questions fits into the context'):
+            attempt(cfg.but(task=str(tmp_path / 'long.jsonl')))
+
+
+FULL = """
+import os, resource, sys
+from dataclasses import replace
+from pathlib import Path
+from safetensors.numpy import save_file
+import numpy
+from multiagent_ft.core import MaftError
+from multiagent_ft.method.debate import Agent, untrained
+from multiagent_ft.runs.society import save_society
+from multiagent_ft.runs.store import Store
+
+here, elsewhere = map(Path, sys.argv[1:])
+(elsewhere / 'made').mkdir()
+save_file({'x': numpy.zeros(10_000)}, elsewhere / 'made' / 'adapter_model.safetensors')
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+two = untrained(2)
+two = replace(two, generators=(Agent('generator', 0, str(elsewhere / 'made')), two.generators[1]))
+for attempt in (
+    lambda: save_society(two, here / 'run'),
+    lambda: Store(here / 'store').job('finetune', {}, lambda d: save_file({'x': numpy.zeros(10_000)}, d / 'x')),
+):
+    try:
+        attempt()
+    except MaftError as e:
+        print(e)
+"""
+
+
+@pytest.mark.skipif(not os.access('/dev/shm', os.W_OK), reason='no second disk (/dev/shm) to copy from')
+def test_full_disk_while_adapters_are_copied_or_saved_is_one_line(tmp_path):
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as elsewhere:
+        done = subprocess.run(
+            [sys.executable, '-c', FULL, tmp_path, elsewhere], capture_output=True, text=True, timeout=100
+        )
+    said = done.stdout.splitlines()
+    assert len(said) == 2, done.stderr
+    assert 'cannot write' in said[0] and 'File too large. Free some room' in said[0]
+    assert 'no room left in the store' in said[1] and 'nothing done so far is lost' in said[1]

@@ -91,7 +91,7 @@ def test_quick_run(alone):
     for noise in ('Warning', 'Traceback', 'warn('):
         assert noise not in done.stdout + done.stderr
     summary = json.loads((alone[1] / 'quick' / 'summary.json').read_text())
-    assert summary['schema'] == 1 and summary['model'] == 'nano' and len(summary['iterations']) == 2
+    assert summary['schema'] == 3 and summary['model'] == 'nano' and len(summary['iterations']) == 2
     for it in summary['iterations']:
         for m in ('single', 'majority', 'debate'):
             assert {'accuracy', 'stderr', 'n', 'unparsed'} <= it['methods'][m].keys()

@@ -10,6 +10,8 @@ The rules, and why:
   headings   one title, no level skipped
   directives one spelling, `#| name`, above the code; anything else is silently ignored by nbdev
   imports    in cells of their own: the docs run each cell that holds an import, so nothing slow may sit beside one
+  annotations the names in a quoted annotation are there when the docs show the function: they run exported cells,
+             imports and `#| exec_doc` only, in order, and evaluate annotations
   once       no name exported twice, no empty cell
   length     notebooks short enough to be read (functions are measured by tests/test_house.py, width by ruff)
   outputs    small, no errors, nothing from this machine (paths, stderr)
@@ -20,7 +22,7 @@ The rules, and why:
     python tools/lint_nbs.py --ratchet   write the counts of the last two into tools/ratchet.json: they may only fall
 """
 
-import ast, json, re, sys
+import ast, builtins, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +34,7 @@ DIRECTIVES = set(
 )
 MAX_CELLS, MAX_OUTPUT = 120, 100_000
 NOT_CHAPTERS = ('tutorials', 'results')
-PAGES = ('index', 'glossary')
+PAGES = ('index', 'book', 'glossary')
 MAX_POSITIONAL = 3
 # Functions that may be called with more arguments by position, and why.
 VARIADIC = {
@@ -108,9 +110,47 @@ def check_imports(src, tree):
     d = directives(src)
     if exported(d) or d.get('eval:') == 'false':
         return
-    rest = [n for n in tree.body if not is_import(n) and not ast.unparse(n).startswith('sys.path')]
+    rest = [n for n in tree.body if not is_import(n)]
     if rest and any(map(is_import, ast.walk(tree))):
         yield 'import and other code in one cell: give the import a cell of its own'
+
+
+def bound(node):
+    "Names that a statement of a cell binds when it is run."
+    if is_import(node):
+        return {(a.asname or a.name).split('.')[0] for a in node.names}
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def in_signatures(tree):
+    "Annotations that the docs evaluate: of functions, and of what makes a class."
+    for n in tree.body:
+        parts = n.body if isinstance(n, ast.ClassDef) else [n]
+        yield from (f.annotation for f in parts if isinstance(f, ast.AnnAssign))
+        for f in parts:
+            if isinstance(f, ast.FunctionDef) and (f is n or f.name == '__init__'):
+                yield from [f.returns, *(a.annotation for a in ast.walk(f.args) if isinstance(a, ast.arg))]
+
+
+def quoted_names(tree):
+    "Names in annotations that are written as text."
+    for note in in_signatures(tree):
+        if isinstance(note, ast.Constant) and isinstance(note.value, str):
+            yield from (x.id for x in ast.walk(ast.parse(note.value, mode='eval')) if isinstance(x, ast.Name))
+
+
+def check_annotations(cells):
+    "Can the docs evaluate the annotations? Yields (cell number, fault)."
+    known = set(dir(builtins))
+    for i, c in enumerate(cells):
+        d, tree = directives(source(c)), code_tree(c)
+        if not (exported(d) or 'exec_doc' in d or any(map(is_import, tree.body))):
+            continue
+        known |= set().union(*map(bound, tree.body))
+        for name in sorted(set(quoted_names(tree)) - known) if exported(d) else ():
+            yield i, f'the docs do not know {name} of a quoted annotation: import it in a hidden cell above'
 
 
 def check_output(o):
@@ -139,13 +179,17 @@ def check_code(c):
         yield from check_output(o)
 
 
+def code_tree(c):
+    "A code cell, parsed; an empty module for prose and for what is not Python."
+    try:
+        return parsed(source(c) if c['cell_type'] == 'code' else '')
+    except SyntaxError:
+        return ast.parse('')
+
+
 def defined(c):
     "Names of the functions and classes that a cell exports."
-    src = source(c)
-    try:
-        body = parsed(src).body if c['cell_type'] == 'code' and exported(directives(src)) else []
-    except SyntaxError:
-        return []
+    body = code_tree(c).body if exported(directives(source(c))) else []
     return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
 
 
@@ -201,7 +245,7 @@ def check_module(path, cells):
     if not is_chapter(path):
         for i, d in code:
             if exported(d) or 'default_exp' in d:
-                yield i, 'index, glossary and tutorials export nothing'
+                yield i, 'index, book, glossary and tutorials export nothing'
         return
     m = re.fullmatch(r'(\d\d)_(\w+)', path.stem)
     if not m:
@@ -218,6 +262,7 @@ def lint(path):
     nb = json.loads(path.read_text(encoding='utf-8'))
     cells, numbered = nb['cells'], is_chapter(path)
     faults = [*check_headings(cells, numbered), *check_module(path, cells), *check_cells(cells)]
+    faults += check_annotations(cells)
     ids = [c.get('id') for c in cells]
     if None in ids or len(set(ids)) < len(ids):
         faults.append((0, 'every cell needs an id of its own'))

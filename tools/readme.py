@@ -36,6 +36,7 @@ def links(text, cfg):
     def point(m):
         return f'](nbs/{m[1]}{m[2] or ""})' if m[1] in there else m[0]
 
+    text = text.replace('](images/', '](nbs/images/')
     return re.sub(r'\]\(([\w/.-]+\.ipynb)(#[^)]*)?\)', point, text)
 
 

@@ -133,7 +133,15 @@ def tokenizer(kind, special, control, plain, template):
     return fast
 
 
-def make(name: str, folder: Path, hidden: int = 64, layers: int = 2, context: int = 2048, seed: int = 0) -> Path:
+def make(
+    name: str,
+    folder: Path,
+    hidden: int = 64,
+    layers: int = 2,
+    context: int = 2048,
+    seed: int = 0,
+    architecture: tuple | None = None,  # class of a configuration and its fields, in place of the model's own
+) -> Path:
     "Write the model `name` of `MODELS` into `folder`."
     import torch, transformers, trl
     from transformers.utils import logging
@@ -143,8 +151,7 @@ def make(name: str, folder: Path, hidden: int = 64, layers: int = 2, context: in
         template = (Path(trl.__file__).parent / 'chat_templates' / f'{template}.jinja').read_text()
     tok = tokenizer(kind, special, control, PLAIN.get(name, []), template)
     ids = dict(bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
-    config = getattr(transformers, config)(
-        vocab_size=len(tok),
+    usual = dict(
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
@@ -152,9 +159,10 @@ def make(name: str, folder: Path, hidden: int = 64, layers: int = 2, context: in
         num_key_value_heads=2,
         max_position_embeddings=context,
         initializer_range=0.1,
-        **ids,
         **more,
     )
+    config, fields = architecture or (config, usual)
+    config = getattr(transformers, config)(vocab_size=len(tok), **ids, **fields)
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config)
     logging.disable_progress_bar()

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from .chat import MARKER, Renderer, read_template
 from ..core import Completion, MaftError, Message
-from ..method.prompts import Capabilities, Request, spell, token_budget
+from ..method.prompts import Capabilities, GenerationProgress, Request, spell, token_budget
 from .huggingface import adapter_identity, find_model, load_tokenizer
 
 # %% ../../nbs/engines/14_server.ipynb #c0e89f7b
@@ -247,15 +247,21 @@ class ServerEngine:
         page = self.call('/models').get('data')
         return {m['id']: m for m in page if isinstance(m, dict) and 'id' in m} if isinstance(page, list) else {}
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        "One completion per request, in order."
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+        "One completion per request, in order; `on_tokens` is called after each answer."
         found = {}
-        self.generate_each(requests, found.__setitem__)
+        self.generate_each(requests, found.__setitem__, on_tokens)
         return [found[i] for i in range(len(requests))]
 
-    def generate_each(self, requests: list[Request], take: Callable):  # called with (index, completion), in this thread
+    def generate_each(
+        self,
+        requests: list[Request],
+        take: Callable,  # called with (index, completion), in this thread
+        on_tokens: Callable | None = None,  # called after each answer
+    ):
         "Hand each completion over as it comes. Those under way when one fails are handed over before it is raised."
         names, failed = {a: use(self, a) for a in dict.fromkeys(r.adapter for r in requests)}, []
+        progress = GenerationProgress(requests, on_tokens)
 
         def one(i):
             return None if failed else (i, complete(self, requests[i], names[requests[i].adapter]))
@@ -267,6 +273,7 @@ class ServerEngine:
                         failed.append(error)
                     elif answer := future.result():
                         take(*answer)
+                        progress.complete(*answer)
             except BaseException as e:  # interrupted, or no room for an answer: nothing more is asked
                 failed.append(e)
                 self.client, old = self.new_client(), self.client

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,16 @@ from multiagent_ft.engines.huggingface import (
     load_tokenizer,
     pick_device,
 )
-from ..method.prompts import GOLDEN, MIX, Capabilities, Request, Sampling, mix64, token_budget
+from multiagent_ft.method.prompts import (
+    GOLDEN,
+    MIX,
+    Capabilities,
+    GenerationProgress,
+    Request,
+    Sampling,
+    mix64,
+    token_budget,
+)
 
 # %% ../../nbs/engines/15_vllm.ipynb #dd10c649
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM can be started for
@@ -479,9 +488,12 @@ class VLLMEngine:
     def token_budget(self, prompt: int, sampling: Sampling) -> int:
         return token_budget(self.context, prompt, sampling)
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        "One completion per request, in order; the adapters of all in one batch."
-        return generate_all(self, requests)
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+        "One completion per request, in order; the adapters of all in one batch. `on_tokens` is called at the end."
+        progress, completions = GenerationProgress(requests, on_tokens), generate_all(self, requests)
+        for i, c in enumerate(completions):
+            progress.complete(i, c)
+        return completions
 
     def logprobs(self, prompt_ids, token_ids, adapter: str | None = None) -> list[np.ndarray]:
         return score_all(self, prompt_ids, token_ids, adapter=adapter)

@@ -156,7 +156,7 @@ def examples_report(examples: list[Example], w: float | None = None) -> dict:
     buckets = {b: sum(e.bucket == b for e in examples) for b in BUCKETS}
     critic = buckets['correction'] + buckets['reinforcement']
     return dict(
-        rows=len(examples),
+        examples=len(examples),
         unique=len({(e.prompt_ids, e.token_ids) for e in examples}),
         tokens=sum(len(e.token_ids) for e in examples),
         seen=sum(len(e.input_ids) for e in examples),

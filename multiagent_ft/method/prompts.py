@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['HOW_TO_ANSWER', 'PLACEHOLDERS', 'DEBATE', 'COOPERATIVE', 'UNIQUE_ID', 'PROMPTS', 'GOLDEN', 'MIX', 'how_to_answer',
            'fenced', 'Prompts', 'load_prompts', 'opening', 'reply', 'Sampling', 'Address', 'Request', 'token_budget',
-           'Capabilities', 'Engine', 'EngineSpec', 'mix64', 'gumbel', 'nucleus', 'draw', 'spell', 'encode',
-           'adapter_digest', 'ScriptedEngine', 'ReplayEngine', 'recorded_texts']
+           'Capabilities', 'Engine', 'GenerationProgress', 'generate_with_progress', 'EngineSpec', 'mix64', 'gumbel',
+           'nucleus', 'draw', 'spell', 'encode', 'adapter_digest', 'one_by_one', 'ScriptedEngine', 'ReplayEngine',
+           'recorded_texts']
 
 # %% ../../nbs/method/02_prompts.ipynb #42b7c285
+import inspect, time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from string import Formatter
@@ -287,8 +289,9 @@ class Engine(Protocol):
     def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
         "The token ids that would be sent for `chat`: exactly those, once."
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        "One completion per request, in order. The result of a request depends on that request alone."
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+        """One completion per request, in order. The result of a request depends on that request alone. `on_tokens` is
+        called with a `GenerationProgress` whenever there is something new; an engine may do without it."""
 
     def logprobs(
         self, prompt_ids: list[tuple[int, ...]], token_ids: list[tuple[int, ...]], adapter: str | None = None
@@ -301,6 +304,107 @@ class Engine(Protocol):
 
     def capabilities(self) -> Capabilities:
         "What may be asked of it."
+
+# %% ../../nbs/method/02_prompts.ipynb #acd0bda4
+class GenerationProgress:
+    "How far one call of `generate` is. The same object at every call of `on_tokens`, brought up to date before it."
+
+    def __init__(
+        self,
+        requests: list[Request],
+        on_tokens: Callable | None = None,  # called with this object; what it raises ends the generation
+        decode: Callable | None = None,  # token ids -> text
+    ):
+        self.limits = [r.sampling.max_new_tokens for r in requests]
+        self.on_tokens, self.decode, self.began = on_tokens, decode, time.perf_counter()
+        self.ids = [[] for _ in requests]  # new token ids of each request
+        self.texts, self.ended, self.shown = {}, set(), [0] * len(requests)
+        self.prompt_tokens, self.changed = 0, []  # of prompts, prefilled so far; requests with something new
+
+    @property
+    def tokens(self) -> int:
+        "New tokens so far, over all requests."
+        return sum(map(len, self.ids))
+
+    @property
+    def finished(self) -> int:
+        "Requests whose answers are complete."
+        return len(self.ended)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def tokens_left(self) -> float | None:
+        "About how many tokens are still to come; None before the first answer is complete."
+        if not self.ended:
+            return None
+        usual = self.tokens / len(self.ended)
+        open_rows = [(len(self.ids[i]), self.limits[i]) for i in range(len(self.ids)) if i not in self.ended]
+        return sum(min(limit, max(usual, 1.1 * n)) - n for n, limit in open_rows)
+
+    @property
+    def seconds_left(self) -> float | None:
+        "About how long it will take; None before the first answer is complete."
+        left = self.tokens_left
+        return left if not left else left / self.tokens_per_second
+
+    def new_text(self, i: int) -> str:  # number of the request
+        "What request `i` has gained since this was last asked; a character that is not whole yet waits."
+        text = self.texts[i] if i in self.texts else self.decode(self.ids[i])
+        if i not in self.ended:
+            text = text.rstrip('\ufffd')
+        start, self.shown[i] = self.shown[i], max(len(text), self.shown[i])
+        return text[start:]
+
+    def restart(self, rows: list[int]):
+        "Batch `rows` begins, perhaps again, after memory ran out."
+        for i in rows:
+            self.ids[i] = []
+
+    def prefilled(self, tokens: int):
+        "So many more tokens of prompts are in the cache."
+        self.prompt_tokens += tokens
+        self._tell([])
+
+    def add(self, new: Mapping[int, list[int]], ended: Iterable[int] = ()):
+        "New token ids of some requests; which of them are now complete."
+        for i, ids in new.items():
+            self.ids[i].extend(ids)
+        self.ended.update(ended)
+        self._tell(list(new))
+
+    def complete(self, i: int, completion: Completion):
+        "The whole of answer `i`, from an engine that gives no less."
+        self.ids[i], self.texts[i] = list(completion.token_ids), completion.text
+        self.ended.add(i)
+        self._tell([i])
+
+    def _tell(self, changed):
+        self.changed = changed
+        if self.on_tokens:
+            self.on_tokens(self)
+
+
+def generate_with_progress(
+    engine: Engine,
+    requests: list[Request],
+    on_tokens: Callable | None = None,  # called with a `GenerationProgress`
+) -> list[Completion]:
+    "`engine.generate`; where the engine does not say how far it is, `on_tokens` is called at the end only."
+    if on_tokens is None:
+        return engine.generate(requests)
+    if 'on_tokens' in inspect.signature(engine.generate).parameters:
+        return engine.generate(requests, on_tokens=on_tokens)
+    progress, completions = GenerationProgress(requests, on_tokens), engine.generate(requests)
+    for i, c in enumerate(completions):
+        progress.complete(i, c)
+    return completions
 
 # %% ../../nbs/method/02_prompts.ipynb #2f9d8e13
 @dataclass(frozen=True)
@@ -377,6 +481,15 @@ def adapter_digest(adapter: str | None) -> str | None:
     return digest([[p.relative_to(adapter).as_posix(), file_digest(p)] for p in found] or adapter)
 
 
+def one_by_one(answer: Callable, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+    "`answer(request)` for each, with progress after each."
+    progress, completions = GenerationProgress(requests, on_tokens), []
+    for i, r in enumerate(requests):
+        completions.append(answer(r))
+        progress.complete(i, completions[-1])
+    return completions
+
+
 class ScriptedEngine:
     """Answers by a script: a function of the request, or texts by address. Raises `MaftError` for a script that cannot
     be named, or that has no answer to a request."""
@@ -388,16 +501,18 @@ class ScriptedEngine:
         reply: Callable | Mapping | list,
         name: str | None = None,  # what it is called in keys; default: the digest of the function's source or the texts
         batch_size: int = 64,  # requests per job, in a run
+        # {adapter: log-probability of each token, whatever stands before it}; default: it has no probabilities
+        token_logprobs: Mapping | None = None,
     ):
-        self.reply, self.batch_size = reply, batch_size
+        self.reply, self.batch_size, self.token_logprobs = reply, batch_size, token_logprobs
         self.name = name or _script_name(reply)
 
     def render(self, chat: tuple[Message, ...]) -> tuple[int, ...]:
         return spell(chat)
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
         "What the script says to each request."
-        return [self._completion(r) for r in requests]
+        return one_by_one(self._completion, requests, on_tokens)
 
     def _completion(self, request):
         found = self.reply(request) if callable(self.reply) else self._look_up(request.where)
@@ -414,13 +529,17 @@ class ScriptedEngine:
         return next((self.reply[k] for k in keys if k in self.reply), None)
 
     def logprobs(self, prompt_ids, token_ids, adapter=None):
-        raise MaftError('a script has no probabilities: use an engine that runs a model.')
+        "Log-probabilities of the tokens by the script's table. Raises `MaftError` for a script without one."
+        if self.token_logprobs is None:
+            raise MaftError('this script has no probabilities: give it token_logprobs, or use an engine with a model.')
+        own = self.token_logprobs[adapter]
+        return [[own[t] for t in tokens] for tokens in token_ids]
 
     def identity(self, adapter: str | None = None) -> dict:
         return dict(engine='scripted', name=self.name, adapter=adapter_digest(adapter))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(logprobs=False)
+        return Capabilities(logprobs=self.token_logprobs is not None)
 
 
 def _script_name(reply):
@@ -451,9 +570,9 @@ class ReplayEngine:
         self.records, self.render, self.encode = {tuple(k): v for k, v in records.items()}, render, encode
         self.name = digest(sorted((list(k), v) for k, v in self.records.items()))
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
+    def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
         "The recorded text of each request. Raises `MaftError` naming the first one that is not on record."
-        return [self._completion(r) for r in requests]
+        return one_by_one(self._completion, requests, on_tokens)
 
     def _completion(self, request):
         key = tuple(request.where[-4:])

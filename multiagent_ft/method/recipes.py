@@ -6,10 +6,11 @@
 __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 'ASKS_DEBATE', 'TURNS', 'PAPER', 'BASE',
            'MAJORITY', 'MAJORITY_EQUAL', 'DEBATE_ONLY', 'STAR', 'MAJORITY_FT', 'MULTIAGENT_FT', 'MAJORITY_FT_EQUAL',
            'WITHOUT_CRITIC', 'SINGLE_AGENT_FT', 'SINGLE_AGENT_FT_ALONE', 'UNION_FT', 'FIXED', 'FIRST', 'LESS',
-           'RECIPES', 'RecipeContext', 'Asks', 'by_vote', 'Recipe', 'full_debate', 'answer_once', 'replicas',
-           'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns', 'all_first_turns', 'all_final_turns',
-           'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold', 'correct_turns', 'train_each', 'train_one',
-           'load_recipe', 'check_transcripts', 'check_votes', 'check_examples', 'check_society', 'recipe_source']
+           'RECIPES', 'NEIGHBOURS', 'anything', 'RecipeContext', 'Asks', 'by_vote', 'Recipe', 'full_debate',
+           'answer_once', 'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns',
+           'all_first_turns', 'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold',
+           'correct_turns', 'train_each', 'train_one', 'load_recipe', 'recipe_names', 'comes_with_package',
+           'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society', 'recipe_source']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +39,11 @@ from multiagent_ft.method.examples import (
 )
 
 # %% ../../nbs/method/07_recipes.ipynb #55f63e70
+def anything(question: str) -> bool:
+    "Every question may be trained on."
+    return True
+
+
 @dataclass(frozen=True)
 class RecipeContext:
     "What a recipe works with; the run provides it."
@@ -54,6 +60,8 @@ class RecipeContext:
     early_stop: bool = False  # end a debate once all agents agree
     stage: Callable = no_stage  # progress
     votes: int = 9  # samples of self-consistency at equal cost
+    engine: Any = None  # the engine itself, for log-probabilities and token ids of texts
+    unseen: Callable = anything  # may this question be trained on? False for evaluation questions
 
     def debate(self, society: Society, problems: list[Problem], seeds: Seeds, **protocol) -> list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
@@ -83,6 +91,7 @@ class Asks:
     first: str = 'agents'  # first answers: one of `FIRST_ANSWERS`
     hinted: bool = False  # one more, with the right answer as a hint
     debates: bool = False  # the rounds of critics (and summaries) follow
+    more: int = 0  # further calls: reflections, draws, questions made
 
     def __post_init__(self):
         if self.first not in FIRST_ANSWERS:
@@ -94,7 +103,7 @@ class Asks:
 
     def calls(self, size) -> int:
         "Calls per question; `size` also has `calls`, those of one debate."
-        return self.first_answers(size) + self.hinted + self.debates * (size.calls - size.agents)
+        return self.first_answers(size) + self.hinted + self.debates * (size.calls - size.agents) + self.more
 
 
 ASKS_ONE, ASKS_EACH, ASKS_MAJ_K = Asks('one'), Asks('agents'), Asks('votes')
@@ -127,6 +136,8 @@ class Recipe:
     one_model: bool = False  # is one model trained for all agents?
     uses_gold: bool = False  # does it look at gold answers? (only recipes defined by them do)
     settings: Mapping = field(default_factory=dict)  # settings of a run that this recipe fixes
+    objectives: Mapping = field(default_factory=dict)  # role -> objective, for roles that have one of their own
+    status: str = ''  # what it reproduces, and how that was checked
 
     def __post_init__(self):
         if self.turns not in TURNS:
@@ -141,6 +152,10 @@ class Recipe:
     def trains(self) -> bool:
         "Is any agent trained? If not, the untrained society is evaluated, and that is all."
         return self.train is not None
+
+    def objective_of(self, agent: Agent):
+        "What training optimizes for `agent`."
+        return self.objectives.get(agent.role, self.objective)
 
     def but(self, name: str, **changes) -> 'Recipe':
         "This recipe under another name with some fields changed; `settings` are added to those it has."
@@ -447,6 +462,14 @@ LESS = (WITHOUT_CRITIC, SINGLE_AGENT_FT, SINGLE_AGENT_FT_ALONE, UNION_FT)
 RECIPES = MappingProxyType({r.name: r for r in FIRST + LESS + FIXED})
 
 # %% ../../nbs/method/07_recipes.ipynb #6c879d2e
+# Recipes that need the training wing, and those of other papers: name -> module:NAME.
+NEIGHBOURS = MappingProxyType(
+    {
+        'multiagent-dpo': 'training.dpo:MULTIAGENT_DPO',
+    }
+)
+
+
 def load_recipe(name: str | Recipe) -> Recipe:
     """A recipe by name, or one of your own as 'file.py:name' or itself. Raises `MaftError` where there is none: no such
     name or file, a file that fails at import, something else of that name."""
@@ -454,11 +477,35 @@ def load_recipe(name: str | Recipe) -> Recipe:
         return name
     if is_object_name(name):
         return load_object(name, Recipe)
+    if name in NEIGHBOURS:
+        return load_object(f'multiagent_ft.{NEIGHBOURS[name]}', Recipe)
     if name not in RECIPES:
-        raise MaftError(f'unknown recipe {name!r}: use one of {", ".join(RECIPES)}, or file.py:name for your own.')
+        raise MaftError(
+            f'unknown recipe {name!r}: use one of {", ".join(recipe_names())}, or file.py:name for your own.'
+        )
     return RECIPES[name]
 
+
+def recipe_names() -> list[str]:
+    "Every recipe of this package: those of this notebook first, then those of the neighbours."
+    return [*RECIPES, *NEIGHBOURS]
+
+
+def comes_with_package(recipe: Recipe) -> bool:
+    "Is it one of `recipe_names`, unchanged?"
+    return recipe.name in recipe_names() and load_recipe(recipe.name) == recipe
+
 # %% ../../nbs/method/07_recipes.ipynb #a54e9b30
+def check_gold(recipe: Recipe, problems: list[Problem]):
+    "Raises `MaftError` when a recipe that trains on gold answers meets questions without."
+    blind = [p for p in problems if p.gold is None] if recipe.uses_gold and recipe.trains else []
+    if blind:
+        raise MaftError(
+            f'recipe {recipe.name} trains on gold answers, and {len(blind)} of {len(problems)} training questions have'
+            f' none, {blind[0].id} first. Add "gold" to them, or choose a recipe without (`maft recipes` says which).'
+        )
+
+
 def _names(agents):
     return ', '.join(a.name for a in agents) or 'none'
 
@@ -528,17 +575,23 @@ def check_society(recipe: Recipe, before: Society, after: Society):
         )
 
 # %% ../../nbs/method/07_recipes.ipynb #5a78284c
+def _objective_source(objective):
+    "Its name, or its class and fields."
+    if isinstance(objective, str):
+        return objective
+    kind = type(objective)
+    return dict(kind=f'{kind.__module__}:{kind.__qualname__}', **asdict(objective))
+
+
 def recipe_source(recipe: Recipe) -> dict:
     """What a run's key depends on of a recipe: the source of its functions, its objective and the turns it trains on.
     Raises `MaftError` for a function that cannot be named."""
     functions = {n: getattr(recipe, n) for n in ('sample', 'label', 'select', 'train', 'answer')}
-    objective = recipe.objective
-    if not isinstance(objective, str):
-        kind = type(objective)
-        objective = dict(kind=f'{kind.__module__}:{kind.__qualname__}', **asdict(objective))
+    own = {role: _objective_source(o) for role, o in recipe.objectives.items()}
     return dict(
         functions={n: f and function_key(f) for n, f in functions.items()},
-        objective=objective,
+        objective=_objective_source(recipe.objective),
         turns=recipe.turns,
         one_model=recipe.one_model,
+        **(dict(objectives=own) if own else {}),
     )

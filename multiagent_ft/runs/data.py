@@ -298,6 +298,8 @@ def cell(row: Row, column: str, key: str):  # what it is for: the YAML's key
 
 def written(v) -> str:
     "Cell `v` as text; '' for one that is empty, or neither text nor number."
+    if isinstance(v, bytes):
+        v = v.decode('utf-8', errors='surrogateescape')
     if isinstance(v, str):
         return v.strip()
     if isinstance(v, (float, Decimal)) and -(10**15) < v < 10**15 and v == int(v):
@@ -495,6 +497,13 @@ def _saved_parts(place, name):
     return {name: partial(_saved_rows, place, name)} if (place / 'state.json').is_file() else {}
 
 # %% ../../nbs/runs/22_data.ipynb #614dbe2b
+def _no_data(d, place, inside):
+    several = [f.name for f in inside if _data_files(f)]
+    choose = f' Choose one of its folders, such as {place}:{several[0]} ({", ".join(several[:10])}).' if several else ''
+    formats = ', '.join(f'*{suffix}' for suffix in READERS)
+    return MaftError(f'task {d.name}: no data file ({formats}) in {place}.{choose}')
+
+
 def local_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
@@ -505,12 +514,14 @@ def local_parts(d: DataSet) -> dict[str, Callable]:
         return {name: partial(file_rows, place, name)}
     if not place.is_dir():
         raise MaftError(f'task {d.name}: no such file or folder: {place}.')
-    for folder in (place / d.name, *(place / c for c in _list(d.config)), place, place / 'data'):
+    inside = [] if d.config else [f for f in sorted(place.iterdir()) if f.is_dir() and not f.name.startswith('.')]
+    only = inside if len(inside) == 1 else []  # the one configuration of a folder from the Hub
+    for folder in (place / d.name, *(place / c for c in _list(d.config)), place, place / 'data', *only):
         if folder.is_dir() and (parts := _saved_parts(folder, d.name)):
             return parts
         if folder.is_dir() and (files := _data_files(folder)):
             return {part: partial(_shard_rows, some, part) for part, some in files.items()}
-    raise MaftError(f'task {d.name}: no data file ({", ".join("*" + s for s in READERS)}) in {place}.')
+    raise _no_data(d, place, inside)
 
 
 def first_cells(d: DataSet) -> dict:

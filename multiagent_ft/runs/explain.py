@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['RunRecord', 'run_record', 'recount', 'UsedEntry', 'entries_of', 'Weights', 'weights_of', 'TrainedAgent',
-           'trained_agents', 'head_lines', 'iteration_lines', 'explain']
+           'trained_agents', 'head_lines', 'iteration_lines', 'base_faults', 'explain']
 
 # %% ../../nbs/runs/31_explain.ipynb #7769d5eb
-import json
+import json, os
 from pathlib import Path
 from typing import NamedTuple
 from ..core import MaftError, digest, read_jsonl
 from ..method.examples import load_examples
 from .evaluate import summarize_outcomes
 from .settings import Config, config_of
-from .society import load_society
+from .society import iterations_of, load_society
 from .store import Store, entry, integrity_error
 
 # %% ../../nbs/runs/31_explain.ipynb #5e89671b
@@ -248,17 +248,30 @@ def _first_model(record: RunRecord, store: Store) -> dict | None:
     return next((e.key['model'] for e in used if e.kind == 'generate' and e.key), None)
 
 
+def base_faults(folder: Path) -> list[str]:
+    "What has changed since in the base model that a run's agents stand on, where it is a folder of this machine."
+    from multiagent_ft.engines.huggingface import base_identity, find_model
+
+    society = load_society(Path(folder) / f'iteration-{iterations_of(folder)}')
+    model = find_model(society.spec.args['model']) if society.spec and 'model' in society.spec.args else ''
+    if not society.base or not (Path(model) / 'config.json').is_file():
+        return []
+    before, now = society.base['base'], base_identity(model)['files']
+    changed = sorted(f for f in {*before, *now} if before.get(f) != now.get(f))
+    return [f'base model: {", ".join(changed[:3])} in {model} changed since'] if changed else []
+
+
 def explain(folder: Path) -> tuple[list[str], list[str]]:
     "(lines to print, faults): the path from every number in summary.json to jobs, weights, examples, seeds, versions."
     record = run_record(folder)
-    store = Store(record.config.store or Path(folder).parent / 'store')
+    store = Store(record.config.store or Path(os.path.abspath(folder)).parent / 'store')
     model = _first_model(record, store)
     if model is None:
         raise MaftError(
             f'none of the entries that {folder} was made from is in the store {store.path}. If the store has moved,'
             f' set its place in {folder}/config.yaml (store: DIR).'
         )
-    lines, faults = head_lines(record, model), []
+    lines, faults = head_lines(record, model), base_faults(folder)
     for it in record.summary['iterations']:
         more, wrong = iteration_lines(record, store, it)
         lines += more

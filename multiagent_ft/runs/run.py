@@ -6,12 +6,14 @@
 __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'server_args',
            'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys',
            'RunContext', 'check_can_train', 'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one',
-           'finetune_all', 'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'pseudo_label_accuracy',
-           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
-           'Evaluation', 'evaluate_iteration', 'check_same_objects', 'init_run_dir', 'FolderBusy', 'run_lock',
-           'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary',
-           'run_iterations', 'run', 'run_here', 'summary_table', 'Result', 'accuracy_table', 'read_result',
-           'Experiment', 'check_unseen', 'Evaluated', 'evaluate_society', 'evaluate_run']
+           'finetune_all', 'check_base', 'call_recipe', 'Selection', 'select_examples', 'report_idle_agents',
+           'rests_on_last', 'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report',
+           'train_iteration', 'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects',
+           'init_run_dir', 'asked', 'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy',
+           'run_lock', 'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest',
+           'finished_summary', 'run_iterations', 'run', 'run_here', 'prompts_unsent', 'summary_table', 'Result',
+           'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config',
+           'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, json, os, subprocess, tempfile, traceback
@@ -20,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 from multiagent_ft.core import (
+    Answer,
     MaftError,
     Problem,
     Transcript,
@@ -28,6 +31,7 @@ from multiagent_ft.core import (
     is_object_name,
     read_jsonl,
     remove_partial_files,
+    same_answer,
     seed_for,
     transcript_to_dict,
     write_atomic,
@@ -39,18 +43,29 @@ from ..method.debate import Agent, Protocol, Seeds, Society, untrained
 from ..method.examples import Example, examples_report, save_examples, truncated_turns
 from ..method.prompts import PROMPTS, EngineSpec, Prompts, Sampling, load_prompts
 from multiagent_ft.method.recipes import (
-    RECIPES,
     Recipe,
     RecipeContext,
     answer_once,
+    anything,
     check_examples,
+    check_gold,
     check_society,
     check_transcripts,
     check_votes,
+    comes_with_package,
     load_recipe,
     recipe_source,
 )
-from .evaluate import health, outcome, overflow_note, summarize_outcomes
+from multiagent_ft.runs.evaluate import (
+    fit_note,
+    fit_of,
+    health,
+    outcome,
+    overflow_note,
+    since_start,
+    summarize_outcomes,
+    truncation_note,
+)
 from multiagent_ft.runs.jobs import (
     CachedEngine,
     CachedReader,
@@ -61,13 +76,21 @@ from multiagent_ft.runs.jobs import (
     engine_for,
     executor_named,
 )
-from .settings import Config, check_same, config_of, save_config, semantic, settled
-from .society import iterations_of, load_society, save_society, with_engine
+from .settings import Config, check_same, config_of, located, save_config, semantic, settled
+from multiagent_ft.runs.society import (
+    base_key,
+    check_same_base,
+    iterations_of,
+    load_society,
+    save_society,
+    saved_base,
+    with_engine,
+)
 from .store import Store
 from .tasks import Task, load_task, normalized, split
 from .tracking import Progress, Tracker
-from ..training.finetune import finetune_key, versions
-from ..training.trainer import TrainingSettings, objective_name, objective_of
+from ..training.finetune import check_key, finetune_key, needs_check, versions
+from ..training.trainer import objective_name, objective_of
 
 # %% ../../nbs/runs/29_run.ipynb #7c8e41b9
 @dataclass(frozen=True)
@@ -93,6 +116,7 @@ def base_arguments(cfg: Config) -> dict:
     args = {k: v for k, v in dict(cfg.engine).items() if k not in ('name', 'args')}
     if cfg.training.method == 'qlora' and cfg.engine.dtype == 'auto':
         args['dtype'] = '4bit'
+    args = args if args['template_args'] else {k: v for k, v in args.items() if k != 'template_args'}
     return args | dict(device=cfg.run.device, batch_size=cfg.generation.batch_size)
 
 
@@ -102,6 +126,8 @@ def vllm_args(cfg: Config) -> dict:
     if method != 'lora' or {'lm_head', 'embed_tokens'} & set([layers] if isinstance(layers, str) else layers):
         trained = f'method {method}' if method != 'lora' else f'target_modules {layers}'
         raise MaftError(f'engine vllm serves plain LoRA on linear layers; {trained} needs engine hf.')
+    if cfg.training.dora:
+        raise MaftError('engine vllm serves plain LoRA; dora needs engine hf.')
     return dict(device=cfg.run.device, max_loras=2 * cfg.debate.agents, max_lora_rank=cfg.training.rank)
 
 
@@ -111,7 +137,11 @@ def server_args(cfg: Config) -> dict:
         raise MaftError(
             'engine server needs an address: --set engine.url=http://localhost:8000/v1, or OPENAI_BASE_URL.'
         )
-    own = {k: v for k in ('revision', 'chat_template', 'trust_remote_code') if (v := getattr(cfg.engine, k))}
+    own = {
+        k: v
+        for k in ('revision', 'chat_template', 'trust_remote_code', 'template_args')
+        if (v := getattr(cfg.engine, k))
+    }
     return own | dict(tokenizer=cfg.model)
 
 
@@ -120,7 +150,8 @@ def spec_for(cfg: Config) -> EngineSpec:
     if cfg.engine.name == 'server':
         return EngineSpec('server', server_args(cfg) | cfg.engine.args)
     if cfg.engine.name not in ('hf', 'vllm'):
-        return EngineSpec(cfg.engine.name, dict(cfg.engine.args))
+        own = dict(template_args=cfg.engine.template_args) if cfg.engine.template_args else {}
+        return EngineSpec(cfg.engine.name, own | cfg.engine.args)
     args = base_arguments(cfg)
     if cfg.engine.name == 'vllm':
         own = {k: v for k, v in args.items() if k != 'batch_size'}
@@ -173,10 +204,10 @@ def executor_for(cfg: Config) -> Executor:
 # %% ../../nbs/runs/29_run.ipynb #c0b71e66
 def recipe_key(recipe: Recipe) -> dict:
     "The contents of a user's recipe; {} for one of the package's own."
-    if RECIPES.get(recipe.name) == recipe:
+    if comes_with_package(recipe):
         return {}
     source = recipe_source(recipe)
-    rest = {k: source[k] for k in ('objective', 'turns', 'one_model')}
+    rest = {k: v for k, v in source.items() if k != 'functions'}
     return source['functions'] | rest | dict(settings=dict(recipe.settings))
 
 
@@ -223,8 +254,9 @@ class RunContext:
         self.spec = None if objects.engine else spec_for(cfg)
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
-        self.settings = TrainingSettings(**dict(cfg.training))
+        self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
+        self.unseen = anything  # until the questions are split
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -300,6 +332,14 @@ def split_questions(context: RunContext) -> tuple[list[list[Problem]], list[Prob
     splits = [split(context.task, **sizes, iteration=k) for k in range(1, max(cfg.iterations, 1) + 1)]
     for s in splits:
         check_disjoint(s.train, splits[0].evaluation)
+    for s in splits if cfg.iterations else ():
+        check_gold(context.recipe, s.train)
+    held_out = {normalized(p.text) for p in splits[0].evaluation}
+
+    def unseen(question):
+        return normalized(question) not in held_out
+
+    context.unseen = unseen
     context.split = splits[0].report
     if context.split:
         context.progress.say(str(splits[0]))
@@ -330,6 +370,8 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
         early_stop=cfg.early_stop in (('eval', 'all') if evaluating else ('all',)),
         stage=name_step,
         votes=cfg.votes,
+        engine=context.engine,
+        unseen=context.unseen,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
@@ -337,7 +379,7 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
     "The job that trains one agent; its examples are written into the run folder."
     seed = seed_for(context.cfg.seed, 'finetune', k, agent.name)
     file = save_examples(context.folder / f'iteration-{k}' / 'examples' / f'{agent.name}.jsonl', examples)
-    objective = objective_of(context.recipe.objective)
+    objective = objective_of(context.recipe.objective_of(agent))
     args = dict(
         parent=agent.adapter,
         examples_file=str(file.absolute()),
@@ -375,6 +417,27 @@ def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example
     with context.progress.bar(sum(j.size for j in jobs), f'{len(jobs)} agents', 'examples') as bar:
         paths = context.runner.run(jobs, bar.count)
     return {agent.name: str(path) for agent, path in zip(examples, paths)}
+
+# %% ../../nbs/runs/29_run.ipynb #f28467ba
+def check_base(context: RunContext):
+    "Raises `MaftError` before the first debate when the recipe's agents could not be trained; a job of the store."
+    cfg, settings = context.cfg, context.settings
+    if not (context.recipe.trains and cfg.iterations):
+        return
+    objective = objective_of(context.recipe.objective)
+    args = dict(settings=asdict(settings), objective=objective_name(objective))
+    if not hasattr(context.engine, 'base'):
+        args['load'] = base_arguments(cfg)
+    if not needs_check(context.engine, settings, args.get('load')):
+        return
+    key = check_key(context.engine, settings, objective, load=args.get('load'))
+    job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)
+    with context.progress.stage('training step to try'):
+        [found] = context.runner.run([job])
+    left_out = json.loads((found / 'trainable.json').read_text(encoding='utf-8'))['left_out']
+    if left_out:
+        layers = '; '.join(f'{name} ({why})' for name, why in left_out.items())
+        context.progress.say(f'layers without an adapter: {layers}. To choose yourself: target_modules.')
 
 # %% ../../nbs/runs/29_run.ipynb #88d0e5a7
 def _is_ours(f: Callable) -> bool:
@@ -431,14 +494,20 @@ def report_idle_agents(examples: dict[Agent, list[Example]], progress: Progress)
         )
 
 # %% ../../nbs/runs/29_run.ipynb #7756db91
+def rests_on_last(transcript: Transcript, label: Answer) -> bool:
+    "Has one of the final answers that agree with `label` been read as the last value of its text (reading `last`)?"
+    return any(t.answer.how == 'last' and same_answer(t.answer, label) for t in transcript.final() if t.answer)
+
+
 def pseudo_label_accuracy(task: Task, transcripts: list[Transcript], votes: list[Vote]) -> dict:
-    """Counts of pseudo-labels, ties and abstentions, and the share of the pseudo-labels that are right. Only reported:
-    nothing trains on it."""
+    """Counts of pseudo-labels, of those with an answer behind them that only reading `last` found, of ties and
+    abstentions, and the share of the pseudo-labels that are right. Only reported: nothing trains on it."""
     kept = [(t, v) for t, v in zip(transcripts, votes) if v.answer is not None]
     known = [task.score(v.answer, t.problem) for t, v in kept if t.problem.gold is not None]
     return dict(
         kept=len(kept),
         asked=len(transcripts),
+        read_last=sum(rests_on_last(t, v.answer) for t, v in kept),
         pseudo_label_accuracy=round(sum(known) / len(known), 4) if known else None,
         tied=sum(v.tied for v in votes),
         abstained=sum(v.abstained for v in votes),
@@ -530,7 +599,7 @@ def evaluate_iteration(
     if keep:
         write_jsonl(context.folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, transcripts))
     outcomes = [outcome(t, context.task, context.cfg.seed, iteration=k) for t in transcripts]
-    if note := overflow_note(outcomes):
+    for note in filter(None, (overflow_note(outcomes), truncation_note(outcomes))):
         context.progress.say(f'iteration {k}: {note}')
     if k == 0 and context.cfg.votes > context.cfg.agents and context.recipe.trains:
         add_self_consistency(context, outcomes, ctx, problems=problems)
@@ -570,6 +639,63 @@ def init_run_dir(cfg: Config, keys: dict = {}):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise MaftError(f'cannot make {folder}: {e.strerror}. Choose another --out.') from None
+
+# %% ../../nbs/runs/29_run.ipynb #3b60c9d2
+def asked(train: list[list[Problem]], evaluation: list[Problem]) -> dict:
+    "What was asked, the right answers aside: a digest of each iteration's training questions, and one of evaluation's."
+
+    def texts(problems):
+        return digest([[p.id, p.text] for p in problems])
+
+    return dict(train=[texts(problems) for problems in train], evaluation=texts(evaluation))
+
+
+def check_same_inputs(context: RunContext):
+    "Raises `MaftError` if the run in this folder stands on another base model, or was asked other questions."
+    for folder in sorted(context.folder.glob('iteration-*')):
+        check_same_base(saved_base(folder), context.engine, where=f'the run in {context.folder}')
+    try:
+        before = json.loads((context.folder / 'provenance.json').read_text(encoding='utf-8'))['asked']
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    other = [] if before['evaluation'] == context.asked['evaluation'] else ['evaluation']
+    other += ['training'] * any(a != b for a, b in zip(before['train'], context.asked['train']))
+    if other:
+        raise MaftError(
+            f'{context.folder} holds a run on other questions: those of {context.cfg.task.name} for'
+            f' {" and ".join(other)} have changed since.\nBring the old ones back, or choose another folder with --out.'
+        )
+
+
+def changed_golds(context: RunContext, evaluation: list[Problem]) -> int:
+    "How many right answers are not those that the run in this folder was graded with; it is told."
+    try:
+        golds = {o['problem']: o['gold'] for o in read_jsonl(context.folder / 'outcomes.jsonl')}
+    except (MaftError, KeyError):
+        return 0
+    changed = [p.id for p in evaluation if golds.get(p.id, p.gold) != p.gold]
+    if changed:
+        context.progress.say(
+            f'{len(changed)} of {len(evaluation)} right answers have changed since ({changed[0]} first): what was'
+            ' generated stands, and is graded again'
+        )
+    return len(changed)
+
+
+def report_fit(context: RunContext, train: list[list[Problem]], evaluation: list[Problem]):
+    "Report how many questions do not fit into the context. Raises `MaftError` when none to train or evaluate on does."
+    engine, protocol = context.engine, context.protocol
+    to_train = list({p.id: p for problems in train for p in problems}.values()) if context.cfg.iterations else []
+    for purpose, problems in dict(training=to_train, evaluation=evaluation).items():
+        if note := fit_note(engine, fit_of(engine, protocol, problems)):
+            context.progress.say(f'{purpose}: {note}')
+
+
+def with_its_store(cfg: Config) -> Config:
+    "`cfg` with the store that its run folder remembers, where none is asked for."
+    if cfg.run.store is not None or not (cfg.folder / 'config.yaml').is_file():
+        return cfg
+    return cfg.but(store=config_of(cfg.folder).run.store)
 
 # %% ../../nbs/runs/29_run.ipynb #0e7b1371
 class FolderBusy(MaftError):
@@ -622,7 +748,7 @@ def git_commit() -> str | None:
         return None
 
 # %% ../../nbs/runs/29_run.ipynb #82360053
-SCHEMA = 2  # of the files in a run folder
+SCHEMA = 3  # of the files in a run folder
 
 
 def summary_head(cfg: Config, train: int) -> dict:
@@ -650,6 +776,7 @@ def write_summary(context: RunContext, iterations: list[dict], outcomes: list[di
         commit=git_commit(),
         versions=versions(),
         input_digest=context.input_digest,
+        asked=context.asked,
         results={f: file_digest(context.folder / f) for f in files},
         seed=context.cfg.seed,
         questions=context.split,
@@ -670,7 +797,7 @@ def source_digest() -> str:
 def input_digest(context: RunContext, train: list[list[Problem]], evaluation: list[Problem]) -> str:
     """One digest of everything that decides a run's result: settings, objects, model, questions, libraries, and this
     package's source."""
-    settings, functions = [semantic(context.cfg), context.cfg.iterations], recipe_source(context.recipe)
+    settings, functions = [semantic(located(context.cfg)), context.cfg.iterations], recipe_source(context.recipe)
     engine, questions = context.engine.identity(None), [train, evaluation]
     return digest([settings, functions, context.keys, engine, questions, versions(), source_digest()])
 
@@ -704,17 +831,19 @@ def _untrained_report(agents: int) -> dict:
 def run_iterations(context: RunContext, train: list[list[Problem]], evaluation: list[Problem], track: Tracker) -> dict:
     "Run all iterations, writing each one down as it ends. Returns the summary."
     society, iterations, outcomes = untrained(context.cfg.agents), [], []
+    base = base_key(context.engine) if context.spec else {}
     for k in range(context.cfg.iterations + 1):
         report = _untrained_report(context.cfg.agents)
         if k:
             society, report = train_iteration(context, k, society, problems=train[k - 1])
         found = evaluate_iteration(context, k, society, problems=evaluation, keep=True)
         save_society(
-            with_engine(society, context.spec, context.protocol, kind=context.task.kind),
+            with_engine(society, context.spec, context.protocol, kind=context.task.kind, base=base),
             context.folder / f'iteration-{k}',
         )
         outcomes += found.outcomes
-        iterations.append(dict(iteration=k, methods=found.methods, **report, health=found.health))
+        so_far = found.health | since_start(outcomes)
+        iterations.append(dict(iteration=k, methods=found.methods, **report, health=so_far))
         summary = write_summary(context, iterations, outcomes)
         track.log(dict(event='iteration', **iterations[-1]))
     track.log(dict(event='done', **context.counts()))
@@ -729,8 +858,9 @@ def run(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> dict:
     """Carry `cfg.recipe` through `cfg.iterations` iterations in `cfg.folder`; continues where an earlier run stopped.
-    Returns the summary, and under 'made' how many jobs were done for it. With `cfg.run.executor` 'shared', a process
-    that finds another at work in the folder helps it."""
+    Returns the summary, and under 'made' how many jobs were done for it, under 'regraded' how many right answers had
+    changed since. Raises `MaftError` beforehand if the folder holds a run on another base model or other questions.
+    With `cfg.run.executor` 'shared', a process that finds another at work in the folder helps it."""
     how = dict(executor=executor, again=again, objects=objects, progress=progress)
     try:
         return run_here(cfg, **how)
@@ -738,7 +868,7 @@ def run(
         if cfg.run.executor != 'shared':
             raise
     with tempfile.TemporaryDirectory(prefix='maft-helper-') as folder:
-        summary = run_here(cfg.but(out=Path(folder), store=cfg.store_folder, wandb='off'), **how)
+        summary = run_here(cfg.but(out=Path(folder), store=with_its_store(cfg).store_folder, wandb='off'), **how)
     with contextlib.suppress(FolderBusy):  # free, if the other has ended: perhaps before its end
         return run_here(cfg, **how | dict(again=False))
     return summary
@@ -752,20 +882,24 @@ def run_here(
     progress: Progress | None = None,
 ) -> dict:
     "`run`, in this folder or not at all. Raises `FolderBusy` while another process is at work there."
-    context = RunContext(cfg, executor, objects, progress=progress)
+    context = RunContext(with_its_store(cfg), executor, objects, progress=progress)
     train, evaluation = split_questions(context)
     cfg, before = context.cfg, context.store.misses.copy()
     init_run_dir(cfg, context.keys)
     with run_lock(cfg.folder), context:
-        context.input_digest = input_digest(context, train, evaluation)
+        context.input_digest, context.asked = input_digest(context, train, evaluation), asked(train, evaluation)
         if not again and (done := finished_summary(context)):
             return dict(done, made={})
+        check_same_inputs(context)
+        changed = changed_golds(context, evaluation)
+        report_fit(context, train, evaluation)
         if context.keys:  # before config.yaml, which says that this folder is a run of these objects
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
-        save_config(cfg, cfg.folder)
+        check_base(context)
+        save_config(located(cfg), cfg.folder)
         with Tracker(cfg.folder, project=cfg.project, config=semantic(cfg), wandb=cfg.wandb) as track:
             summary = run_iterations(context, train, evaluation, track=track)
-    return dict(summary, made=dict(context.store.misses - before))
+    return dict(summary, made=dict(context.store.misses - before), regraded=changed)
 
 # %% ../../nbs/runs/29_run.ipynb #8f17da3c
 def _shown(method: dict | None) -> str:
@@ -775,23 +909,34 @@ def _shown(method: dict | None) -> str:
     return f'{100 * method["accuracy"]:.1f}{stderr}'
 
 
+def prompts_unsent(it: dict) -> int:  # an iteration of a summary
+    "Prompts of its debates, in training and evaluation, that did not fit into the context."
+    debates = (it.get('sampled'), it.get('health'))
+    return sum(h['finish'].get('context_overflow', 0) for h in debates if h)
+
+
+def _summary_row(it: dict, methods: list[str]) -> dict[str, str]:
+    c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
+    accuracy = c['pseudo_label_accuracy']
+    return {
+        'iteration': str(it['iteration']),
+        **{m: _shown(it['methods'].get(m)) for m in methods},
+        'pseudo-labels': f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
+        'right': '' if accuracy is None else f'{100 * accuracy:.1f} %',
+        'read last': str(c.get('read_last') or ''),
+        'examples per agent': ' '.join(map(str, examples)) if any(examples) else '',
+        'prompts that did not fit': str(prompts_unsent(it) or ''),
+    }
+
+
 def summary_table(summary: dict) -> list[list[str]]:
-    "A header and one line per iteration, as strings."
+    """A header and one line per iteration, as strings. Pseudo-labels that rest on reading `last`, and prompts that did
+    not fit, have their columns where there are any."""
     methods = list(dict.fromkeys(m for it in summary['iterations'] for m in it['methods']))
-    lines = [['iteration', *methods, 'pseudo-labels', 'right', 'examples per agent']]
-    for it in summary['iterations']:
-        c, examples = it['consensus'], it['examples']['generator'] + it['examples']['critic']
-        accuracy = c['pseudo_label_accuracy']
-        lines.append(
-            [
-                str(it['iteration']),
-                *(_shown(it['methods'].get(m)) for m in methods),
-                f'{c["kept"]}/{c["asked"]}' if c['asked'] else '',
-                '' if accuracy is None else f'{100 * accuracy:.1f} %',
-                ' '.join(map(str, examples)) if any(examples) else '',
-            ]
-        )
-    return lines
+    rows = [_summary_row(it, methods) for it in summary['iterations']]
+    rare = {c for c in ('read last', 'prompts that did not fit') if not any(r[c] for r in rows)}
+    heads = [c for c in rows[0] if c not in rare]
+    return [heads, *([r[c] for c in heads] for r in rows)]
 
 # %% ../../nbs/runs/29_run.ipynb #2219994b
 class Result(NamedTuple):
@@ -825,7 +970,7 @@ def read_result(summary: dict, folder: Path) -> Result:
         table=accuracy_table(summary),
         society=load_society(folder / f'iteration-{summary["iterations"][-1]["iteration"]}'),
         outcomes=read_jsonl(folder / 'outcomes.jsonl'),
-        summary={k: v for k, v in summary.items() if k != 'made'},
+        summary={k: v for k, v in summary.items() if k not in ('made', 'regraded')},
         folder=folder,
         made=summary.get('made', {}),
     )
@@ -904,6 +1049,33 @@ class Evaluated(NamedTuple):
     made: Counter  # jobs done for it, by kind
 
 
+def evaluation_config(folder: Path, task: str | None, eval: int | None, data: str | None, workers: int | str) -> Config:
+    "The settings of a run folder, for an evaluation of its societies."
+    old = config_of(folder)
+    other_task = bool(task) and task != old.task.name
+    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
+    n = old.eval if eval is None else eval
+    return old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+
+
+def check_objects_given(folder: Path, cfg: Config, given: Objects):
+    "Raises `MaftError` if the run in `folder` used a Python object that is neither given nor found by its name."
+    file = Path(folder) / 'objects.json'
+    used = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    found = dict(
+        task=is_object_name(cfg.task.name) or cfg.task.name != config_of(folder).task.name,
+        recipe=is_object_name(cfg.recipe),
+        prompts=cfg.debate.prompts not in PROMPTS,
+        engine=False,
+    )
+    for what in used:
+        if getattr(given, what) is None and not found[what]:
+            raise MaftError(
+                f'{folder} was run with a {what} that is a Python object and has no name here. Evaluate it in Python:'
+                f' evaluate_society({str(folder)!r}, objects=Objects({what}=…)), or run with FILE.py:NAME.'
+            )
+
+
 def evaluate_society(
     folder: Path,  # a run folder
     task: str | None = None,  # default: the run's own
@@ -916,11 +1088,8 @@ def evaluate_society(
     progress: Progress | None = None,  # where progress is shown; default: on standard error
 ) -> Evaluated:
     "Evaluate society `iteration` of a run folder on `task`, beside the untrained one."
-    old = config_of(folder)
-    last, other_task = iterations_of(folder, iteration), bool(task) and task != old.task.name
-    change = dict(task=task, data=data, levels=None, train=1) if other_task else dict(data=data or old.data)
-    n = old.eval if eval is None else eval
-    cfg = old.but(**change, out=Path(folder), workers=workers, iterations=0, eval=n)
+    last, cfg = iterations_of(folder, iteration), evaluation_config(folder, task, eval, data=data, workers=workers)
+    check_objects_given(folder, cfg, objects)
     context = RunContext(cfg, executor, objects, progress=progress)
     _, problems = split_questions(context)
     check_unseen(folder, last, problems)
@@ -929,6 +1098,9 @@ def evaluate_society(
         return load_society(Path(folder) / f'iteration-{k}') if k else untrained(cfg.agents)
 
     with context:
+        check_same_base(
+            saved_base(Path(folder) / f'iteration-{last}'), context.engine, where=f'the society of {folder}'
+        )
         found = {k: evaluate_iteration(context, k, society(k), problems=problems) for k in sorted({0, last})}
     return Evaluated(cfg, found, made=context.store.misses)
 

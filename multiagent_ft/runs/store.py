@@ -194,9 +194,14 @@ def is_stale(path: Path) -> bool:  # a folder named by `lease_name`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def _says_full(text):
+    "Does an error's text say so? Libraries written in other languages hand on no number but in their words."
+    return 'No space left on device' in text or any(f'os error {n})' in text for n in FULL)
+
+
 def _full(e):
     while e is not None:
-        if getattr(e, 'errno', None) in FULL or 'No space left on device' in str(e):
+        if getattr(e, 'errno', None) in FULL or _says_full(str(e)):
             return True
         e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
     return False

@@ -625,6 +625,11 @@ def _unknown(name):
     known = [*GENERATED, *BUILT_IN]
     if name.endswith('.py'):
         return MaftError(f'{name}: name the task in it, such as {name}:mine.')
+    if Path(name).expanduser().is_file():
+        return MaftError(
+            f'{name}: a file of no known format, going by its name. Rename it so that it ends in'
+            f' {", ".join(READERS)} (or one of these with .gz or .zip).'
+        )
     near = difflib.get_close_matches(name, known, 1)
     if not near:
         return MaftError(f'unknown task {name!r}: use one of {", ".join(known)}, {own}')
@@ -644,6 +649,9 @@ def _description(name):
         return replace(d, data=str(path.parent / Path(d.data).expanduser())) if d.data else d
     if path.is_dir() or split_name(path)[1]:
         return checked(DataSet(name_of(path), data=str(path)), name)
+    folder, colon, config = name.rpartition(':')
+    if colon and (place := Path(folder).expanduser()).is_dir():  # a folder from the Hub, and which part of it
+        return checked(DataSet(f'{name_of(place)}-{config}', data=str(place), config=config), name)
     if (m := _hub_name.fullmatch(name)) and not path.exists() and not path.parent.is_dir():
         return checked(DataSet(m[2], hub=m[1], config=m[3] or ''), name)
     raise _unknown(name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIXED', 'StudyRow', 'study_row', 'config_for', 'configs_for', 'StudyRun', 'check_tasks', 'run_all',
            'records_elsewhere', 'study_settings', 'check_same_study', 'is_free', 'init_study_dir', 'shared_tokens',
-           'training_key', 'addresses_of', 'addresses', 'requests', 'count_requests', 'estimate_time',
+           'training_key', 'addresses_of', 'addresses', 'requests', 'count_requests', 'tokens_of', 'estimate_time',
            'plan_comparison', 'write_study', 'seeds_from', 'check_rows', 'compare', 'savings_note']
 
 # %% ../../nbs/studies/36_compare.ipynb #f9c53b98
@@ -265,9 +265,14 @@ def count_requests(rows: list[StudyRow], configs: list[Config], seeds: list[int]
     )
 
 
+def tokens_of(s, answers: int, questions: int) -> tuple[float, float]:
+    "(to generate, to train on) for so many answers and questions, as in the sample `s` of a plan."
+    return answers * s.generated / max(s.answers, 1), questions * s.example_tokens / max(s.questions, 1)
+
+
 def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
     "A guess at tokens and minutes, in a line, from a few questions asked now."
-    from multiagent_ft.runs.plan import sample, seconds_for, size
+    from multiagent_ft.runs.plan import duration, sample, seconds_for, size
     from multiagent_ft.runs.run import RunContext, split_questions, worker_count
 
     # the row that asks and trains most stands for all
@@ -275,14 +280,15 @@ def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
     train, _ = split_questions(context)
     with context:
         measured = sample(context, train[0])
-    generated = answers * measured.generated / max(measured.answers, 1)
     rounds = {(training_key(c), k): c.train for c in configs for k in range(1, c.iterations + 1)}
-    trained = sum(rounds.values()) * base.epochs * measured.example_tokens / max(measured.questions, 1)
-    workers = max(1, worker_count(base))
-    seconds = seconds_for(measured, generated, trained, workers=workers)
+    trained_on, workers = sum(rounds.values()) * base.epochs, max(1, worker_count(base))
+    generated, trained = tokens_of(measured, answers, trained_on)
+    ends = (measured.least or measured, measured, measured.most or measured)
+    tokens = [tokens_of(s, answers, trained_on) for s in ends]
+    least, likely, most = (duration(seconds_for(measured, *some, workers=workers)) for some in tokens)
     return (
         f'about {size(generated, "tokens")} to generate and at most {size(trained, "tokens")} to train on: about'
-        f' {max(1, round(seconds / 60))} min if nothing is finished yet, with {workers}'
+        f' {likely} ({least} to {most}) if nothing is finished yet, with {workers}'
         f' process{"es" if workers > 1 else ""} (guessed from {measured.questions} questions)'
     )
 
@@ -304,12 +310,13 @@ def plan_comparison(
 def write_study(
     folder: Path, title: str, study: Study, baseline: str | None = None, notes: list[str] = ()
 ) -> list[TableRow]:
-    "Write table.md, table.csv, iterations.csv, the plots and outcomes.jsonl.gz into `folder`; the rows of the table."
+    "Write table.md, three CSV files, the plots and outcomes.jsonl.gz into `folder`; the rows of the table."
     folder, table = Path(folder), study_table(study, baseline)
     save_records(folder / 'outcomes.jsonl.gz', study.records)
     write_atomic(folder / 'table.md', f'# {title}\n\n' + markdown(table) + ''.join(f'\n{n}\n' for n in notes))
     write_atomic(folder / 'table.csv', csv_text(table_frame(table)))
     write_atomic(folder / 'iterations.csv', csv_text(study.iterations))
+    write_atomic(folder / 'health.csv', csv_text(study.debates))
     save_figure(accuracy_plot(table, title + ':'), folder / 'accuracy')
     save_figure(cost_plot(table, title + ':'), folder / 'cost')
     if study.iterations.iteration.max() > 1:

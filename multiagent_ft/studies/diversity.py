@@ -32,7 +32,7 @@ from multiagent_ft.core import (
 from ..engines.by_name import engine_for
 from ..method.consensus import vote
 from ..method.debate import Agent, Society
-from ..runs.society import iterations_of, load_society
+from ..runs.society import check_same_base, iterations_of, load_society
 
 # %% ../../nbs/studies/35_diversity.ipynb #1d812d1f
 @dataclass(frozen=True)
@@ -319,6 +319,8 @@ def measure_iteration(here: Path, questions: int, embedding: Callable, likelihoo
         load_society(here),
     )
     engine = engine_for(society.spec) if likelihood else None
+    if engine is not None:
+        check_same_base(society.base, engine, where=f'the society in {here}')
     return diversity(debates, society, engine=engine, embed=embedding, resamples=1000)
 
 

@@ -14,6 +14,7 @@ __all__ = ['TABLE1', 'TABLE2', 'TABLE3', 'TABLE4', 'TABLE5', 'FIGURE1', 'FIGURE3
 # %% ../../nbs/studies/37_reproduce.ipynb #f9846b88
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from ..core import MaftError, write_atomic
@@ -66,7 +67,6 @@ class PaperExperiment:
     settings: dict = field(default_factory=dict)  # keys of the configuration
     iterations: int = 1
     diversity: bool = False  # is the diversity of the agents measured too?
-    paper: str = ''  # its numbers, as `published` reads them
     remark: str = ''  # what a reader of these numbers should know
 
     @property
@@ -75,8 +75,9 @@ class PaperExperiment:
 
     @property
     def numbers(self) -> dict:
-        "The paper's numbers."
-        return published(self.paper) if self.paper else {}
+        "The paper's numbers, {(row, model, column): (value, standard error or None)}; {} where it has none."
+        file = files('multiagent_ft.studies') / 'paper_numbers' / f'{self.name}.txt'
+        return published(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
 
 def rows_for(*names: str) -> tuple[StudyRow, ...]:
@@ -91,30 +92,6 @@ TABLE1 = PaperExperiment(
     rows=rows_for('base', 'majority', 'debate', 'star', 'majority-ft', 'multiagent-ft'),
     controls=rows_for('majority-equal'),
     remark='STaR trains on gold answers. majority-equal is a vote over as many samples as the debate makes calls.',
-    paper="""model | row | arithmetic gsm8k math
-GPT-3.5 | base          | 81.99±0.99 75.60±1.36 46.83±2.25
-GPT-3.5 | majority      | 94.40±1.03 81.20±1.24 51.40±2.23
-GPT-3.5 | debate        | 98.21±0.54 83.30±1.18 55.73±2.21
-GPT-3.5 | star          | 98.38±0.57 83.60±1.17 53.00±2.23
-GPT-3.5 | majority-ft   | 98.40±0.56 83.70±1.17 53.40±2.23
-GPT-3.5 | multiagent-ft | 99.62±0.28 85.60±1.11 60.60±2.18
-Phi-3   | base          | 88.30±1.44 81.20±1.74 45.60±2.10
-Phi-3   | majority      | 91.80±1.23 81.80±1.72 47.20±1.82
-Phi-3   | debate        | 96.20±0.86 84.40±1.58 53.40±2.28
-Phi-3   | star          | 94.80±0.99 85.80±1.21 51.80±2.06
-Phi-3   | majority-ft   | 93.80±1.08 82.20±1.71 48.60±2.16
-Phi-3   | multiagent-ft | 99.40±0.34 88.60±1.42 58.80±2.22
-Mistral | base          | 10.80±0.51 35.60±1.92 16.60±1.21
-Mistral | majority      | 14.80±1.17 41.80±0.88 16.80±1.25
-Mistral | debate        | 19.60±1.12 52.60±1.26 18.20±1.37
-Mistral | star          | 17.40±0.97 45.50±1.54 17.84±1.23
-Mistral | majority-ft   | 16.40±0.73 44.60±1.65 18.91±1.37
-Mistral | multiagent-ft | 22.60±0.97 58.40±2.11 22.50±1.87
-LLaMA-3 | base          | 43.20±2.22 75.00±1.94 46.80±2.23
-LLaMA-3 | majority      | 45.80±2.23 76.40±1.90 47.20±2.23
-LLaMA-3 | debate        | 48.40±2.24 78.40±1.44 51.60±2.23
-LLaMA-3 | majority-ft   | 49.20±2.24 77.20±1.87 52.20±2.23
-LLaMA-3 | multiagent-ft | 52.00±2.24 88.60±1.77 57.40±2.21""",
 )
 
 # %% ../../nbs/studies/37_reproduce.ipynb #bf964247
@@ -128,27 +105,6 @@ TABLE2 = PaperExperiment(
         "union-ft: one model trains on all agents' examples, with about as many updates, and N copies of it debate."
         ' majority-ft-equal: a finetuned model votes with as many samples as a debate makes calls.'
     ),
-    paper="""model | row | arithmetic gsm8k math
-GPT-3.5 | multiagent-ft         | 99.62±0.28 85.60±1.67 60.60±2.18
-GPT-3.5 | without-summary       | 99.20±0.40 82.20±1.72 51.70±2.24
-GPT-3.5 | without-critic        | 99.20±0.40 83.80±1.65 50.80±2.24
-GPT-3.5 | single-agent-ft       | 99.00±0.45 83.60±1.66 56.80±2.21
-GPT-3.5 | single-agent-ft-alone | 87.20±1.49 75.00±1.93 48.89±2.23
-Phi-3   | multiagent-ft         | 99.40±0.34 88.60±1.42 58.80±2.22
-Phi-3   | without-summary       | 98.80±0.51 84.40±1.68 55.00±2.09
-Phi-3   | without-critic        | 98.20±0.62 86.00±1.58 56.60±2.22
-Phi-3   | single-agent-ft       | 97.40±0.71 86.80±1.51 56.80±2.21
-Phi-3   | single-agent-ft-alone | 92.20±1.20 83.60±1.66 50.20±2.24
-Mistral | multiagent-ft         | 22.60±1.87 58.40±2.11 22.50±1.87
-Mistral | without-summary       | 21.80±1.84 56.00±1.56 20.20±1.55
-Mistral | without-critic        | 21.00±1.82 54.80±1.60 19.01±1.59
-Mistral | single-agent-ft       | 21.20±1.83 55.00±2.22 19.21±1.69
-Mistral | single-agent-ft-alone | 17.71±1.70 51.20±2.24 17.22±1.54
-LLaMA-3 | multiagent-ft         | 52.00±2.24 88.60±1.77 57.40±2.21
-LLaMA-3 | without-summary       | 50.40±2.24 83.20±1.67 51.60±2.23
-LLaMA-3 | without-critic        | 48.60±2.24 82.20±1.70 50.50±2.23
-LLaMA-3 | single-agent-ft       | 48.00±2.23 84.40±1.62 52.40±2.23
-LLaMA-3 | single-agent-ft-alone | 44.00±2.22 81.60±1.73 48.80±2.24""",
 )
 
 # %% ../../nbs/studies/37_reproduce.ipynb #16edb2bc
@@ -158,9 +114,6 @@ TABLE3 = PaperExperiment(
     source='Table 3',
     rows=rows_for('cooperative', 'cooperative-ft'),
     controls=rows_for('debate', 'multiagent-ft'),
-    paper="""model | row | arithmetic gsm8k math
-GPT-3.5 | cooperative    | 96.60±0.83 81.80±1.73 53.60±2.23
-GPT-3.5 | cooperative-ft | 98.80±0.39 84.00±1.64 56.40±2.21""",
 )
 
 TABLE4 = PaperExperiment(
@@ -173,13 +126,6 @@ TABLE4 = PaperExperiment(
         StudyRow(label='multiagent-ft, 3 agents', recipe='multiagent-ft', settings=dict(agents=3)),
     ),
     settings=dict(agents=5),
-    paper="""model | row | arithmetic gsm8k math
-GPT-3.5 | debate        | 99.40±0.34 85.40±1.58 58.20±2.22
-GPT-3.5 | majority-ft   | 99.60±0.28 86.20±1.54 59.00±2.19
-GPT-3.5 | multiagent-ft | 100.00±0.00 88.20±1.44 62.80±2.16
-Phi-3   | debate        | 97.40±0.71 86.00±1.55 55.20±2.22
-Phi-3   | majority-ft   | 95.80±0.90 84.80±1.61 53.20±2.23
-Phi-3   | multiagent-ft | 99.80±0.20 89.40±1.38 60.40±2.19""",
 )
 
 TABLE5 = PaperExperiment(
@@ -189,11 +135,6 @@ TABLE5 = PaperExperiment(
     rows=rows_for('base', 'debate', 'unique-id', 'multiagent-ft'),
     controls=rows_for('unique-id-ft'),
     tasks=('math',),
-    paper="""model | row | math
-LLaMA-3 | base          | 46.80±2.23
-LLaMA-3 | debate        | 51.60±2.23
-LLaMA-3 | unique-id     | 50.80±2.24
-LLaMA-3 | multiagent-ft | 57.40±2.21""",
 )
 
 # %% ../../nbs/studies/37_reproduce.ipynb #dec9186b
@@ -209,13 +150,6 @@ FIGURE1 = PaperExperiment(
         'Read off the plot. The paper calls the second row Single-agent FT; it answers without debate (for LLaMA-3'
         ' the curve begins where Majority FT ends).'
     ),
-    paper="""model | row | 1 2 3 4 5
-Phi-3   | multiagent-ft         | 58.8 61.4 63.6 65.3 66.0
-Phi-3   | single-agent-ft-alone | 50.3 51.4 51.6 47.8 45.4
-Mistral | multiagent-ft         | 22.5 24.2 26.5 27.9 28.2
-Mistral | single-agent-ft-alone | 17.2 20.0 19.0 17.5 18.0
-LLaMA-3 | multiagent-ft         | 57.3 61.2 62.8 66.0 67.0
-LLaMA-3 | single-agent-ft-alone | 52.2 54.6 53.0 52.2 52.0""",
 )
 
 # %% ../../nbs/studies/37_reproduce.ipynb #dad4d2f0
@@ -232,17 +166,6 @@ FIGURE3 = PaperExperiment(
         ' direction can be compared. Its single-agent curves are of one model that answers without debate (M = 1);'
         ' our row debates.'
     ),
-    paper="""model | row | 1 2 3 4 5
-LLaMA-3 | multiagent-ft nll_of_others   | .62 .67 .71 .73 .78
-LLaMA-3 | single-agent-ft nll_of_others | .52 .49 .48 .48 .48
-Mistral | multiagent-ft nll_of_others   | .58 .60 .60 .63 .63
-Mistral | single-agent-ft nll_of_others | .50 .50 .50 .49 .50
-LLaMA-3 | multiagent-ft embedding_agreeing   | .415 .398 .379 .361 .346
-LLaMA-3 | single-agent-ft embedding_agreeing | .255 .230 .182 .166 .109
-Mistral | multiagent-ft embedding_agreeing   | .457 .408 .390 .370 .357
-Mistral | single-agent-ft embedding_agreeing | .298 .288 .284 .241 .208
-Phi-3   | multiagent-ft embedding_agreeing   | .357 .335 .328 .298 .269
-Phi-3   | single-agent-ft embedding_agreeing | .204 .169 .155 .129 .138""",
 )
 
 # %% ../../nbs/studies/37_reproduce.ipynb #437ad84b
@@ -277,13 +200,6 @@ TRANSFER = PaperExperiment(
         'Figure 5: read off, no standard errors, about 100 questions. All rows but one were trained on the task they'
         ' are evaluated on.'
     ),
-    paper=f"""model | row | gsm8k
-not named | base        | 44
-not named | majority    | 49
-not named | debate      | 51
-not named | star        | 48
-not named | majority-ft | 45
-not named | {TRAINED_ELSEWHERE} | 54""",
 )
 
 EXPERIMENTS = {e.name: e for e in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE1, FIGURE3, FIGURE10, TRANSFER)}

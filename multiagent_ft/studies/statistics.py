@@ -208,6 +208,7 @@ class TableRow:
     right: int | None = None  # answers that were right; None where a score is a share
     collected: float | None = None  # tokens generated per run for training, all iterations
     trained: float | None = None  # tokens trained on per run, prompts and every epoch counted
+    unsent: int | None = None  # prompts that did not fit into the context; None where it is not recorded
     within: dict = field(default_factory=dict)  # {seed: comparison with the baseline on the same questions}
 
     @property
@@ -276,6 +277,7 @@ def cells(row: TableRow) -> dict[str, str]:
         'accuracy in % ± standard error [95 %]': format_estimate(e),
         'seeds': str(e.seeds),
         'questions': str(e.questions),
+        'prompts that did not fit': str(row.unsent or ''),
         'tokens generated per question': format_count(row.generated),
         'tokens generated for training': format_count(row.collected),
         'tokens trained on': format_count(row.trained),
@@ -334,7 +336,12 @@ def numbers(row: TableRow) -> dict:
     e, d = row.accuracy, row.difference
     found = dict(recipe=row.recipe, method=row.method, right=row.right)
     found |= dict(accuracy=e.mean, low=e.low, high=e.high, stderr=e.stderr, seeds=e.seeds, questions=e.questions)
-    found |= dict(generated_per_question=row.generated, generated_for_training=row.collected, trained=row.trained)
+    found |= dict(
+        generated_per_question=row.generated,
+        generated_for_training=row.collected,
+        trained=row.trained,
+        unsent=row.unsent,
+    )
     found |= dict(difference=d and d.mean, difference_low=d and d.low, difference_high=d and d.high)
     return found | dict(difference_stderr=d and d.stderr, p_holm=row.p)
 

@@ -249,6 +249,11 @@ class DPO:
             if p.token_ids == p.rejected_ids:
                 raise GuardError('examples', f'pair {i} prefers a turn to itself.', 'Choose the pairs again.')
 
+    def trial(self, turns: list[Example]) -> list[Pair]:
+        "A pair to try a step with, made of two turns."
+        a, b = turns
+        return [Pair(a.prompt_ids, a.token_ids, rejected_ids=b.token_ids)]
+
     def turns(self, examples: list[Pair]) -> list[Example]:
         return [turn for p in examples for turn in (p.preferred, p.rejected)]
 

@@ -1,0 +1,136 @@
+"A run finds out before its first debate whether agents of its base can be trained; LoRA options; left-out layers."
+
+import json
+
+import pytest
+import tiny_models
+from multiagent_ft.core import MaftError, digest
+from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.runs.run import RunContext, check_base, run
+from multiagent_ft.runs.settings import load_config
+from multiagent_ft.training import finetune as ft
+from multiagent_ft.training.settings import TrainingSettings
+from multiagent_ft.training.trainer import init_model
+
+HIDDEN = dict(hidden_size=32, num_hidden_layers=2)
+EXPERTS = dict(num_local_experts=4, num_experts_per_tok=2)
+MAMBA = dict(mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1, mamba_chunk_size=16)
+BODY = HIDDEN | dict(intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)
+# class of the configuration, its fields
+CASES = dict(
+    mamba=('MambaConfig', HIDDEN | dict(state_size=8)),
+    mamba2=('Mamba2Config', HIDDEN | dict(state_size=8, head_dim=16, num_heads=4, n_groups=1, chunk_size=16)),
+    falcon_h1=('FalconH1Config', BODY | MAMBA | dict(mamba_d_ssm=64, head_dim=8)),
+    granitemoe=('GraniteMoeConfig', BODY | EXPERTS),
+    llama4=('Llama4TextConfig', BODY | dict(intermediate_size_mlp=64, num_local_experts=4, head_dim=8)),
+    phimoe=('PhimoeConfig', BODY | EXPERTS),
+    xlstm=('xLSTMConfig', dict(hidden_size=64, num_hidden_layers=2, num_blocks=2, num_heads=4)),
+    gpt=('OpenAIGPTConfig', dict(n_embd=32, n_layer=2, n_head=4, n_positions=512)),
+)
+
+
+def make(name, folder):
+    "A tiny model of an unusual architecture with Qwen's tokenizer and template."
+    config, fields = CASES[name]
+    return tiny_models.make('qwen2', folder, architecture=(config, fields))
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory):
+    made, at = {}, tmp_path_factory.mktemp('models')
+    return lambda name: made.setdefault(name, HFEngine(make(name, at / name), device='cpu') if name not in made else 0)
+
+
+@pytest.mark.parametrize(
+    'name,left_out',
+    [
+        ('mamba', {'out_proj'}),
+        ('mamba2', {'out_proj'}),
+        ('falcon_h1', {'out_proj'}),
+        ('granitemoe', set()),
+        ('llama4', {'router'}),
+        ('phimoe', {'router'}),
+    ],
+)
+def test_recurrent_and_mixture_models_are_trained_without_unfit_layers(engine, name, left_out):
+    e = engine(name)
+    assert set(ft.check_trainable(e, {})) == left_out
+    model = init_model(e.base, None, TrainingSettings(rank=4), 0)
+    wrapped = {n.split('.lora_A')[0] for n, _ in model.named_parameters() if '.lora_A' in n}
+    assert wrapped and not [n for n in wrapped if n.endswith(tuple(left_out))]
+
+
+@pytest.mark.parametrize('name', ['xlstm', 'gpt'])
+def test_model_that_cannot_generate_is_refused_before_the_first_debate(tmp_path, name):
+    make(name, tmp_path / name)
+    cfg = load_config(flags=dict(model=str(tmp_path / name), out=str(tmp_path / 'run'), workers=0, wandb='off'))
+    with pytest.raises(MaftError, match='cannot generate here') as e:
+        run(cfg)
+    assert len(str(e.value).splitlines()) <= 2 and nothing_was_generated(tmp_path)
+
+
+def nothing_was_generated(folder):
+    return not [f for kind in ('generate', 'check') for f in (folder / 'store').glob(f'{kind}/*/*/*')]
+
+
+def test_untrainable_layers_are_refused_before_the_first_debate_and_the_check_is_stored(tmp_path):
+    def context(**flags):
+        return RunContext(load_config(flags=dict(out=str(tmp_path / 'run'), workers=0, wandb='off') | flags))
+
+    with pytest.raises(MaftError, match='target_modules'):
+        run(context(target_modules='experts').cfg)
+    assert nothing_was_generated(tmp_path)
+    with context() as c:  # the embedded model with an ordinary adapter is not asked
+        check_base(c)
+        assert not c.store.misses
+    with context(target_modules='q_proj,v_proj') as c:
+        check_base(c)
+        check_base(c)
+        assert c.store.misses == dict(check=1) and c.store.hits == dict(check=1)
+    with context(target_modules='q_proj,v_proj', iterations=0) as c:  # nothing is trained
+        check_base(c)
+        assert not c.store.misses and not c.store.hits
+
+
+@pytest.mark.parametrize('objective', [None, dict(name='multiagent_ft.training.dpo:DPO')], ids=['sft', 'dpo'])
+@pytest.mark.parametrize(
+    'settings', [dict(dora=True), dict(rslora=True), dict(exclude_modules='o_proj,down_proj')], ids=str
+)
+def test_lora_options_are_trained_saved_and_loaded(tmp_path, settings, objective):
+    engine = HFEngine('nano', device='cpu')
+    assert ft.check_trainable(engine, settings | dict(rank=4), objective) == {}
+    model = init_model(engine.base, None, TrainingSettings(**settings | dict(rank=4)), 0)
+    config = model.peft_config['default']
+    assert (config.use_dora, config.use_rslora) == (settings.get('dora', False), settings.get('rslora', False))
+    assert any('o_proj' in n for n, _ in model.named_parameters() if 'lora_A' in n) != ('exclude_modules' in settings)
+
+
+def test_later_settings_change_no_key_unless_they_are_set():
+    plain = TrainingSettings().plain()
+    assert not {'dora', 'rslora', 'exclude_modules'} & set(plain)
+    keys = [
+        digest(TrainingSettings(**s).plain())
+        for s in ({}, dict(dora=True), dict(rslora=True), dict(exclude_modules='x'))
+    ]
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    'spoil,said',
+    [
+        (lambda c: '{', 'damaged'),
+        (lambda c: '[]', 'damaged'),
+        (lambda c: json.dumps(c | dict(modules_to_save=['lm_head'])), 'modules_to_save'),
+        (lambda c: json.dumps(c | dict(peft_type='IA3')), 'is IA3'),
+        (lambda c: json.dumps(c | dict(use_dora=True)), 'dora True.*dora False'),
+    ],
+)
+def test_parent_of_another_kind_is_refused(tmp_path, spoil, said):
+    from multiagent_ft.training.trainer import check_adapter_shape
+
+    s = TrainingSettings()
+    config = dict(peft_type='LORA', r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout)
+    (tmp_path / 'adapter_config.json').write_text(spoil(config))
+    with pytest.raises(MaftError, match=said) as e:
+        check_adapter_shape(str(tmp_path), s)
+    assert len(str(e.value).splitlines()) <= 2
