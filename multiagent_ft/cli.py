@@ -718,7 +718,7 @@ def export_run(dir: RunDir, out: NewDir, agent: AgentName, merge: Merge = False,
     with results_only():
         from multiagent_ft.machines.export import export_agent
 
-        made = export_agent(dir, agent, out, iteration, merge=merge)
+        made = export_agent(dir, agent, out, iteration=iteration, merge=merge)
     print(f'{made.folder}: log-probabilities differ from those in the run by at most {made.difference:.2g} nats')
 
 
@@ -736,7 +736,7 @@ def push_run(
     with results_only():
         from multiagent_ft.machines.export import push_agent
 
-        sent = push_agent(dir, agent, repo, iteration, merge=merge, public=public, dry_run=dry_run)
+        sent = push_agent(dir, agent, repo, iteration=iteration, merge=merge, public=public, dry_run=dry_run)
     for name, size in sent.files.items():
         print(f'{size / 1e6:10.3f} MB  {name}')
     where = f'{sent.repo} ({"private" if sent.private else "public"})'

@@ -228,7 +228,7 @@ def push_agent(
     "Export an agent and upload it to the Hugging Face Hub. Raises `MaftError` when the Hub says no."
     check_repo(repo)
     with tempfile.TemporaryDirectory(prefix='maft-push-') as tmp:
-        folder = export_agent(run, name, Path(tmp) / 'agent', iteration, merge=merge).folder
+        folder = export_agent(run, name, Path(tmp) / 'agent', iteration=iteration, merge=merge).folder
         files = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob('*')) if f.is_file()}
         url = None if dry_run else upload(folder, repo, not public, message=f'{name}, from {Path(run).name}')
         return Upload(repo, files, private=not public, url=url)

@@ -59,7 +59,7 @@ def asked(page: dict, model: str) -> Asked:  # body of a request; the name serve
     for k, v in sampling.items():
         if isinstance(v, bool) or not isinstance(v, int if k == 'max_new_tokens' else (int, float)):
             raise BadRequest(f'{k} must be a number.')
-    return Asked(last_question(page), seed_of(page), bool(page.get('stream')), sampling)
+    return Asked(last_question(page), seed_of(page), stream=bool(page.get('stream')), sampling=sampling)
 
 
 def seed_of(page: dict) -> int:
@@ -137,7 +137,7 @@ class Served:
                 transcript = self.debate(q, ready.put)
                 ready.put(conclusion(transcript))
                 ready.put(transcript)
-            except Exception as e:  # raised where somebody waits for it
+            except Exception as e:  # raised where its pieces are waited for
                 ready.put(e)
             finally:
                 ready.put(end)
