@@ -407,11 +407,11 @@ def use(engine: ServerEngine, adapter: str | None) -> str:
 def load(engine: ServerEngine, name: str, folder: Path):
     "Load an adapter on the server. Raises `MaftError` that says what the server lacks."
     try:
-        engine.call('/load_lora_adapter', dict(lora_name=name, lora_path=str(folder)), plain=True)
-    except ServerRefusal as e:
+        engine.call('/load_lora_adapter', dict(lora_name=name, lora_path=str(folder)), plain=True, tries=2)
+    except MaftError as e:  # vLLM says 500 to an adapter that it cannot take
         if name in engine.names():  # another client was first
             return
-        unknown = e.status in (404, 405) and folder.name not in str(e)
+        unknown = getattr(e, 'status', 0) in (404, 405) and folder.name not in str(e)
         start = 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora --max-lora-rank RANK'
         help = f'cannot load adapters while it runs. Start it with: {start}' if unknown else f'cannot load {folder}'
         raise MaftError(f'{engine.url} {help} (it must see the same disk). It says: {e}') from None
