@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FINISH', 'OFTEN', 'app', 'NOTHING_LEFT', 'SHAPES',
-           'Shapes', 'Parts', 'PerDebate', 'Layers', 'JsonFile', 'AsJson', 'RunDir', 'Iteration', 'OtherTask',
-           'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'DEBATE', 'STUDY', 'Seeds', 'JustPlan', 'RowsArgument',
-           'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir',
-           'DiversityQuestions', 'Embedder', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store', 'StoreDir', 'nano',
-           'complain', 'ending', 'flag', 'takes_settings', 'results_only', 'print_rows', 'escape_controls',
-           'turn_lines', 'debate_lines', 'verdict', 'show', 'versions', 'headline', 'print_summary', 'run', 'plan',
-           'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'untrained_society', 'print_lines',
-           'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run',
-           'export_run', 'push_run', 'serve_society', 'configuration', 'open_store', 'store_ls', 'store_verify',
-           'store_prune', 'nano_train', 'nano_measure', 'main']
+           'Shapes', 'Parts', 'PerDebate', 'Layers', 'BenchTask', 'BenchData', 'VLLMPython', 'JsonFile', 'AsJson',
+           'RunDir', 'Iteration', 'OtherTask', 'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'DEBATE', 'STUDY',
+           'Seeds', 'JustPlan', 'RowsArgument', 'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS',
+           'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store',
+           'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'results_only', 'print_rows',
+           'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline',
+           'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate',
+           'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes',
+           'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run',
+           'serve_society', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
+           'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
-import errno, inspect, os, re, sys, traceback
-from contextlib import redirect_stdout
+import errno, inspect, os, re, shlex, sys, traceback
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from shlex import quote
+from subprocess import CompletedProcess
 from typing import Annotated, Callable
 import typer
 from . import __version__
@@ -252,6 +255,20 @@ app = typer.Typer(
     epilog='Start with `maft run --quick`, then `maft debate "What is the result of 3+7*1+4-9*6?" --run DIR`.',
 )
 
+# %% ../nbs/71_cli.ipynb #ea301a0e
+def typed(
+    line: str,  # as typed into a terminal, with or without `maft`
+    folder: str | Path = '.',  # the current folder meanwhile
+) -> CompletedProcess:
+    "Exit code, output and errors of a command line, done in this process: a new one would have to import torch."
+    out, err, code = StringIO(), StringIO(), 0
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        try:
+            app(shlex.split(line.removeprefix('maft ')), prog_name='maft')
+        except BaseException as e:
+            code = ending(e)
+    return CompletedProcess(line, code, stdout=out.getvalue(), stderr=err.getvalue())
+
 # %% ../nbs/71_cli.ipynb #c01ffdfe
 def versions() -> dict[str, str]:
     "Versions of Python and of the libraries that decide the results."
@@ -365,10 +382,14 @@ SHAPES = (
 )
 Shapes = Annotated[list[str] | None, option(metavar='MODEL', help=SHAPES)]
 Parts = Annotated[
-    list[str] | None, option(metavar='PART', help='speed, memory or overhead. May be repeated. Default: all.')
+    list[str] | None,
+    option(metavar='PART', help='speed, memory, overhead or engines. May be repeated. Default: the first three.'),
 ]
 PerDebate = Annotated[int | None, option(min=4, metavar='N', help='Questions per debate; more is slower and steadier.')]
 Layers = Annotated[int, typer.Option(min=1, max=24, metavar='N', help='Layers of half-billion, of 24.')]
+BenchTask = Annotated[str, option(metavar='TASK', help='Part engines: what is asked.')]
+BenchData = Annotated[Path | None, option(metavar='FILE', help='Part engines: questions of that task.')]
+VLLMPython = Annotated[Path | None, option(metavar='PYTHON', help='Part engines: an interpreter that has vLLM.')]
 JsonFile = Annotated[Path | None, option(metavar='FILE', help='Write the figures there as JSON too.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print the figures as JSON.')]
 
@@ -392,12 +413,15 @@ def bench(
     part: Parts = None,
     questions: PerDebate = None,
     layers: Layers = 4,
+    task: BenchTask = 'arithmetic',
+    data: BenchData = None,
+    vllm: VLLMPython = None,
     out: JsonFile = None,
     json: AsJson = False,
 ):
     "Measure speed and memory, beside a naive baseline (about a quarter of an hour; nothing else should run)."
     from json import dumps
-    from multiagent_ft.bench import PARTS, bench, failures
+    from multiagent_ft.bench import USUAL, Compared, bench, failures
     from multiagent_ft.core import write_atomic
 
     with results_only():
@@ -405,7 +429,8 @@ def bench(
             model or ['nano', 'half-billion'],
             layers=layers,
             questions=questions,
-            parts=tuple(part or PARTS),
+            parts=tuple(part or USUAL),
+            compared=Compared(task=task, data=data and str(data), vllm=vllm and str(vllm)),
             say=lambda what: print(what, file=sys.stderr, flush=True),
         )
     if out:
@@ -511,9 +536,40 @@ def debate(
     from multiagent_ft.runs.society import Society
 
     society = untrained_society(config) if run is None else Society.load(run, iteration)
+    live = watched_debate(society)
+    if sys.stdout.isatty():
+        show([('bold', escape_controls(question)), ('', '')])
     with results_only():
-        transcript = society.ask(question, seed=seed, kind=kind)
-    show(debate_lines(transcript))
+        transcript = society.ask(question, seed=seed, kind=kind, watch=live.watch)
+    show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
+
+
+def watched_debate(society):
+    "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
+    from multiagent_ft.runs.tracking import LiveDebate
+
+    from rich.console import Console
+
+    p, terminal = society.protocol, sys.stdout if sys.stdout.isatty() else None
+    console = Console(file=terminal or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+
+    def write(text, agent, heading=False):
+        colour = COLOURS[agent % len(COLOURS)]
+        console.print(escape_controls(text), style=f'bold {colour}' if heading else colour, end='')
+
+    stages = 1 + (p.rounds - 1) * (1 + p.summary)
+    return LiveDebate(console.print, write if terminal else None, stages=stages)
+
+
+def answer_lines(transcript: Transcript) -> list[tuple[str, str]]:
+    "The answers of each round and the vote, as (style, line) pairs: what is left to say after the words."
+
+    def answer(turn):
+        return 'none' if turn.answer is None else escape_controls(turn.answer.text)
+
+    rounds = range(1, transcript.rounds + 1)
+    lines = [('', f'round {m}: {", ".join(map(answer, transcript.at(m)))}') for m in rounds]
+    return [('', ''), *lines, ('bold', verdict([t.answer for t in transcript.final()]))]
 
 
 def untrained_society(config: Config):

@@ -39,7 +39,8 @@ class Problem:
     source: str = ''  # where it came from: file and line, or the generator's name
 
 # %% ../nbs/01_core.ipynb #a58a7e83
-FINISH = ('stop', 'length', 'context_overflow', 'error')
+# 'chosen': an answer picked from among others, which took no call
+FINISH = ('stop', 'length', 'context_overflow', 'error', 'chosen')
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every test relies on: a quiet, offline, one-thread process, the folder of recorded data, and the command line as
 a user runs it."""
 
-import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile, time
+import atexit, functools, os, resource, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 # Before anything imports torch, transformers or wandb.
@@ -19,6 +19,7 @@ for k in ('WANDB_API_KEY', 'OPENAI_API_KEY', 'HF_TOKEN', 'ANTHROPIC_API_KEY'):
     os.environ.pop(k, None)
 for k in ('WANDB_DIR', 'WANDB_CONFIG_DIR', 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR'):
     os.environ[k] = tempfile.mkdtemp(prefix='maft-test-')
+    atexit.register(shutil.rmtree, os.environ[k], ignore_errors=True)
 
 # in the background Ctrl-C is ignored, and would be by the programs under test
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,21 +52,6 @@ def forks() -> Forks:
     server = Forks()
     atexit.register(server.close)
     return server
-
-
-def kill_after(waits: list, *args, cwd) -> int:  # seconds
-    "Start the command line again and again, killing it after each of `waits`, until it ends by itself; how many kills."
-    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args)]
-    for kills, wait in enumerate(waits):
-        p = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            p.wait(wait)
-            return kills
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-            p.wait()
-        time.sleep(0.1)  # its workers notice
-    return len(waits)
 
 
 def maft(
@@ -147,7 +133,7 @@ def wheel(tmp_path_factory):
     return next(out.glob('*.whl'))
 
 
-LONGEST = ('test_resume.py', 'test_notebooks.py', 'test_run.py')
+LONGEST = [f'test_{n}.py' for n in 'resume notebooks run recipes finetune engine cli store tasks answers'.split()]
 
 
 def pytest_collection_modifyitems(items):

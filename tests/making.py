@@ -1,6 +1,6 @@
 "What several tests need: keys of every shape, a folder in memory, programs that are killed."
 
-import json, os, subprocess, sys, tempfile
+import json, os, signal, subprocess, sys, tempfile
 from pathlib import Path
 from hypothesis import strategies as st
 from multiagent_ft.core import file_digest
@@ -16,6 +16,12 @@ class NoTorch:
 
 sys.meta_path.insert(0, NoTorch())
 """
+
+# What takes seconds to import, or is optional: light commands and the method import none of them.
+HEAVY = {
+    *('torch', 'transformers', 'trl', 'peft', 'datasets', 'wandb', 'accelerate'),
+    *('pandas', 'scipy', 'statsmodels', 'matplotlib', 'vllm', 'openai', 'ray'),
+}
 
 leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 # anything JSON can say
@@ -56,3 +62,46 @@ def run_results(folder):
     names = ['summary.json', 'outcomes.jsonl', 'keys.json', *(f'iteration-{k}/eval.jsonl' for k in (0, 1))]
     weights = sorted(folder.glob('iteration-1/adapters/*/adapter_model.safetensors'))
     return [file_digest(f) for f in (*(folder / n for n in names), *weights)]
+
+
+def drawn(leader):
+    "All that is written to the other side of a pseudo-terminal, until it closes."
+    text = b''
+    while True:
+        try:
+            got = os.read(leader, 4096)
+        except OSError:
+            return text  # Linux says so when the other side has closed
+        if not got:
+            return text
+        text += got
+
+
+def kill_at_lines(lines, *args, cwd):
+    """Start `maft ARGS` again and again, and SIGKILL it at each of `lines` of its progress unless it ends before; how
+    often it was killed. Lines are counted, not seconds: a busy machine is killed at the same places."""
+    command = [sys.executable, '-c', 'from multiagent_ft.cli import main; main()', *map(str, args)]
+    for kills, last in enumerate(lines):
+        p = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for i, _ in enumerate(p.stderr, 1):
+            if i == last:
+                p.kill()
+                break
+        p.communicate()
+        if p.returncode == 0:
+            return kills
+        assert p.returncode == -signal.SIGKILL
+    return len(lines)
+
+
+def check_killed_and_resumed(lines, *args, results, cwd):
+    "Killed at each of `lines` and started again, `maft ARGS` leaves the same `results(folder)` as undisturbed."
+    from conftest import maft
+
+    assert maft(*args, '--out', 'whole', cwd=cwd).returncode == 0
+    kills = kill_at_lines(lines, *args, '--out', 'killed', cwd=cwd)
+    done = maft(*args, '--out', 'killed', cwd=cwd)
+    assert kills == len(lines) and done.returncode == 0 and results(cwd / 'killed') == results(cwd / 'whole')
+    again = maft(*args, '--out', 'killed', cwd=cwd)
+    assert 'Nothing was left to do: 0 generations' in again.stdout
+    assert results(cwd / 'killed') == results(cwd / 'whole')

@@ -715,6 +715,12 @@ def test_every_gold_answer_is_parsed():
     ]
 
 
+def test_inverse_functions_are_read_however_the_power_is_bracketed():
+    for a, b in [('f^(-1)(x)', 'f^{-1}(x)'), ('f^(-1)(x) = (x-3)/2', r'f^{-1}(x)=\frac{x-3}{2}')]:
+        assert same(a, b)
+    assert same('2^(-1)(3)', '3/2') and not same('f^(-1)(x)', 'f(x)')
+
+
 @needs_shared
 @pytest.mark.slow
 def test_college_math_golds_are_parsed_and_equal_themselves():

@@ -107,3 +107,17 @@ def test_tables_of_committed_bench_json():
         and all(len(line) == len(lines[0]) for _, lines in bench.tables(page) for line in lines)
     )
     assert bench.failures(dict(models={'x': dict(speed=dict(error='broke'))})) == ['x: speed: broke']
+
+
+def test_bench_beside_other_programs(tmp_path):
+    few = bench.Compared(few=1, new=12, vllm=str(tmp_path / 'no-python'))
+    e = bench.compare_engines('nano', questions=3, threads=1, **few._asdict() | dict(vllm=None))
+    assert list(e['rows']) == ['this package', 'transformers, one batch', 'transformers, one by one']
+    assert e['dtype'] == 'float32' and all(0 < m['tokens'] <= 36 and m['cpu'] > 0 for m in e['rows'].values())
+    asked = bench.Asked([(1, 2)], [3], 0, new=2, top_p=1.0, dtype='float32')
+    broken = tmp_path / 'python'
+    broken.write_text('#!/bin/sh\necho no vllm here >&2\nexit 1\n')
+    broken.chmod(0o755)
+    e['rows']['vLLM'] = bench.bare_vllm('nano', asked, str(broken), folder=tmp_path)
+    head, ours, *_, vllm = bench.engines_table('nano', e).lines
+    assert head[0] == 'program' and ours[-2:] == ['1.00', '1.00'] and vllm[2] == 'failed: no vllm here'

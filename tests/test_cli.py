@@ -5,21 +5,8 @@ import errno, json, os, pty, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from conftest import maft
+from making import HEAVY, drawn
 
-HEAVY = [
-    'torch',
-    'transformers',
-    'trl',
-    'peft',
-    'datasets',
-    'wandb',
-    'accelerate',
-    'pandas',
-    'numpy',
-    'scipy',
-    'matplotlib',
-    'sympy',
-]
 FAST = (
     'train=6 eval=4 iterations=1 workers=0 wandb=off max_new_tokens=8 summary_max_new_tokens=8 batch_size=8 samples=3'
     ' device=cpu'.split()
@@ -40,6 +27,11 @@ def finished(tmp_path_factory, tiny):
     "(folder above, the process that made runs/one in it)."
     root = tmp_path_factory.mktemp('finished')
     return root, maft('run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=root)
+
+
+def debate_on(model, question):
+    "Arguments of a short debate of two agents."
+    return ['debate', question, '--model', model, '--agents', '2', '--set', 'max_new_tokens=6', '--set', 'device=cpu']
 
 
 def refused(p, *parts):
@@ -108,7 +100,7 @@ for line in '--help', '--version', 'run --help', 'config', 'config --agents 4', 
     sys.argv = ['maft', *args]
     try: main()
     except SystemExit: pass
-print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"""
+print('HEAVY', [m for m in {sorted(HEAVY | {'numpy', 'sympy'})!r} if m in sys.modules])"""
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert p.stdout.splitlines()[-1] == 'HEAVY []', p.stdout[-300:] + p.stderr
 
@@ -117,7 +109,9 @@ def test_readme_commands_exist(monkeypatch, capfd):
     from conftest import ROOT
 
     readme = (ROOT / 'README.md').read_text()
-    for command in set(re.findall(r'\bmaft ([a-z]+)\b', readme)):
+    commands = set(re.findall(r'\bmaft ([a-z]+)\b', readme))
+    assert {'run', 'debate', 'plan'} <= commands
+    for command in commands:
         assert here(monkeypatch, capfd, command, '--help').returncode == 0, command
 
 
@@ -299,16 +293,7 @@ def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
     p = subprocess.Popen(
         [
             Path(sys.executable).with_name('maft'),
-            'debate',
-            b'caf\xe9 \xf0\x9f\xa6\x86 \x1b[2J?',
-            '--model',
-            tiny,
-            '--agents',
-            '2',
-            '--set',
-            'max_new_tokens=6',
-            '--set',
-            'device=cpu',
+            *debate_on(tiny, b'caf\xe9 \xf0\x9f\xa6\x86 \x1b[2J?'),
         ],
         stdout=follower,
         stderr=subprocess.PIPE,
@@ -317,18 +302,11 @@ def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
         env=env,
     )
     os.close(follower)
-    drawn = b''
-    while True:
-        try:
-            got = os.read(leader, 4096)
-        except OSError:
-            break
-        if not got:
-            break
-        drawn += got
+    colours = drawn(leader)
     assert p.wait() == 0, p.stderr.read()
-    assert b'\x1b[1;36m  generator 0' in drawn and b'\x1b[1;35m  generator 1' in drawn
-    assert 'caf? 🦆 ·[2J?'.encode() in drawn and b'\x1b[2J' not in drawn
+    assert b'\x1b[1;36m  generator 0' in colours and b'\x1b[1;35m  generator 1' in colours
+    assert b'round 1, answers: ' in colours and b'to the end of the debate' in colours  # how long, before the words
+    assert 'caf? 🦆 ·[2J?'.encode() in colours and b'\x1b[2J' not in colours
     assert not list(tmp_path.iterdir())  # nothing is written
 
 
@@ -439,7 +417,7 @@ def test_ctrl_c_is_one_line_and_resumes(finished, tiny, tmp_path, workers):
         'Traceback' not in err
         and err.splitlines()[-1] == 'stopped. Finished work is kept; the same command continues from there.'
     )
-    q = maft('run', '--model', tiny, *sets, '--out', 'runs/one', cwd=tmp_path)
+    q = maft('run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=tmp_path)  # by itself, without workers
     assert q.returncode == 0, q.stderr
     one = finished[0] / 'runs' / 'one'
     assert (tmp_path / 'runs' / 'one' / 'summary.json').read_bytes() == (one / 'summary.json').read_bytes()
@@ -523,16 +501,7 @@ def test_debate_kind_and_seed_flags(tiny, tmp_path, monkeypatch, capfd):
         return here(
             monkeypatch,
             capfd,
-            'debate',
-            'Which? (A) one (B) two',
-            '--model',
-            tiny,
-            '--agents',
-            '2',
-            '--set',
-            'max_new_tokens=6',
-            '--set',
-            'device=cpu',
+            *debate_on(tiny, 'Which? (A) one (B) two'),
             *more,
             cwd=tmp_path,
         ).stdout

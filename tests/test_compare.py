@@ -35,7 +35,8 @@ from multiagent_ft.studies.outcomes import (
     transitions,
 )
 from multiagent_ft.runs.store import Store
-from conftest import kill_after, maft
+from conftest import maft
+from making import check_killed_and_resumed
 
 BASE = load_config(flags=dict(train='10', eval='8', agents='2', iterations='1', workers='0', wandb='off'))
 
@@ -313,14 +314,7 @@ def results(folder):
 
 @pytest.mark.slow
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
-    assert maft(*ARGS, '--out', 'whole', cwd=tmp_path).returncode == 0
-    kills = kill_after((6, 8, 7, 9, 8), *ARGS, '--out', 'killed', cwd=tmp_path)
-    done = maft(*ARGS, '--out', 'killed', cwd=tmp_path)
-    assert kills and done.returncode == 0 and results(tmp_path / 'killed') == results(tmp_path / 'whole')
-    again = maft(*ARGS, '--out', 'killed', cwd=tmp_path)
-    assert 'Nothing was left to do: 0 generations' in again.stdout and results(tmp_path / 'killed') == results(
-        tmp_path / 'whole'
-    )
+    check_killed_and_resumed((4, 9, 6, 12), *ARGS, results=results, cwd=tmp_path)
 
 
 @pytest.mark.slow

@@ -290,3 +290,9 @@ def test_nested_and_flat_files_agree(tmp_path):
     assert c.engine.args == dict(url='x', key='y') and c.but(engine_args=dict(url='x')) == load_config(
         tmp_path / 'flat.yaml'
     )
+
+
+def test_numbers_among_the_arguments_of_an_engine():
+    "`max_length` from a YAML file or `--set` once reached the engine as text."
+    c = load_config(sets=['engine.args.max_length=2048', 'engine.args.url=http://localhost:8000/v1'])
+    assert c.engine.args == dict(max_length=2048, url='http://localhost:8000/v1')

@@ -429,6 +429,23 @@ def test_identity_is_plain_data(engine, adapters):
     assert isinstance(engine, Engine) and set(engine.versions()) > {'torch', 'transformers', 'peft'}
 
 
+def test_prompts_that_come_again_are_not_prefilled_again(llama, adapters, monkeypatch):
+    passes, forward = [], decoding.forward_prompts
+    monkeypatch.setattr(decoding, 'forward_prompts', lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
+    first = asks(24)
+    again = [replace(r, seed=r.seed + 1) for r in first]
+    want, _ = HFEngine(llama).generate(again), passes.clear()
+    e = HFEngine(llama)
+    e.generate(first)
+    made = len(passes)
+    assert e.generate(again) == want and len(passes) == made
+    with_adapter = [replace(r, adapter=str(adapters[0])) for r in again]
+    fresh = HFEngine(llama).generate(with_adapter)
+    passes.clear()
+    assert e.generate(with_adapter) == fresh and len(passes) > 0
+    assert e.generate(again[:20]) == HFEngine(llama).generate(again[:20])
+
+
 # Progress within a batch
 
 
@@ -568,12 +585,12 @@ def test_unusable_models_are_one_line(llama, tmp_path):
         (tmp_path / 'empty', 'not a model folder'),
         (tmp_path / 'nowhere', 'no such folder'),
         ('no/such/model/at/all', 'no such folder'),
-        (llama / 'config.json', 'no such folder'),
+        (llama / 'config.json', 'is a file'),
         ('no-such-owner/nothing-7b', 'fetch it first'),
         (broken('a', no_template), '--set chat_template=FILE'),
         (broken('b', half), 'weights are missing'),
         (broken('c', pickled), 'safetensors'),
-        (broken('d', torn), 'cannot be loaded'),
+        (broken('d', torn), 'damaged|cannot be loaded'),
         (broken('e', bad_template), 'Not today'),
     ]:
         with pytest.raises(MaftError, match=want) as e:

@@ -65,6 +65,17 @@ def job(engine, rows_file, tmp_path):
     return run
 
 
+@pytest.fixture
+def with_checkpoints(engine, rows_file, tmp_path):
+    "Run a job that writes a checkpoint after every step."
+
+    def run(name, seed=0):
+        how = dict(scratch=str(tmp_path / 'scratch'), checkpoint_seconds=0)
+        finetune_job(tmp_path / name, engine, None, str(rows_file), FAST, seed, **how)
+
+    return run
+
+
 def payload(folder):
     return {f.name: file_digest(f) for f in Path(folder).iterdir()}
 
@@ -108,7 +119,9 @@ def test_training_twice_is_byte_identical(job, settings):
 
 
 def test_artifact_does_not_depend_on_path_or_time(job, tmp_path):
-    for f in job(parent=job('parent')).iterdir():
+    files = sorted(job(parent=job('parent')).iterdir())
+    assert 'adapter_model.safetensors' in [f.name for f in files]
+    for f in files:
         text = f.read_bytes().decode('latin1')
         assert str(tmp_path) not in text and os.uname().nodename not in text, f.name
 
@@ -287,22 +300,13 @@ def test_resume_skips_a_truncated_checkpoint(job, models, rows_file, tmp_path):
     assert rc == 0 and payload(tmp_path / 'killed') == payload(whole), err
 
 
-def test_resume_ignores_the_checkpoint_of_another_job(job, models, rows_file, tmp_path, engine, monkeypatch):
+def test_resume_ignores_the_checkpoint_of_another_job(job, models, rows_file, tmp_path, with_checkpoints):
     run_killed(models, rows_file, tmp_path, {}, 5)
-    finetune_job(
-        tmp_path / 'other',
-        engine,
-        None,
-        str(rows_file),
-        FAST,
-        7,
-        scratch=str(tmp_path / 'scratch'),
-        checkpoint_seconds=0,
-    )
+    with_checkpoints('other', seed=7)
     assert payload(tmp_path / 'other') == payload(job(seed=7))
 
 
-def test_full_disk_while_writing_a_checkpoint(engine, rows_file, tmp_path, monkeypatch):
+def test_full_disk_while_writing_a_checkpoint(with_checkpoints, monkeypatch):
     import torch
 
     def full(*a, **kw):
@@ -313,16 +317,7 @@ def test_full_disk_while_writing_a_checkpoint(engine, rows_file, tmp_path, monke
 
     monkeypatch.setattr(torch, 'save', full)
     with pytest.raises(MaftError, match='no room'):
-        finetune_job(
-            tmp_path / 'out',
-            engine,
-            None,
-            str(rows_file),
-            FAST,
-            0,
-            scratch=str(tmp_path / 'scratch'),
-            checkpoint_seconds=0,
-        )
+        with_checkpoints('out')
 
 
 def test_short_training_run_writes_no_checkpoint(engine, rows_file, tmp_path, monkeypatch):
@@ -522,19 +517,10 @@ def test_guard_same_detects_nan(mine, theirs):
         guards.check_logprobs_agree([[-1.0], mine], [[-1.0], theirs], 'start', 1e-3, '')
 
 
-def test_guard_error_leaves_no_checkpoints(engine, rows_file, tmp_path, monkeypatch):
+def test_guard_error_leaves_no_checkpoints(with_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(ft, 'check_finite', lambda t: (_ for _ in ()).throw(GuardError('finite', 'on purpose', '')))
     with pytest.raises(GuardError):
-        finetune_job(
-            tmp_path / 'out',
-            engine,
-            None,
-            str(rows_file),
-            FAST,
-            0,
-            scratch=str(tmp_path / 'scratch'),
-            checkpoint_seconds=0,
-        )
+        with_checkpoints('out')
     assert not any((tmp_path / 'scratch').iterdir())
 
 

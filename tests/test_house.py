@@ -5,27 +5,9 @@ import ast, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, 
 import pytest
 from conftest import ROOT, tracked
 import check, lint_nbs
-from making import WITHOUT_TORCH
+from making import HEAVY, WITHOUT_TORCH
 
 PKG = ROOT / 'multiagent_ft'
-HEAVY = {
-    'torch',
-    'transformers',
-    'trl',
-    'peft',
-    'datasets',
-    'wandb',
-    'accelerate',
-    'matplotlib',
-    'pandas',
-    'scipy',
-    'statsmodels',
-    'vllm',
-    'openai',
-    'ray',
-}
-
-
 # Wings in import order: a wing uses itself and those before it. Design, section 1.
 WINGS = (
     'core',
@@ -573,12 +555,38 @@ def test_runtime_imports_no_development_tool():
 
 
 def test_workflows_pin_their_actions():
-    for f in (ROOT / '.github' / 'workflows').glob('*.y*ml'):
-        for use in re.findall(r'uses: *(\S+)(.*)', f.read_text()):
-            assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}', use[0]) and re.search(r'# v\d', use[1]), (
-                f'{f.name}: {use[0]} is not pinned to a commit with its version beside it'
-            )
+    found = [
+        (f, use)
+        for f in (ROOT / '.github' / 'workflows').glob('*.y*ml')
+        for use in re.findall(r'uses: *(\S+)(.*)', f.read_text())
+    ]
+    assert len({f for f, _ in found}) >= 2
+    for f, use in found:
+        assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}', use[0]) and re.search(r'# v\d', use[1]), (
+            f'{f.name}: {use[0]} is not pinned to a commit with its version beside it'
+        )
 
 
 def test_ci_script_is_executable():
     assert os.access(ROOT / '.ci' / 'run', os.X_OK)
+
+
+def calls_of(function):
+    return {getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in ast.walk(function) if isinstance(n, ast.Call)}
+
+
+def idle_tests(trees):
+    "Names of the tests that assert nothing, nor call a function of the tests that does."
+    functions = [n for t in trees for n in ast.walk(t) if isinstance(n, ast.FunctionDef)]
+    checking = {f.name for f in functions if any(isinstance(n, ast.Assert) for n in ast.walk(f))} | {'raises', 'fail'}
+    while found := {f.name for f in functions if calls_of(f) & checking} - checking:
+        checking |= found
+    return [f.name for f in functions if f.name.startswith('test_') and f.name not in checking]
+
+
+def test_every_test_checks_something():
+    trees = [ast.parse(p.read_text(encoding='utf-8')) for p in sorted((ROOT / 'tests').glob('*.py'))]
+    assert idle_tests(trees) == []
+    assert idle_tests([ast.parse('def test_a(): f()\ndef f(): g()\ndef g(): assert 1\ndef test_b(): h()')]) == [
+        'test_b'
+    ]

@@ -1,6 +1,7 @@
 "Progress on a real (pseudo-)terminal, in a pipe and in a notebook; the counting itself is tested in the notebook."
 
 import os, pty, subprocess, sys
+from making import drawn
 
 CODE = """
 import sys, time
@@ -23,32 +24,24 @@ def on_terminal(stdout=None):
         env=os.environ | dict(TERM='xterm', COLUMNS='100', PYTHONUNBUFFERED='1'),
     )
     os.close(follower)
-    drawn = b''
-    while True:
-        try:
-            got = os.read(leader, 4096)
-        except OSError:
-            break  # Linux says so when the other side has closed
-        if not got:
-            break
-        drawn += got
+    text = drawn(leader).decode()
     out = p.stdout.read().decode() if stdout else ''
     assert p.wait() == 0
-    return drawn.decode(), out
+    return text, out
 
 
 def test_terminal_has_one_live_line_and_keeps_the_last_line():
-    drawn, _ = on_terminal()
-    assert 'iteration 1/3 · collect' in drawn and 'eta' in drawn
-    assert '\x1b[2K' in drawn  # redrawn in place, not scrolled
-    assert 'iteration 1/3 · collect  4 answers in' in drawn
-    assert '0/4 answers\r\n' not in drawn  # no plain lines beside the bar
-    assert 'a result' in drawn
+    text, _ = on_terminal()
+    assert 'iteration 1/3 · collect' in text and 'eta' in text
+    assert '\x1b[2K' in text  # redrawn in place, not scrolled
+    assert 'iteration 1/3 · collect  4 answers in' in text
+    assert '0/4 answers\r\n' not in text  # no plain lines beside the bar
+    assert 'a result' in text
 
 
 def test_redirected_output_receives_what_is_printed():
-    drawn, out = on_terminal(stdout=subprocess.PIPE)
-    assert out == 'a result\nFalse True\n' and 'a result' not in drawn
+    text, out = on_terminal(stdout=subprocess.PIPE)
+    assert out == 'a result\nFalse True\n' and 'a result' not in text
 
 
 def test_pipe_has_plain_lines_only():
@@ -64,3 +57,42 @@ def test_pipe_has_plain_lines_only():
 def test_quiet_shows_nothing():
     r = subprocess.run([sys.executable, '-c', CODE, 'quiet'], capture_output=True, text=True)
     assert r.stderr == '' and r.stdout.startswith('a result')
+
+
+def test_tokens_of_a_batch_move_the_line():
+    "A batch of one answer in two minutes once showed nothing but 0/3 until it was over."
+    from io import StringIO
+
+    from multiagent_ft.method.prompts import GenerationProgress, Request, Sampling
+    from multiagent_ft.runs.tracking import Progress
+
+    out, now = StringIO(), 0.0
+    requests = [Request((), seed=i, sampling=Sampling(max_new_tokens=100)) for i in range(3)]
+    with Progress(file=out, every=5, now=lambda: now).bar(3, 'round 1') as bar:
+        batch = GenerationProgress(requests, bar.tokens)
+        for step in range(60):
+            now += 1.0
+            batch.add({0: [1], 1: [1], 2: [1]}, [0] if step == 30 else [])
+        assert bar.status().startswith('round 1  1/3 answers  33%  eta 2:00  180 tokens')
+        bar.advance(3)
+    lines = out.getvalue().splitlines()
+    assert lines[1].startswith('round 1  0/3 answers  0%  eta at most') and '15 tokens' in lines[1]
+    assert len(lines) == 13 and lines[-1] == 'round 1  3 answers in 1:00'
+
+
+def test_words_of_a_debate_come_agent_by_agent():
+    from multiagent_ft.method.prompts import GenerationProgress, Request
+    from multiagent_ft.runs.tracking import LiveDebate
+
+    shown, said = [], []
+    live = LiveDebate(said.append, lambda text, agent, heading=False: shown.append((agent, text)), stages=3)
+    requests = [Request((), seed=i, where=('ask', 'q', 1, 'generator', i)) for i in range(2)]
+    batch = GenerationProgress(requests, live.watch(requests), decode=lambda ids: 'abcdefghij'[: len(ids)])
+    for _ in range(6):
+        batch.add({0: [1], 1: [1]})
+    assert {agent for agent, _ in shown} == {0} and 'to the end of the debate' in said[0] and len(said) == 1
+    batch.add({1: [1]}, [0])
+    batch.add({1: [1]}, [1])
+    words = {a: ''.join(text for agent, text in shown if agent == a) for a in (0, 1)}
+    assert words == {0: '  generator 0\n    abcdef\n', 1: '  generator 1\n    abcdefgh\n'}
+    assert [agent for agent, _ in shown] == sorted(agent for agent, _ in shown)

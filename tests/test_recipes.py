@@ -46,6 +46,7 @@ def done(tmp_path_factory):
 
 def test_every_recipe_runs_end_to_end(done):
     folder, runs = done
+    assert runs.keys() == RECIPES.keys()
     for name, s in runs.items():
         r = RECIPES[name]
         assert [i['iteration'] for i in s['iterations']] == ([0, 1] if r.trains else [0]), name
@@ -126,7 +127,8 @@ def test_variants_are_written_into_the_configuration(done):
 
 def test_second_run_is_all_cache_hits(done):
     folder, _ = done
-    assert all(not s['made'] for s in run_all(['base', 'star', 'multiagent-ft'], folder).values())
+    again = run_all(['base', 'star', 'multiagent-ft'], folder)
+    assert {name: s['made'] for name, s in again.items()} == {'base': {}, 'star': {}, 'multiagent-ft': {}}
 
 
 def sevens(request):

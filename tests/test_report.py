@@ -284,6 +284,7 @@ def test_choose_keeps_all_rare_debates():
 
 def test_report_numbers_match_the_summary(run):
     text, summary = page(read_results(run)), json.loads((run / 'summary.json').read_text())
+    assert [len(it['health']['flips']) for it in summary['iterations']] == [1, 1, 1]
     for it in summary['iterations']:
         for m, x in it['methods'].items():
             assert f'{100 * x["accuracy"]:.1f} [' in text
@@ -312,13 +313,16 @@ def test_health_csv_holds_the_measures_of_the_summary(run):
 
 
 def test_debate_tags_match_the_outcomes(run):
+    tags = set()
     for debates in read_results(run).debates.values():
         for t, v in debates:
             o, found = outcome(t, Task('t', 'number')), marks(t, v['answer'])
+            tags |= set(found)
             flips = list(zip(o['right_first'], o['right_final']))
             assert ('corrected' in found) == any(b and not a for a, b in flips)
             assert ('corrupted' in found) == any(a and not b for a, b in flips)
             assert sum(x in found for x in ('false', 'right', 'none')) == 1
+    assert {'corrected', 'corrupted', 'false', 'right'} <= tags
 
 
 def test_warnings(run):

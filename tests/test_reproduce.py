@@ -39,7 +39,8 @@ from multiagent_ft.studies.reproduce import (
     tasks_for,
 )
 from multiagent_ft.studies.statistics import Estimate
-from conftest import kill_after, maft
+from conftest import maft
+from making import check_killed_and_resumed
 
 TINY = load_config(flags=dict(train='8', eval='6', agents='2', workers='0', wandb='off'))
 
@@ -315,12 +316,4 @@ def test_figures_over_iterations(tmp_path):
 @pytest.mark.slow
 def test_sigkill_and_resume_is_byte_identical(tmp_path):
     args = ('reproduce', 'table5', '--train', 8, '--eval', 6, '--agents', 2, '--seeds', 1, '--workers', 0)
-    assert maft(*args, '--out', 'whole', cwd=tmp_path).returncode == 0
-    kills = kill_after((8, 7, 9, 8), *args, '--out', 'killed', cwd=tmp_path)
-    done = maft(*args, '--out', 'killed', cwd=tmp_path)
-    assert (
-        kills
-        and done.returncode == 0
-        and results(tmp_path / 'killed' / 'table5') == results(tmp_path / 'whole' / 'table5')
-    )
-    assert 'Nothing was left to do: 0 generations' in maft(*args, '--out', 'killed', cwd=tmp_path).stdout
+    check_killed_and_resumed((4, 9, 6, 12), *args, results=lambda folder: results(folder / 'table5'), cwd=tmp_path)

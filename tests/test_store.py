@@ -373,14 +373,18 @@ def test_sigkill_of_concurrent_processes(fast, seed):
 
 
 def test_eight_concurrent_processes_run_a_job(fast):
-    for seen in killing('race', 'same', fast, 8, 10):
+    rounds = killing('race', 'same', fast, 8, 10)
+    assert len(rounds) == 10
+    for seen in rounds:
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 0, seen
         assert len(seen['got']) == 8 and set(seen['got']) == {seen['who'][0] * 2}
 
 
 def test_eight_concurrent_processes_repair_a_corrupt_entry_once(fast):
     "It is quarantined once, however many processes found it corrupt; none returns it."
-    for seen in killing('race', 'repair', fast, 8, 10):
+    rounds = killing('race', 'repair', fast, 8, 10)
+    assert len(rounds) == 10
+    for seen in rounds:
         assert seen['entries'] == 1 and seen['wrong'] == 0 and seen['left'] == [] and seen['aside'] == 1, seen
         assert len(seen['got']) == 8
 

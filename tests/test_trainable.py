@@ -134,3 +134,146 @@ def test_parent_of_another_kind_is_refused(tmp_path, spoil, said):
     with pytest.raises(MaftError, match=said) as e:
         check_adapter_shape(str(tmp_path), s)
     assert len(str(e.value).splitlines()) <= 2
+
+
+def test_objective_without_a_trial_is_tried_with_sft():
+    "Examples of a kind that nobody can make up must not have a run refused."
+    from multiagent_ft.training.dpo import DPO
+
+    class Own(DPO):
+        trial = property()
+
+    assert not hasattr(Own(), 'trial')
+    assert ft.check_trainable(HFEngine('nano', device='cpu'), dict(rank=4), Own()) == {}
+
+
+def test_saved_society_names_its_base_and_peft_loads_it(tmp_path):
+    "The store's adapter names no path of this machine; the society's copy names its base."
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from multiagent_ft.engines.huggingface import adapter_identity
+    from multiagent_ft.method.debate import Agent, Protocol, Society
+    from multiagent_ft.method.prompts import EngineSpec
+    from multiagent_ft.runs.society import save_society, with_engine
+
+    base = tiny_models.make('qwen2', tmp_path / 'base')
+    [stored] = tiny_models.random_adapters(tmp_path / 'store', 1, model=str(base))
+    config = json.loads((stored / 'adapter_config.json').read_text())
+    (stored / 'adapter_config.json').write_text(json.dumps(config | dict(base_model_name_or_path=None)))
+    society = Society((Agent('generator', 0, str(stored)),), ())
+    for _ in range(2):  # the second finds it there
+        save_society(with_engine(society, EngineSpec('hf', dict(model=str(base))), Protocol()), tmp_path / 'society')
+    saved = tmp_path / 'society' / 'adapters' / 'generator-0'
+    assert adapter_identity(saved) == adapter_identity(stored)
+    assert json.loads((saved / 'adapter_config.json').read_text())['base_model_name_or_path'] == str(base)
+    assert json.loads((stored / 'adapter_config.json').read_text())['base_model_name_or_path'] is None
+    model, prompt, answer = AutoPeftModelForCausalLM.from_pretrained(saved).eval(), (5, 6, 7), (8, 9)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, 2:4].log_softmax(-1)
+    ours = HFEngine(str(base), device='cpu').logprobs([prompt], [answer], str(saved))[0]
+    assert max(abs(float(logits[i, t]) - float(p)) for i, (t, p) in enumerate(zip(answer, ours))) < 1e-3
+
+
+@pytest.mark.parametrize('name', ['adapter_model.safetensors', 'adapter_config.json'])
+@pytest.mark.parametrize('contents', [b'', b'{', b'[]', b'\xff\xfe' * 50], ids=repr)
+def test_damaged_adapter_is_one_line(tmp_path, name, contents):
+    from multiagent_ft.engines.huggingface import adapter_identity
+
+    [folder] = tiny_models.random_adapters(tmp_path, 1)
+    assert adapter_identity(folder)
+    (folder / name).write_bytes(contents)
+    with pytest.raises(MaftError, match='damaged') as e:
+        adapter_identity(folder)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_tokenizer_with_more_tokens_than_the_model(tmp_path):
+    from transformers import AutoTokenizer
+    from multiagent_ft.core import Message
+    from multiagent_ft.method.prompts import Request, Sampling
+
+    folder = tiny_models.make('qwen2', tmp_path / 'm')
+    tok = AutoTokenizer.from_pretrained(folder)
+    tok.add_tokens(['newtoken'])
+    tok.save_pretrained(folder)
+    e = HFEngine(str(folder), device='cpu')
+
+    def ask(text):
+        return e.generate([Request((Message('user', text),), 0, Sampling(max_new_tokens=2))])
+
+    assert ask('What is 1+1?')  # tokens that no text needs do no harm (Gemma 3 has one)
+    with pytest.raises(MaftError, match="'newtoken' is .* embeddings end at"):
+        ask('What is newtoken?')
+    with pytest.raises(MaftError, match='embeddings end at'):
+        e.logprobs([e.render((Message('user', 'newtoken'),))], [(5,)])
+
+
+@pytest.mark.parametrize('name', ['llama', 'gemma2', 'falcon_h1', 'granitemoe', 'phimoe'])
+def test_loss_in_pieces_is_the_whole_loss(engine, tmp_path, name):
+    "Same loss and gradients where logits are capped (Gemma 2), scaled (Falcon H1, Granite) or come from experts."
+    import torch
+    from multiagent_ft.training import trainer as tr
+
+    e = engine(name) if name in CASES else HFEngine(str(tiny_models.make(name, tmp_path / name)), device='cpu')
+    model = tr.init_model(e.base, None, TrainingSettings(rank=4), 0)
+    for n, p in model.named_parameters():
+        if 'lora_B' in n:
+            torch.nn.init.normal_(p, std=0.02)
+    ids = torch.randint(5, 200, (3, 20), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :8], labels[1, 15:] = -100, -100
+
+    def loss_and_gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return float(loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    assert tr.takes_pieces(model.get_base_model(), ids)
+    whole, ours = loss_and_gradients(tr.completion_loss(model, ids, labels))
+    parts, theirs = loss_and_gradients(tr.piecewise_loss(model, ids, labels, at_once=7))
+    assert abs(whole - parts) < 1e-3 and ours.keys() == theirs.keys() and len(ours) > 4
+    assert all((ours[n] - theirs[n]).abs().max() <= 1e-4 * (1e-3 + ours[n].abs().max()) for n in ours)
+
+
+def test_model_whose_logits_need_more_than_its_body_is_trained_whole(engine):
+    import torch
+    from multiagent_ft.training import trainer as tr
+
+    base = engine('llama4').base
+    ids = torch.tensor([[5, 6, 7]])
+    assert not tr.takes_pieces(tr.init_model(base, None, TrainingSettings(rank=4), 0).get_base_model(), ids)
+
+
+def test_large_vocabulary_takes_the_pieces(engine, monkeypatch):
+    "The trainer's own loss, forced into pieces, trains the same adapter up to rounding; head and all weights too."
+    import torch
+    from multiagent_ft.training import trainer as tr
+
+    base = engine('granitemoe').base
+    ids = torch.randint(5, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :2] = -100
+    model = tr.init_model(base, None, TrainingSettings(method='full'), 0)
+    whole = tr.completion_loss(model, ids, labels)
+    whole.backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    monkeypatch.setattr(tr, 'LOGITS_AT_ONCE', 1 << 12)
+    monkeypatch.setattr(tr, 'summed_loss', count := Counting(tr.summed_loss))
+    parts = tr.completion_loss(model, ids, labels)
+    parts.backward()
+    assert count.calls > 5 and abs(whole.item() - parts.item()) < 1e-3
+    theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert ours.keys() == theirs.keys() and any('embed' in n or 'lm_head' in n for n in ours)
+    assert all((ours[n] - theirs[n]).abs().max() <= 1e-4 * (1e-3 + ours[n].abs().max()) for n in ours)
+
+
+class Counting:
+    "A function that counts its calls."
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)

@@ -320,7 +320,7 @@ def tidy(s: str) -> str:
     s = mark_words(_repeating.sub(repeating, unlettered(s)))
     for pattern, by in SIGNS:
         s = pattern.sub(by, s)
-    s = braced(s)
+    s = in_braces(braced(s), r'\^', '^')  # before a dot is put between the brackets of f^(-1)(x)
     for pattern, by in LAYOUT:
         s = pattern.sub(by, s)
     s = in_braces(in_braces(s, r'\\sqrt', r'\sqrt'), r'\^', '^')

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SCREEN_FROM', 'WINDOW', 'SPAN', 'PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'Draws', 'first_bits',
            'may_exceed', 'draw_screened', 'scores', 'highest', 'SeededSampler', 'draw_whole', 'draw_nucleus',
-           'nucleus_of_likeliest', 'PreallocatedLayer', 'prefill', 'forward_prompts', 'chunks_of', 'cut_tensor',
-           'join_caches', 'decode_batch', 'forward_token', 'preallocate', 'all_preallocated', 'Running']
+           'nucleus_of_likeliest', 'PreallocatedLayer', 'LastPrefill', 'prefill', 'prefill_chunks', 'forward_prompts',
+           'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'forward_token', 'preallocate', 'all_preallocated',
+           'Running']
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
@@ -219,6 +220,38 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
 # %% ../../nbs/engines/12_decoding.ipynb #af7f9199
+class LastPrefill:
+    """The last batch of prompts and what the base model made of them. When the same prompts come again, for the next
+    agent or the next draws, they are not prefilled again: the same numbers, since the same batch gives the same."""
+
+    most = 128 << 20  # bytes of a cache that is kept
+
+    def __init__(self):
+        self.ids = self.mask = self.output = None
+        self.layers, self.on = [], True  # off while an adapter is in use
+
+    def holds(self, ids: torch.Tensor, mask: torch.Tensor | None) -> bool:
+        "Are these the prompts that are kept?"
+        if not self.on or self.ids is None or not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
+            return False
+        return mask is None or torch.equal(mask, self.mask)
+
+    def restore(self, cache: DynamicCache):
+        "The model's output, and `cache` filled."
+        for layer, (keys, values) in zip(cache.layers, self.layers, strict=True):
+            layer.update(keys, values)
+        return CausalLMOutputWithPast(logits=self.output, past_key_values=cache)
+
+    def keep(self, ids: torch.Tensor, mask: torch.Tensor | None, *, cache, output):
+        "Keep what was computed, if it is small; what was kept before goes."
+        self.ids, self.layers, self.output = None, [], None
+        if not self.on or not isinstance(cache, DynamicCache) or not all_preallocated(cache):
+            return
+        if sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) <= self.most:
+            self.ids, self.mask, self.output = ids, mask, output.logits[:, -1:]
+            self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # nothing is written into these again
+
+
 PREFILL_CHUNK = 2048  # tokens of prompts per forward pass on a CPU
 
 
@@ -227,10 +260,22 @@ def prefill(
     input_ids: torch.Tensor,  # (rows, columns), padded in front
     cache,
     whole: bool,  # in one pass?
+    kept: LastPrefill | None = None,
     **inputs,
 ):
-    """The model's output after the prompts, `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest
-    prompt; `cache` is filled. `inputs` are as `generate` hands them over; a row begins at the first 1 of its mask."""
+    "The model's output after the prompts; `cache` is filled. `inputs` are as `generate` hands them over."
+    mask = inputs.get('attention_mask')
+    if kept and kept.holds(input_ids, mask):
+        return kept.restore(cache)
+    output = prefill_chunks(model, input_ids, cache, whole=whole, **inputs)
+    if kept:
+        kept.keep(input_ids, mask, cache=cache, output=output)
+    return output
+
+
+def prefill_chunks(model, input_ids: torch.Tensor, cache, whole: bool, **inputs):  # as for `prefill`
+    """The same, always computed: `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest prompt. A row
+    begins at the first 1 of its mask."""
     if whole or inputs.get('position_ids') is None:
         return forward_prompts(model, input_ids, past_key_values=cache, **inputs)
     n, width = input_ids.shape
@@ -290,6 +335,7 @@ def decode_batch(
     sampler: SeededSampler | None = None,
     limits: torch.Tensor | None = None,  # (rows,) new tokens at most
     compact_below: float = COMPACT_BELOW,
+    kept: LastPrefill | None = None,
     on_step: Callable | None = None,  # ({row: its new ids}, [rows that have just ended]) after each step
     logits_processor=None,
     stopping_criteria=None,
@@ -297,16 +343,15 @@ def decode_batch(
 ) -> list[list[int]]:
     """A decoding loop for `generate(custom_generate=decode_batch)`, which hands over its `inputs`: the new tokens of
     each row, up to its end or limit and perhaps a few beyond."""
-    cache, step = inputs.get('past_key_values'), 0
+    cache = inputs.pop('past_key_values', None)
     can_leave = preallocate(cache)
     whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     rows = Running(input_ids, limits, inputs, on_step=on_step)
-    output = prefill(model, input_ids, rows.inputs.pop('past_key_values', None), whole=whole, **rows.inputs)
+    output = prefill(model, input_ids, cache, whole=whole, kept=kept, **rows.inputs)
     while True:
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
-        rows.append(sampler.pick(output.logits[:, -1], step), stops)
-        step += 1
+        rows.append(sampler.pick(output.logits[:, -1], rows.step), stops)
         if not rows.running:
             return rows.all_tokens()
         if can_leave and (rows.running <= compact_below * len(rows.ended) or rows.full.any()):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .chat import MARKER, Renderer, read_template
+from .chat import MARKER, Renderer
 from ..core import Completion, MaftError, Message
 from ..method.prompts import Capabilities, GenerationProgress, Request, spell, token_budget
 from .huggingface import adapter_identity, find_model, load_tokenizer
@@ -348,11 +348,10 @@ def server_renderer(tokenizer: str | None, how: ServerSettings) -> Renderer:
     if tokenizer is None:
         raise MaftError(f'engine server needs the tokenizer of the served model (--model). {chat}')
     try:
-        tok = load_tokenizer(find_model(tokenizer), how.revision, how.trust_remote_code)
+        own = dict(revision=how.revision, trust_remote_code=how.trust_remote_code, chat_template=how.chat_template)
+        tok = load_tokenizer(find_model(tokenizer), **own)
     except MaftError as e:
         raise MaftError(f'{e} {chat}') from None
-    if how.chat_template:
-        tok.chat_template = read_template(how.chat_template)
     return Renderer(tok, tokenizer, args=how.template_args)
 
 

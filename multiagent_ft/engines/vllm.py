@@ -6,8 +6,8 @@
 __all__ = ['RANKS', 'SERVED', 'ABOUT_TRAINING', 'PLAIN_STARTS', 'MEMORY', 'ABOUT', 'PROBE', 'PROBE_TOKENS', 'TOLERANCE',
            'unserved_settings', 'unserved_tensors', 'check_adapter', 'unmix64', 'seeds_at', 'Draw', 'draw_rows',
            'seeded_draws', 'Served', 'serve', 'explain_vllm_error', 'EngineProcess', 'About', 'about_vllm', 'Adapter',
-           'VLLMSettings', 'VLLMEngine', 'lora_capacity', 'ModelConfig', 'read_config', 'renderer_for', 'started',
-           'use', 'row_for', 'generate_all', 'ask', 'batches', 'completion', 'score_all', 'Probe', 'probe_adapter',
+           'VLLMSettings', 'VLLMEngine', 'usual_dtype', 'lora_capacity', 'ModelConfig', 'read_config', 'renderer_for',
+           'started', 'use', 'row_for', 'generate_all', 'ask', 'batches', 'score_all', 'Probe', 'probe_adapter',
            'check_loaded']
 
 # %% ../../nbs/engines/15_vllm.ipynb #caf67a21
@@ -23,16 +23,23 @@ import numpy as np
 
 import multiagent_ft
 from ..core import Completion, MaftError, Message
-from .chat import Renderer, read_template
+from .chat import Renderer
 from .decoding import SeededSampler
 from multiagent_ft.engines.huggingface import (
     METADATA_KEYS,
     HFEngine,
+    Row,
     adapter_identity,
     base_identity,
+    completion,
+    context_of,
+    distinct_rows,
     find_model,
     load_tokenizer,
+    model_files,
+    parameter_count,
     pick_device,
+    pick_dtype,
 )
 from multiagent_ft.method.prompts import (
     GOLDEN,
@@ -436,7 +443,7 @@ class Adapter(NamedTuple):
 class VLLMSettings:
     "How an engine is built. Raises `MaftError` for what vLLM has not."
 
-    dtype: str = 'auto'  # 'auto' is float32 on a CPU, bfloat16 on a GPU
+    dtype: str = 'auto'  # 'auto' is bfloat16 on a GPU; on a CPU as in the Hugging Face engine, by size
     device: str = 'auto'  # where agents are trained; vLLM takes the GPUs it sees
     batch_size: int | None = None  # requests in one step at most; default: vLLM's own
     max_length: int | None = None  # tokens of prompt and answer together; default: what the model was made for
@@ -478,8 +485,7 @@ class VLLMEngine:
         self.renderer = renderer_for(self.name, self.how, stops=self.config.stops)
         self.render, self.encode, self.decode = self.renderer.render, self.renderer.encode, self.renderer.decode
         self.stop_ids = self.renderer.stop_ids
-        usual = 'float32' if self.about.device == 'cpu' else 'bfloat16'
-        self.dtype = usual if self.how.dtype == 'auto' else self.how.dtype
+        self.dtype = usual_dtype(self) if self.how.dtype == 'auto' else self.how.dtype
         self.adapters, self.numbers, self.bases = {}, itertools.count(1), {}
         self.checked, self.with_lora = {}, False
         self.folder = Path(tempfile.mkdtemp(prefix='maft-adapters-'))
@@ -551,6 +557,14 @@ class VLLMEngine:
         return dict(vllm=self.about.vllm, torch=self.about.torch)
 
 # %% ../../nbs/engines/15_vllm.ipynb #6e909322
+def usual_dtype(engine: VLLMEngine) -> str:
+    "The number format where none is asked for."
+    if engine.about.device != 'cpu':
+        return 'bfloat16'
+    parameters = parameter_count(engine.source, **engine.how.loading)
+    return str(pick_dtype('auto', pick_device('cpu'), parameters)).removeprefix('torch.')
+
+
 def lora_capacity(rank: int) -> int:
     "The smallest rank that vLLM can be started for and that holds `rank`."
     if not 1 <= rank <= RANKS[-1]:
@@ -574,6 +588,8 @@ def read_config(
     "Raises `MaftError` where the configuration cannot be read."
     from transformers import AutoConfig, GenerationConfig
 
+    if model_files(model)[1]:
+        raise MaftError(f'{model}: a GGUF file is for engine hf. For vLLM give the folder that it was made from.')
     from multiagent_ft.engines.huggingface import explain_load_error
 
     try:
@@ -583,9 +599,8 @@ def read_config(
     ends = [getattr(config, 'eos_token_id', None)]
     with suppress(OSError, ValueError):
         ends.append(GenerationConfig.from_pretrained(model, revision=how.get('revision')).eos_token_id)
-    made_for = getattr(config.get_text_config(decoder=True), 'max_position_embeddings', None)
     return ModelConfig(
-        context=min(n for n in (max_length, made_for, 1 << 30) if n),
+        context=context_of(config, max_length),
         stops=[i for x in ends for i in (x if isinstance(x, (list, tuple)) else [x])],
         commit=getattr(config, '_commit_hash', None),
     )
@@ -593,9 +608,7 @@ def read_config(
 
 def renderer_for(model: str, how: VLLMSettings, stops: list[int]) -> Renderer:
     "Tokenizer and chat template, as the settings name them."
-    tokenizer = load_tokenizer(find_model(model), **how.loading)
-    if how.chat_template:
-        tokenizer.chat_template = read_template(how.chat_template)
+    tokenizer = load_tokenizer(find_model(model), chat_template=how.chat_template, **how.loading)
     return Renderer(tokenizer, model, stops=stops, args=how.template_args)
 
 
@@ -655,30 +668,24 @@ def row_for(
 
 def generate_all(engine: VLLMEngine, requests: list[Request]) -> list[Completion]:
     "One completion per request, in order."
-    prompts = [engine.render(r.chat) for r in requests]
-    completions = [Completion('', 'context_overflow', p) for p in prompts]
-    equal = {}
-    for i, (r, prompt) in enumerate(zip(requests, prompts)):
-        if engine.token_budget(len(prompt), r.sampling):
-            equal.setdefault((r.adapter or '', prompt, r.seed, r.sampling), []).append(i)
-    groups = [equal[k] for k in sorted(equal, key=lambda k: (*k[:3], repr(k[3])))]
-    answers = ask(engine, [requests[same[0]] for same in groups], [prompts[same[0]] for same in groups])
-    for same, ids in zip(groups, answers):
-        for i in same:
-            completions[i] = completion(engine, prompts[i], ids)
+    completions, by_adapter = distinct_rows(engine, requests)
+    places = [(a, row) for a in sorted(by_adapter) for row in sorted(by_adapter[a], key=lambda r: (*r[:2], repr(r[2])))]
+    for (adapter, row), ids in zip(places, ask(engine, places)):
+        for i in by_adapter[adapter][row]:
+            completions[i] = completion(engine, row.prompt, ids)
     return completions
 
 
-def ask(engine: VLLMEngine, requests: list[Request], prompts: list[tuple]) -> list[list[int]]:
-    "The token ids that vLLM adds to each prompt."
+def ask(engine: VLLMEngine, places: list[tuple[str, Row]]) -> list[list[int]]:  # (adapter, row), '' for no adapter
+    "The token ids that vLLM adds to each row."
     rows = []
-    for r, prompt in zip(requests, prompts):
-        how = Draw(r.seed, temperature=r.sampling.temperature, top_p=r.sampling.top_p, prompt=len(prompt))
-        limit = engine.token_budget(len(prompt), r.sampling)
-        rows.append(row_for(engine, prompt, adapter=use(engine, r.adapter), draw=how, max_tokens=limit))
+    for adapter, (prompt, seed, sampling) in places:
+        how = Draw(seed, temperature=sampling.temperature, top_p=sampling.top_p, prompt=len(prompt))
+        limit = engine.token_budget(len(prompt), sampling)
+        rows.append(row_for(engine, prompt, adapter=use(engine, adapter or None), draw=how, max_tokens=limit))
     if not rows:
         return []
-    folders = {r.adapter for r in requests} - {None}
+    folders = {adapter for adapter, _ in places} - {''}
     process = started(engine, with_lora=bool(folders))
     check_loaded(engine, folders)
     return [answer['ids'] for answer in process.call('complete', batches=batches(engine, rows))]
@@ -692,14 +699,6 @@ def batches(engine: VLLMEngine, rows: list[dict]) -> list[list[dict]]:
         return [[row] for row in rows]
     plain = sum(row['adapter'] is None for row in rows)
     return [part for part in (rows[:plain], rows[plain:]) if part]
-
-
-def completion(engine: VLLMEngine, prompt: tuple, ids: list[int]) -> Completion:
-    "Cut at the first stop token; without one the answer was cut by length."
-    end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)
-    if end is None:
-        return Completion(engine.decode(ids), 'length', prompt_ids=prompt, token_ids=ids)
-    return Completion(engine.decode(ids[:end]), 'stop', prompt_ids=prompt, token_ids=ids[: end + 1])
 
 # %% ../../nbs/engines/15_vllm.ipynb #7fb4048d
 def score_all(engine: VLLMEngine, prompt_ids: list[tuple], token_ids: list[tuple], adapter: str | None = None):

@@ -138,9 +138,9 @@ def main(file: str):
     page = json.loads(Path(file).read_text(encoding='utf-8'))
     out, examples = Path(page['folder']), SFT().load(page['examples_file'])
     with silence_training():
-        trainer = shared_trainer(
-            page, load_shared(page, page['parent']), AutoTokenizer.from_pretrained(page['source']), examples
-        )
+        model, tokenizer = load_shared(page, page['parent']), AutoTokenizer.from_pretrained(page['source'])
+        trainer = shared_trainer(page, model, tokenizer, examples=examples)
+        del model
         trainer.train()
         accelerator, ids = trainer.accelerator, list(examples[0].input_ids)
         before, tensors = (

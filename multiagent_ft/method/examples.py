@@ -147,7 +147,11 @@ def critic_examples(
     ]
 
 # %% ../../nbs/method/06_examples.ipynb #5d5802ef
-BUCKETS = ('agreed', 'correction', 'reinforcement', 'first', 'hinted')
+BUCKETS = (
+    *('agreed', 'correction', 'reinforcement', 'first', 'hinted'),
+    # of the recipes of other papers
+    *('sampled', 'refined', 'preferred', 'desirable', 'undesirable', 'rewarded', 'unrewarded', 'question', 'note'),
+)
 
 
 def examples_report(examples: list[Example], w: float | None = None) -> dict:

@@ -466,6 +466,31 @@ RECIPES = MappingProxyType({r.name: r for r in FIRST + LESS + FIXED})
 NEIGHBOURS = MappingProxyType(
     {
         'multiagent-dpo': 'training.dpo:MULTIAGENT_DPO',
+        'ssd': 'neighbours.selftraining:SSD',
+        'self-consistency-ft': 'neighbours.selftraining:SELF_CONSISTENCY_FT',
+        'rest-em': 'neighbours.selftraining:REST_EM',
+        'rest-em-vote': 'neighbours.selftraining:REST_EM_VOTE',
+        'easy-to-hard': 'neighbours.selftraining:EASY_TO_HARD',
+        'critic-loss-mixed': 'neighbours.selftraining:MIXED_MASKS',
+        'stasc': 'neighbours.selftraining:STASC',
+        'stasc-vote': 'neighbours.selftraining:STASC_VOTE',
+        'debate-distill': 'neighbours.selftraining:DEBATE_DISTILL',
+        'majority-distill': 'neighbours.selftraining:MAJORITY_DISTILL',
+        'gsr': 'neighbours.selftraining:GSR',
+        'gsr-vote': 'neighbours.selftraining:GSR_VOTE',
+        'east': 'neighbours.preferences:EAST',
+        'east-vote': 'neighbours.preferences:EAST_VOTE',
+        'flip-weights': 'neighbours.preferences:FLIP_WEIGHTS',
+        'peer-prediction': 'neighbours.preferences:PEER_PREDICTION',
+        'mv-dpo': 'neighbours.preferences:MV_DPO',
+        'mv-kto': 'neighbours.preferences:MV_KTO',
+        'v-star': 'neighbours.preferences:V_STAR',
+        'v-star-vote': 'neighbours.preferences:V_STAR_VOTE',
+        'acc-collab': 'neighbours.preferences:ACC_COLLAB',
+        'ttrl': 'neighbours.reinforcement:TTRL',
+        'srt': 'neighbours.reinforcement:SRT',
+        'grpo-gold': 'neighbours.reinforcement:GRPO_GOLD',
+        'r-zero': 'neighbours.reinforcement:R_ZERO',
     }
 )
 

@@ -12,8 +12,10 @@ __all__ = ['PACKED', 'READERS', 'UNITS', 'KEYS', 'SUBJECTS', 'BUILT_IN', 'MISSIN
 
 # %% ../../nbs/runs/22_data.ipynb #aed9df7c
 import csv, difflib, gzip, io, json, logging, re, zipfile, zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
+from os.path import isdir, isfile  # False, and no error, for what can be no path
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -507,12 +509,12 @@ def _no_data(d, place, inside):
 def local_parts(d: DataSet) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
-    if place.is_file():
+    if isfile(place):
         name, kind = split_name(place)
         if not kind:
             raise MaftError(f'{place}: expected a file that ends in {", ".join(READERS)} (or these with .gz).')
         return {name: partial(file_rows, place, name)}
-    if not place.is_dir():
+    if not isdir(place):
         raise MaftError(f'task {d.name}: no such file or folder: {place}.')
     inside = [] if d.config else [f for f in sorted(place.iterdir()) if f.is_dir() and not f.name.startswith('.')]
     only = inside if len(inside) == 1 else []  # the one configuration of a folder from the Hub
@@ -538,6 +540,22 @@ def first_cells(d: DataSet) -> dict:
         return {}
 
 # %% ../../nbs/runs/22_data.ipynb #59748e66
+@contextmanager
+def _offline_without_network():
+    "Where the Hub does not answer, `datasets` looks into its cache at once, instead of asking again and again."
+    import datasets
+    from huggingface_hub import constants
+    from multiagent_ft.engines.huggingface import hub_answers
+
+    before, there = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE), hub_answers()
+    if not there:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
 def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     "`datasets.load_dataset`, quiet, with one kind of error."
     import datasets
@@ -547,7 +565,8 @@ def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
     datasets.disable_progress_bars()
     hub_log.setLevel(logging.ERROR)
     try:
-        return datasets.load_dataset(d.hub, config or None, split=part)
+        with _offline_without_network():
+            return datasets.load_dataset(d.hub, config or None, split=part)
     except Exception as e:
         reason = ' '.join(str(e).split())[:160].rstrip('.')
         files = [d.train or d.split.split('+')[-1] or 'train', *filter(None, [d.evaluation])]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXECUTORS', 'Job', 'function_at', 'Result', 'run_job', 'no_progress', 'LazyEngine', 'Executor', 'LocalExecutor',
            'write_text', 'WorkerDied', 'message_for', 'checked_reply', 'WorkerProcess', 'answer_message', 'worker_main',
-           'RemoteExecutor', 'count_reply', 'ProcessExecutor', 'executor_named', 'JobRunner', 'generate_key',
-           'generate_block', 'generate_each', 'blocks', 'generate_job', 'CachedEngine', 'read_key', 'CachedReader']
+           'RemoteExecutor', 'count_reply', 'ProcessExecutor', 'executor_named', 'ReportingEngine', 'JobRunner',
+           'generate_key', 'generate_block', 'generate_each', 'blocks', 'generate_job', 'CachedEngine', 'read_key',
+           'CachedReader']
 
 # %% ../../nbs/runs/25_jobs.ipynb #dc635402
 import importlib, json, os, subprocess, sys, time, traceback
@@ -28,7 +29,7 @@ from multiagent_ft.core import (
     write_jsonl,
 )
 from ..engines.by_name import engine_for
-from ..method.prompts import EngineSpec, Request, Sampling
+from ..method.prompts import EngineSpec, Request, Sampling, generate_with_progress
 from .store import Store
 
 # %% ../../nbs/runs/25_jobs.ipynb #c1d5ae22
@@ -314,6 +315,21 @@ def executor_named(name: str, args: dict = {}) -> Executor:  # args: keywords
         raise MaftError(f'executor {name} cannot be built with {", ".join(args) or "no argument"}: {e}.') from e
 
 # %% ../../nbs/runs/25_jobs.ipynb #61f8214d
+class ReportingEngine:
+    "`engine`, which says how far it is whenever it generates."
+
+    def __init__(self, engine, on_tokens: Callable):  # takes a `GenerationProgress`
+        self._engine, self._on_tokens = engine, on_tokens
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        return generate_with_progress(self._engine, requests, self._on_tokens)
+
+    def __getattr__(self, name: str):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self._engine, name)
+
+
 class JobRunner:
     "Store, engine and executor of a run, and the names of the entries it used."
 
@@ -327,10 +343,16 @@ class JobRunner:
         self.store, self.engine, self.spec, self.used = store, engine, spec, set()
         self.executor = executor or LocalExecutor()
 
-    def run(self, jobs: list[Job], done: Callable = no_progress) -> list[Path]:
+    def run(
+        self,
+        jobs: list[Job],
+        done: Callable = no_progress,
+        on_tokens: Callable | None = None,  # takes a `GenerationProgress`; called while this process generates
+    ) -> list[Path]:
         "The stored folder of every job, in order."
         local = isinstance(self.executor, LocalExecutor) or self.spec is None
-        paths = self.executor.run(jobs, self.store, self.engine if local else self.spec, done=done)
+        engine = self.engine if on_tokens is None else ReportingEngine(self.engine, on_tokens)
+        paths = self.executor.run(jobs, self.store, engine if local else self.spec, done=done)
         self.used.update(p.name for p in paths)
         return paths
 
@@ -428,12 +450,14 @@ class CachedEngine:
     def __init__(self, runner: JobRunner, block: int = 64):  # problems per job, and the batch
         self.runner, self.block = runner, block
 
-    def generate(self, requests: list[Request], done: Callable = no_progress) -> list[Completion]:
+    def generate(
+        self, requests: list[Request], done: Callable = no_progress, on_tokens: Callable | None = None
+    ) -> list[Completion]:
         "One completion per request, in order; found in the store or made."
         cut = blocks(requests, self.block)
         jobs = [generate_job(self.runner.engine, [requests[i] for i in ids]) for ids in cut]
         out = [None] * len(requests)
-        for ids, path in zip(cut, self.runner.run(jobs, done)):
+        for ids, path in zip(cut, self.runner.run(jobs, done, on_tokens)):
             for i, d in zip(ids, read_jsonl(path / 'completions.jsonl'), strict=True):
                 out[i] = Completion(**d)
         return out

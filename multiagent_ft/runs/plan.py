@@ -24,7 +24,7 @@ from ..engines.huggingface import out_of_memory
 from ..method.recipes import Recipe, RecipeContext, load_recipe
 from ..method.examples import Example, example_of
 from ..training.settings import TrainingSettings
-from ..training.trainer import length_grouped_order, micro_batch_size
+from ..training.trainer import length_grouped_order, micro_batch_size, tokens_at_once
 from .run import RunContext, call_recipe, recipe_context, split_questions, worker_count
 
 # %% ../../nbs/runs/30_plan.ipynb #bc0b34ea
@@ -379,7 +379,7 @@ def batches(engine, examples: list[Example], s: TrainingSettings) -> list[list[d
     from multiagent_ft.training.trainer import Collator
 
     lengths, collate = [len(e.input_ids) for e in examples], Collator(examples, engine.base.pad_id)
-    micro = micro_batch_size(lengths, s, engine.base.device.type)
+    micro = micro_batch_size(lengths, s, engine.base.device.type, at_once=tokens_at_once(engine.base))
     items = [dict(input_ids=e.input_ids, labels=e.labels, row=i) for i, e in enumerate(examples)]
 
     def parts(xs, n):
@@ -437,7 +437,7 @@ def learning_speed(
         took = bare_training(engine, sorted(examples, key=lambda e: len(e.input_ids))[:1], one)
         examples = examples[: max(1, int(seconds / max(took, 1e-9) / 2))]
     lengths = [len(e.input_ids) for e in examples]
-    micro = micro_batch_size(lengths, s, engine.base.device.type)
+    micro = micro_batch_size(lengths, s, engine.base.device.type, at_once=tokens_at_once(engine.base))
     while True:
         try:
             return sum(lengths) / bare_training(engine, examples, replace(s, epochs=1, micro_batch=micro))

@@ -170,6 +170,7 @@ def protocol_for(cfg: Config, task: Task, prompts=None) -> Protocol:
         sampling=sampling,
         summary_sampling=replace(sampling, max_new_tokens=g.summary_max_new_tokens),
         prompts=load_prompts(prompts or cfg.debate.prompts),
+        keep_thinking=cfg.debate.keep_thinking,
     )
 
 # %% ../../nbs/runs/29_run.ipynb #6c44e0e3
@@ -352,7 +353,7 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
 
     def generate(requests):
         with context.progress.bar(len(requests), step[0]) as bar:
-            return context.cached.generate(requests, bar.count)
+            return context.cached.generate(requests, bar.count, bar.tokens)
 
     def name_step(name, n):
         step[0] = name

@@ -122,6 +122,7 @@ class DebateSettings(Section):
     samples: Count | None = key(
         None, 'answers in self-consistency at equal cost; null = as many calls as a debate makes'
     )
+    keep_thinking: bool = key(False, 'agents read the thoughts of earlier rounds, too, not only what came of them')
     early_stop: Literal['off', 'eval', 'all'] = key(
         'off', 'end a debate once all agree: in evaluation, or always (costs critics reinforcements)'
     )

@@ -11,6 +11,7 @@ __all__ = ['OPS', 'NAMES', 'THINGS', 'RANGES', 'TEMPLATES', 'GENERATED', 'Task',
 import difflib, operator, random, re
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from os.path import exists, isdir, isfile  # False, and no error, for what can be no path
 from pathlib import Path
 from types import MappingProxyType
 from typing import Callable, Iterable, NamedTuple
@@ -625,7 +626,7 @@ def _unknown(name):
     known = [*GENERATED, *BUILT_IN]
     if name.endswith('.py'):
         return MaftError(f'{name}: name the task in it, such as {name}:mine.')
-    if Path(name).expanduser().is_file():
+    if isfile(Path(name).expanduser()):
         return MaftError(
             f'{name}: a file of no known format, going by its name. Rename it so that it ends in'
             f' {", ".join(READERS)} (or one of these with .gz or .zip).'
@@ -647,12 +648,12 @@ def _description(name):
     if path.suffix in ('.yaml', '.yml'):
         d = read_task_file(path)
         return replace(d, data=str(path.parent / Path(d.data).expanduser())) if d.data else d
-    if path.is_dir() or split_name(path)[1]:
+    if isdir(path) or split_name(path)[1]:
         return checked(DataSet(name_of(path), data=str(path)), name)
     folder, colon, config = name.rpartition(':')
-    if colon and (place := Path(folder).expanduser()).is_dir():  # a folder from the Hub, and which part of it
+    if colon and isdir(place := Path(folder).expanduser()):  # a folder from the Hub, and which part of it
         return checked(DataSet(f'{name_of(place)}-{config}', data=str(place), config=config), name)
-    if (m := _hub_name.fullmatch(name)) and not path.exists() and not path.parent.is_dir():
+    if (m := _hub_name.fullmatch(name)) and not exists(path) and not isdir(path.parent):
         return checked(DataSet(m[2], hub=m[1], config=m[3] or ''), name)
     raise _unknown(name)
 
@@ -670,7 +671,7 @@ def load_task(
     d = _description(name)
     if data:
         d = replace(d, data=str(Path(data).expanduser()))
-        if Path(d.data).is_file():
+        if isfile(d.data):
             d = replace(d, split='', train='', evaluation='')  # one file is one pool
     elif name not in BUILT_IN:
         _one_place(d, name)
