@@ -468,6 +468,7 @@ def complete_chat(engine: ServerEngine, r: Request, model: str) -> Completion:
 
 
 def without_nulls(body: dict) -> dict:
+    "The fields of a request that are not taken away."
     return {k: v for k, v in body.items() if v is not None}
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'Chosen', 'trained_agent', 'write_adapter', 'write_merged', 'is_lora', 'logprobs_of', 'load_plain',
-           'largest_difference', 'card', 'Exported', 'export_agent', 'beside', 'Upload', 'push_agent', 'check_repo',
-           'upload']
+           'largest_difference', 'card', 'spelled', 'front_matter', 'Exported', 'export_agent', 'beside', 'Upload',
+           'push_agent', 'check_repo', 'upload']
 
 # %% ../../nbs/machines/46_export.ipynb #043e1519
 import json, shutil, tempfile
@@ -75,6 +75,7 @@ def write_merged(base: Base, chosen: Chosen, folder: Path):
 
 
 def is_lora(adapter: Path) -> bool:
+    "A LoRA adapter, or a folder of full weights?"
     return (adapter / 'adapter_config.json').is_file()
 
 # %% ../../nbs/machines/46_export.ipynb #c023f2ab
@@ -121,45 +122,45 @@ def card(chosen: Chosen, merged: bool, difference: float) -> str:
     c, page = record.config, json.loads((Path(agent.adapter) / 'training.json').read_text(encoding='utf-8'))
     head, *rows = summary_table(record.summary)
     table = ['| ' + ' | '.join(row) + ' |' for row in (head, ['---'] * len(head), *rows[: k + 1])]
-    settings = ', '.join(f'{n} {v}' for n, v in page['settings'].items())
-    versions = ', '.join(f'{n} {v}' for n, v in page['versions'].items())
-    library, local = 'transformers' if merged else 'peft', c.model == 'nano' or Path(c.model).exists()
-    front = ['---', *([] if local else [f'base_model: {c.model}']), f'library_name: {library}']
-    base = Path(c.model).name if local else c.model
-    return '\n'.join(
-        [
-            *front,
-            'pipeline_tag: text-generation',
-            'tags: [multiagent-finetuning, debate]',
-            '---',
-            f'# {agent.name} of a society of {c.agents} + {c.agents} agents',
-            '',
-            f'Finetuned from `{base}` on its own turns of multiagent debates (recipe `{c.recipe}`, iteration {k} of'
-            f' {c.iterations}) with [multiagent_ft](https://github.com/multiagent-ft/multiagent_ft); the method is'
-            ' [arXiv 2501.05707](https://arxiv.org/abs/2501.05707). No gold answer was used for training, unless the'
-            ' recipe says so.',
-            '',
-            '## Data',
-            f'Task `{c.task.name}`: {c.task.train} questions an iteration to train on, {c.task.eval} others to evaluate'
-            f' on. This agent was trained on {page["rows"]} of its own turns ({page["learned"]} tokens) in the last'
-            ' iteration.',
-            '',
-            '## Figures',
-            f'Accuracy in % ± standard error over questions, of the society this agent belongs to (n {c.task.eval}, one'
-            ' run); the agent by itself was not evaluated.',
-            '',
-            *table,
-            '',
-            '## How it was made',
-            f'Run seed {c.seed}; seed of this training run {page["seed"]}. {settings}. Versions: {versions}.',
-            f'Largest difference of log-probabilities to the agent in the run, on a probe: {difference:.2g} nats.',
-            '',
-            '## Limits',
-            'Agents are trained on what the society agreed on, which can be wrong. An agent is one voice of a debate;'
-            ' the figures above are for all of them together.',
-            '',
-        ]
+    data = (
+        f'Task `{c.task.name}`: {c.task.train} questions an iteration to train on, {c.task.eval} others to evaluate on.'
+        f' This agent was trained on {page["rows"]} of its own turns ({page["learned"]} tokens) in the last iteration.'
     )
+    figures = (
+        f'Accuracy in % ± standard error over questions, of the society this agent belongs to (n {c.task.eval}, one'
+        ' run); the agent by itself was not evaluated.'
+    )
+    probe = f'Largest difference of log-probabilities to the agent in the run, on a probe: {difference:.2g} nats.'
+    limits = (
+        'Agents are trained on what the society agreed on, which can be wrong. An agent is one voice of a debate; the'
+        ' figures above are for all of them together.'
+    )
+    made = f'Run seed {c.seed}; seed of this training run {page["seed"]}. {spelled(page["settings"])}.'
+    parts = ['## Data', data, '', '## Figures', figures, '', *table, '', '## How it was made', made]
+    parts += [f'Versions: {spelled(page["versions"])}.', probe, '', '## Limits', limits, '']
+    return '\n'.join([*front_matter(chosen, merged), '', *parts])
+
+
+def spelled(values: dict) -> str:
+    "Names and values in one line."
+    return ', '.join(f'{name} {value}' for name, value in values.items())
+
+
+def front_matter(chosen: Chosen, merged: bool) -> list[str]:
+    "The head of a card, as the Hub reads it, and what the agent is."
+    c, local = chosen.record.config, chosen.record.config.model == 'nano' or Path(chosen.record.config.model).exists()
+    base = Path(c.model).name if local else c.model
+    named = [] if local else [f'base_model: {c.model}']
+    library = f'library_name: {"transformers" if merged else "peft"}'
+    tags = ['pipeline_tag: text-generation', 'tags: [multiagent-finetuning, debate]']
+    about = (
+        f'Finetuned from `{base}` on its own turns of multiagent debates (recipe `{c.recipe}`, iteration'
+        f' {chosen.iteration} of {c.iterations}) with [multiagent_ft](https://github.com/multiagent-ft/multiagent_ft);'
+        ' the method is [arXiv 2501.05707](https://arxiv.org/abs/2501.05707). No gold answer was used for training,'
+        ' unless the recipe says so.'
+    )
+    title = f'# {chosen.agent.name} of a society of {c.agents} + {c.agents} agents'
+    return ['---', *named, library, *tags, '---', title, '', about]
 
 # %% ../../nbs/machines/46_export.ipynb #18c51e06
 class Exported(NamedTuple):

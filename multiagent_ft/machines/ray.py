@@ -29,8 +29,8 @@ from ..runs.store import OURS, Store
 HANDED_ON = ('PYTHONPATH', 'HF_HOME', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')  # environment variables; no secrets
 
 
-def connect(address: str | None = None, **more):  # more: keywords of `ray.init`
-    "Ray, connected to a cluster. Raises `MaftError` where there is no Ray, or no cluster."
+def connect(address: str | None = None, **more):
+    "Ray, connected to a cluster; `more` are keywords of `ray.init`. Raises `MaftError` where there is none."
     try:
         import ray
     except ImportError:

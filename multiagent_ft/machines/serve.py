@@ -63,6 +63,7 @@ def asked(page: dict, model: str) -> Asked:  # body of a request; the name serve
 
 
 def seed_of(page: dict) -> int:
+    "The seed a client asks for; 0 without one."
     seed = page.get('seed')
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise BadRequest('seed must be a whole number.')
@@ -191,6 +192,7 @@ def events(served: Served, q: Asked) -> Iterator[str]:
 
 
 def error_page(e: MaftError) -> dict:
+    "An error in OpenAI's words."
     status = getattr(e, 'status', 500)
     kind = 'invalid_request_error' if status < 500 else 'server_error'
     return dict(error=dict(message=str(e), type=kind, code=status))
@@ -231,7 +233,7 @@ def application(served: Served, key: str | None = None):
 
 
 async def json_of(request):
-    "The body of a request. Raises `BadRequest` for one that is too long or no JSON."
+    "The body of a `request`. Raises `BadRequest` for one that is too long or no JSON."
     body = b''
     async for part in request.stream():
         body += part
@@ -243,8 +245,8 @@ async def json_of(request):
         raise BadRequest('the body is not JSON.') from None
 
 
-def check_key(headers, key: str | None):  # headers of a request
-    "Raises `BadRequest` without the right key."
+def check_key(headers, key: str | None):
+    "Raises `BadRequest` if the `headers` of a request do not hold the right key."
     given = headers.get('authorization', '').removeprefix('Bearer ').strip()
     if key and not hmac.compare_digest(given.encode(), key.encode()):
         raise BadRequest('the API key is missing or wrong (Authorization: Bearer …).', 401)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['accelerate_config', 'decoder_layer', 'load_shared', 'shared_trainer', 'Shape', 'whole_tensors', 'probe_logits',
-           'main', 'sharded_job', 'check_shardable', 'largest_part', 'launch']
+           'main', 'save_adapter', 'reloaded_logits', 'sharded_job', 'dtype_of', 'check_told', 'shared_report',
+           'check_shardable', 'largest_part', 'launch']
 
 # %% ../../nbs/machines/48_sharded.ipynb #61b133ee
-import json, os, re, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,15 @@ from ..core import MaftError, write_atomic
 from ..engines.huggingface import find_model, pick_device
 from ..training.base import canonical_config, silence_training
 from ..training.finetune import settings_of, versions
-from ..training.guards import GuardError, check_finite
-from ..training.trainer import SFT, LengthGroupedSampler, TrainingRun, arguments, our_trainer
+from ..training.guards import REPORT, GuardError, check_finite
+from multiagent_ft.training.trainer import (
+    SFT,
+    LengthGroupedSampler,
+    TrainingRun,
+    TrainingSettings,
+    arguments,
+    our_trainer,
+)
 
 # %% ../../nbs/machines/48_sharded.ipynb #3539fec7
 def accelerate_config(processes: int, device: str, layer: str) -> dict:  # layer: class of a decoder layer
@@ -40,8 +48,8 @@ def accelerate_config(processes: int, device: str, layer: str) -> dict:  # layer
     )
 
 
-def decoder_layer(model: str, **how) -> str:  # how: keywords of transformers
-    "The class name of the decoder layers of a model, from its configuration alone."
+def decoder_layer(model: str, **how) -> str:
+    "The class name of the decoder layers of a model, from its configuration alone; `how` are keywords of transformers."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -104,7 +112,7 @@ class Shape:
 
 
 def whole_tensors(accelerator, model) -> dict:
-    "The adapter's tensors, put together from all processes, on the first one's CPU; {} on the others."
+    "The adapter's tensors, put together with the `accelerator` from all processes, on the first one's CPU; {} on the others."
     from peft import get_peft_model_state_dict
 
     plain = accelerator.unwrap_model(model)
@@ -115,7 +123,7 @@ def whole_tensors(accelerator, model) -> dict:
 
 
 def probe_logits(model, ids: list[int], device):
-    "Log-probabilities after the last of `ids`. All processes must ask."
+    "Log-probabilities after the last of `ids`, computed on `device`. All processes must ask."
     import torch
 
     model.eval()
@@ -131,45 +139,50 @@ def probe_logits(model, ids: list[int], device):
 
 def main(file: str):
     "One of the processes that `accelerate launch` starts."
-    import torch
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
     page = json.loads(Path(file).read_text(encoding='utf-8'))
-    out, examples = Path(page['folder']), SFT().load(page['examples_file'])
+    examples = SFT().load(page['examples_file'])
     with silence_training():
         model, tokenizer = load_shared(page, page['parent']), AutoTokenizer.from_pretrained(page['source'])
         trainer = shared_trainer(page, model, tokenizer, examples=examples)
         del model
         trainer.train()
         accelerator, ids = trainer.accelerator, list(examples[0].input_ids)
-        before, tensors = (
-            probe_logits(trainer.model_wrapped, ids, accelerator.device),
-            whole_tensors(accelerator, trainer.model_wrapped),
-        )
+        before = probe_logits(trainer.model_wrapped, ids, accelerator.device)
         curve = [
             dict(step=x['step'], loss=x['loss'], lr=x['learning_rate'])
             for x in trainer.state.log_history
             if 'loss' in x
         ]
-        config = canonical_config(accelerator.unwrap_model(trainer.model).peft_config['default'].to_dict())
-        if accelerator.is_main_process:
-            check_finite(tensors)
-            save_file(tensors, out / 'adapter_model.safetensors', metadata=dict(format='pt'))
-            write_atomic(out / 'adapter_config.json', json.dumps(config, indent=2, sort_keys=True) + '\n')
-        accelerator.wait_for_everyone()
+        save_adapter(accelerator, trainer.model_wrapped, Path(page['folder']))
         del trainer
-        again = load_shared(page, str(out))
-        again, _ = accelerator.prepare(
-            again, torch.optim.SGD([p for p in again.parameters() if p.requires_grad], lr=0.0)
-        )
-        after = probe_logits(again, ids, accelerator.device)
-    gap = float((before - after).abs().max())
+        gap = float((before - reloaded_logits(accelerator, page, ids)).abs().max())
     if accelerator.is_main_process:
-        write_atomic(
-            out / 'sharded.json', json.dumps(dict(curve=curve, gap=gap, probe=before.topk(5).values.tolist())) + '\n'
-        )
+        write_atomic(Path(page['folder']) / 'sharded.json', json.dumps(dict(curve=curve, gap=gap)) + '\n')
     accelerator.end_training()
+
+
+def save_adapter(accelerator, model, folder: Path):
+    "The first process writes what the `accelerator` put together; all wait for it."
+    from safetensors.torch import save_file
+
+    tensors = whole_tensors(accelerator, model)
+    config = canonical_config(accelerator.unwrap_model(model).peft_config['default'].to_dict())
+    if accelerator.is_main_process:
+        check_finite(tensors)
+        save_file(tensors, folder / 'adapter_model.safetensors', metadata=dict(format='pt'))
+        write_atomic(folder / 'adapter_config.json', json.dumps(config, indent=2, sort_keys=True) + '\n')
+    accelerator.wait_for_everyone()
+
+
+def reloaded_logits(accelerator, page: dict, ids: list[int]):
+    "`probe_logits` of the saved adapter, read again and shared out by the `accelerator`."
+    import torch
+
+    model = load_shared(page, page['folder'])
+    idle = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    return probe_logits(accelerator.prepare(model, idle)[0], ids, accelerator.device)
 
 # %% ../../nbs/machines/48_sharded.ipynb #2528a501
 def sharded_job(
@@ -186,50 +199,44 @@ def sharded_job(
     "A job: train one agent in several processes that share its base. Raises `MaftError` when it cannot be done."
     s, device = settings_of(settings), str(pick_device(load.get('device', 'auto')))
     check_shardable(s, processes, device)
-    examples = SFT().load(examples_file)
-    dtype = load.get('dtype') or 'auto'
-    if dtype == 'auto':
-        dtype = 'float32' if device == 'cpu' else 'bfloat16'
-    model, work = load['model'], Path(scratch or folder)
-    page = dict(
-        processes=processes,
-        folder=str(folder),
-        parent=parent,
-        examples_file=examples_file,
-        settings=asdict(s),
-        seed=seed,
-        load=load,
-        source=find_model(model),
-        dtype=dtype,
-        device=device.partition(':')[0],
-        work=str(work / 'trainer'),
-        micro=largest_part(s.batch_size, processes, s.micro_batch),
-        pad_id=examples[0].input_ids[-1],
-    )
+    examples, folder = SFT().load(examples_file), Path(folder)
+    page = dict(processes=processes, folder=str(folder), parent=parent, examples_file=examples_file, seed=seed)
+    page |= dict(settings=asdict(s), load=load, source=find_model(load['model']), device=device.partition(':')[0])
+    page |= dict(dtype=dtype_of(load, device), micro=largest_part(s.batch_size, processes, s.micro_batch))
+    page |= dict(pad_id=examples[0].input_ids[-1], work=str(Path(scratch or folder) / 'trainer'))
     how = {k: load[k] for k in ('revision', 'trust_remote_code') if load.get(k)}
-    config = accelerate_config(processes, page['device'], decoder_layer(model, **how))
-    launch(processes, page, config, work=work)
-    told = json.loads((Path(folder) / 'sharded.json').read_text())
-    os.unlink(Path(folder) / 'sharded.json')
-    steps = s.epochs * -(-len(examples) // s.batch_size)
+    config = accelerate_config(processes, page['device'], decoder_layer(load['model'], **how))
+    launch(processes, page, config, work=Path(scratch or folder))
+    told = json.loads((folder / 'sharded.json').read_text())
+    os.unlink(folder / 'sharded.json')
+    shutil.rmtree(page['work'], ignore_errors=True)
+    check_told(told, s.epochs * -(-len(examples) // s.batch_size), page['dtype'])
+    write_atomic(folder / 'training.json', json.dumps(shared_report(page, examples, told), indent=1) + '\n')
+
+
+def dtype_of(load: dict, device: str) -> str:  # keywords of `load_base`
+    "The number format of the base, as `pick_dtype` chooses it for GPUs that know bfloat16."
+    asked = load.get('dtype') or 'auto'
+    return asked if asked != 'auto' else 'float32' if device == 'cpu' else 'bfloat16'
+
+
+def check_told(told: dict, steps: int, dtype: str):
+    "Guards, after training: every step was taken, and what was saved is what was trained."
     if len(told['curve']) != steps:
-        raise GuardError(
-            'examples', f'{len(told["curve"])} steps were taken where {steps} were due.', 'Please report this.'
-        )
+        raise GuardError('examples', f'{len(told["curve"])} steps were taken where {steps} were due.', REPORT)
     if not told['gap'] <= (1e-3 if dtype == 'float32' else 0.25):
-        raise GuardError(
-            'saved', f'the saved agent differs from the trained one by {told["gap"]:.2g} nats.', 'Please report this.'
-        )
-    tokens = sum(len(e.input_ids) for e in examples)
-    about = dict(
-        settings=asdict(s), seed=seed, rows=len(examples), tokens=tokens, steps=steps, micro_batch=page['micro']
-    )
-    about |= dict(learned=sum(len(e.token_ids) for e in examples), processes=processes, versions=versions())
-    about |= dict(curve=told['curve'], guards=dict(saved=told['gap']))
-    write_atomic(Path(folder) / 'training.json', json.dumps(about, indent=1) + '\n')
+        raise GuardError('saved', f'the saved agent is {told["gap"]:.2g} nats from the trained one.', REPORT)
 
 
-def check_shardable(s, processes: int, device: str):  # settings
+def shared_report(page: dict, examples: list, told: dict) -> dict:
+    "What training.json tells."
+    tokens, learned = sum(len(e.input_ids) for e in examples), sum(len(e.token_ids) for e in examples)
+    about = dict(settings=page['settings'], seed=page['seed'], rows=len(examples), tokens=tokens, learned=learned)
+    about |= dict(steps=len(told['curve']), micro_batch=page['micro'], processes=page['processes'])
+    return about | dict(curve=told['curve'], guards=dict(saved=told['gap']), versions=versions())
+
+
+def check_shardable(s: TrainingSettings, processes: int, device: str):
     "Raises `MaftError` for settings that cannot be carried out by so many processes."
     import torch
 
