@@ -112,7 +112,7 @@ class Shape:
 
 
 def whole_tensors(accelerator, model) -> dict:
-    "The adapter's tensors, put together with the `accelerator` from all processes, on the first one's CPU; {} on the others."
+    "The adapter's tensors, put together by the `accelerator`, on the first process's CPU; {} on the others."
     from peft import get_peft_model_state_dict
 
     plain = accelerator.unwrap_model(model)
