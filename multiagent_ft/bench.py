@@ -231,7 +231,6 @@ def upper_bound(engine, turns: list[Turn], sampling: Sampling, batch: int) -> fl
     from multiagent_ft.engines.huggingface import Row, generate_batch
 
     stop_ids, engine.base.stop_ids, total = engine.base.stop_ids, [-1], 0.0  # no answer ends early
-    engine.prefilled.on = False
     try:
         for role in dict.fromkeys(u.role for u in turns):
             mine = [u for u in turns if u.role == role]

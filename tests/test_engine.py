@@ -147,7 +147,9 @@ def test_batch_size_does_not_change_texts_of_nano():
 
 def test_equal_requests_are_generated_once(engine, monkeypatch):
     rows, batch = [], hf.generate_batch
-    monkeypatch.setattr(hf, 'generate_batch', lambda e, m, now, on_step: (rows.append(len(now)), batch(e, m, now))[1])
+    monkeypatch.setattr(
+        hf, 'generate_batch', lambda e, m, now, **how: (rows.append(len(now)), batch(e, m, now, **how))[1]
+    )
     a, b, c = engine.generate([asks(1)[0]] * 2 + [asks(2)[1]])
     assert a == b != c and rows == [2]
 
@@ -473,8 +475,8 @@ def test_progress_within_a_batch_gives_words_as_they_come(engine, adapters):
 def test_progress_starts_a_batch_again_after_oom(llama, monkeypatch):
     e, batch = HFEngine(llama), hf.generate_batch
 
-    def fails_late(engine, model, rows, on_step):
-        out = batch(engine, model, rows, on_step=on_step)
+    def fails_late(engine, model, rows, **how):
+        out = batch(engine, model, rows, **how)
         if len(rows) > 6:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
         return out
@@ -499,11 +501,11 @@ def test_what_on_tokens_raises_ends_the_generation(engine):
 def test_oom_halves_the_batch(llama, engine, monkeypatch):
     e, batch, sizes = HFEngine(llama), hf.generate_batch, []
 
-    def small(engine, model, rows, on_step):
+    def small(engine, model, rows, **how):
         sizes.append(len(rows))
         if len(rows) > 6:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
-        return batch(engine, model, rows, on_step=on_step)
+        return batch(engine, model, rows, **how)
 
     before = engine.generate(asks(20))
     monkeypatch.setattr(hf, 'generate_batch', small)

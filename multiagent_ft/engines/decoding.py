@@ -228,11 +228,11 @@ class LastPrefill:
 
     def __init__(self):
         self.ids = self.mask = self.output = None
-        self.layers, self.on = [], True  # off while an adapter is in use
+        self.layers = []
 
     def holds(self, ids: torch.Tensor, mask: torch.Tensor | None) -> bool:
         "Are these the prompts that are kept?"
-        if not self.on or self.ids is None or not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
+        if self.ids is None or not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
             return False
         return mask is None or torch.equal(mask, self.mask)
 
@@ -245,7 +245,7 @@ class LastPrefill:
     def keep(self, ids: torch.Tensor, mask: torch.Tensor | None, *, cache, output):
         "Keep what was computed, if it is small; what was kept before goes."
         self.ids, self.layers, self.output = None, [], None
-        if not self.on or not isinstance(cache, DynamicCache) or not all_preallocated(cache):
+        if not isinstance(cache, DynamicCache) or not all_preallocated(cache):
             return
         if sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) <= self.most:
             self.ids, self.mask, self.output = ids, mask, output.logits[:, -1:]

@@ -7,8 +7,8 @@ __all__ = ['BFLOAT16_FROM', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'MERGE_BELOW
            'find_model', 'pick_device', 'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub',
            'in_cache', 'check_model_name', 'check_weights', 'load_weights', 'four_bit_config', 'load_tokenizer',
            'parameter_count', 'free_memory', 'choose_numbers', 'check_fits', 'explain_load_error', 'cached_file_digest',
-           'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter', 'Adapters',
-           'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
+           'hub_commit', 'base_identity', 'adapter_identity', 'is_four_bit', 'adapter_mismatch', 'attach_adapter',
+           'Adapters', 'out_of_memory', 'BatchSize', 'Base', 'spare_the_head', 'load_base', 'context_of', 'end_ids',
            'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row', 'distinct_rows', 'generate_all',
            'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
            'ScoredRow', 'score_rows', 'score_batch', 'versions']
@@ -130,7 +130,7 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 def asks_hub(model: str) -> bool:
     "Is `model` to be asked for on the hub: no folder here, and the hub answers?"
-    return not Path(model_files(model)[0]).is_dir() and hub_answers()
+    return not isdir(model_files(model)[0]) and hub_answers()
 
 
 def in_cache(model: str) -> bool:
@@ -425,6 +425,15 @@ def cached_file_digest(path: str | Path) -> str:
     return _remembered(str(real), st.st_size, st.st_mtime_ns)
 
 
+def hub_commit(source: str, revision: str | None = None) -> str | None:  # folder or Hugging Face id
+    "The commit of the hub that a model in the cache is of; None for a folder or a file."
+    from transformers.utils import cached_file
+
+    if isdir(source) or model_files(source)[1]:
+        return None
+    return Path(cached_file(source, 'config.json', revision=revision, local_files_only=True)).parent.name
+
+
 def base_identity(source: str, commit: str | None = None) -> dict:  # folder or Hugging Face id
     "sha256 of every file that makes the base model what it is, and the hub's commit where there is one."
     folder = Path(source)
@@ -650,6 +659,7 @@ class Base:
     batch: BatchSize
     generation_config: GenerationConfig  # as it came with the model
     one_by_one: bool = False  # every row is a batch of its own (see `pads_matter`)
+    commit: str | None = None  # of the hub; None for a folder
 
     def logprobs(self, prompt_ids, token_ids, adapter: str | None = None, batch: BatchSize | None = None):
         "Log-probability of every token, see `score_all`."
@@ -659,7 +669,7 @@ class Base:
         "All of the base and one adapter on it that may change a log-probability, JSON-able."
         return dict(
             engine='hf',
-            base=base_identity(self.source, getattr(self.model.config, '_commit_hash', None)),
+            base=base_identity(self.source, self.commit),
             adapter=adapter and adapter_identity(adapter),
             **self.renderer.identity(),
             dtype=str(self.dtype).removeprefix('torch.') + ', nf4' * is_four_bit(self.model),
@@ -722,6 +732,7 @@ def load_base(
         batch=BatchSize(batch_size),
         generation_config=own_settings,
         one_by_one=pads_matter(network, renderer.pad_id),
+        commit=hub_commit(source, revision),
     )
 
 
@@ -838,9 +849,9 @@ def generate_all(engine: HFEngine, requests: list[Request], progress: Generation
     for i in (i for i, c in enumerate(completions) if c):
         progress.complete(i, completions[i])
     for adapter in sorted(by_adapter):
-        engine.prefilled.on = not adapter
+        kept = None if adapter else engine.prefilled
         with engine.base.adapters.with_adapter(adapter or None) as model:
-            for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress):
+            for row, completion in generate_rows(engine, model, by_adapter[adapter], progress=progress, kept=kept):
                 for i in by_adapter[adapter][row]:
                     completions[i] = completion
     return completions
@@ -851,6 +862,7 @@ def generate_rows(
     model,
     rows: dict[Row, list[int]],  # row -> numbers of the requests that it answers
     progress: GenerationProgress,
+    kept: LastPrefill | None,  # of this model, adapter and all
 ) -> Iterator[tuple[Row, Completion]]:
     "Batch by batch, long prompts first; smaller batches from where memory ran out."
     todo = sorted(rows, key=lambda r: (-len(r.prompt), r.prompt, r.seed, repr(r.sampling)))
@@ -858,7 +870,8 @@ def generate_rows(
         batch = todo[: 1 if engine.base.one_by_one else engine.base.batch.rows]
         try:
             progress.restart([i for row in batch for i in rows[row]])
-            done = generate_batch(engine, model, batch, on_step=reporter(progress, [rows[row] for row in batch]))
+            on_step = reporter(progress, [rows[row] for row in batch])
+            done = generate_batch(engine, model, batch, on_step=on_step, kept=kept)
         except (RuntimeError, MemoryError) as e:
             longest = len(batch[0].prompt)
             engine.base.batch.reduce(e, rows=len(batch), longest=longest, device=engine.base.device)
@@ -880,7 +893,13 @@ def reporter(progress: GenerationProgress, requests: list[list[int]]) -> Callabl
     return on_step
 
 # %% ../../nbs/engines/13_huggingface.ipynb #f43cc0f2
-def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable | None = None) -> list[Completion]:
+def generate_batch(
+    engine: HFEngine,
+    model,
+    rows: list[Row],
+    on_step: Callable | None = None,  # as `decode_batch` takes it
+    kept: LastPrefill | None = None,  # of this model, adapter and all
+) -> list[Completion]:
     "The completions of the rows of one batch."
     base = engine.base
     check_vocabulary(base, [r.prompt for r in rows])
@@ -895,7 +914,7 @@ def generate_batch(engine: HFEngine, model, rows: list[Row], on_step: Callable |
         custom_generate=decode_batch,
         sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
         limits=torch.tensor(limits, device=base.device),
-        kept=engine.prefilled,
+        kept=kept,
         on_step=on_step,
     )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]

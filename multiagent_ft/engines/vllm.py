@@ -590,7 +590,7 @@ def read_config(
 
     if model_files(model)[1]:
         raise MaftError(f'{model}: a GGUF file is for engine hf. For vLLM give the folder that it was made from.')
-    from multiagent_ft.engines.huggingface import explain_load_error
+    from multiagent_ft.engines.huggingface import explain_load_error, hub_commit
 
     try:
         config = AutoConfig.from_pretrained(model, **how)
@@ -602,7 +602,7 @@ def read_config(
     return ModelConfig(
         context=context_of(config, max_length),
         stops=[i for x in ends for i in (x if isinstance(x, (list, tuple)) else [x])],
-        commit=getattr(config, '_commit_hash', None),
+        commit=hub_commit(model, how.get('revision')),
     )
 
 

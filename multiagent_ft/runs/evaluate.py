@@ -409,6 +409,8 @@ def fit_of(engine, protocol: Protocol, problems: list[Problem]) -> Fit:
 def fit_note(engine, fit: Fit) -> str:
     "A line about questions that do not fit, '' when all do. Raises `MaftError` when none does."
     n, lost = len(fit.fitting) + len(fit.too_long), len(fit.too_long)
+    if not lost and not fit.short:
+        return ''
     remedy = 'Take shorter questions, fewer max_new_tokens, or a model with a longer context.'
     if n and lost == n:
         raise MaftError(
@@ -418,4 +420,4 @@ def fit_note(engine, fit: Fit) -> str:
     said = f'{lost} of {n} questions do not fit into the context of {engine.context} tokens and will count as wrong'
     cut = f'{fit.short} of {n} questions leave an answer less room than max_new_tokens'
     parts = [said] * bool(lost) + [cut] * bool(fit.short)
-    return '; '.join(parts) + f'. {remedy}' if parts else ''
+    return '; '.join(parts) + f'. {remedy}'
