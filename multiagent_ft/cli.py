@@ -8,12 +8,12 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'RunDir', 'Iteration', 'OtherTask', 'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'DEBATE', 'STUDY',
            'Seeds', 'JustPlan', 'RowsArgument', 'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS',
            'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain',
-           'ending', 'flag', 'takes_settings', 'results_only', 'print_rows', 'escape_controls', 'turn_lines',
-           'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline', 'print_summary', 'run', 'plan', 'option',
-           'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'watched_debate', 'answer_lines',
+           'ending', 'flag', 'takes_settings', 'results_only', 'rich_table', 'print_rows', 'escape_controls',
+           'turn_lines', 'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline', 'print_summary', 'run',
+           'plan', 'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'watched_debate', 'answer_lines',
            'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run',
-           'report_run', 'explain_run', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
-           'nano_train', 'nano_measure', 'main']
+           'report_run', 'explain_run', 'show_recipes', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -149,21 +149,33 @@ def results_only():
     return redirect_stdout(sys.stderr)
 
 # %% ../nbs/71_cli.ipynb #abfb7c6c
+def rich_table(rows: list[list[str]], title: str, left: tuple, narrow: bool = False):
+    "The table as rich draws it; `narrow`: no frame, and heads and values that continue below instead of being cut."
+    from rich import box
+    from rich.table import Table
+
+    thin = dict(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False) if narrow else {}
+    table = Table(title=title, title_justify='left', **thin)
+    for head in rows[0]:
+        table.add_column(head, justify='left' if head in left else 'right', overflow='fold')
+    for row in rows[1:]:
+        table.add_row(*(x.replace(' ± ', '±') if narrow else x for x in row))
+    return table
+
+
 def print_rows(
     rows: list[list[str]],  # head first
     title: str = '',
     left: tuple = (),  # heads of the columns that are words; the others are flush right
+    width: int | None = None,  # columns; default: those of the terminal, no limit in a file
 ):
-    "A table, on standard output."
+    "A table, on standard output; of a narrow terminal no head is cut (*majori…* might be two methods)."
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title, title_justify='left')
-    for head in rows[0]:
-        table.add_column(head, justify='left' if head in left else 'right')
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(table)  # a name may hold brackets
+    width = width or (None if sys.stdout.isatty() else 10_000)
+    console, table = Console(width=width, markup=False), rich_table(rows, title, left=left)  # a name may hold brackets
+    whole = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.print(table if whole <= console.width else rich_table(rows, title, left=left, narrow=True))
 
 # %% ../nbs/71_cli.ipynb #e99ddbfb
 COLOURS = ('cyan', 'magenta', 'yellow', 'green', 'blue', 'red')
@@ -541,7 +553,9 @@ def debate(
     show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
 
 
-def watched_debate(society):
+def watched_debate(
+    society,  # of `runs.society`
+):
     "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
     from multiagent_ft.runs.tracking import LiveDebate
 
@@ -757,6 +771,24 @@ def explain_run(dir: RunDir):
     )
     if faults:
         raise typer.Exit(1)
+
+# %% ../nbs/71_cli.ipynb #ec10b001
+@app.command('recipes')
+def show_recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar='[NAME]', help='Show this one, or FILE.py:NAME of your own.', show_default=False),
+    ] = None,
+):
+    "All methods: what they need (gold or none), how they train, calls per question, and their source; or one of them."
+    from multiagent_ft.method.recipes import load_recipe
+    from multiagent_ft.neighbours.catalogue import catalogue, page
+
+    if name is not None:
+        return print('\n'.join(page(load_recipe(name))))
+    rows = catalogue()
+    print_rows(rows, f'{len(rows) - 1} recipes', left=('recipe', 'needs', 'training', 'source'))
+    print('Calls are per question, at most, for 3 agents and 2 rounds. One of them: maft recipes NAME')
 
 # %% ../nbs/71_cli.ipynb #31619bf2
 @app.command('config')

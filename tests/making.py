@@ -97,3 +97,20 @@ def check_killed_and_resumed(lines, *args, results, cwd):
     again = maft(*args, '--out', 'killed', cwd=cwd)
     assert 'Nothing was left to do: 0 generations' in again.stdout
     assert results(cwd / 'killed') == results(cwd / 'whole')
+
+
+def finetuned(folder, engine, file, *, objective, settings, parent=None, seed=0, **how):
+    "Train an agent on the examples in `file`, with a checkpoint after every step; its folder."
+    from multiagent_ft.training.finetune import finetune_job
+    from multiagent_ft.training.trainer import objective_name
+
+    how |= dict(objective=objective_name(objective), checkpoint_seconds=0)
+    finetune_job(folder, engine, parent and str(parent), str(file), settings, seed, **how)
+    return folder
+
+
+def payload(folder):
+    "{file: digest} of what a job wrote."
+    from multiagent_ft.core import file_digest
+
+    return {f.name: file_digest(f) for f in Path(folder).iterdir()}

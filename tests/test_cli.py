@@ -541,3 +541,19 @@ def test_compare_end_to_end(tiny, tmp_path, monkeypatch, capfd):
         and 'Results: c/table.md' in p.stdout
     ), p.stdout + p.stderr
     assert 'Nothing was left to do: 0 generations' in here(monkeypatch, capfd, *args, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize('width', [40, 60, 80, 200])
+def test_tables_cut_no_head_in_a_narrow_terminal(width, capsys):
+    "Two methods that begin alike stay apart at any width."
+    from multiagent_ft.cli import print_rows
+
+    rows = [
+        ['iteration', 'majority', 'majority_9', 'debate', 'examples per agent'],
+        ['0', *['65.2 ± 2.1'] * 3, '9 9 9'],
+    ]
+    print_rows(rows, width=width)
+    lines = capsys.readouterr().out.splitlines()
+    assert '…' not in ''.join(lines) and max(map(len, lines)) <= width
+    if width >= 60:
+        assert '65.2' in ''.join(lines) and 'majority_9' in ''.join(lines)

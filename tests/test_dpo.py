@@ -18,6 +18,7 @@ from multiagent_ft.training.base import base_of
 from multiagent_ft.training.dpo import DPO, Pair
 from multiagent_ft.training.finetune import finetune_job, finetune_key
 from multiagent_ft.training.guards import GuardError
+from making import finetuned, payload
 
 FAST = dict(learning_rate=2e-2, epochs=2, batch_size=4, rank=4, alpha=8)
 
@@ -40,25 +41,10 @@ def job(engine, tmp_path):
     file = save_examples(tmp_path / 'pairs.jsonl', some_pairs(engine))
 
     def run(name='out', parent=None, seed=0, file=file, objective=DPO(), scratch=None, progress=None, **settings):
-        finetune_job(
-            tmp_path / name,
-            engine,
-            parent and str(parent),
-            str(file),
-            FAST | settings,
-            seed,
-            objective=tr.objective_name(objective),
-            scratch=scratch,
-            progress=progress,
-            checkpoint_seconds=0,
-        )
-        return tmp_path / name
+        how = dict(objective=objective, parent=parent, seed=seed, scratch=scratch, progress=progress)
+        return finetuned(tmp_path / name, engine, file, settings=FAST | settings, **how)
 
     return run
-
-
-def payload(folder):
-    return {f.name: file_digest(f) for f in folder.iterdir()}
 
 
 def curve(folder):

@@ -1,20 +1,20 @@
 "Finetuning: the guards, each broken on purpose; the same bytes every time; killed and continued; many architectures."
 
 import json, os, random, signal, subprocess, sys
-from pathlib import Path
 
 import pytest
 import tiny_models
 from multiagent_ft.training import finetune as ft
 from multiagent_ft.training import guards
 from multiagent_ft.training import trainer as tr
-from multiagent_ft.core import MaftError, Message, file_digest
+from multiagent_ft.core import MaftError, Message
 from multiagent_ft.training.finetune import finetune_job, finetune_key
 from multiagent_ft.training.guards import GuardError
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.method.examples import Example, load_examples, save_examples
 from multiagent_ft.training.settings import TrainingSettings
 from multiagent_ft.training.base import base_tensors, plain_name
+from making import payload
 
 FAST = dict(learning_rate=2e-3, epochs=2, batch_size=8, rank=4, alpha=8)
 
@@ -74,10 +74,6 @@ def with_checkpoints(engine, rows_file, tmp_path):
         finetune_job(tmp_path / name, engine, None, str(rows_file), FAST, seed, **how)
 
     return run
-
-
-def payload(folder):
-    return {f.name: file_digest(f) for f in Path(folder).iterdir()}
 
 
 def report_of(folder):

@@ -12,7 +12,7 @@ NANO = Path(hf.find_model('nano'))
 
 
 def model(folder, *without, **files):
-    "A copy of nano, some files left out and some written anew."
+    "A copy of nano, some files left out and some rewritten."
     shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns('*.py', '__pycache__', *without))
     for name, content in files.items():
         (folder / name.replace('__', '.').replace('_safetensors', '.safetensors')).write_bytes(content)

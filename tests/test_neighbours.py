@@ -1,6 +1,6 @@
 "Recipes of other papers: what is selected, weighted, paired; no gold where none is promised; bad input; real runs."
 
-import json
+import json, subprocess, sys
 from dataclasses import replace
 
 import pytest
@@ -20,10 +20,12 @@ from multiagent_ft.method.recipes import (
     recipe_names,
     recipe_source,
 )
+from multiagent_ft.neighbours.catalogue import page
 from multiagent_ft.neighbours.preferences import best_of_k
 from multiagent_ft.runs.run import run
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.runs.tasks import Task
+from conftest import ROOT, maft
 from test_recipes import run_all
 
 TRAINED = [name for name in recipe_names() if load_recipe(name).trains]
@@ -92,9 +94,29 @@ def test_names_are_those_of_the_recipes():
         NEIGHBOURS['mine'] = 'method.recipes:BASE'
 
 
-def test_unknown_name_lists_neighbours_too():
-    with pytest.raises(MaftError, match='multiagent-ft,.*ttrl'):
-        load_recipe('magic')
+def test_unknown_name_suggests_a_neighbour():
+    with pytest.raises(MaftError, match='did you mean ttrl.*multiagent-ft,.*`maft recipes` lists') as e:
+        load_recipe('ttlr')
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_recipes_are_listed_and_shown(tmp_path):
+    done = maft('recipes', env=dict(COLUMNS='200'))
+    assert done.returncode == 0 and all(name in done.stdout for name in recipe_names())
+    lines = '\n'.join(page(load_recipe('v-star')))
+    assert all(x in lines for x in ('gold', 'critics: dpo beta=0.1', 'maft run --recipe v-star'))
+    (tmp_path / 'my.py').write_text('from multiagent_ft.method.recipes import BASE\nmine = BASE.but("mine")\n')
+    assert page(load_recipe(f'{tmp_path}/my.py:mine'))[0].startswith('mine: arXiv 2501.05707')
+    done = maft('recipes', 'magic')
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_leaderboard_names_every_recipe_once():
+    done = subprocess.run([sys.executable, ROOT / 'tools' / 'leaderboard.py', '--show'], capture_output=True, text=True)
+    line = done.stdout.split()
+    assert line[:2] == ['maft', 'compare'] and '--baseline' in line
+    assert [n for n in line if n in recipe_names()].count('ttrl') == 1
+    assert set(recipe_names()) - set(line) == {'single-agent-ft-t2', 'single-agent-ft-alone-t2'}
 
 
 # No gold where none is promised
@@ -229,6 +251,15 @@ def test_a_recipe_of_each_objective_runs(tmp_path):
     assert all(not s['made'] for s in run_all(QUICK[:1], tmp_path).values())
     v_star = json.loads((tmp_path / 'v-star-vote' / 'iteration-1' / 'society.json').read_text())
     assert {f'{a["role"]}-{a["index"]}' for a in v_star['agents'] if a['adapter']} <= {'generator-0', 'critic-0'}
+
+
+def test_answer_time_methods_run(tmp_path):
+    names = ['adaptive-consistency', 'self-refine', 'sets', 'slim-sc', 'confidence-vote']
+    for name, summary in run_all(names, tmp_path).items():
+        check_run(name, summary, tmp_path)
+        health = summary['iterations'][0]['health']
+        calls = health['cost']['debate']['calls']
+        assert calls <= 6 * load_recipe(name).answer_asks.calls(load_config(flags=dict(agents='2'))), name
 
 
 @pytest.mark.slow

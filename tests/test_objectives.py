@@ -12,8 +12,9 @@ from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.method.examples import Example, save_examples
 from multiagent_ft.neighbours import grpo, kto, weighted
 from multiagent_ft.training import trainer as tr
-from multiagent_ft.training.finetune import finetune_job, finetune_key
+from multiagent_ft.training.finetune import finetune_key
 from multiagent_ft.training.guards import GuardError
+from making import finetuned, payload
 
 FAST = dict(learning_rate=2e-2, epochs=2, batch_size=4, rank=4, alpha=8)
 
@@ -50,25 +51,10 @@ def job(engine, tmp_path):
     def run(case, name='out', parent=None, seed=0, spoil=None, scratch=None, progress=None, **settings):
         examples = [case.example(e, i) for i, e in enumerate(turns(engine))]
         file = save_examples(tmp_path / f'{name}.jsonl', spoil(examples) if spoil else examples)
-        finetune_job(
-            tmp_path / name,
-            engine,
-            parent and str(parent),
-            str(file),
-            FAST | settings,
-            seed,
-            objective=tr.objective_name(case.objective),
-            scratch=scratch,
-            progress=progress,
-            checkpoint_seconds=0,
-        )
-        return tmp_path / name
+        how = dict(objective=case.objective, parent=parent, seed=seed, scratch=scratch, progress=progress)
+        return finetuned(tmp_path / name, engine, file, settings=FAST | settings, **how)
 
     return run
-
-
-def payload(folder):
-    return {f.name: file_digest(f) for f in folder.iterdir()}
 
 
 def adapter(folder):

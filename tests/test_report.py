@@ -1,6 +1,7 @@
 "The page of a run: complete, self-contained, and safe against what agents write."
 
-import base64, hashlib, json, re
+import base64, hashlib, json, re, shutil, subprocess
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 import pytest
@@ -25,6 +26,9 @@ from multiagent_ft.studies.plots import iterations_plot, svg_element
 from multiagent_ft.studies.report import (
     MARKS,
     Debate,
+    Talk,
+    browser,
+    headline,
     accuracy_points,
     choose,
     marks,
@@ -36,7 +40,7 @@ from multiagent_ft.studies.report import (
     warnings_of,
 )
 from multiagent_ft.studies.statistics import Point
-from multiagent_ft.method.examples import pseudo_labels
+from multiagent_ft.method.examples import Example, pseudo_labels, save_examples
 from multiagent_ft.runs.tasks import Task
 
 TASK = Task('t', 'number')
@@ -68,6 +72,11 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         self.data.setdefault(self.open[-1] if self.open else '', []).append(data)
+
+
+def data_of(text):
+    "The debates in a page."
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
 def held(k, i, gold=True, evil=''):
@@ -146,9 +155,9 @@ def test_html_is_complete_and_well_formed(run):
     text = path.read_text(encoding='utf-8')
     r = Reader(text)
     assert path == run / 'report.html' and path.parent == run
-    assert r.tags.count('svg') == 2 and r.tags.count('script') == 1 and text.count('<details class="debate"') == 24
+    assert r.tags.count('svg') == 2 and r.tags.count('script') == 2 and len(data_of(text)) == 24
     for expected in (
-        'Accuracy',
+        'Overview',
         'Health',
         'Cost',
         'Debates',
@@ -165,8 +174,8 @@ def test_html_is_complete_and_well_formed(run):
 def test_html_has_no_external_resources(run):
     r = Reader(page(read_results(run)))
     for tag, k, v in r.attributes:
-        assert k not in ('src', 'href', 'action', 'data', 'srcset', 'poster'), (tag, k, v)
-        assert k != 'xlink:href' or v.startswith('#')
+        assert k not in ('src', 'action', 'data', 'srcset', 'poster'), (tag, k, v)
+        assert k not in ('href', 'xlink:href') or v.startswith('#')
         assert not k.startswith('on')
         if k == 'style':
             assert 'url(' not in v or 'url(#' in v
@@ -177,7 +186,7 @@ def test_content_security_policy_allows_only_our_script(run):
     text = page(read_results(run))
     r = Reader(text)
     rule = next(v for t, k, v in r.attributes if k == 'content' and 'default-src' in v)
-    script = ''.join(r.data['script'])
+    script = r.data['script'][-1]
     assert (
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in rule
         and "default-src 'none'" in rule
@@ -212,7 +221,7 @@ def test_html_injection_is_escaped(tmp_path, evil):
     assert a.tags == b.tags
     assert [(t, k) for t, k, _ in a.attributes] == [(t, k) for t, k, _ in b.attributes]
     if evil not in ('\ud800', '\u202egnp.exe'):
-        assert any(evil in d for d in b.data['pre'])
+        assert any(evil in d for d in b.data['pre']) and evil in data_of(report(odd).read_text())[0]['turns'][0]['text']
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
@@ -243,7 +252,7 @@ def test_report_of_unfinished_runs(tmp_path):
     part = make_run(tmp_path / 'part')
     (part / 'iteration-2/transcripts.jsonl').unlink()
     text = report(part).read_text(encoding='utf-8')
-    assert text.count('<details class="debate"') == 12 and Reader(text)
+    assert len(data_of(text)) == 12 and Reader(text)
 
 
 @pytest.mark.parametrize(
@@ -271,13 +280,56 @@ def test_report_of_corrupt_folders(tmp_path, name, content, expected):
 
 def test_shown_debates_are_limited_and_counted(run):
     text = page(read_results(run), 8)
-    assert text.count('<details class="debate"') == 8 and '8 of 24' in text
+    assert len(data_of(text)) == 8 and '8 of 24' in text
+
+
+def test_page_shows_evaluations_and_who_trained_on_a_turn(tmp_path):
+    home = make_run(tmp_path / 'r', iterations=1, n=3)
+    debate = held(1, 0)
+    turn = debate.at(2)[1]
+    example = Example((1,), turn.completion.token_ids, problem=debate.problem.id, round=2, bucket='correction')
+    save_examples(home / 'iteration-1' / 'examples' / 'critic-1.jsonl', [example, example])
+    write_jsonl(home / 'iteration-0' / 'eval.jsonl', [transcript_to_dict(held(9, 0))])
+    found = data_of(page(read_results(home)))
+    assert Counter(d['debates'] for d in found) == dict(training=3, evaluation=1)
+    trained = [t for d in found for t in d['turns'] if 'examples' in t]
+    # turns of the same text are the same example
+    assert {t['round'] for t in trained} == {2} and trained[0]['examples'] == ['critic-1 (correction)']
+
+
+def test_very_long_debates_are_fewer(run, monkeypatch):
+    monkeypatch.setattr('multiagent_ft.studies.report.MOST_TEXT', 3500)
+    r = read_results(run)
+    first = r.debates[0]
+    long = replace(first.transcript.turns[0], completion=Completion('x' * 1000, 'stop'))
+    talks = [first._replace(transcript=replace(first.transcript, turns=(long,)))] * 12
+    assert browser(replace(r, debates=talks)).shown[''] == 3
+
+
+def test_headline_is_held_against_the_vote_at_equal_cost(run):
+    records = read_results(run).study.records
+    assert headline(Study(records)).than == 'the untrained debate'
+    assert headline(Study(records[:1])).than == 'the vote of the first answers'
+    records[0]['right']['maj@9'] = [1] * 6 + [0] * 6
+    found = headline(Study(records))
+    assert found.than.startswith('maj@9,')
+    assert found.gain.mean == pytest.approx(sum(records[-1]['right']['debate']) / 12 - 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium here')
+def test_list_of_debates_is_virtual(tmp_path):
+    "Of 600 debates a browser makes elements of the few in view, and reads the first."
+    file = report(make_run(tmp_path / 'r', iterations=2, n=300))
+    command = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', f'file://{file}']
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert '600 of 600 shown' in dom and 0 < dom.count('role="option"') < 60 and 'class="question"' in dom
 
 
 def test_choose_keeps_all_rare_debates():
-    debates = [Debate(i, None, ['right'] if i % 50 else ['false', 'corrupted']) for i in range(1000)]
+    debates = [Debate(i, ['right'] if i % 50 else ['false', 'corrupted']) for i in range(1000)]
     chosen = choose(debates, 150)
-    assert len(chosen) == 150 and [d.transcript for d in chosen] == sorted(d.transcript for d in chosen)
+    assert len(chosen) == 150 and [d.talk for d in chosen] == sorted(d.talk for d in chosen)
     assert sum('false' in d.marks for d in chosen) == 20, 'all rare ones are there'
     assert list(MARKS) == ['corrected', 'corrupted', 'false', 'right', 'none', 'truncated']
 
@@ -314,14 +366,13 @@ def test_health_csv_holds_the_measures_of_the_summary(run):
 
 def test_debate_tags_match_the_outcomes(run):
     tags = set()
-    for debates in read_results(run).debates.values():
-        for t, v in debates:
-            o, found = outcome(t, Task('t', 'number')), marks(t, v['answer'])
-            tags |= set(found)
-            flips = list(zip(o['right_first'], o['right_final']))
-            assert ('corrected' in found) == any(b and not a for a, b in flips)
-            assert ('corrupted' in found) == any(a and not b for a, b in flips)
-            assert sum(x in found for x in ('false', 'right', 'none')) == 1
+    for talk in read_results(run).debates:
+        o, found = outcome(talk.transcript, TASK), marks(talk)
+        tags |= set(found)
+        flips = list(zip(o['right_first'], o['right_final']))
+        assert ('corrected' in found) == any(b and not a for a, b in flips)
+        assert ('corrupted' in found) == any(a and not b for a, b in flips)
+        assert sum(x in found for x in ('false', 'right', 'none')) == 1
     assert {'corrected', 'corrupted', 'false', 'right'} <= tags
 
 
@@ -364,9 +415,10 @@ def test_svg_plot_is_inline_and_small():
 def test_report_of_early_stop_and_empty_turns(run):
     turns = [Turn(n, 'generator', 1, Completion('', 'context_overflow')) for n in range(2)]
     t = Transcript(Problem('p', 'q', '7'), turns)
-    assert marks(t, None) == ['none', 'truncated']
-    text = page(replace(read_results(run), debates={1: [(t, {})]}))
-    assert Reader(text) and 'context_overflow' in text and text.count('<details class="debate"') == 1
+    talk = Talk(1, 'training', t)
+    assert marks(talk) == ['none', 'truncated'] and marks(talk._replace(debates='evaluation')) == ['truncated']
+    text = page(replace(read_results(run), debates=[talk]))
+    assert Reader(text) and 'context_overflow' in text and len(data_of(text)) == 1
 
 
 def test_template_has_no_safe_filter():
@@ -388,4 +440,8 @@ def test_report_of_a_real_run(tmp_path):
         )
     )
     text = report(tmp_path / 'r').read_text(encoding='utf-8')
-    assert Reader(text) and text.count('<details class="debate"') == 24
+    found = data_of(text)
+    assert Reader(text) and Counter(d['debates'] for d in found) == dict(training=24, evaluation=24)
+    trained = json.loads((tmp_path / 'r' / 'summary.json').read_text())['iterations'][1]['agents']
+    shown = Counter(name.split(' ')[0] for d in found for t in d['turns'] for name in t.get('examples', []))
+    assert shown == {name: a['unique'] for name, a in trained.items()}

@@ -8,9 +8,11 @@ import pytest
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.core import Completion, MaftError, Problem, Transcript, Turn, read_jsonl
 from multiagent_ft.method.examples import load_examples
+from multiagent_ft.runs.run import SCHEMA
 from multiagent_ft.runs.tasks import normalized
 
-SMALL = dict(train=40, eval=24, iterations=1, workers=0, wandb='off', seed=3)
+AGENTS, TRAIN, EVAL = 2, 24, 16
+SMALL = dict(agents=AGENTS, train=TRAIN, eval=EVAL, iterations=1, workers=0, wandb='off', seed=3)
 
 
 def go(out, **kw):
@@ -41,19 +43,19 @@ def runs(tmp_path_factory):
 def test_summary(runs):
     root, s = runs
     on_disk = json.loads((root / 'demo' / 'summary.json').read_text())
-    assert on_disk['schema'] == 2 and {k: s[k] for k in on_disk} == on_disk
+    assert on_disk['schema'] == SCHEMA and {k: s[k] for k in on_disk} == on_disk
     assert [i['iteration'] for i in s['iterations']] == [0, 1]
     for it in s['iterations']:
         for m in ('single', 'majority', 'debate'):
             r = it['methods'][m]
-            assert set(r) >= {'accuracy', 'stderr', 'n', 'unparsed'} and r['n'] == 24
-            k = r['accuracy'] * r['n'] * (3 if m == 'single' else 1)
+            assert set(r) >= {'accuracy', 'stderr', 'n', 'unparsed'} and r['n'] == EVAL
+            k = r['accuracy'] * r['n'] * (AGENTS if m == 'single' else 1)
             assert abs(k - round(k)) < 1e-9, 'an accuracy is k/n'
-    assert 'maj@9' in s['iterations'][0]['methods']
+    assert 'maj@6' in s['iterations'][0]['methods']
     c = s['iterations'][1]['consensus']
-    assert 0 < c['kept'] <= c['asked'] == 40 and 0 <= c['pseudo_label_accuracy'] <= 1
+    assert 0 < c['kept'] <= c['asked'] == TRAIN and 0 <= c['pseudo_label_accuracy'] <= 1
     assert all(
-        len(s['iterations'][1]['examples'][r]) == 3 and sum(s['iterations'][1]['examples'][r]) > 0
+        len(s['iterations'][1]['examples'][r]) == AGENTS and sum(s['iterations'][1]['examples'][r]) > 0
         for r in ('generator', 'critic')
     )
 
@@ -61,12 +63,12 @@ def test_summary(runs):
 def test_summary_matches_outcomes(runs):
     root, s = runs
     outcomes = read_jsonl(root / 'demo' / 'outcomes.jsonl')
-    assert len(outcomes) == 2 * 24
+    assert len(outcomes) == 2 * EVAL
     for it in s['iterations']:
         mine = [o for o in outcomes if o['iteration'] == it['iteration']]
         assert it['methods']['debate']['accuracy'] == sum(o['debate']['right'] for o in mine) / len(mine)
         assert it['methods']['single']['accuracy'] == pytest.approx(
-            sum(sum(o['right_first']) for o in mine) / (3 * len(mine))
+            sum(sum(o['right_first']) for o in mine) / (AGENTS * len(mine))
         )
 
 
@@ -77,7 +79,7 @@ def test_evaluation_questions_and_gold_are_not_trained_on(runs):
     }
     from multiagent_ft.runs.tasks import load_task, split
 
-    train, evaluation = split(load_task('arithmetic'), 40, 24, 3)
+    train, evaluation = split(load_task('arithmetic'), TRAIN, EVAL, 3)
     assert trained == {normalized(p.text) for p in train}
     assert not trained & {normalized(p.text) for p in evaluation}
 
@@ -93,7 +95,7 @@ def test_examples_are_own_prompts_and_completions(runs):
                 tuple(u['completion']['token_ids']),
             )
     files = sorted((root / 'demo' / 'iteration-1' / 'examples').glob('*.jsonl'))
-    assert len(files) == 6
+    assert len(files) == 2 * AGENTS
     for f in files:
         role, i = f.stem.rsplit('-', 1)
         for r in load_examples(f):
@@ -105,7 +107,7 @@ def test_adapters_differ(runs):
 
     root, _ = runs
     ids = {adapter_identity(f) for f in (root / 'demo' / 'iteration-1' / 'adapters').iterdir()}
-    assert len(ids) == 6
+    assert len(ids) == 2 * AGENTS
 
 
 def test_finished_run_is_a_no_op(runs):
@@ -205,7 +207,7 @@ def test_more_iterations_extend_a_run(runs):
     shutil.copytree(root / 'demo', root / 'longer')
     longer = go(root / 'longer', iterations=2)
     assert longer['iterations'][:2] == s['iterations'] and len(longer['iterations']) == 3
-    assert longer['made']['finetune'] == 6
+    assert longer['made']['finetune'] == 2 * AGENTS
     from multiagent_ft.engines.huggingface import adapter_identity
 
     assert adapter_identity(root / 'longer' / 'iteration-2' / 'adapters' / 'generator-0') != adapter_identity(
@@ -218,8 +220,8 @@ def test_w_changes_critics_only(runs):
     root, s = runs
     other = go(root / 'w', w=1.0)
     kinds = json.loads((root / 'demo' / 'keys.json').read_text()), json.loads((root / 'w' / 'keys.json').read_text())
-    assert other['made']['finetune'] <= 3
-    assert other['made'].get('generate', 0) <= 3  # round 2 of the evaluation, one block per critic
+    assert other['made']['finetune'] <= AGENTS
+    assert other['made'].get('generate', 0) <= AGENTS  # round 2 of the evaluation, one block per critic
     assert len(set(kinds[1]) - set(kinds[0])) == sum(other['made'].values())
     assert other['iterations'][0] == s['iterations'][0]
     assert prints(root / 'w')['iteration-1/transcripts.jsonl'] == prints(root / 'demo')['iteration-1/transcripts.jsonl']
@@ -230,7 +232,9 @@ def test_recipes_share_the_store(runs):
     other = go(root / 'majority', recipe='majority-ft')
     assert other['made']['finetune'] == 1
     assert other['iterations'][0]['methods']['single'] == s['iterations'][0]['methods']['single']
-    assert other['made']['generate'] == 3  # only the completions of the new model in the evaluation; the rest is cached
+    assert (
+        other['made']['generate'] == AGENTS
+    )  # only the completions of the new model in the evaluation; the rest is cached
 
 
 def test_workers_are_byte_identical(runs):
@@ -244,7 +248,7 @@ def test_society_ask(runs):
 
     root, _ = runs
     t = Society.load(root / 'demo').ask('What is the result of 3+7*1+4-9*6?')
-    assert [u.role for u in t.turns] == ['generator'] * 3 + ['summarizer'] * 3 + ['critic'] * 3
+    assert [u.role for u in t.turns] == ['generator'] * AGENTS + ['summarizer'] * AGENTS + ['critic'] * AGENTS
     assert t == Society.load(root / 'demo', 1).ask('What is the result of 3+7*1+4-9*6?')
     with pytest.raises(MaftError, match='there is no 5'):
         Society.load(root / 'demo', 5)
@@ -283,7 +287,7 @@ def test_early_stop_saves_calls_and_tokens(runs):
         == prints(root / 'demo')['iteration-1/transcripts.jsonl']
     )
     early = both['iterations'][1]['early']
-    assert early['debates'] > 0 and early['critic_examples_lost'] == 3 * early['debates']
+    assert early['debates'] > 0 and early['critic_examples_lost'] == AGENTS * early['debates']
     assert sum(both['iterations'][1]['examples']['critic']) < sum(s['iterations'][1]['examples']['critic'])
 
 
@@ -475,7 +479,7 @@ def test_generated_questions_never_overlap_evaluation(runs):
     root, _ = runs
     check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
     with pytest.raises(MaftError, match='^40 of these 40'):
-        check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 40, 24, 3).train)
+        check_unseen(root / 'demo', 1, split(load_task('arithmetic'), TRAIN, EVAL, 3).train)
 
 
 def test_auto_workers_depend_on_model_size(tmp_path):

@@ -351,3 +351,16 @@ with Tracker(sys.argv[1], wandb='offline') as t:
     p = python(code, tmp_path / 'run2', **dict.fromkeys(names))
     out, err = p.communicate(timeout=120)
     assert out.split() == ['multiagent-ft', 'run2', 'run2'], err
+
+
+def test_what_wandb_disabled_wrote_down_is_respected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('WANDB_CONFIG_DIR', str(tmp_path / 'user'))
+    key = dict(WANDB_API_KEY='k' * 40)
+    assert wandb_mode('auto', key) == 'online'
+    (tmp_path / 'wandb').mkdir()
+    for written, mode in [('disabled', 'off'), ('offline', 'offline'), ('online', 'online')]:
+        (tmp_path / 'wandb' / 'settings').write_text(f'[default]\nmode = {written}\n')
+        assert wandb_mode('auto', key) == mode and wandb_mode('auto', key | dict(WANDB_MODE='offline')) == 'offline'
+    (tmp_path / 'wandb' / 'settings').write_bytes(b'\xff no settings')
+    assert wandb_mode('auto', key) == 'online'

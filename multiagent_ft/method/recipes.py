@@ -14,6 +14,7 @@ __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Callable, Mapping
 from .consensus import Vote
@@ -91,7 +92,7 @@ class Asks:
     first: str = 'agents'  # first answers: one of `FIRST_ANSWERS`
     hinted: bool = False  # one more, with the right answer as a hint
     debates: bool = False  # the rounds of critics (and summaries) follow
-    more: int = 0  # further calls: reflections, draws, questions made
+    more: int = field(default=0, repr=False)  # further calls: reflections, draws, questions made
 
     def __post_init__(self):
         if self.first not in FIRST_ANSWERS:
@@ -136,8 +137,9 @@ class Recipe:
     one_model: bool = False  # is one model trained for all agents?
     uses_gold: bool = False  # does it look at gold answers? (only recipes defined by them do)
     settings: Mapping = field(default_factory=dict)  # settings of a run that this recipe fixes
-    objectives: Mapping = field(default_factory=dict)  # role -> objective, for roles that have one of their own
-    status: str = ''  # what it reproduces, and how that was checked
+    # role -> objective, for roles that have one of their own
+    objectives: Mapping = field(default_factory=dict, repr=False)
+    status: str = field(default='', repr=False)  # what it reproduces, and how that was checked
 
     def __post_init__(self):
         if self.turns not in TURNS:
@@ -491,6 +493,15 @@ NEIGHBOURS = MappingProxyType(
         'srt': 'neighbours.reinforcement:SRT',
         'grpo-gold': 'neighbours.reinforcement:GRPO_GOLD',
         'r-zero': 'neighbours.reinforcement:R_ZERO',
+        'adaptive-consistency': 'neighbours.answering:ADAPTIVE',
+        'self-refine': 'neighbours.answering:SELF_REFINE',
+        'sets': 'neighbours.answering:SETS',
+        'slim-sc': 'neighbours.answering:SLIM',
+        'confidence-vote': 'neighbours.answering:CONFIDENCE',
+        'verifier-vote': 'neighbours.answering:VERIFIER_VOTE',
+        'peer-weighted': 'neighbours.answering:PEER_WEIGHTED',
+        'routing': 'neighbours.answering:ROUTING',
+        'token-ensemble': 'neighbours.answering:TOKEN_ENSEMBLE',
     }
 )
 
@@ -505,8 +516,11 @@ def load_recipe(name: str | Recipe) -> Recipe:
     if name in NEIGHBOURS:
         return load_object(f'multiagent_ft.{NEIGHBOURS[name]}', Recipe)
     if name not in RECIPES:
+        near = get_close_matches(name, recipe_names(), 1)
+        hint = f' (did you mean {near[0]}?)' if near else ''
         raise MaftError(
-            f'unknown recipe {name!r}: use one of {", ".join(recipe_names())}, or file.py:name for your own.'
+            f'unknown recipe {name!r}{hint}: use one of {", ".join(RECIPES)}, another that `maft recipes` lists, or'
+            ' file.py:name for your own.'
         )
     return RECIPES[name]
 

@@ -292,7 +292,9 @@ V_STAR = MULTIAGENT_FT.but(
     uses_gold=True,
     status='samples, pairs and the choice checked by hand',
 )
-V_STAR_VOTE = V_STAR.but('v-star-vote', source='v-star with the vote as label', label=by_vote, uses_gold=False)
+V_STAR_VOTE = V_STAR.but(
+    'v-star-vote', source='arXiv 2402.06457 with the vote as label', label=by_vote, uses_gold=False
+)
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #31034c1b
 FLIP_DRAWS = 2  # of every turn, the debate's own included

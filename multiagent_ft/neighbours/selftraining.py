@@ -118,7 +118,7 @@ REST_EM = SELF_CONSISTENCY_FT.but(
 )
 REST_EM_VOTE = REST_EM.but(
     'rest-em-vote',
-    source='rest-em with the vote as label',
+    source='arXiv 2312.06585 with the vote as label',
     label=MULTIAGENT_FT.label,
     uses_gold=False,
 )
@@ -269,7 +269,7 @@ STASC = MAJORITY_FT.but(
 )
 STASC_VOTE = STASC.but(
     'stasc-vote',
-    source='stasc with the vote over second looks as label',
+    source='arXiv 2503.08681 with the vote over second looks as label',
     label=MULTIAGENT_FT.label,
     uses_gold=False,
 )
@@ -363,7 +363,7 @@ GSR = MAJORITY_FT.but(
     status='selection checked by hand; `refinement_gap` of its outcomes',
 )
 GSR_VOTE = GSR.but(
-    'gsr-vote', source='gsr with the vote over candidates as label', label=by_first_vote, uses_gold=False
+    'gsr-vote', source='arXiv 2509.00084 with the vote over candidates as label', label=by_first_vote, uses_gold=False
 )
 
 # %% ../../nbs/neighbours/66_selftraining.ipynb #ccf57dcb

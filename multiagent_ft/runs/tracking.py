@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WANDB_MODES', 'PROJECT', 'STILL_HERE', 'eta', 'clock', 'Progress', 'Bar', 'LiveDebate', 'append_line',
-           'repair_last_line', 'has_key', 'wandb_mode', 'start_wandb', 'within', 'stop_wandb', 'send', 'one_line',
-           'Mirror', 'Tracker', 'rebuild']
+           'repair_last_line', 'has_key', 'wandb_setting', 'wandb_mode', 'start_wandb', 'within', 'stop_wandb', 'send',
+           'one_line', 'Mirror', 'Tracker', 'rebuild']
 
 # %% ../../nbs/runs/28_tracking.ipynb #67c6b7a8
 import json, os, re, sys, threading, time, uuid
@@ -368,11 +368,23 @@ def has_key(environ=None) -> bool:
         return False
 
 
+def wandb_setting() -> str:
+    "The mode that `wandb disabled` or `wandb offline` wrote down, for this folder or for this user; '' for none."
+    from configparser import ConfigParser, Error
+
+    user = Path(os.environ.get('WANDB_CONFIG_DIR') or Path.home() / '.config' / 'wandb')
+    found = ConfigParser(interpolation=None)
+    with suppress(Error, OSError, UnicodeError):
+        found.read([user / 'settings', Path('wandb') / 'settings'], encoding='utf-8')
+    return found.get('default', 'mode', fallback='').strip().lower()
+
+
 def wandb_mode(
     wanted: str = 'auto',  # 'auto': online with a key, else offline; or 'online', 'offline', 'off'
     environ=None,  # default: this process's environment
 ) -> str:
-    """'online', 'offline' or 'off'. Under 'auto' W&B's own variables WANDB_MODE and WANDB_DISABLED are respected.
+    """'online', 'offline' or 'off'. Under 'auto' W&B's own variables WANDB_MODE and WANDB_DISABLED are
+    respected, and what `wandb disabled` wrote down.
     Raises `MaftError` for an unknown wish."""
     env = os.environ if environ is None else environ
     if wanted not in WANDB_MODES:
@@ -380,7 +392,7 @@ def wandb_mode(
     if wanted in ('off', 'offline'):
         return wanted
     if wanted == 'auto':
-        asked = env.get('WANDB_MODE', '').lower()
+        asked = env.get('WANDB_MODE', '').lower() or wandb_setting()
         if asked == 'disabled' or env.get('WANDB_DISABLED', '').lower() in ('1', 'true', 'yes'):
             return 'off'
         if asked in ('offline', 'dryrun'):

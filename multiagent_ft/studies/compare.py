@@ -223,6 +223,8 @@ def addresses_of(asks: Asks, cfg: Config) -> Iterator[tuple]:
         roles = ['summarizer'] * cfg.summary + ['critic']
         for address in product(range(2, cfg.rounds + 1), roles, range(cfg.agents)):
             yield cfg.agents, cfg.summary, *address
+    for j in range(asks.calls(cfg) - asks.first_answers(cfg) - asks.hinted - asks.debates * (cfg.calls - cfg.agents)):
+        yield type(asks).__name__, asks.debates, 'more', j
 
 
 def addresses(cfg: Config) -> Counter:

@@ -6,7 +6,7 @@
 __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_PER_MICRO_BATCH', 'ROOM', 'OBJECTIVES',
            'init_model', 'lora_config', 'unfit_layers', 'check_method', 'fuse_lora', 'check_adapter_shape',
            'length_grouped_order', 'LengthGroupedSampler', 'tokens_by_step', 'pad_right', 'Collator', 'completion_loss',
-           'summed_loss', 'piecewise_loss', 'takes_pieces', 'body_returns', 'our_trainer', 'trainer_class',
+           'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces', 'our_trainer', 'trainer_class',
            'micro_batch_size', 'activation_bytes', 'activation_room', 'tokens_at_once', 'needs_checkpointing', 'Watch',
            'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
            'run_trainer', 'room_for_checkpoints', 'check_count', 'Objective', 'SFT', 'objective_of', 'objective_name']
@@ -50,7 +50,7 @@ def init_model(base: Base, parent: str | None, s: TrainingSettings, seed: int):
     torch.manual_seed(seed)
     return get_peft_model(model, lora_config(model, s))
 
-
+# %% ../../nbs/training/18_trainer.ipynb #e1000002
 def lora_config(model, s: TrainingSettings):
     "PEFT's settings of a fresh adapter; layers that cannot carry one are left out, see `unfit_layers`."
     from peft import LoraConfig
@@ -99,7 +99,7 @@ def unfit_layers(model) -> dict[str, str]:
             found[parts[-1]] = 'read by a fused kernel, past any adapter'
     return found
 
-
+# %% ../../nbs/training/18_trainer.ipynb #e1000005
 def check_method(base: Base, s: TrainingSettings):
     "Raises `MaftError` when this base cannot be trained as the settings say."
     four, eight = (getattr(base.model, f'is_loaded_in_{n}bit', False) for n in (4, 8))
@@ -339,32 +339,6 @@ def piecewise_loss(
     return _piecewise().apply(*inputs)
 
 
-def takes_pieces(
-    lm,  # without PEFT around it
-    input_ids,  # any, (rows, length)
-) -> bool:
-    "Do the logits of one hidden state alone equal those of the whole? Asked once a model; some reach past their body."
-    import torch
-
-    if not hasattr(lm, 'maft_takes_pieces'):
-        training, ids = lm.training, input_ids[:1, :2]
-        lm.eval()
-        with torch.no_grad():
-            lm.maft_takes_pieces = _same_in_pieces(torch, lm, ids)
-        lm.train(training)
-    return lm.maft_takes_pieces
-
-
-def _same_in_pieces(torch, lm, ids):
-    body = lm.base_model(input_ids=ids, use_cache=False)
-    if lm.base_model is lm or not hasattr(body, 'last_hidden_state'):
-        return False
-    whole = lm(input_ids=ids, use_cache=False).logits[:, 1:].float()
-    with body_returns(lm.base_model, replace(body, last_hidden_state=body.last_hidden_state[:, 1:])):
-        one = lm(input_ids=ids[:, :1], use_cache=False).logits.float()
-    return one.shape == whole.shape and torch.allclose(one, whole, rtol=0.02, atol=0.1)
-
-
 @contextmanager
 def body_returns(
     body,  # a module
@@ -406,6 +380,32 @@ def _piecewise() -> type:
             return hidden, None, None, None, *own
 
     return Piecewise
+
+# %% ../../nbs/training/18_trainer.ipynb #e100000a
+def takes_pieces(
+    lm,  # without PEFT around it
+    input_ids,  # any, (rows, length)
+) -> bool:
+    "Do the logits of one hidden state alone equal those of the whole? Asked once a model; some reach past their body."
+    import torch
+
+    if not hasattr(lm, 'maft_takes_pieces'):
+        training, ids = lm.training, input_ids[:1, :2]
+        lm.eval()
+        with torch.no_grad():
+            lm.maft_takes_pieces = _same_in_pieces(torch, lm, ids)
+        lm.train(training)
+    return lm.maft_takes_pieces
+
+
+def _same_in_pieces(torch, lm, ids):
+    body = lm.base_model(input_ids=ids, use_cache=False)
+    if lm.base_model is lm or not hasattr(body, 'last_hidden_state'):
+        return False
+    whole = lm(input_ids=ids, use_cache=False).logits[:, 1:].float()
+    with body_returns(lm.base_model, replace(body, last_hidden_state=body.last_hidden_state[:, 1:])):
+        one = lm(input_ids=ids[:, :1], use_cache=False).logits.float()
+    return one.shape == whole.shape and torch.allclose(one, whole, rtol=0.02, atol=0.1)
 
 # %% ../../nbs/training/18_trainer.ipynb #6be8eb7a
 def our_trainer(trl_trainer: type) -> type:
@@ -461,7 +461,7 @@ def micro_batch_size(
     divisors = [m for m in range(1, s.batch_size + 1) if s.batch_size % m == 0]
     return min(divisors, key=lambda m: abs(math.log(m * mean / at_once)))
 
-
+# %% ../../nbs/training/18_trainer.ipynb #e100000d
 def activation_bytes(model) -> int:
     """Bytes that one token leaves behind for the backward pass, about: inputs and outputs of all linear layers but the
     head, in float32."""
