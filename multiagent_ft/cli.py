@@ -556,7 +556,9 @@ def debate(
     show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
 
 
-def watched_debate(society):
+def watched_debate(
+    society,  # of `runs.society`
+):
     "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
     from multiagent_ft.runs.tracking import LiveDebate
 
