@@ -92,9 +92,21 @@ def test_untrainable_layers_are_refused_before_the_first_debate_and_the_check_is
         assert not c.store.misses and not c.store.hits
 
 
-@pytest.mark.parametrize('objective', [None, dict(name='multiagent_ft.training.dpo:DPO')], ids=['sft', 'dpo'])
+LAYERS = dict(exclude_modules='o_proj,down_proj')
+DPO = dict(name='multiagent_ft.training.dpo:DPO')
+
+
 @pytest.mark.parametrize(
-    'settings', [dict(dora=True), dict(rslora=True), dict(exclude_modules='o_proj,down_proj')], ids=str
+    'settings,objective',
+    [
+        (dict(dora=True), None),
+        (dict(rslora=True), None),
+        (LAYERS, None),
+        (LAYERS, DPO),
+        pytest.param(dict(dora=True), DPO, marks=pytest.mark.slow),
+        pytest.param(dict(rslora=True), DPO, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_lora_options_are_trained_saved_and_loaded(tmp_path, settings, objective):
     engine = HFEngine('nano', device='cpu')
