@@ -273,7 +273,13 @@ def prefill(
     return output
 
 
-def prefill_chunks(model, input_ids: torch.Tensor, cache, whole: bool, **inputs):  # as for `prefill`
+def prefill_chunks(
+    model,  # of transformers
+    input_ids: torch.Tensor,  # (rows, tokens)
+    cache,  # as for `prefill`
+    whole: bool,  # the whole prompt at once
+    **inputs,  # what else the model takes
+):
     """The same, always computed: `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest prompt. A row
     begins at the first 1 of its mask."""
     if whole or inputs.get('position_ids') is None:
