@@ -7,13 +7,14 @@ __all__ = ['METAVAR', 'MORE', 'CONFIG', 'SET', 'QUICK', 'SHARED', 'COLOURS', 'FI
            'Shapes', 'Parts', 'PerDebate', 'Layers', 'BenchTask', 'BenchData', 'VLLMPython', 'JsonFile', 'AsJson',
            'RunDir', 'Iteration', 'OtherTask', 'HowMany', 'Data', 'Question', 'OfRun', 'Kind', 'DEBATE', 'STUDY',
            'Seeds', 'JustPlan', 'RowsArgument', 'Iterations', 'StudyDir', 'Baseline', 'ExperimentName', 'PAPERS_TASKS',
-           'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder', 'store', 'StoreDir', 'nano', 'complain',
-           'ending', 'flag', 'takes_settings', 'results_only', 'rich_table', 'print_rows', 'escape_controls',
-           'turn_lines', 'debate_lines', 'verdict', 'show', 'typed', 'versions', 'headline', 'print_summary', 'run',
-           'plan', 'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate', 'watched_debate', 'answer_lines',
-           'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run',
-           'report_run', 'explain_run', 'show_recipes', 'configuration', 'open_store', 'store_ls', 'store_verify',
-           'store_prune', 'nano_train', 'nano_measure', 'main']
+           'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store',
+           'StoreDir', 'nano', 'complain', 'ending', 'flag', 'takes_settings', 'results_only', 'rich_table',
+           'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'typed', 'versions',
+           'headline', 'print_summary', 'run', 'plan', 'option', 'print_bench', 'bench', 'doctor', 'evaluate', 'debate',
+           'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes',
+           'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run',
+           'serve_society', 'show_recipes', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune',
+           'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -79,6 +80,7 @@ METAVAR = dict(
     data='PATH',
     out='DIR',
     store='DIR',
+    executor='NAME',
     device='NAME',
     wandb='MODE',
 )
@@ -249,6 +251,7 @@ OFTEN = (
     'iterations',
     'out',
     'store',
+    'executor',
     'workers',
     'device',
     'wandb',
@@ -553,7 +556,9 @@ def debate(
     show(answer_lines(transcript) if sys.stdout.isatty() else debate_lines(transcript))
 
 
-def watched_debate(society):
+def watched_debate(
+    society,  # of `runs.society`
+):
     "On a terminal the words of a debate as they come; elsewhere only how long it will take, on standard error."
     from multiagent_ft.runs.tracking import LiveDebate
 
@@ -769,6 +774,60 @@ def explain_run(dir: RunDir):
     )
     if faults:
         raise typer.Exit(1)
+
+# %% ../nbs/71_cli.ipynb #bea34202
+AgentName = Annotated[str, typer.Option('--agent', metavar='NAME', help='Such as generator-0.', show_default=False)]
+Merge = Annotated[bool, typer.Option('--merge', help='Fold the adapter into the base: an ordinary model folder.')]
+NewDir = Annotated[Path, typer.Argument(metavar='OUT', help='A folder that is not there yet.', show_default=False)]
+Repo = Annotated[str, typer.Argument(metavar='OWNER/NAME', help='A repository of the Hub.', show_default=False)]
+
+
+@app.command('export')
+def export_run(dir: RunDir, out: NewDir, agent: AgentName, merge: Merge = False, iteration: Iteration = None):
+    "Write one agent as a plain folder of PEFT (or of transformers, with --merge), compared and with a model card."
+    with results_only():
+        from multiagent_ft.machines.export import export_agent
+
+        made = export_agent(dir, agent, out, iteration=iteration, merge=merge)
+    print(f'{made.folder}: log-probabilities differ from those in the run by at most {made.difference:.2g} nats')
+
+
+@app.command('push')
+def push_run(
+    dir: RunDir,
+    repo: Repo,
+    agent: AgentName,
+    merge: Merge = False,
+    iteration: Iteration = None,
+    public: Annotated[bool, typer.Option('--public', help='Everybody may see it; default: a private one.')] = False,
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be sent; send nothing.')] = False,
+):
+    "Export one agent and upload it to the Hugging Face Hub."
+    with results_only():
+        from multiagent_ft.machines.export import push_agent
+
+        sent = push_agent(dir, agent, repo, iteration=iteration, merge=merge, public=public, dry_run=dry_run)
+    for name, size in sent.files.items():
+        print(f'{size / 1e6:10.3f} MB  {name}')
+    where = f'{sent.repo} ({"private" if sent.private else "public"})'
+    print(sent.url or f'{len(sent.files)} files would go to {where}; nothing was sent.')
+
+
+@app.command('serve')
+def serve_society(
+    dir: RunDir,
+    iteration: Iteration = None,
+    host: Annotated[str, typer.Option(metavar='ADDRESS', help='Who may ask: 0.0.0.0 is everybody.')] = '127.0.0.1',
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar='N', help='0: any that is free.')] = 8000,
+):
+    """Put a finished society behind an address that OpenAI's clients know, until Ctrl-C. The key, if there is one, is
+    in the environment variable MAFT_API_KEY."""
+    from multiagent_ft.machines.serve import serve_run
+
+    def tell(url):
+        print(f'{url} (model society); Ctrl-C ends it', flush=True)
+
+    serve_run(dir, host, port, iteration=iteration, ready=tell)
 
 # %% ../nbs/71_cli.ipynb #ec10b001
 @app.command('recipes')

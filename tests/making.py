@@ -3,6 +3,7 @@
 import json, os, signal, subprocess, sys, tempfile
 from pathlib import Path
 from hypothesis import strategies as st
+from multiagent_ft.core import file_digest
 
 # A program that begins with this has no torch and no transformers.
 WITHOUT_TORCH = """
@@ -54,6 +55,13 @@ def killing(*args, timeout=600):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run_results(folder):
+    "Digests of what a run of one iteration leaves behind that holds no time and no path."
+    names = ['summary.json', 'outcomes.jsonl', 'keys.json', *(f'iteration-{k}/eval.jsonl' for k in (0, 1))]
+    weights = sorted(folder.glob('iteration-1/adapters/*/adapter_model.safetensors'))
+    return [file_digest(f) for f in (*(folder / n for n in names), *weights)]
 
 
 def drawn(leader):

@@ -53,22 +53,24 @@ def outcome(i, right, first=(True, False, True), seed=0):
     )
 
 
+def healthy(asked, generated):
+    "The health of `asked` debates of one round."
+    votes = dict(tied=dict(majority=0, debate=0), unparsed=dict(first=0, final=0), agreement=dict(first=0.5, final=0.6))
+    cost = dict(debate=dict(calls=3 * asked, prompt=9 * asked, generated=generated))
+    return dict(asked=asked, cost=cost, flips=[], finish=dict(stop=3 * asked), empty_summaries=0, **votes)
+
+
 def rec(label, seed, k, right, questions=None, **training):
     it = dict(
         iteration=k,
         consensus=dict(kept=1, asked=2, pseudo_label_accuracy=0.5),
         examples=dict(generator=[1], critic=[2]),
-        health=dict(
-            asked=len(right),
-            cost=dict(debate=dict(generated=10 * len(right))),
-            agreement=dict(first=0.5, final=0.6),
-            finish=dict(stop=3),
-        ),
+        health=healthy(len(right), 10 * len(right)),
     )
     if training:
         it |= dict(
             agents=dict(a=dict(seen=training['seen'])),
-            sampled=dict(cost=dict(debate=dict(generated=training['collected']))),
+            sampled=healthy(2, training['collected']),
         )
     outcomes = [outcome(i, bool(x), seed=questions or seed) for i, x in enumerate(right)]
     return record(label, task='play', seed=seed, it=it, outcomes=outcomes, epochs=2)
@@ -79,8 +81,10 @@ def test_record_counts_by_hand(tmp_path):
     assert r['right'] == dict(debate=[1, 0, 1], majority=[0, 1, 0], single=[2, 2, 2], single_final=[3, 2, 3])
     assert r['unparsed'] == dict(debate=[0] * 3, majority=[1] * 3, single=[1] * 3, single_final=[0] * 3)
     assert (r['questions'], r['agents']) == (3, 3)
-    assert r['training'] == dict(generated=50, trained=14, examples=3, by_role=dict(generator=1, critic=2))
-    assert r['health'] == dict(agreement=dict(first=0.5, final=0.6), finish=dict(stop=3))
+    sums = dict(generated=50, trained=14, examples=3, by_role=dict(generator=1, critic=2))
+    assert r['training'] == sums | dict(agents=dict(a=dict(seen=7)), debates=healthy(2, 50))
+    whole = healthy(3, 30)
+    assert r['health'] == {k: whole[k] for k in whole if k not in ('asked', 'cost')} and r['cost'] == whole['cost']
     # more agents than a digit could say
     assert right_counts([outcome(0, True, [True] * 40)])['single'] == [40]
     a, b = save_records(tmp_path / 'a.gz', [r]).read_bytes(), save_records(tmp_path / 'b.gz', [r]).read_bytes()
@@ -251,7 +255,7 @@ def test_write_study_from_records(tmp_path):
     write_study(tmp_path / 'y', 'T', load_study(tmp_path / 'x' / 'outcomes.jsonl.gz'), 'a')
     files = sorted(f.name for f in (tmp_path / 'x').iterdir())
     assert files == sorted(
-        'table.md table.csv iterations.csv outcomes.jsonl.gz accuracy.png accuracy.svg cost.png cost.svg'
+        'table.md table.csv iterations.csv health.csv outcomes.jsonl.gz accuracy.png accuracy.svg cost.png cost.svg'
         ' iterations.png iterations.svg'.split()
     )
     assert all((tmp_path / 'x' / f).read_bytes() == (tmp_path / 'y' / f).read_bytes() for f in files)

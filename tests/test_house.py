@@ -17,6 +17,7 @@ WINGS = (
     'training',
     'runs',
     'studies',
+    'machines',
     'nano',
     'bench',
     'doctor',

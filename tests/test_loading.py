@@ -60,7 +60,7 @@ def test_pads_do_not_matter_to_attention_and_mamba(tmp_path):
 
 def test_dtype_auto_by_size_and_processor(monkeypatch):
     monkeypatch.setattr(hf, 'multiplies_bfloat16', lambda: True)
-    sizes = (1_269_280, 49_999_999, 50_000_000, 8_000_000_000)
+    sizes = (1_172_960, 199_999_999, 200_000_000, 8_000_000_000)
     assert [hf.pick_dtype('auto', CPU, n) for n in sizes] == [torch.float32] * 2 + [torch.bfloat16] * 2
     assert hf.pick_dtype('float32', CPU, sizes[-1]) == torch.float32
     monkeypatch.setattr(hf, 'multiplies_bfloat16', lambda: False)

@@ -96,3 +96,15 @@ def test_words_of_a_debate_come_agent_by_agent():
     words = {a: ''.join(text for agent, text in shown if agent == a) for a in (0, 1)}
     assert words == {0: '  generator 0\n    abcdef\n', 1: '  generator 1\n    abcdefgh\n'}
     assert [agent for agent, _ in shown] == sorted(agent for agent, _ in shown)
+
+
+def test_no_outlook_where_no_prompt_fits():
+    from multiagent_ft.core import Completion
+    from multiagent_ft.method.prompts import GenerationProgress, Request
+    from multiagent_ft.runs.tracking import LiveDebate
+
+    said = []
+    live = LiveDebate(said.append, stages=1)
+    requests = [Request((), seed=0, where=('ask', 'q', 1, 'generator', 0))]
+    GenerationProgress(requests, live.watch(requests)).complete(0, Completion('', 'context_overflow', (1, 2)))
+    assert said == [] and live.open == [] and len(live.taken) == 1

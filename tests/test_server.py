@@ -10,11 +10,12 @@ from serve import serve
 from tiny_models import make
 from transformers import AutoModelForCausalLM
 
+from faults import Proxy
 from multiagent_ft.engines import huggingface as hf
 
 from multiagent_ft.engines import server as module
 from multiagent_ft.core import MaftError, Message, seed_for
-from multiagent_ft.method.prompts import Engine, EngineSpec, Request, Sampling
+from multiagent_ft.method.prompts import Engine, EngineSpec, Request, Sampling, opening
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.engines.by_name import engine_for
 from multiagent_ft.engines.server import ServerEngine
@@ -154,9 +155,14 @@ def test_truncated_response_is_retried(monkeypatch):
 
 
 def test_bad_server_addresses(llama):
-    for url in ('localhost:8000/v1', '127.0.0.1:8000/v1', 'file:///etc/hostname', ''):
+    for url in ('localhost:8000/v1', '127.0.0.1:8000/v1', 'file:///etc/hostname'):
         with pytest.raises(MaftError, match='begins with http'):
             ServerEngine(url, llama)
+    with pytest.raises(MaftError, match='--set engine.url=.* or OPENAI_BASE_URL'):
+        ServerEngine('', llama)
+    with pytest.raises(MaftError, match='put it into OPENAI_API_KEY') as e:
+        ServerEngine('http://me:hunter2@localhost:8000/v1', llama)
+    assert 'hunter2' not in str(e.value)
 
 
 def test_client_errors_are_not_retried_and_quoted(served, llama, monkeypatch):
@@ -166,7 +172,7 @@ def test_client_errors_are_not_retried_and_quoted(served, llama, monkeypatch):
         calls.append(path)
         return (400, 'max_tokens must be at least 1') if path == '/v1/completions' else None
 
-    remote = ServerEngine(served(trouble=no), llama)
+    remote = ServerEngine(served(trouble=no), llama, chat=False)
     with pytest.raises(MaftError, match='max_tokens must be at least 1'):
         remote.generate(asks(1))
     assert calls.count('/v1/completions') == 1
@@ -228,15 +234,20 @@ def test_retry_after_header(monkeypatch):
         with pytest.raises(MaftError, match=f'HTTP {status}'):
             module.call_server(url)
         assert len(asked) == 1, status
+    waits.clear()
+    replies[:] = [(429, '86400', busy)]
+    with pytest.raises(MaftError, match='left alone for 1440 minutes'):
+        module.call_server(url)
+    assert waits == []
     s.shutdown()
     s.server_close()
 
 
-def test_tokenizer_mismatch_is_detected(served, tmp_path):
+def test_tokenizer_mismatch_is_detected(served, llama, tmp_path):
     "Token ids of one vocabulary are other words in another, and nothing else would say so."
     other = make('qwen2', tmp_path / 'qwen2', context=512)
     with pytest.raises(MaftError, match='tokenizer is not that of'):
-        ServerEngine(served(), other, max_length=400).generate(
+        ServerEngine(served(), other, model=str(llama), max_length=400).generate(
             [Request((Message('user', f'What is {i}+4?'),), i, Sampling(0.8, 0.95, 20)) for i in range(4)]
         )
 
@@ -289,13 +300,108 @@ def test_not_a_completion_server(llama):
     s = ThreadingHTTPServer(('127.0.0.1', 0), Page)
     threading.Thread(target=s.serve_forever, daemon=True).start()
     url = f'http://127.0.0.1:{s.server_address[1]}/v1'
+    with pytest.raises(MaftError, match="tries .last: 200 no JSON object but '<html>Welcome"):
+        ServerEngine(url, llama, wait=0.01)
+    Page.page = b'{"data": []}'
     with pytest.raises(MaftError, match='serves no model'):
         ServerEngine(url, llama)
     Page.page = b'{"data": [{"id": "m", "max_model_len": 400}]}'
     with pytest.raises(MaftError, match='no completion'):
-        ServerEngine(url, llama).generate(asks(1))
+        ServerEngine(url, llama, model='m').generate(asks(1))
     Page.page = b'{"data": [{"id": "m"}]}'
     with pytest.raises(MaftError, match='give max_length'):
-        ServerEngine(url, llama)
+        ServerEngine(url, llama, model='m', chat=False)
     s.shutdown()
     s.server_close()
+
+
+def lines(file):
+    return [json.loads(line) for line in open(file, encoding='utf-8')]
+
+
+@pytest.fixture(scope='module')
+def nano_server():
+    server, url = serve(HFEngine('nano'))
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+FAULTS = ['busy', 'broken', 'cut', 'rubbish', 'closed', 'slow']
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_each_fault_is_survived_and_nothing_answered_is_asked_twice(nano_server, fault):
+    requests = [Request(opening(f'What is the result of {i}+2?'), i, Sampling(max_new_tokens=40)) for i in range(6)]
+    with Proxy(nano_server, lambda n: fault if n in (1, 3) else None) as proxy:
+        remote = ServerEngine(proxy.url, 'nano', wait=0.01, timeout=3, concurrency=2)
+        asked = proxy.count('/completions')
+        assert remote.generate(requests) == HFEngine('nano').generate(requests)
+        assert proxy.count('/completions') - asked == len(requests) and proxy.faults == 2
+
+
+def test_refusals_end_at_once_and_connection_refused_is_reported(nano_server, monkeypatch):
+    for fault, line in (('unauthorized', 'refuses the key'), ('missing', 'HTTP 404'), ('moved', 'has moved to')):
+        with Proxy(nano_server, lambda n: fault) as proxy:
+            with pytest.raises(MaftError, match=line):
+                ServerEngine(proxy.url, 'nano')
+            assert proxy.faults == 1
+    monkeypatch.setenv('OPENAI_BASE_URL', proxy.url)
+    with pytest.raises(MaftError, match='did not answer in 2 tries .* Is the server up'):
+        ServerEngine(tokenizer='nano', tries=2, wait=0.01)
+
+
+@pytest.mark.parametrize('key', ['sk-1\u20112', 'a\tb'])
+def test_key_that_no_header_can_carry(monkeypatch, key):
+    monkeypatch.setenv('OPENAI_API_KEY', key)
+    with pytest.raises(MaftError, match='holds characters that no key has'):
+        ServerEngine('http://127.0.0.1:9/v1', 'nano')
+
+
+SMALL = ['--train', 3, '--eval', 2, '--agents', 2, '--iterations', 1, '--set', 'samples=2', '--set', 'temperature=0']
+
+
+@pytest.mark.slow
+def test_a_run_through_a_failing_proxy_trains_and_asks_nothing_twice(nano_server, run_maft, tmp_path):
+    """Every fifth call fails somehow; in the middle the key stops working; the same command continues, at another
+    address. Adapters are loaded on the server. Outcomes equal those of the engine in process."""
+
+    def out(name):
+        return ['--out', tmp_path / name / 'run']
+
+    here = run_maft('run', *SMALL, '--workers', 0, *out('here'))
+    assert here.returncode == 0, here.stderr
+    with Proxy(nano_server, lambda n: 'unauthorized' if n == 20 else FAULTS[n % 4] if n % 3 == 2 else None) as first:
+        named = ['run', '--engine', 'server', '--set', f'engine.url={first.url}', *SMALL, *out('there')]
+        named += ['--set', 'engine.args.weights=nano', '--set', 'engine.args.wait=0.01']
+        failed = run_maft(*named)
+        assert failed.returncode == 2 and 'refuses the key' in failed.stderr and 'Traceback' not in failed.stderr
+    with Proxy(nano_server, lambda n: None) as second:
+        named[4] = f'engine.url={second.url}'
+        done = run_maft(*named)
+        assert done.returncode == 0, done.stderr
+    answers = [lines(tmp_path / w / 'run' / 'outcomes.jsonl') for w in ('here', 'there')]
+    assert answers[0] == answers[1]
+    requests = sum(len(lines(f)) for f in (tmp_path / 'there' / 'store').glob('generate/*/*/completions.jsonl'))
+    asked = first.count('/completions') + second.count('/completions')
+    assert asked == requests + 2  # one token each to find out what the server can do
+    assert first.count('/load_lora_adapter') + second.count('/load_lora_adapter') > 2
+
+
+def test_a_server_that_only_chats_debates_and_says_what_training_needs(nano_server, run_maft, tmp_path):
+    with Proxy(nano_server, lambda n: None, hidden=('/v1/completions', '/v1/load_lora_adapter')) as proxy:
+        named = ['run', '--engine', 'server', '--set', f'engine.url={proxy.url}', *SMALL, '--out', tmp_path / 'run']
+        refused = run_maft(*named)
+        assert refused.returncode == 2 and proxy.count('/chat/completions') == 0
+        assert 'cannot return token ids and cannot use adapters' in refused.stderr
+        assert '--enable-lora' in refused.stderr and len(refused.stderr.strip().splitlines()) <= 3
+        done = run_maft(*named[:-1], tmp_path / 'debate', '--recipe', 'debate')
+        assert done.returncode == 0, done.stderr
+        assert proxy.count('/chat/completions') > 0 and '/chat/completions' not in done.stdout
+
+
+def test_wrong_model_name_is_refused(nano_server, run_maft, tmp_path):
+    done = run_maft('run', '--engine', 'server', '--set', f'engine.url={nano_server}', '--model', 'Qwen/Qwen3-8B')
+    assert done.returncode == 2 and 'serves nano, not Qwen/Qwen3-8B' in done.stderr
+    done = run_maft('run', '--engine', 'server')
+    assert done.returncode == 2 and 'OPENAI_BASE_URL' in done.stderr

@@ -24,6 +24,7 @@ CASES = dict(
     granitemoe=('GraniteMoeConfig', BODY | EXPERTS),
     llama4=('Llama4TextConfig', BODY | dict(intermediate_size_mlp=64, num_local_experts=4, head_dim=8)),
     phimoe=('PhimoeConfig', BODY | EXPERTS),
+    falcon=('FalconConfig', HIDDEN | dict(num_attention_heads=4)),
     xlstm=('xLSTMConfig', dict(hidden_size=64, num_hidden_layers=2, num_blocks=2, num_heads=4)),
     gpt=('OpenAIGPTConfig', dict(n_embd=32, n_layer=2, n_head=4, n_positions=512)),
 )
@@ -50,6 +51,7 @@ def engine(tmp_path_factory):
         ('granitemoe', set()),
         ('llama4', {'router'}),
         ('phimoe', {'router'}),
+        ('falcon', set()),  # its linear layers are a class with a forward of its own
     ],
 )
 def test_recurrent_and_mixture_models_are_trained_without_unfit_layers(engine, name, left_out):
@@ -92,9 +94,21 @@ def test_untrainable_layers_are_refused_before_the_first_debate_and_the_check_is
         assert not c.store.misses and not c.store.hits
 
 
-@pytest.mark.parametrize('objective', [None, dict(name='multiagent_ft.training.dpo:DPO')], ids=['sft', 'dpo'])
+LAYERS = dict(exclude_modules='o_proj,down_proj')
+DPO = dict(name='multiagent_ft.training.dpo:DPO')
+
+
 @pytest.mark.parametrize(
-    'settings', [dict(dora=True), dict(rslora=True), dict(exclude_modules='o_proj,down_proj')], ids=str
+    'settings,objective',
+    [
+        (dict(dora=True), None),
+        (dict(rslora=True), None),
+        (LAYERS, None),
+        (LAYERS, DPO),
+        pytest.param(dict(dora=True), DPO, marks=pytest.mark.slow),
+        pytest.param(dict(rslora=True), DPO, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_lora_options_are_trained_saved_and_loaded(tmp_path, settings, objective):
     engine = HFEngine('nano', device='cpu')

@@ -50,21 +50,23 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != '/v1/models':
             return self.fail(404, 'no such page')
         engine = self.server.engine
-        names = (engine.name, *self.server.adapters)
-        self.send(200, dict(data=[dict(id=n, max_model_len=engine.context) for n in names]))
+        parents = {engine.name: None} | dict.fromkeys(self.server.adapters, engine.name)
+        self.send(200, dict(data=[dict(id=n, max_model_len=engine.context, parent=p) for n, p in parents.items()]))
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
         if self.refused():
             return
         if self.path == '/v1/load_lora_adapter':
-            self.load_adapter(body['lora_name'], body['lora_path'])
+            self.load_adapter(body.get('lora_name'), body.get('lora_path'))
         elif body['model'] != self.server.engine.name and body['model'] not in self.server.adapters:
             self.fail(404, f'The model {body["model"]} does not exist.')
         else:
             self.complete(body)
 
     def load_adapter(self, name, path):
+        if not name or not path:
+            return self.fail(400, 'Both lora_name and lora_path are needed.')
         if name in self.server.adapters:
             return self.fail(400, f'{name} has already been loaded.')
         self.server.adapters[name] = path
@@ -92,9 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         from multiagent_ft.method.prompts import Sampling
 
         engine = self.server.engine
-        sampling = Sampling(body['temperature'], body['top_p'], body['max_tokens'])
+        sampling = Sampling(body.get('temperature', 1), body.get('top_p', 1), body['max_tokens'])
         with self.server.lock, engine.base.adapters.with_adapter(self.server.adapters.get(body['model'])) as model:
-            return generate_batch(engine, model, [Row(ids, body['seed'], sampling)])[0]
+            return generate_batch(engine, model, [Row(ids, body.get('seed', 0), sampling)])[0]
 
 
 def no_trouble(path):

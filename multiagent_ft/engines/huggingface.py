@@ -81,7 +81,7 @@ def pick_device(device: str = 'auto') -> torch.device:
     return d
 
 
-BFLOAT16_FROM = 50_000_000  # parameters
+BFLOAT16_FROM = 200_000_000  # parameters
 
 
 def multiplies_bfloat16() -> bool:

@@ -319,7 +319,7 @@ class GenerationProgress:
         self.on_tokens, self.decode, self.began = on_tokens, decode, time.perf_counter()
         self.ids = [[] for _ in requests]  # new token ids of each request
         self.texts, self.ended, self.shown = {}, set(), [0] * len(requests)
-        self.prompt_tokens, self.changed = 0, []  # of prompts, prefilled so far; requests with something new
+        self.changed = []  # numbers of the requests with something new
 
     @property
     def tokens(self) -> int:
@@ -366,11 +366,6 @@ class GenerationProgress:
         "Batch `rows` begins, perhaps again, after memory ran out."
         for i in rows:
             self.ids[i] = []
-
-    def prefilled(self, tokens: int):
-        "So many more tokens of prompts are in the cache."
-        self.prompt_tokens += tokens
-        self._tell([])
 
     def add(self, new: Mapping[int, list[int]], ended: Iterable[int] = ()):
         "New token ids of some requests; which of them are now complete."

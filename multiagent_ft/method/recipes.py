@@ -92,7 +92,7 @@ class Asks:
     first: str = 'agents'  # first answers: one of `FIRST_ANSWERS`
     hinted: bool = False  # one more, with the right answer as a hint
     debates: bool = False  # the rounds of critics (and summaries) follow
-    more: int = 0  # further calls: reflections, draws, questions made
+    more: int = field(default=0, repr=False)  # further calls: reflections, draws, questions made
 
     def __post_init__(self):
         if self.first not in FIRST_ANSWERS:
@@ -137,8 +137,9 @@ class Recipe:
     one_model: bool = False  # is one model trained for all agents?
     uses_gold: bool = False  # does it look at gold answers? (only recipes defined by them do)
     settings: Mapping = field(default_factory=dict)  # settings of a run that this recipe fixes
-    objectives: Mapping = field(default_factory=dict)  # role -> objective, for roles that have one of their own
-    status: str = ''  # what it reproduces, and how that was checked
+    # role -> objective, for roles that have one of their own
+    objectives: Mapping = field(default_factory=dict, repr=False)
+    status: str = field(default='', repr=False)  # what it reproduces, and how that was checked
 
     def __post_init__(self):
         if self.turns not in TURNS:

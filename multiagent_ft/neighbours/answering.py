@@ -13,6 +13,7 @@ __all__ = ['CONFIDENT', 'ADAPTIVE', 'LOOKS', 'SAMPLES', 'SECOND_LOOKS', 'SELF_RE
 from dataclasses import replace
 from math import comb, exp
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
+from ..engines.huggingface import Base
 from ..method.consensus import vote
 from ..method.debate import Seeds, Society, first_chat
 from ..method.prompts import Request, Sampling, draw
@@ -247,7 +248,7 @@ ROUTING = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #b78304f0
-def ensemble_tokens(base, prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
+def ensemble_tokens(base: Base, prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
     "Token ids drawn step by step from the mean of the adapters' next-token probabilities."
     import torch
 

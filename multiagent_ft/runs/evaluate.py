@@ -412,12 +412,13 @@ def fit_note(engine, fit: Fit) -> str:
     if not lost and not fit.short:
         return ''
     remedy = 'Take shorter questions, fewer max_new_tokens, or a model with a longer context.'
+    context = f'the context of {getattr(engine, "context", "?")} tokens'  # an engine need not say how long it is
     if n and lost == n:
         raise MaftError(
-            f'none of the {n} questions fits into the context of {engine.context} tokens with room for an answer'
+            f'none of the {n} questions fits into {context} with room for an answer'
             f' ({fit.too_long[0].id} first). {remedy}'
         )
-    said = f'{lost} of {n} questions do not fit into the context of {engine.context} tokens and will count as wrong'
+    said = f'{lost} of {n} questions do not fit into {context} and will count as wrong'
     cut = f'{fit.short} of {n} questions leave an answer less room than max_new_tokens'
     parts = [said] * bool(lost) + [cut] * bool(fit.short)
     return '; '.join(parts) + f'. {remedy}'

@@ -593,6 +593,10 @@ def make_plan(
 ) -> dict:
     """Measure a few questions and plan the run of `cfg`; nothing is written. Raises the `MaftError` that would stop the
     run."""
+    if cfg.engine.name == 'server':
+        raise MaftError(
+            'a plan is measured on a model in this process: leave out --engine server (the counts are equal).'
+        )
     context = RunContext(cfg)
     train, evaluation = split_questions(context)
     with context:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Whole', 'Share', 'Device', 'Folder', 'FileOrFolder', 'Levels', 'Arguments', 'SECTIONS', 'TOP', 'PATHS', 'SHORT',
-           'OLD', 'MERGED', 'QUICK', 'PLACES', 'key', 'Section', 'TaskSettings', 'DebateSettings', 'SelectionSettings',
-           'GenerationSettings', 'EngineSettings', 'RunSettings', 'Leaf', 'leaves', 'path_of', 'flattened', 'nested',
-           'model_defaults', 'parse_yaml', 'read_yaml', 'Source', 'Config', 'validated', 'Given', 'given_settings',
-           'load_config', 'is_operational', 'is_switch', 'describe', 'settled', 'semantic', 'dump_config', 'located',
-           'save_config', 'config_of', 'check_same']
+           'OLD', 'MERGED', 'QUICK', 'HOW_TO_REACH', 'PLACES', 'key', 'Section', 'TaskSettings', 'DebateSettings',
+           'SelectionSettings', 'GenerationSettings', 'EngineSettings', 'RunSettings', 'Leaf', 'leaves', 'path_of',
+           'flattened', 'nested', 'model_defaults', 'parse_yaml', 'read_yaml', 'Source', 'Config', 'validated', 'Given',
+           'given_settings', 'load_config', 'is_operational', 'is_switch', 'describe', 'settled', 'semantic',
+           'dump_config', 'located', 'save_config', 'config_of', 'check_same']
 
 # %% ../../nbs/runs/26_settings.ipynb #24f2767f
 import difflib, os, re
@@ -68,7 +68,7 @@ def _plain_arguments(v):
             v = yaml.load(v, Loader=yaml.BaseLoader)
         except yaml.YAMLError:
             return v
-    return {k: _plain(x) for k, x in v.items()} if isinstance(v, dict) else v
+    return {k: _plain_arguments(_plain(x)) for k, x in v.items()} if isinstance(v, dict) else v
 
 
 Arguments = Annotated[dict[str, Any], BeforeValidator(_plain_arguments), 'names and values']
@@ -163,7 +163,9 @@ class EngineSettings(Section):
         {}, 'arguments of the chat template: --set template_args.enable_thinking=false, or its date'
     )
     args: Arguments = key(
-        {}, 'more arguments of the engine: --set engine.args.url=http://localhost:8000/v1', 'engine_args'
+        {},
+        'more arguments of the engine: --set engine.url=http://localhost:8000/v1',
+        'engine_args',
     )
 
 
@@ -174,6 +176,8 @@ class RunSettings(Section):
     out: Folder | None = key(None, 'run folder; null = runs/TASK-MODEL')
     store: Folder | None = key(None, 'where finished work is kept and found; null = store, beside the run folder')
     device: Device = key('auto', 'where the model runs; each kind of device keeps its own finished work')
+    executor: Text = key('auto', 'who does jobs: auto, local, processes, shared (several runs), ray, or FILE.py:CLASS')
+    executor_args: Arguments = key({}, 'its arguments: --set executor.address=ray://head:10001')
     workers: Literal['auto'] | Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model')
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
@@ -228,19 +232,27 @@ def path_of(k: str) -> str:
     return k if k in SHORT else PATHS.get(k) or OLD.get(k, k)
 
 
-MERGED = ('engine.args', 'engine.template_args')  # settings that are given piece by piece
-
-
 def _pairs(values: dict) -> Iterator[tuple[str, Any]]:
     for k, v in values.items():
         if k in SECTIONS and isinstance(v, (Section, SECTIONS[k])):
             v = asdict(v) if is_dataclass(v) else dict(v)
         if k in SECTIONS and isinstance(v, dict):
-            yield from ((f'{k}.{name}', x) for name, x in v.items())
-        elif m := re.fullmatch(r'(engine[._]args|(?:engine\.)?template_args)\.(\w+)', k):
-            yield path_of(m[1]), {m[2]: v}
+            yield from (_pair(f'{k}.{name}', x) for name, x in v.items())
         else:
-            yield path_of(k), v
+            yield _pair(k, v)
+
+
+def _pair(k: str, v) -> tuple[str, Any]:
+    if m := re.fullmatch(r'engine[._](?:args\.(\w+)|(url))', k):
+        return 'engine.args', {m[1] or m[2]: v}
+    if m := re.fullmatch(r'((?:engine\.)?template_args)\.(\w+)', k):
+        return path_of(m[1]), {m[2]: v}
+    if m := re.fullmatch(r'(?:run\.)?executor(?:_args)?\.(\w+)', k):
+        return 'run.executor_args', {m[1]: v}
+    return path_of(k), v
+
+
+MERGED = ('engine.args', 'engine.template_args', 'run.executor_args')  # given piece by piece
 
 
 def flattened(values: dict) -> dict[str, Any]:
@@ -592,9 +604,14 @@ def settled(cfg: Config, recipe=None) -> Config:  # a `Recipe`; default: the one
     return cfg.but(**dict(recipe.settings) | ({} if recipe.trains else dict(iterations=0)))
 
 # %% ../../nbs/runs/26_settings.ipynb #0aa15a46
+# arguments of an engine that say where it is and how it is reached
+HOW_TO_REACH = ('url', 'key_env', 'concurrency', 'timeout', 'tries', 'wait', 'python')
+
+
 def semantic(config: Config) -> dict:
     "The settings that decide what comes out, by short name, as plain JSON values."
-    return {k: v for k, v in config.flat('json').items() if not is_operational(k)}
+    values = {k: v for k, v in config.flat('json').items() if not is_operational(k)}
+    return values | dict(engine_args={k: v for k, v in config.engine.args.items() if k not in HOW_TO_REACH})
 
 
 def dump_config(config: Config) -> str:

@@ -266,7 +266,7 @@ class LiveDebate:
         "Print what is new."
         if not self.told and not batch.ended and batch.tokens < 4 * len(self.requests):
             return  # a few steps, and the speed is known
-        if not self.told:
+        if not self.told and batch.tokens:
             self.say(self.outlook(batch))
             self.told = True
         while self.open and self._next(batch):

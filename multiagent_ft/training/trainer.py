@@ -92,8 +92,8 @@ def unfit_layers(model) -> dict[str, str]:
         parts = name.split('.')
         # a class of the model's own, which may return more than a product: PEFT would add to a tuple
         own = type(layer).forward is not torch.nn.Linear.forward and 'transformers' in type(layer).__module__
-        routes = [i for i, part in enumerate(parts) if experts and part in ROUTERS]
-        if own or routes:
+        routes = [i for i, part in enumerate(parts) if part in ROUTERS]
+        if experts and (own or routes):
             found['.'.join(parts[routes[0] :] if routes else parts[-1:])] = 'routes tokens to experts'
         elif getattr(model.config, 'model_type', None) in MAMBA and parts[-1] in ('out_proj', 'conv1d'):
             found[parts[-1]] = 'read by a fused kernel, past any adapter'

@@ -71,12 +71,12 @@ def main():
     if a.python:
         env = dict(VLLM_CPU_KVCACHE_SPACE='1', VLLM_CPU_OMP_THREADS_BIND='nobind', OMP_NUM_THREADS='1')
         args |= dict(python=a.python, env=env)
-    sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=320)
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=320)
     protocol = Protocol(
         summary=a.summary,
         how=task.how,
         sampling=sampling,
-        summary_sampling=Sampling(temperature=1, top_p=0.9, max_new_tokens=256),
+        summary_sampling=Sampling(temperature=1.0, top_p=0.9, max_new_tokens=256),
         prompts=load_prompts(a.prompts),
     )
     engine = engine_for(EngineSpec('vllm' if a.python else 'hf', args))

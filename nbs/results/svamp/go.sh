@@ -10,6 +10,8 @@ export PYTHONPATH=$FOLDER/maft OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLI
 rows=()
 # row by row, each in a process of its own: what training held in memory is given back
 for row in base majority majority-equal debate multiagent-ft union-ft majority-ft; do
+    # the rows before need no critics; how these are asked must be settled before the first debate
+    [ "$row" != debate ] || [ -f wording-settled ] || { echo 'settle the wording of critics first, see README'; exit 0; }
     rows+=("$row")
     nice -n 10 taskset -c 1 maft/.venv/bin/python -c 'from multiagent_ft.cli import main; main()' compare "${rows[@]}" \
         --config maft/nbs/results/svamp/study.yaml --seeds 1 --out out --store store >> go.log 2>&1 || exit 1
