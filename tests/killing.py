@@ -224,11 +224,17 @@ def sigkill_concurrent(program, folder, n, seed):
     print(json.dumps(dict(after=tree(folder))), flush=True)
 
 
+def content(path, folder):
+    "Digest of a file's bytes; `folder` itself, which a run's config.yaml names, counts for nothing."
+    if path.name == 'config.yaml':
+        return core.digest(path.read_text().replace(str(folder.resolve()), ''))
+    return core.file_digest(path)
+
+
 def tree(folder):
-    "Everything below a folder: name -> digest of a file's bytes, None for a folder."
-    # which holds times
+    "Everything below a folder but metrics.jsonl, which holds times: name -> digest of a file, None for a folder."
     return {
-        p.relative_to(folder).as_posix(): core.file_digest(p) if p.is_file() else None
+        p.relative_to(folder).as_posix(): content(p, folder) if p.is_file() else None
         for p in sorted(folder.rglob('*'))
         if p.name != 'metrics.jsonl'
     }

@@ -444,4 +444,5 @@ def test_report_of_a_real_run(tmp_path):
     assert Reader(text) and Counter(d['debates'] for d in found) == dict(training=24, evaluation=24)
     trained = json.loads((tmp_path / 'r' / 'summary.json').read_text())['iterations'][1]['agents']
     shown = Counter(name.split(' ')[0] for d in found for t in d['turns'] for name in t.get('examples', []))
-    assert shown == {name: a['unique'] for name, a in trained.items()}
+    # a turn that says the very same as another agent's in that round is marked, too
+    assert shown.keys() == trained.keys() and all(shown[name] >= a['unique'] for name, a in trained.items())

@@ -637,7 +637,10 @@ def init_run_dir(cfg: Config, keys: dict = {}):
     "Make the run folder, or check that it holds this very run. Raises `MaftError` with the difference if it does not."
     folder = cfg.folder
     if (folder / 'config.yaml').exists():
-        check_same(config_of(folder), cfg)
+        try:
+            check_same(config_of(folder), cfg)
+        except MaftError:  # or is it a copy of a whole project?
+            check_same(config_of(folder, copied=True), cfg)
         return check_same_objects(folder, keys)
     if folder.exists() and not (
         folder.is_dir() and all(f.name in BEFORE_A_RUN or f.suffix == '.part' for f in folder.iterdir())
