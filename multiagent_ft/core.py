@@ -395,10 +395,11 @@ def moved_along(
     name: str,  # as `as_absolute` gave it
     old: str,  # where a folder was
     new: str,  # where it is now
+    always: bool = False,  # also where `name` is still there: a copy beside the original
 ) -> str:
     "`name`, or what lies as far from `new` as `name` did from `old`, if only that is there."
     file = _file_part(name)
-    if not os.path.isabs(file) or os.path.exists(file):
+    if not os.path.isabs(file) or os.path.exists(file) and not always:
         return name
     moved = os.path.abspath(os.path.join(new, os.path.relpath(file, old)))
     return moved + name[len(file) :] if os.path.exists(moved) else name

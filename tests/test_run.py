@@ -589,10 +589,10 @@ def a_base(folder, **change):
     return folder
 
 
-TINY = dict(train=6, eval=4, iterations=1, max_new_tokens=80, summary_max_new_tokens=80)
+TINY = dict(train=6, eval=4, iterations=1, max_new_tokens=120, summary_max_new_tokens=120)
 
 
-def questions(file, rows=40, ask='What is the result of {}+1?', answer=lambda i: i + 1):
+def questions(file, rows=40, ask='What is the result of {}+7*2?', answer=lambda i: i + 14):
     rows = (dict(question=ask.format(i), answer=str(answer(i))) for i in range(rows))
     file.write_text('\n'.join(map(json.dumps, rows)))
     return str(file)
@@ -687,7 +687,7 @@ def test_run_refuses_other_questions_and_says_that_golds_have_changed(project, t
     assert again['made'] == {} and again['regraded'] == 4 and first['regraded'] == 0
     assert '4 of 4 right answers have changed since' in capsys.readouterr().err
     kept = prints(home / 'runs' / 'a')
-    questions(home / 'q.jsonl', ask='What is the result of {}+2?')
+    questions(home / 'q.jsonl', ask='What is the result of {}+3*2?')
     with pytest.raises(MaftError, match='a run on other questions: those of q.jsonl for evaluation and training'):
         go('runs/a', model='base', task='q.jsonl', **TINY)
     assert prints(home / 'runs' / 'a') == kept
@@ -709,6 +709,27 @@ def test_questions_that_do_not_fit_are_counted_before_the_run(tmp_path, capsys):
     for attempt in (make_plan, lambda c: go(tmp_path / 'b', task=c.task.name, **TINY)):
         with pytest.raises(MaftError, match='none of the .* questions fits into the context'):
             attempt(cfg.but(task=str(tmp_path / 'long.jsonl')))
+
+
+def test_run_copied_with_its_project_is_the_same_run_and_damaged_files_are_made_again(project, tmp_path, monkeypatch):
+    from multiagent_ft.runs.society import Society, load_society
+
+    home = moved(project, tmp_path, 'base', 'q.jsonl', 'runs')
+    monkeypatch.chdir(home)
+    last = home / 'runs' / 'a' / 'iteration-1'
+    whole = json.loads((last / 'society.json').read_text())
+    for page in (dict(whole, protocol=dict(whole['protocol'], x=1)), {}, [], dict(whole, agents=[{}])):
+        (last / 'society.json').write_text(json.dumps(page))
+        with pytest.raises(MaftError, match='society.json is damaged.*Run the same command again'):
+            Society.load(home / 'runs' / 'a')
+    config = next(last.glob('adapters/*/adapter_config.json'))
+    config.unlink()
+    config.write_text('{"peft')
+    go('runs/a', model='base', task='q.jsonl', **TINY)
+    assert json.loads(config.read_text()) and load_society(last).agents
+    (home / 'runs' / 'a' / 'iteration-old').mkdir()
+    shutil.copy(last / 'society.json', home / 'runs' / 'a' / 'iteration-old')
+    assert Society.load(home / 'runs' / 'a').generators
 
 
 FULL = """

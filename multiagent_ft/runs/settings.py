@@ -178,6 +178,7 @@ class RunSettings(Section):
     device: Device = key('auto', 'where the model runs; each kind of device keeps its own finished work')
     executor: Text = key('auto', 'who does jobs: auto, local, processes, shared (several runs), ray, or FILE.py:CLASS')
     executor_args: Arguments = key({}, 'its arguments: --set executor.address=ray://head:10001')
+    train_processes: Count = key(1, 'processes that train one agent together: a base too large for one GPU')
     workers: Literal['auto'] | Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model')
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
@@ -659,12 +660,12 @@ def located(config: Config) -> Config:
     return _with_places(config.but(out=os.path.abspath(config.folder)), as_absolute)
 
 
-def _moved(config: Config, folder: str) -> Config:
+def _moved(config: Config, folder: str, always: bool) -> Config:
     "The configuration of a run folder that was written where the folder was then, where it is now."
     old = str(config.run.out or '')
     if not os.path.isabs(old) or old == folder:
         return config
-    new = _with_places(config, lambda name: moved_along(name, old, new=folder)).but(out=folder)
+    new = _with_places(config, lambda name: moved_along(name, old, new=folder, always=always)).but(out=folder)
     left_behind = Path(old).parent / 'store'
     return new.but(store=left_behind) if left_behind.is_dir() and not new.store_folder.is_dir() else new
 
@@ -674,13 +675,16 @@ def save_config(config: Config, folder: Path) -> Path:
     return write_atomic(Path(folder) / 'config.yaml', dump_config(config))
 
 
-def config_of(folder: Path) -> Config:
+def config_of(
+    folder: Path,
+    copied: bool = False,  # with the files beside the folder, also where those it was made with are still there
+) -> Config:
     "The configuration of a run folder. Raises `MaftError` where there is none."
     if not (f := Path(folder) / 'config.yaml').is_file():
         raise MaftError(
             f'{folder} holds no run (it has no config.yaml): name the folder that `maft run` was given with --out.'
         )
-    return _moved(load_config(f), os.path.abspath(folder))
+    return _moved(load_config(f), os.path.abspath(folder), always=copied)
 
 # %% ../../nbs/runs/26_settings.ipynb #a045544f
 def _one_place(a: str | None, b: str | None) -> bool:

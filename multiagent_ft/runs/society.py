@@ -140,7 +140,10 @@ def _contents(file):
     "A digest; that of an adapter's settings does not hang on which base they name."
     if file.name != CONFIG:
         return file_digest(file)
-    return digest(json.loads(file.read_text(encoding='utf-8')) | dict(base_model_name_or_path=None))
+    try:
+        return digest(json.loads(file.read_text(encoding='utf-8')) | dict(base_model_name_or_path=None))
+    except (ValueError, TypeError, RecursionError):  # damaged: then it is not the same as any other
+        return file_digest(file)
 
 
 def name_base(adapter: Path, model: str):  # an adapter's folder; Hugging Face id, folder, or 'nano'
@@ -241,21 +244,13 @@ def _spec(page: dict, folder: Path) -> EngineSpec:
 def saved_base(folder: Path) -> dict:
     "The `base_key` in a society's folder; {} where none can be read."
     try:
-        return json.loads((Path(folder) / 'society.json').read_text())['base']
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads((Path(folder) / 'society.json').read_text(encoding='utf-8'))['base']
+        return found if isinstance(found['base'], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
-def load_society(folder: Path) -> Society:  # a run folder's `iteration-k`, or any folder written by `save_society`
-    "The inverse of `save_society`; raises `MaftError` where there is none."
-    folder = Path(folder)
-    try:
-        page = json.loads((folder / 'society.json').read_text())
-    except (OSError, json.JSONDecodeError):
-        raise MaftError(
-            f'{folder} holds no society (no readable society.json). Give the folder of a finished run, for example'
-            ' runs/demo.'
-        ) from None
+def _society(page: dict, folder: Path) -> Society:
     agents = [
         Agent(a['role'], a['index'], a['adapter'] and str((folder / a['adapter']).absolute())) for a in page['agents']
     ]
@@ -268,10 +263,30 @@ def load_society(folder: Path) -> Society:  # a run folder's `iteration-k`, or a
         base=page.get('base', {}),
     )
 
+
+def load_society(folder: Path) -> Society:  # a run folder's `iteration-k`, or any folder written by `save_society`
+    "The inverse of `save_society`; raises `MaftError` where there is none, or a damaged one."
+    folder = Path(folder)
+    try:
+        page = json.loads((folder / 'society.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        raise MaftError(
+            f'{folder} holds no society (no readable society.json). Give the folder of a finished run, for example'
+            ' runs/demo.'
+        ) from None
+    try:
+        return _society(page, folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise MaftError(
+            f'{folder / "society.json"} is damaged ({type(e).__name__}: {str(e)[:80]}). Run the same command again: it'
+            ' writes that file and generates nothing.'
+        ) from None
+
 # %% ../../nbs/runs/21_society.ipynb #9151457f
 def iterations_of(folder: Path, iteration: int | None = None) -> int:
     "`iteration` if the run folder has it, its last one for None; raises `MaftError` otherwise."
-    found = sorted(int(f.parent.name.split('-')[1]) for f in Path(folder).glob('iteration-*/society.json'))
+    names = [f.parent.name.partition('-')[2] for f in Path(folder).glob('iteration-*/society.json')]
+    found = sorted(int(name) for name in names if name.isdecimal())
     if not found:
         raise MaftError(f'{folder} holds no finished iteration. Run `maft run --out {quote(str(folder))}` first.')
     if iteration is not None and iteration not in found:
