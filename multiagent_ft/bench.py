@@ -632,7 +632,7 @@ def asked_of(engine, requests: list) -> Asked:
     return Asked(prompts, engine.stop_ids, engine.base.pad_id, new=how.max_new_tokens, top_p=how.top_p, dtype=numbers)
 
 
-def plain_rows(source: str, asked: Asked, few: int, device) -> dict[str, dict]:
+def plain_rows(source: str, asked: Asked, few: int, device: str) -> dict[str, dict]:
     "What transformers does, with the model as it loads it."
     import torch
     from multiagent_ft.engines.huggingface import load_weights

@@ -361,6 +361,16 @@ def test_plan(tiny, tmp_path, monkeypatch, capfd):
     refused(here(monkeypatch, capfd, 'plan', '--task', 'poems', cwd=tmp_path), 'poems')
 
 
+def test_plan_of_a_base_in_bfloat16(tiny, tmp_path):
+    "Adapters in float32 on a base in bfloat16 once ended the plan with a traceback: training was measured fused."
+    from multiagent_ft.runs.plan import make_plan
+    from multiagent_ft.runs.settings import Config
+
+    small = dict(train=6, eval=4, iterations=1, batch_size=8, max_new_tokens=8, summary_max_new_tokens=8)
+    cfg = Config(model=str(tiny), dtype='bfloat16', workers=0, out=tmp_path / 'x', min_support=1, **small)
+    assert make_plan(cfg, seconds=4)['tokens_generated'] > 0
+
+
 def test_explain(finished, tmp_path, monkeypatch, capfd):
     import shutil
 

@@ -54,3 +54,20 @@ def test_failed_launch_is_one_line(tmp_path):
     with pytest.raises(MaftError, match='accelerate launch with 1 processes failed: KeyError') as e:
         launch(1, {}, config, work=tmp_path)
     assert len(str(e.value).splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_run_hands_its_training_to_several_processes(tmp_path):
+    "Its jobs have keys of their own; those of one process stay as they are."
+    from multiagent_ft.method.debate import Agent
+    from multiagent_ft.runs.run import RunContext, finetune_one
+    from multiagent_ft.runs.settings import Config
+
+    jobs = []
+    for n in (1, 2):
+        cfg = Config(out=tmp_path / 'run', store=tmp_path / 'store', train_processes=n, workers=0, wandb='off')
+        with RunContext(cfg) as context:
+            render, encode = context.engine.render, context.engine.encode
+            example = Example(render((Message('user', '1+1?'),)), encode('2'))
+            jobs.append(finetune_one(context, 1, Agent('generator', 0), examples=[example]))
+    assert jobs[1].key == jobs[0].key | dict(processes=2) and 'processes' not in jobs[0].args
+    assert jobs[1].fn.endswith(':sharded_job') and jobs[1].args['load']['model'] == 'nano'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LENGTH', 'VULGAR', 'NUMBER', 'EXPLICIT', 'KINDS', 'READINGS', 'PARSER_VERSION', 'unstyled', 'undress', 'number_value',
-           'places', 'spell', 'settle', 'after_thinking', 'before_next_question', 'Box', 'box_at', 'boxes', 'last_box',
-           'Piece', 'line_at', 'boxed', 'hashed', 'tagged', 'phrased', 'last_display', 'displayed', 'lone', 'announced',
+           'places', 'spell', 'settle', 'before_next_question', 'Box', 'box_at', 'boxes', 'last_box', 'Piece',
+           'line_at', 'boxed', 'hashed', 'tagged', 'phrased', 'last_display', 'displayed', 'lone', 'announced',
            'read_number', 'plain_choice', 'undecided', 'read_choice', 'choice_phrased', 'choice_line',
            'choice_displayed', 'beside_box', 'matching_choice', 'find_choice', 'read_math', 'read_pattern', 'helper',
            'find_pattern', 'check_kind', 'find', 'find_last', 'read_text', 'Form', 'parse', 'canonical', 'same',
@@ -18,7 +18,7 @@ from functools import lru_cache
 from hashlib import sha256
 from string import ascii_uppercase
 from typing import NamedTuple, Sequence
-from ..core import Answer, Completion, MaftError
+from ..core import Answer, Completion, MaftError, after_thinking
 
 # %% ../../nbs/answers/04_reading.ipynb #367d6f3d
 LENGTH = 2000  # characters of an answer; what is longer is a text and not an answer
@@ -128,30 +128,6 @@ def settle(v: Fraction) -> Fraction:
         return v
     simple = v.limit_denominator(10_000)
     return simple if abs(simple - v) <= Fraction(5, 10**n) else v
-
-# %% ../../nbs/answers/04_reading.ipynb #f75c3803
-_tags = '(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
-_opening = re.compile(
-    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>\s*(?:analysis|commentary)'
-    r'|\Aanalysis(?=[A-Z])|\AHere is my thought process:'
-)
-_closed = re.compile(
-    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>\s*final\s*<\|message\|>'
-    r'|(?<=\w|[.!?\s])assistantfinal(?=\W|[A-Z\d])|Here is my response:'
-)
-
-
-_marks = ('hink', 'THINK', 'thought', 'reasoning', 'reflection', 'scratchpad', '<|', 'analysis', 'Here is my')
-
-
-def after_thinking(text: str) -> str:
-    "The part after the last thought; nothing when a thought was never closed."
-    if not any(mark in text for mark in _marks):
-        return text  # the usual case, quickly
-    end = 0
-    for closed in _closed.finditer(text):
-        end = closed.end()
-    return '' if _opening.search(text, end) else text[end:]
 
 # %% ../../nbs/answers/04_reading.ipynb #0e2b64d1
 _question = re.compile(

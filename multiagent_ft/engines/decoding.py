@@ -273,9 +273,15 @@ def prefill(
     return output
 
 
-def prefill_chunks(model, input_ids: torch.Tensor, cache, whole: bool, **inputs):  # as for `prefill`
+def prefill_chunks(
+    model,  # of transformers
+    input_ids: torch.Tensor,  # (rows, tokens)
+    cache,  # as for `prefill`
+    whole: bool,  # the whole prompt at once
+    **inputs,
+):
     """The same, always computed: `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest prompt. A row
-    begins at the first 1 of its mask."""
+    begins at the first 1 of its mask, which is among `inputs`, as is whatever else the model takes."""
     if whole or inputs.get('position_ids') is None:
         return forward_prompts(model, input_ids, past_key_values=cache, **inputs)
     n, width = input_ids.shape

@@ -736,7 +736,10 @@ def load_base(
     )
 
 
-def context_of(config, max_length: int | None = None) -> int:  # of transformers
+def context_of(
+    config,  # of transformers
+    max_length: int | None = None,  # what the user allows
+) -> int:
     "Tokens of prompt and answer together: what the model was made for, or less."
     made_for = getattr(config.get_text_config(decoder=True), 'max_position_embeddings', None)
     return min(n for n in (max_length, made_for, 1 << 30) if n)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['accelerate_config', 'decoder_layer', 'load_shared', 'shared_trainer', 'Shape', 'whole_tensors', 'probe_logits',
-           'main', 'save_adapter', 'reloaded_logits', 'sharded_job', 'dtype_of', 'check_told', 'shared_report',
-           'check_shardable', 'largest_part', 'launch']
+           'main', 'save_adapter', 'reloaded_logits', 'sharded_job', 'config_for', 'placed', 'dtype_of', 'check_told',
+           'shared_report', 'check_shardable', 'largest_part', 'launch']
 
 # %% ../../nbs/machines/48_sharded.ipynb #61b133ee
 import json, os, re, shutil, subprocess, sys
@@ -197,21 +197,33 @@ def sharded_job(
     scratch: str | None = None,
 ):
     "A job: train one agent in several processes that share its base. Raises `MaftError` when it cannot be done."
-    s, device = settings_of(settings), str(pick_device(load.get('device', 'auto')))
-    check_shardable(s, processes, device)
-    examples, folder = SFT().load(examples_file), Path(folder)
-    page = dict(processes=processes, folder=str(folder), parent=parent, examples_file=examples_file, seed=seed)
-    page |= dict(settings=asdict(s), load=load, source=find_model(load['model']), device=device.partition(':')[0])
-    page |= dict(dtype=dtype_of(load, device), micro=largest_part(s.batch_size, processes, s.micro_batch))
-    page |= dict(pad_id=examples[0].input_ids[-1], work=str(Path(scratch or folder) / 'trainer'))
-    how = {k: load[k] for k in ('revision', 'trust_remote_code') if load.get(k)}
-    config = accelerate_config(processes, page['device'], decoder_layer(load['model'], **how))
-    launch(processes, page, config, work=Path(scratch or folder))
+    page, folder, work = placed(settings_of(settings), processes, load), Path(folder), Path(scratch or folder)
+    examples = SFT().load(examples_file)
+    page |= dict(folder=str(folder), parent=parent, examples_file=examples_file, seed=seed, load=load)
+    page |= dict(pad_id=examples[0].input_ids[-1], work=str(work / 'trainer'))
+    launch(processes, page, config_for(page), work=work)
     told = json.loads((folder / 'sharded.json').read_text())
     os.unlink(folder / 'sharded.json')
     shutil.rmtree(page['work'], ignore_errors=True)
-    check_told(told, s.epochs * -(-len(examples) // s.batch_size), page['dtype'])
+    steps = page['settings']['epochs'] * -(-len(examples) // page['settings']['batch_size'])
+    check_told(told, steps, page['dtype'])
     write_atomic(folder / 'training.json', json.dumps(shared_report(page, examples, told), indent=1) + '\n')
+
+
+def config_for(page: dict) -> dict:
+    "`accelerate_config` of a job."
+    how = {k: page['load'][k] for k in ('revision', 'trust_remote_code') if page['load'].get(k)}
+    return accelerate_config(page['processes'], page['device'], decoder_layer(page['load']['model'], **how))
+
+
+def placed(s: TrainingSettings, processes: int, load: dict) -> dict:  # load: keywords of `load_base`
+    "What the processes are told of settings, device and number format. Raises `MaftError` for what cannot be."
+    device = str(pick_device(load.get('device', 'auto')))
+    check_shardable(s, processes, device)
+    page = dict(
+        processes=processes, settings=asdict(s), source=find_model(load['model']), device=device.partition(':')[0]
+    )
+    return page | dict(dtype=dtype_of(load, device), micro=largest_part(s.batch_size, processes, s.micro_batch))
 
 
 def dtype_of(load: dict, device: str) -> str:  # keywords of `load_base`

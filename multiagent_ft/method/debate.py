@@ -10,7 +10,6 @@ __all__ = ['Protocol', 'Agent', 'Society', 'untrained', 'Seeds', 'first_chat', '
 # %% ../../nbs/method/03_debate.ipynb #c4accc33
 from dataclasses import dataclass, replace
 from typing import Callable
-from ..answers.reading import after_thinking
 from multiagent_ft.core import (
     Answer,
     Completion,
@@ -19,6 +18,7 @@ from multiagent_ft.core import (
     Problem,
     Transcript,
     Turn,
+    after_thinking,
     same_answer,
     seed_for,
 )

@@ -405,7 +405,9 @@ def bare_training(engine, examples: list[Example], s: TrainingSettings) -> float
     from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
 
     with silence():
-        model = fuse_lora(init_model(engine.base, None, s, seed=0)).train()
+        model = init_model(engine.base, None, s, seed=0).train()
+    if engine.base.dtype == torch.float32 and s.dtype != 'bfloat16':  # as the trainer does
+        fuse_lora(model)
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, examples, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
     start = time.perf_counter()

@@ -6,7 +6,7 @@
 __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'Objects', 'task_for', 'base_arguments', 'vllm_args', 'server_args',
            'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'recipe_key', 'engine_key', 'object_keys',
            'RunContext', 'check_can_train', 'check_disjoint', 'split_questions', 'recipe_context', 'finetune_one',
-           'finetune_all', 'check_base', 'call_recipe', 'Selection', 'select_examples', 'report_idle_agents',
+           'sharded', 'finetune_all', 'check_base', 'call_recipe', 'Selection', 'select_examples', 'report_idle_agents',
            'rests_on_last', 'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report',
            'train_iteration', 'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'check_same_objects',
            'init_run_dir', 'asked', 'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy',
@@ -392,7 +392,7 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
         args['objective'] = named
     if not hasattr(context.engine, 'base'):  # it holds no model that could be trained
         args['load'] = base_arguments(context.cfg)
-    return Job(
+    job = Job(
         kind='finetune',
         key=finetune_key(
             context.engine,
@@ -407,6 +407,16 @@ def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Examp
         args=args,
         size=len(examples),
     )
+    return sharded(job, context.cfg) if context.cfg.run.train_processes > 1 else job
+
+
+def sharded(job: Job, cfg: Config) -> Job:
+    "A finetune job as one for several processes; they round differently, so it has a key of its own."
+    if 'objective' in job.args:
+        raise MaftError('train_processes is for supervised finetuning: set it to 1 for this objective.')
+    own = dict(processes=cfg.run.train_processes)
+    how = dict(key=job.key | own, fn='multiagent_ft.machines.sharded:sharded_job')
+    return replace(job, **how, args=job.args | own | dict(load=base_arguments(cfg)))
 
 
 def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example]]) -> dict[str, str]:

@@ -178,6 +178,7 @@ class RunSettings(Section):
     device: Device = key('auto', 'where the model runs; each kind of device keeps its own finished work')
     executor: Text = key('auto', 'who does jobs: auto, local, processes, shared (several runs), ray, or FILE.py:CLASS')
     executor_args: Arguments = key({}, 'its arguments: --set executor.address=ray://head:10001')
+    train_processes: Count = key(1, 'processes that train one agent together: a base too large for one GPU')
     workers: Literal['auto'] | Whole = key('auto', 'worker processes; 0 = none, auto = by machine and model')
     wandb: Literal['auto', 'off', 'offline', 'online'] = key(
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
