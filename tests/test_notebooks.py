@@ -36,3 +36,30 @@ def test_notebook(path):
     else:
         done = in_a_process(NOTEBOOK, path)
     assert done.returncode == 0, f'{path.name} stopped here:\n{done.stdout}{done.stderr}'
+
+
+# their slow cells need nothing that is not here
+SLOW = (
+    'tutorials/01_first_society.ipynb',
+    'tutorials/02_your_questions.ipynb',
+    'tutorials/03_your_method.ipynb',
+    'results/00_results.ipynb',
+    'runs/30_plan.ipynb',
+    'studies/32_statistics.ipynb',
+    'engines/13_huggingface.ipynb',
+)
+FORCED = """
+import sys
+sys.path.insert(0, 'tools')
+from pathlib import Path
+from nbrun import rerun
+rerun(Path(sys.argv[1]), ['slow'])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SLOW)
+def test_slow_cells(name):
+    "From top to bottom with the slow cells as well; nothing is written."
+    done = in_a_process(FORCED, ROOT / 'nbs' / name)
+    assert done.returncode == 0, f'{name} stopped here:\n{done.stdout}{done.stderr}'

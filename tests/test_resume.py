@@ -24,12 +24,18 @@ def check_kills(folder, *how):
 
 def test_loop_sigkill_resume():
     with memory() as fast:
-        assert check_kills(Path(fast), '--every', '4') >= 30
+        assert check_kills(Path(fast), '--every', '10') >= 12
 
 
-def test_loop_sigkill_from_scratch_at_thirty_syscalls():
+def test_loop_sigkill_from_scratch_at_twelve_syscalls():
     with memory() as fast:
-        assert check_kills(Path(fast), '--from-scratch', '--every', '43') >= 30
+        assert check_kills(Path(fast), '--from-scratch', '--every', '107') >= 12
+
+
+@pytest.mark.slow
+def test_loop_sigkill_resume_at_thirty_syscalls():
+    with memory() as fast:
+        assert check_kills(Path(fast), '--every', '4') >= 30
 
 
 @pytest.mark.slow
@@ -45,9 +51,9 @@ ARGS = [
     '--agents',
     '2',
     '--train',
-    '16',
-    '--eval',
     '8',
+    '--eval',
+    '4',
     '--iterations',
     '1',
     '--seed',
