@@ -110,7 +110,7 @@ SETS = Recipe(
     source='arXiv 2501.19306: three samples, each looked at again up to twice, then a vote',
     answer=refine_in_parallel,
     answer_asks=Asks('one', more=SAMPLES * (1 + SECOND_LOOKS) - 1),
-    status='stopping and vote checked by hand; whole answers are looked at, not single steps',
+    status='stopping and vote checked by hand; the model does not judge an answer before it looks again',
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #16640ea4

@@ -46,7 +46,7 @@ def say_idle(agent: Agent, votes: list[Vote], why: str):
     )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #92a98093
-SHARPNESS = 1.0  # the power of the entropy; the paper tries values around 1
+SHARPNESS = 1.0  # the power of the entropy, as in the authors' script
 
 
 def entropy(answers: list) -> float:  # of `Answer` or None

@@ -186,7 +186,7 @@ def turns_by_bucket(
 
 MIXED_MASKS = MULTIAGENT_FT.but(
     'critic-loss-mixed',
-    source="this package: `last` for corrections, `all` for reinforcements (the authors' code has one for both)",
+    source='arXiv 2401.07301 (partial answer masking), for critics: `last` for corrections, `all` for reinforcements',
     select=turns_by_bucket,
     turns='any',
     status='masks checked by hand',
@@ -301,7 +301,7 @@ MAJORITY_DISTILL = SELF_CONSISTENCY_FT.but(
 )
 
 # %% ../../nbs/neighbours/66_selftraining.ipynb #5cbaf6cf
-CANDIDATES = 4  # as in the paper
+CANDIDATES = 4
 ASKS_SYNTHESIS = Asks('one', more=CANDIDATES)  # the others, and the turn that reads them
 
 
