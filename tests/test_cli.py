@@ -453,7 +453,7 @@ def test_full_disk_is_one_line(tmp_path, tiny, monkeypatch, capfd):
     monkeypatch.setattr(os, 'fsync', fsync)
     refused(
         here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=tmp_path),
-        'No space left',
+        'no room left in the store',
         'nothing done so far is lost',
     )
 
