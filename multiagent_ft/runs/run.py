@@ -445,6 +445,7 @@ def check_base(context: RunContext):
     job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)
     with context.progress.stage('training step to try'):
         [found] = context.runner.run([job])
+    context.trace['check'] = [found.name]
     left_out = json.loads((found / 'trainable.json').read_text(encoding='utf-8'))['left_out']
     if left_out:
         layers = '; '.join(f'{name} ({why})' for name, why in left_out.items())
@@ -829,7 +830,8 @@ def finished_summary(context: RunContext) -> dict | None:
         complete = len(summary['iterations']) == context.cfg.iterations + 1
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    stored = {f.name for kind in ('generate', 'read', 'finetune') for f in context.store.path.glob(f'{kind}/*/*')}
+    kinds = ('generate', 'read', 'check', 'finetune')
+    stored = {f.name for kind in kinds for f in context.store.path.glob(f'{kind}/*/*')}
     # a user's recipe may call code that has changed under the same name: its steps are always looked up
     return summary if same and complete and not context.keys and stored.issuperset(names) else None
 
