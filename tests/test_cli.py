@@ -161,7 +161,7 @@ def test_bad_flags(monkeypatch, capfd, args):
 @pytest.mark.parametrize(
     'args, parts',
     [
-        (['eval', 'absent'], ['absent holds no run']),
+        (['eval', 'absent'], ['absent holds no finished iteration', 'maft run --out absent']),
         (['debate', 'What is 1+1?', '--run', 'absent'], ['absent']),
         (['debate', ' '], ['empty']),
         (['debate', 'What is 1+1?', '--iteration', '2'], ['--run']),
