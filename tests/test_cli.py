@@ -161,7 +161,7 @@ def test_bad_flags(monkeypatch, capfd, args):
 @pytest.mark.parametrize(
     'args, parts',
     [
-        (['eval', 'absent'], ['absent holds no run']),
+        (['eval', 'absent'], ['absent holds no finished iteration', 'maft run --out absent']),
         (['debate', 'What is 1+1?', '--run', 'absent'], ['absent']),
         (['debate', ' '], ['empty']),
         (['debate', 'What is 1+1?', '--iteration', '2'], ['--run']),
@@ -453,7 +453,7 @@ def test_full_disk_is_one_line(tmp_path, tiny, monkeypatch, capfd):
     monkeypatch.setattr(os, 'fsync', fsync)
     refused(
         here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=tmp_path),
-        'No space left',
+        'no room left in the store',
         'nothing done so far is lost',
     )
 

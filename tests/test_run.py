@@ -478,7 +478,7 @@ def test_generated_questions_never_overlap_evaluation(runs):
 
     root, _ = runs
     check_unseen(root / 'demo', 1, split(load_task('arithmetic'), 1, 2000, 3).evaluation)
-    with pytest.raises(MaftError, match='^40 of these 40'):
+    with pytest.raises(MaftError, match=f'^{TRAIN} of these {TRAIN}'):
         check_unseen(root / 'demo', 1, split(load_task('arithmetic'), TRAIN, EVAL, 3).train)
 
 

@@ -94,6 +94,16 @@ def test_untrainable_layers_are_refused_before_the_first_debate_and_the_check_is
         assert not c.store.misses and not c.store.hits
 
 
+def test_check_is_a_key_of_its_run_which_is_read_again(tmp_path, monkeypatch):
+    small = dict(train=2, eval=2, iterations=1, agents=2, samples=2, target_modules='q_proj,v_proj')
+    cfg = load_config(flags=dict(out=str(tmp_path / 'run'), workers=0, wandb='off') | small)
+    run(cfg)
+    (check,) = (tmp_path / 'store' / 'check').glob('*/*')
+    assert check.name in json.loads((tmp_path / 'run' / 'keys.json').read_text())
+    monkeypatch.setattr('multiagent_ft.runs.run.run_iterations', None)  # nothing is looked up step by step
+    assert run(cfg, again=False)['made'] == {}
+
+
 LAYERS = dict(exclude_modules='o_proj,down_proj')
 DPO = dict(name='multiagent_ft.training.dpo:DPO')
 

@@ -38,7 +38,7 @@ class Job:
     """One expensive step. `fn` is 'module:function'; it is called as fn(folder, engine, **args) and writes its payload
     into `folder`."""
 
-    kind: str  # 'generate', 'read' or 'finetune'
+    kind: str  # 'generate', 'read', 'check' or 'finetune'
     key: dict  # all that the payload depends on
     fn: str  # 'module:function', importable in any process
     args: dict = field(default_factory=dict)  # JSON-able
