@@ -1,20 +1,17 @@
 """`maft bench` measures real work; no test asserts how fast it was."""
 
-import json, os, shutil, subprocess, sys
+import json, shutil
 from pathlib import Path
 
 import pytest
+from conftest import maft
 from multiagent_ft import bench
 from multiagent_ft.core import MaftError
 from multiagent_ft.engines.huggingface import find_model
 
-MAFT = Path(sys.executable).with_name('maft')
 
-
-def maft(*args):
-    return subprocess.run(
-        [MAFT, 'bench', *map(str, args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
-    )
+def run_bench(*args):
+    return maft('bench', *args, env={'OMP_NUM_THREADS': '1'})
 
 
 def test_bench_on_nano():
@@ -77,9 +74,9 @@ def test_random_model_generates_only_tokens_of_the_tokenizer(tmp_path):
 def test_bench_errors(tmp_path):
     with pytest.raises(MaftError, match='unknown part'):
         bench.bench(['nano'], parts=('sped',))
-    p = maft('--part', 'sped')
+    p = run_bench('--part', 'sped')
     assert p.returncode == 2 and 'unknown part' in p.stderr and 'Traceback' not in p.stderr
-    p = maft('--model', tmp_path / 'nowhere', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
+    p = run_bench('--model', tmp_path / 'nowhere', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
     # refused before anything is measured
     assert (
         p.returncode == 2
@@ -88,7 +85,7 @@ def test_bench_errors(tmp_path):
         and not (tmp_path / 'page.json').exists()
     )
     shutil.copytree(Path(find_model('nano')), tmp_path / 'bare', ignore=shutil.ignore_patterns('*.safetensors'))
-    p = maft('--model', tmp_path / 'bare', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
+    p = run_bench('--model', tmp_path / 'bare', '--part', 'speed', '--json', '--out', tmp_path / 'page.json')
     assert (
         p.returncode == 2
         and 'not everything could be measured' in p.stderr
