@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from ..core import MaftError, read_jsonl
 from ..engines.huggingface import Base, BatchSize
 from ..method.examples import Example
-from ..training.dpo import REFERENCE_ROWS
+from ..training.dpo import REFERENCE_ROWS, referenced_trainer
 from ..training.finetune import tolerance, trainer_logprobs
 from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
-from ..training.trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+from ..training.trainer import SFT, TrainingRun, arguments, one_device, pad_right, run_trainer
 
 # %% ../../nbs/neighbours/64_kto.ipynb #12a097db
 @dataclass(frozen=True)
@@ -83,24 +83,10 @@ def check_completions(batch: dict, turns: list[Example]):
 # %% ../../nbs/neighbours/64_kto.ipynb #b7322edf
 @lru_cache(maxsize=1)
 def kto_trainer_class() -> type:
-    "TRL's `KTOTrainer`, ours: ids stay ids, the reference comes with the batch and is checked in the first step."
+    "TRL's `KTOTrainer`, with the reference treated as for DPO."
     from trl import KTOTrainer
 
-    class JudgedTrainer(our_trainer(KTOTrainer)):
-        def _prepare_dataset(self, dataset, *args, **kw):
-            return dataset
-
-        def _precompute_ref_logps(self, dataset, *args, **kw):
-            return dataset
-
-        def _compute_loss(self, model, inputs, return_outputs):
-            loss = super()._compute_loss(model, inputs, return_outputs)
-            if self.state.global_step == 0:  # no step has been taken yet: policy and reference are one
-                tokens = float(inputs['completion_mask'].sum() / len(inputs['completion_mask']))
-                check_first_metrics(self._metrics['train'], self.beta, allowed=self.tolerance * tokens)
-            return loss
-
-    return JudgedTrainer
+    return referenced_trainer(KTOTrainer, check_first_metrics)
 
 
 def check_first_metrics(metrics: dict, beta: float, allowed: float):

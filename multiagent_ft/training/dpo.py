@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRAWS', 'REFERENCE_ROWS', 'MULTIAGENT_DPO', 'redrawn', 'with_draws', 'debate_with_draws', 'Pair', 'turns_by_prompt',
            'pairs_of', 'pair', 'preference_pairs', 'PairCollator', 'check_preference_batch', 'reference_logprobs',
-           'check_reference', 'dpo_trainer_class', 'check_first_rewards', 'DPO', 'AsksDraws']
+           'check_reference', 'referenced_trainer', 'dpo_trainer_class', 'check_first_rewards', 'DPO', 'AsksDraws']
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000004
 import sys
@@ -187,12 +187,13 @@ def check_reference(model, run: TrainingRun, reference: list[list]):
     )
 
 
-@lru_cache(maxsize=1)
-def dpo_trainer_class() -> type:
-    "TRL's `DPOTrainer`, ours: ids stay ids, the reference comes with the batch and is checked in the first step."
-    from trl import DPOTrainer
+def referenced_trainer(
+    trainer: type,  # of TRL
+    check: Callable,  # check(metrics, beta, allowed=nats) raises if the first step's metrics are off
+) -> type:
+    "A trainer of TRL's, ours: ids stay ids, the reference comes with the batch and is checked in the first step."
 
-    class PreferenceTrainer(our_trainer(DPOTrainer)):
+    class ReferencedTrainer(our_trainer(trainer)):
         def _prepare_dataset(self, dataset, *args, **kw):
             return dataset
 
@@ -202,11 +203,19 @@ def dpo_trainer_class() -> type:
         def _compute_loss(self, model, inputs, return_outputs):
             loss = super()._compute_loss(model, inputs, return_outputs)
             if self.state.global_step == 0:  # no step has been taken yet: policy and reference are one
-                tokens = inputs['completion_mask'].sum() / len(inputs['completion_mask'])
-                check_first_rewards(self._metrics['train'], self.beta, allowed=self.tolerance * float(tokens))
+                tokens = float(inputs['completion_mask'].sum() / len(inputs['completion_mask']))
+                check(self._metrics['train'], self.beta, allowed=self.tolerance * tokens)
             return loss
 
-    return PreferenceTrainer
+    return ReferencedTrainer
+
+
+@lru_cache(maxsize=1)
+def dpo_trainer_class() -> type:
+    "TRL's `DPOTrainer`, ours."
+    from trl import DPOTrainer
+
+    return referenced_trainer(DPOTrainer, check_first_rewards)
 
 
 def check_first_rewards(metrics: dict, beta: float, allowed: float):
