@@ -6,8 +6,8 @@
 __all__ = ['SCREEN_FROM', 'WINDOW', 'SPAN', 'PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'Draws', 'first_bits',
            'may_exceed', 'draw_screened', 'scores', 'highest', 'SeededSampler', 'draw_whole', 'draw_nucleus',
            'nucleus_of_likeliest', 'PreallocatedLayer', 'Prefilled', 'RecentPrefills', 'prefill', 'prefill_chunks',
-           'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'forward_token', 'preallocate',
-           'all_preallocated', 'Running']
+           'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'in_chunks', 'forward_token',
+           'preallocate', 'all_preallocated', 'Running']
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
@@ -375,7 +375,7 @@ def decode_batch(
     each row, up to its end or limit and perhaps a few beyond."""
     cache = inputs.pop('past_key_values', None)
     can_leave = preallocate(cache)
-    whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
+    whole = not (can_leave and in_chunks(input_ids.device, cache))
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     rows = Running(input_ids, limits, inputs, on_step=on_step)
     output = prefill(model, input_ids, cache, whole=whole, kept=kept, on_prompts=on_prompts, **rows.inputs)
@@ -389,6 +389,11 @@ def decode_batch(
             sampler.keep(stay)
             cache.batch_select_indices(stay)
         output = forward_token(model, rows.input_ids, **rows.inputs)
+
+
+def in_chunks(device: torch.device, cache: DynamicCache) -> bool:
+    "Are prompts prefilled in chunks there, whose caches can be joined?"
+    return device.type == 'cpu' and all_preallocated(cache)
 
 
 def forward_token(model, ids: torch.Tensor, **inputs):
