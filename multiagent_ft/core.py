@@ -156,7 +156,7 @@ def html_table(rows: list[list[str]], caption: str = '') -> str:  # head first
     head, *body = rows
     title = f'<caption style="text-align:left">{html.escape(caption)}</caption>' if caption else ''
     lines = ''.join(line('td', row) for row in body)
-    return f'<table>{title}<thead>{line("th", head)}</thead><tbody>{lines}</tbody></table>'
+    return f'<table style="color:inherit">{title}<thead>{line("th", head)}</thead><tbody>{lines}</tbody></table>'
 
 
 def turn_html(turn: Turn) -> str:

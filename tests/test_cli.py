@@ -318,6 +318,7 @@ def test_second_run_is_a_no_op_and_changed_settings_are_refused(finished, tiny, 
 def test_eval(finished, monkeypatch, capfd):
     root, _ = finished
     p = maft('eval', 'runs/one', '--json', '--workers', '0', cwd=root)
+    assert p.returncode == 0, p.stderr
     s = json.loads(p.stdout)  # JSON and nothing else
     assert p.returncode == 0 and [i['iteration'] for i in s['iterations']] == [0, 1] and s['eval'] == 4
     refused(here(monkeypatch, capfd, 'eval', 'runs/one', '--iteration', '7', cwd=root), 'no 7')

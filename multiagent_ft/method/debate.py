@@ -80,7 +80,8 @@ class Society:
 
     def about(self) -> str:
         "The society in one line."
-        return f'{len(self.generators)} generators and {len(self.critics)} critics'
+        roles = dict(generator=self.generators, critic=self.critics)
+        return ' and '.join(f'{len(own)} {role}{"s" * (len(own) != 1)}' for role, own in roles.items())
 
 
 def untrained(n: int) -> Society:  # number of agents per role, N in the paper

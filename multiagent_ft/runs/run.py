@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 from multiagent_ft.core import (
+    TURN_COLOURS,
     Answer,
     MaftError,
     Problem,
@@ -988,8 +989,10 @@ def accuracy_figure(table):  # a DataFrame, see `Result.table`
 
     fig, ax = plt.subplots(figsize=(6.6, 3.2), layout='constrained')
     for i, (method, rows) in enumerate(table.groupby('method', sort=False)):
-        shift = 0.03 * i  # or intervals hide each other
-        ax.errorbar(rows.iteration + shift, 100 * rows.accuracy, yerr=196 * rows.stderr, marker='o', ms=4, label=method)
+        shown, half = 100 * rows.accuracy, 196 * rows.stderr
+        low, high = half.where(half < shown, shown), half.where(half < 100 - shown, 100 - shown)
+        how = dict(marker='o', ms=4, color=TURN_COLOURS[i % len(TURN_COLOURS)], label=method)
+        ax.errorbar(rows.iteration + 0.03 * i, shown, yerr=[low, high], **how)  # shifted, or intervals hide each other
     ax.set(xlabel='iteration', ylabel='right, in % [95 %]')
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.spines[['top', 'right']].set_visible(False)
@@ -1013,7 +1016,7 @@ def themed_svg(fig) -> str:  # of matplotlib
         ax.spines[:].set_color(GREY)
     out = io.StringIO()
     with mpl.rc_context({'svg.hashsalt': 'maft', 'svg.fonttype': 'none'}):  # the same figure gives the same text
-        fig.savefig(out, format='svg', transparent=True, metadata=dict(Date=None))
+        fig.savefig(out, format='svg', transparent=True, metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
     svg = out.getvalue()
     return svg[svg.index('<svg') :]
 
