@@ -199,7 +199,7 @@ def results_only(quiet: bool = False):  # drop it altogether?
 
 
 def print_json(page):
-    "A result for programs: JSON on standard output."
+    "`page`, a result for programs, as JSON on standard output."
     from json import dumps
 
     print(dumps(page, indent=1, ensure_ascii=False))
