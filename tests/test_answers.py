@@ -237,6 +237,9 @@ def test_extract_choice(text, answer):
         ('The answer is 36.</s> [INST] And 2+2? [/INST] The answer is 4.', '36'),
         ('#### 36<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n#### 4', '36'),
         ('<Think>\\boxed{7}</Think>\\boxed{36}', '36'),
+        ("The answer is 36. Agent 1's answer is 35, and their answer is wrong.", '36'),
+        ("The answer is 36. Agent 1's answer is 35, and their answer is wrong.", '36'),
+        ("Agent 2's answer is correct: 36", None),
     ],
 )
 def test_answer_phrases_of_models(text, answer):
@@ -258,6 +261,8 @@ def test_answer_phrases_of_models(text, answer):
         'First\n\\[ 6 \\cdot 6 = 36 \\]\nand then we',
         'First $$36$$ and then we',
         '<THINKING>it may be \\boxed{5}',
+        "Agent 1's answer is 35. Agent 2's answer is 36.",
+        'So the answer is correct. We check: 6*6 = 36',
         'So the answer is\n\\begin{align*}\n36',
     ],
 )
@@ -991,8 +996,10 @@ def test_fuzz_1000_mutants():
 
 
 @pytest.mark.slow
-def test_fuzz_10000_mutants():
-    check_mutants(10_000, 2)
+@pytest.mark.parametrize('seed', range(2, 12))
+def test_fuzz_10000_mutants(seed):
+    "All of them: pytest -m slow -k 10000_mutants."
+    check_mutants(1000, seed)
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))

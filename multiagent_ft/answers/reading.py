@@ -224,10 +224,13 @@ class Piece(NamedTuple):
 
 _label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
 _labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
+# what another agent answered, and that an answer is correct, announces nothing
+_others = r"(?<!['’]s )(?<!s['’] )(?<!\btheir )(?<!\bhis )(?<!\bher )(?<!\byour )"
+_judged = r'(?!\W*(?:(?:not|also|indeed|therefore|thus)\s+)*(?:(?:in)?correct|wrong|(?:un)?clear|that)\b)'
 _phrase = re.compile(
     rf'(?:{_label}|'
-    r'\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
-    r'(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:))'
+    rf'{_others}\banswer\b(?:[\s*_]{{0,6}}=|(?! questions?\b)[^.\n:=]{{0,60}}?'
+    rf'(?:(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b){_judged}|:)))'
     r'[\s:*_]{0,20}'
     r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
     re.I | re.M,
