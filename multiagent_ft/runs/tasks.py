@@ -652,6 +652,10 @@ def _description(name):
         return checked(DataSet(name_of(path), data=str(path)), name)
     folder, colon, config = name.rpartition(':')
     if colon and isdir(place := Path(folder).expanduser()):  # a folder from the Hub, and which part of it
+        if not isdir(place / config):
+            there = [f.name for f in sorted(place.iterdir()) if f.is_dir() and not f.name.startswith('.')]
+            holds = f'its folders are {", ".join(there[:10])}' if there else 'it holds no folders'
+            raise MaftError(f'{place} has no folder {config!r}: {holds}.')
         return checked(DataSet(f'{name_of(place)}-{config}', data=str(place), config=config), name)
     if (m := _hub_name.fullmatch(name)) and not exists(path) and not isdir(path.parent):
         return checked(DataSet(m[2], hub=m[1], config=m[3] or ''), name)
