@@ -74,6 +74,7 @@ def ending(e: BaseException) -> int:  # what a command raised
 METAVAR = dict(
     task='NAME',
     model='MODEL',
+    adapter='DIR',
     recipe='NAME',
     engine='NAME',
     prompts='NAME',
@@ -239,6 +240,7 @@ OFTEN = (
     'task',
     'data',
     'model',
+    'adapter',
     'recipe',
     'engine',
     'prompts',

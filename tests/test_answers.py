@@ -238,7 +238,6 @@ def test_extract_choice(text, answer):
         ('#### 36<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n#### 4', '36'),
         ('<Think>\\boxed{7}</Think>\\boxed{36}', '36'),
         ("The answer is 36. Agent 1's answer is 35, and their answer is wrong.", '36'),
-        ("The answer is 36. Agent 1's answer is 35, and their answer is wrong.", '36'),
         ("Agent 2's answer is correct: 36", None),
     ],
 )

@@ -27,6 +27,7 @@ from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..method.examples import BUCKETS, load_examples
 from ..runs.evaluate import FATES, wilson
+from ..runs.explain import as_written
 from ..runs.run import SCHEMA
 from ..runs.tracking import scrub
 from .outcomes import Study, debates_of, pivoted, records_of
@@ -73,7 +74,7 @@ def read_summary(folder: Path) -> tuple[dict, dict]:
         )
     try:
         summary, provenance = json.loads(text), json.loads(read_text(folder / 'provenance.json') or '{}')
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise MaftError(
             f'{folder}: summary.json or provenance.json is not valid JSON ({e}). Run the same command again; it is'
             ' written again.'
@@ -672,7 +673,8 @@ def page(r: Results, debates: int = 5000) -> str:
 def report(folder: Path, debates: int = 5000) -> Path:  # a run folder
     """Write `folder`/report.html, and its tables of health as `folder`/health.csv; the path of the page. Raises
     `MaftError` when the folder holds no results."""
-    found = read_results(folder)
-    text = page(found, debates)
+    with as_written(folder):
+        found = read_results(folder)
+        text = page(found, debates)
     write_atomic(found.folder / 'health.csv', csv_text(found.study.debates))
     return write_atomic(found.folder / 'report.html', text)

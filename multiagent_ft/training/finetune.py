@@ -166,6 +166,7 @@ def finetune_job(
 ) -> None:
     "A job: train one agent from `parent` on its examples and write what it became."
     base, goal, settings = base_of(engine, load), objective_of(objective), settings_of(settings)
+    parent = parent or base.start
     examples = read_examples(goal, examples_file)
     make_room(base)
     goal.check_examples(examples, base)
@@ -404,7 +405,7 @@ def take_one_step(base: Base, goal: Objective, settings: TrainingSettings, paren
         if settings.method == 'full':  # without writing all weights
             run = TrainingRun(base, None, examples, settings=settings, seed=0, micro=2, folder=Path(folder))
             with silence_training():
-                goal.train(init_model(base, parent, settings, seed=0), run)
+                goal.train(init_model(base, parent or base.start, settings, seed=0), run)
         else:
             file = save_examples(Path(folder) / 'examples.jsonl', examples)
             named = objective_name(goal)
@@ -453,6 +454,7 @@ AMOUNTS = ('learning_rate', 'epochs', 'batch_size', 'micro_batch', 'warmup', 'we
 
 def needs_check(engine, settings: TrainingSettings, load: dict | None = None, parent: str | None = None) -> bool:
     "Is it open whether agents can be trained? Not for the embedded model with an adapter on all of its layers."
-    model = engine.base.name if isinstance(getattr(engine, 'base', None), Base) else (load or {}).get('model')
+    base = engine.base if isinstance(getattr(engine, 'base', None), Base) else None
+    model, start = (base.name, base.start) if base else ((load or {}).get('model'), (load or {}).get('adapter'))
     usual = settings.method == 'lora' and settings.target_modules == 'all-linear' and not settings.exclude_modules
-    return not (str(model) == 'nano' and usual and parent is None)
+    return not (str(model) == 'nano' and usual and not (parent or start))
