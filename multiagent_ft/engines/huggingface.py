@@ -279,7 +279,7 @@ def stored_rounding(model: str, revision: str | None = None) -> str | None:
     return method
 
 
-def settle_rounding(lm, model: str, dtype: torch.dtype, unpacked: bool = False):
+def settle_rounding(lm: PreTrainedModel, model: str, dtype: torch.dtype, unpacked: bool = False):
     "Weights that were unpacked are ordinary now; others compute in `dtype`. Raises `MaftError` if they are neither."
     quantizer = getattr(lm, 'hf_quantizer', None)
     if unpacked or getattr(getattr(quantizer, 'quantization_config', None), 'dequantize', False):
@@ -636,12 +636,14 @@ class Adapters:
         base,
         keep: int = 16,
         merge_below: int = MERGE_BELOW,
-        start: str | None = None,  # folder of the adapter that stands in for none: agents begin with it
+        start: str | Path | None = None,  # folder of the adapter that stands in for none: agents begin with it
     ):
         self.base, self.model, self.keep, self.held = base, base, keep, OrderedDict()
-        self.start = start
+        self.start = check_start_adapter(start) if start else None
         small = sum(p.nbytes for p in base.parameters()) <= merge_below
         self.merged = small and base.dtype == torch.float32 and not rounding(base)
+        if start:
+            self.load(start)  # does it fit?
 
     def load(self, folder: str | Path) -> str:
         "Bring the adapter in `folder` into memory, unless it is there; its identity."
@@ -798,7 +800,6 @@ def load_base(
     adapter: str | Path | None = None,  # folder of a LoRA adapter that agents begin with, in place of the bare base
 ) -> Base:
     "Load a model and what belongs to it. Raises `MaftError` that says what to do."
-    start = adapter and check_start_adapter(adapter)
     source, where = find_model(model), pick_device(device)
     how = dict(revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, chat_template=chat_template, **how)
@@ -807,9 +808,6 @@ def load_base(
     spare_the_head(network)
     renderer = Renderer(tokenizer, str(model), end_ids(network), args=template_args)
     own_settings, network.generation_config = network.generation_config, plain_generation(renderer)
-    adapters, pads = Adapters(network, keep_adapters, merge_below, start=start), pads_matter(network, renderer.pad_id)
-    if start:
-        adapters.load(start)  # does it fit?
     return Base(
         name=str(model),
         source=source,
@@ -821,10 +819,10 @@ def load_base(
         dtype=numbers,
         device=where,
         context=context_of(network.config, max_length),
-        adapters=adapters,
+        adapters=Adapters(network, keep_adapters, merge_below, start=adapter),
         batch=BatchSize(batch_size),
         generation_config=own_settings,
-        one_by_one=pads,
+        one_by_one=pads_matter(network, renderer.pad_id),
         commit=hub_commit(source, revision),
     )
 

@@ -418,6 +418,14 @@ def choices_column(cells: dict) -> str | list[str]:
     return next((c for c in named if len(_listed(cells[c])[0] or ()) > 1), '') or lettered_columns(cells) or ''
 
 
+def _without_letters(texts):
+    "The texts of choices, the letters that some data put into them (A. Paris) and empty ones at the end left out."
+    while texts and not texts[-1]:
+        texts.pop()
+    named = [re.fullmatch(rf'\(?{x}[).:]\s*(.+)', c, re.S) for x, c in zip(ascii_uppercase, texts)]
+    return [m[1] for m in named] if named and all(named) else texts
+
+
 def labelled_choices(row: Row, d: DataSet) -> tuple[list[str], list | None]:
     "The choices in order, and their labels where they have some. Raises `MaftError` for fewer than two, or over 26."
     columns = _list(d.choices)
@@ -431,12 +439,7 @@ def labelled_choices(row: Row, d: DataSet) -> tuple[list[str], list | None]:
             f'{row.place}, column {columns[0]}: expected a list of choices, found {str(found)[:40]!r}. With one column'
             ' per choice write `choices: [COLUMN, COLUMN, …]`.'
         )
-    texts = [written(c) for c in listed]
-    while texts and not texts[-1]:
-        texts.pop()
-    named = [re.fullmatch(rf'\(?{x}[).:]\s*(.+)', c, re.S) for x, c in zip(ascii_uppercase, texts)]
-    if named and all(named):  # the letter is part of the text: A. Paris
-        texts = [m[1] for m in named]
+    texts = _without_letters([written(c) for c in listed])
     if not 2 <= len(texts) <= 26 or not all(texts):
         raise MaftError(f'{row.place}, column {columns[0]}: from 2 to 26 choices are needed, none of them empty.')
     return texts, labels if isinstance(labels, list) else None

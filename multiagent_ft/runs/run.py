@@ -146,7 +146,7 @@ def server_args(cfg: Config) -> dict:
 
 
 def check_adapter(cfg: Config, objects: Objects):
-    "Raises `MaftError` if agents cannot begin with the adapter that the settings name."
+    "Raises `MaftError` if the adapter that the settings name is none, or agents cannot begin with it."
     kind = cfg.engine.name if objects.engine is None else type(objects.engine).__name__
     own = objects.engine is not None or cfg.engine.name != 'hf'
     if cfg.engine.adapter and (own or cfg.training.method == 'full'):
@@ -155,6 +155,10 @@ def check_adapter(cfg: Config, objects: Objects):
             f'adapter {cfg.engine.adapter}: {what} with a whole model. Fold the adapter into the base (`maft export'
             ' --merge`, or merge_and_unload of PEFT) and name what comes out with --model, or leave it out.'
         )
+    if cfg.engine.adapter:
+        from multiagent_ft.engines.huggingface import check_start_adapter
+
+        check_start_adapter(cfg.engine.adapter)
 
 
 def spec_for(cfg: Config) -> EngineSpec:

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'LARGE', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start',
            'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'sized',
-           'read_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report', 'train_as_fits',
-           'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable', 'write_little',
-           'take_one_step', 'check_job', 'check_key', 'needs_check']
+           'read_examples', 'checked_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report',
+           'train_as_fits', 'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable',
+           'write_little', 'take_one_step', 'check_job', 'check_key', 'needs_check']
 
 # %% ../../nbs/training/19_finetune.ipynb #9c0417eb
 import json, shutil, tempfile
@@ -166,13 +166,10 @@ def finetune_job(
 ) -> None:
     "A job: train one agent from `parent` on its examples and write what it became."
     base, goal, settings = base_of(engine, load), objective_of(objective), settings_of(settings)
-    parent = parent or base.start
-    examples = read_examples(goal, examples_file)
-    make_room(base)
-    goal.check_examples(examples, base)
-    key = [finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal), versions()]
+    examples, parent = checked_examples(goal, examples_file, base), parent or base.start
+    key = finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal)
     before = BeforeTraining.of(base, parent, goal.turns(examples)[:2])
-    with silence_training(), work_dir(scratch, key) as work:
+    with silence_training(), work_dir(scratch, [key, versions()]) as work:
         run = TrainingRun(
             base=base,
             parent=parent,
@@ -206,6 +203,14 @@ def read_examples(objective: Objective, file: str | Path) -> list:
             f'{file}: not a file of training examples ({e} in some line). Every line needs prompt_ids and token_ids;'
             ' delete the file to have the examples chosen again.'
         ) from None
+
+
+def checked_examples(objective: Objective, file: str | Path, base: Base) -> list:
+    "The examples in a file, after guard `examples`; the memory that generating held is free then."
+    examples = read_examples(objective, file)
+    make_room(base)
+    objective.check_examples(examples, base)
+    return examples
 
 
 def _files(parent):
