@@ -63,7 +63,7 @@ def test_base_stored_rounded(llama, tmp_path, bits):
     "As published: saved by transformers with its quantization_config."
     pytest.importorskip('bitsandbytes')
     shutil.copytree(llama, tmp_path / 'm')
-    rounded = hf.load_weights(str(llama), torch.device('cpu'), torch.float32, bits=bits)
+    rounded = hf.load_weights(str(llama), torch.device('cpu'), torch.float32, asked=f'{bits}bit')
     rounded.save_pretrained(tmp_path / 'm')
     assert hf.stored_rounding(str(tmp_path / 'm')) == 'bitsandbytes' and hf.stored_rounding(str(llama)) is None
     now, before = HFEngine(tmp_path / 'm', device='cpu'), HFEngine(llama, device='cpu', dtype=f'{bits}bit')

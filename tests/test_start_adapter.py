@@ -41,7 +41,7 @@ def test_untrained_agents_speak_with_the_adapter_and_training_continues_it(home)
     mine, keys = adapter_identity(home / 'mine'), finetune_keys(home, 'second')
     assert keys and {k['parent']['adapter'] for k in keys} == {mine}
     ask = [Request((Message('user', 'What is the result of 3+4*2+1+5?'),), 0, Sampling(max_new_tokens=24))]
-    own, bare = HFEngine('nano', adapter=home / 'mine'), HFEngine('nano')
+    own, bare = HFEngine('nano', adapter=str(home / 'mine')), HFEngine('nano')
     [there] = bare.generate([Request(ask[0].chat, 0, ask[0].sampling, adapter=str(home / 'mine'))])
     assert own.generate(ask) == [there] and own.identity() == bare.identity(str(home / 'mine'))
     assert bare.identity()['adapter'] is None

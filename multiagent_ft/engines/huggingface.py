@@ -206,15 +206,15 @@ def load_weights(
     dtype: torch.dtype,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    bits: int | None = None,
+    asked: str = 'auto',
 ):
     """A causal language model in evaluation mode from a folder, a Hugging Face id or a GGUF file, safetensors only;
-    `bits` rounds its linear layers to 4 or 8. Raises `MaftError` that says what to do."""
+    `asked` as 4bit or 8bit rounds its linear layers. Raises `MaftError` that says what to do."""
     from transformers import AutoModelForCausalLM
 
     check_weights(model)
     folder, inside = model_files(model)
-    stored = stored_rounding(model, revision)
+    stored, bits = stored_rounding(model, revision), BITS.get(asked)
     if stored and bits:
         raise MaftError(f'{model} is stored in fewer bits already ({stored}): leave dtype at auto.')
     place = dict(device_map={'': str(device)}) if stored and not inside else {}
@@ -913,14 +913,14 @@ def load_base(
     template_args: dict | None = None,  # handed to the template, such as dict(enable_thinking=False) for Qwen3
     keep_adapters: int = 16,  # held in memory at the same time
     merge_below: int = MERGE_BELOW,  # bytes of weights up to which adapters are merged into copies of the base
-    adapter: str | Path | None = None,  # folder of a LoRA adapter that agents begin with, in place of the bare base
+    adapter: str | None = None,  # folder of a LoRA adapter that agents begin with, in place of the bare base
 ) -> Base:
     "Load a model and what belongs to it. Raises `MaftError` that says what to do."
     source, where = find_model(model), pick_device(device)
     how = dict(revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, chat_template=chat_template, **how)
     numbers = choose_numbers(source, dtype, where, **how)
-    network = load_weights(source, where, numbers, bits=BITS.get(dtype), **how)
+    network = load_weights(source, where, numbers, asked=dtype, **how)
     spare_the_head(network)
     renderer = Renderer(tokenizer, str(model), end_ids(network), args=template_args)
     own_settings, network.generation_config = network.generation_config, plain_generation(renderer)
