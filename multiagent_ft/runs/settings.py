@@ -187,6 +187,8 @@ class RunSettings(Section):
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
     project: Text | None = key(None, 'its project there; null = what WANDB_PROJECT says, else multiagent-ft')
+    wandb_adapters: bool = key(False, "upload each iteration's adapters there as artifacts")
+    tensorboard: bool = key(False, 'write the numbers of each iteration for TensorBoard, into the run folder')
     quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/26_settings.ipynb #5adef685

@@ -48,6 +48,14 @@ class Society(method.Society):
     kind: str = 'number'  # how its answers are read
     base: dict = field(default_factory=dict)  # what names the base model it was trained on, see `base_key`
 
+    def about(self) -> str:
+        "The society in one line: on which base model, and how it argues."
+        agents, p = super().about(), self.protocol
+        name = self.spec and self.spec.args.get('model', self.spec.engine)
+        model = f' of {Path(name).name if os.path.isabs(name) else name}' if name else ''
+        how = f'; {p.rounds} rounds, {"with" if p.summary else "without"} summaries' if p else ''
+        return f'{agents}{model}{how}; answers: {self.kind}'
+
     @classmethod
     def load(cls, folder: Path, iteration: int | None = None) -> 'Society':
         "The society of a run folder after `iteration` (default: the last one)."
