@@ -75,6 +75,7 @@ def ending(e: BaseException) -> int:  # what a command raised
 METAVAR = dict(
     task='NAME',
     model='MODEL',
+    adapter='DIR',
     recipe='NAME',
     engine='NAME',
     prompts='NAME',
@@ -293,6 +294,7 @@ OFTEN = (
     'task',
     'data',
     'model',
+    'adapter',
     'recipe',
     'engine',
     'prompts',
