@@ -558,6 +558,30 @@ def test_bfloat16(llama):
 # Errors a user can fix
 
 
+def test_packed_weights_and_adapters_in_pieces_change_nothing(llama, adapters, monkeypatch):
+    "In bfloat16 on a CPU: the same texts with weights packed, and adapters as PEFT computes them up to rounding."
+    requests = asks(6, max_new_tokens=8)
+
+    def answered(**how):
+        e = HFEngine(llama, dtype='bfloat16', merge_below=0, **how)
+        scores = e.logprobs([e.render(r.chat) for r in requests], [(5, 6, 7)] * 6, str(adapters[0]))
+        return texts(e.generate(requests)), np.concatenate(scores), e
+
+    plain, beside, e = answered()
+    assert e.base.packed.layers == [] or not hf.can_pack() or e.base.packed.weights
+    monkeypatch.setattr(hf, 'PACK_FROM', 1)
+    packed, _, e = answered()
+    assert packed == plain and len(e.base.packed.weights) == (15 if hf.can_pack() else 0)
+    assert not any('forward' in vars(m) for m in e.base.model.modules())
+    e.base.packed.drop()
+    assert texts(e.generate(requests)) == plain
+    monkeypatch.setattr(e.base.packed, 'fits', lambda: False)
+    e.base.packed.drop()
+    assert texts(e.generate(requests)) == plain and e.base.packed.weights == []  # no room for a copy
+    monkeypatch.setattr(hf, 'plain_lora_layers', lambda *a: [])
+    assert np.abs(answered()[1] - beside).max() < 0.05
+
+
 def test_unusable_models_are_one_line(llama, tmp_path):
     def broken(name, edit):
         f = shutil.copytree(llama, tmp_path / name)
@@ -705,6 +729,8 @@ def test_chat_template_date_is_fixed(llama):
     assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
     with pytest.raises(MaftError, match='2024-07-26'):
         Renderer(tok, 'm', args=dict(date='tomorrow'))
+    tok.chat_template = '{% set how = "%d %b" %}{{ strftime_now(how) }} {{ strftime_now(format="%Y") }} ' + plain
+    assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
 
 
 def test_chat_template_without_the_question_is_refused(llama, tmp_path):
@@ -716,6 +742,18 @@ def test_chat_template_without_the_question_is_refused(llama, tmp_path):
         tok.chat_template = template
         with pytest.raises(MaftError, match='leaves out what the user says'):
             Renderer(tok, 'm')
+    each = "{%% for m in messages if m.role in (%s) %%}{{ m.role }}: {{ m['content']%s }}\n{%% endfor %%}"
+    for roles, cut, lost in (
+        ("'user'", '', 'agent itself'),
+        ("'user', 'assistant'", '[:100]', 'end of a long question'),
+    ):
+        tok.chat_template = each % (roles, cut)
+        with pytest.raises(MaftError, match=f'leaves out .*{lost}'):
+            Renderer(tok, 'm')
+    tok.chat_template = each % ("'user', 'assistant'", '')
+    assert Renderer(tok, 'm').render((Message('user', '6+6?'),))
+    with pytest.raises(MaftError, match='leaves out the system prompt'):
+        Renderer(tok, 'm').render((Message('system', 'Be brief.'), Message('user', '6+6?')))
     tok.chat_template = dict(default=plain, tool_use='{{ tools }}')  # named templates
     assert '6+6?' in Renderer(tok, 'm').text((Message('user', '6+6?'),))
     (tmp_path / 'chat_template.json').write_text(json.dumps(dict(chat_template=plain)))

@@ -9,7 +9,8 @@ __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_P
            'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces', 'our_trainer', 'trainer_class',
            'micro_batch_size', 'activation_bytes', 'activation_room', 'tokens_at_once', 'needs_checkpointing', 'Watch',
            'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
-           'run_trainer', 'room_for_checkpoints', 'check_count', 'Objective', 'SFT', 'objective_of', 'objective_name']
+           'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible', 'hide_rounding', 'Objective', 'SFT',
+           'objective_of', 'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -19,7 +20,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Protocol, runtime_checkable
 from ..core import MaftError, canonical_json, file_digest, load_object, rng_for, write_atomic
-from ..engines.huggingface import Base
+from ..engines.huggingface import SUMMED_ROWS, Base, add_lora, lora_down, lora_settings
+from ..engines.huggingface import plain_lora_layers, rounding
 from ..method.examples import Example, load_examples
 from multiagent_ft.training.base import (
     agent_tensors,
@@ -102,16 +104,17 @@ def unfit_layers(model) -> dict[str, str]:
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
 def check_method(base: Base, s: TrainingSettings):
     "Raises `MaftError` when this base cannot be trained as the settings say."
-    four, eight = (getattr(base.model, f'is_loaded_in_{n}bit', False) for n in (4, 8))
+    rounded = rounding(base.model)
     dtype = str(base.dtype).removeprefix('torch.')
-    if s.method == 'qlora' and not four:
+    if s.method == 'qlora' and rounded != 'nf4':
         raise MaftError(
             'method qlora trains beside a base in 4 bits, and this one is not: --set dtype=4bit (it needs `pip'
             ' install bitsandbytes`), or method lora.'
         )
-    if s.method == 'full' and (four or eight):
+    if s.method == 'full' and rounded:
         raise MaftError(
-            f'method full cannot train weights of {4 if four else 8} bits: use an adapter, or a base in another dtype.'
+            f'method full cannot train weights that are rounded to few bits ({rounded}): use an adapter, or a base in'
+            ' another dtype.'
         )
     if s.dtype == 'float32' and dtype != 'float32' and s.method != 'full':
         raise MaftError(
@@ -123,9 +126,8 @@ def check_method(base: Base, s: TrainingSettings):
 def fuse_lora(model):
     "Let the adapters of `model` add their share in one product; returns it."
     import torch
-    from peft.tuners.lora.layer import Linear
 
-    def forward(layer, x):
+    def in_float32(layer, x):
         base, flat = layer.get_base_layer(), x.flatten(0, -2)
         out = torch.nn.functional.linear(flat, base.weight, base.bias)
         return torch.addmm(
@@ -135,15 +137,49 @@ def fuse_lora(model):
             alpha=layer.scaling['default'],
         ).view(*x.shape[:-1], -1)
 
-    for m in model.modules():
-        if (
-            type(m) is Linear
-            and type(m.get_base_layer()) is torch.nn.Linear
-            and not m.lora_variant
-            and isinstance(m.lora_dropout['default'], torch.nn.Identity)
-        ):
-            m.forward = partial(forward, m)
+    def in_bfloat16(layer, x):
+        flat = x.flatten(0, -2)
+        a, b = layer.lora_A['default'].weight, layer.lora_B['default'].weight
+        given = (layer.get_base_layer()(flat), flat, a, b, layer.scaling['default'])  # autograd takes no keywords
+        out = _lora_product().apply(*given)
+        return out.view(*x.shape[:-1], -1)
+
+    for m in plain_lora_layers(model, 'default'):
+        if isinstance(m.lora_dropout['default'], torch.nn.Identity):
+            half = m.get_base_layer().weight.dtype != torch.float32
+            m.forward = partial(in_bfloat16 if half else in_float32, m)
     return model
+
+
+@lru_cache(maxsize=1)
+def _lora_product() -> type:
+    import torch
+
+    class LoraProduct(torch.autograd.Function):
+        "`add_lora`; of what went in, only the tensors themselves are kept for the backward pass."
+
+        @staticmethod
+        def forward(ctx, out, x, a, b, scale):
+            down = lora_down(x, a)
+            kept = x, a, b, down
+            ctx.save_for_backward(*kept)
+            ctx.scale = scale
+            ctx.mark_dirty(out)
+            return add_lora(out, down, b, scale=scale)
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, a, b, down = ctx.saved_tensors
+            dx, da, db = torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
+            for g, into, h, d in zip(*(t.split(SUMMED_ROWS) for t in (grad, x, down, dx))):
+                g = ctx.scale * g.float()
+                back = g @ b
+                db.addmm_(g.T, h)
+                da.addmm_(back.T, into.float())
+                d.copy_(back @ a)
+            return grad, dx, da, db, None
+
+    return LoraProduct
 
 # %% ../../nbs/training/18_trainer.ipynb #b658f94d
 FOREIGN = 'does not fit this base model: it was trained on another one. Use that one, or begin without an adapter.'
@@ -186,20 +222,7 @@ def _load_full(model, parent: Path):
 # %% ../../nbs/training/18_trainer.ipynb #5fab063a
 def check_adapter_shape(parent: str, s: TrainingSettings):
     "Raises `MaftError` when a stored adapter is not of the kind the settings ask for."
-    path = Path(parent) / 'adapter_config.json'
-    if not path.exists():
-        raise MaftError(
-            f'{parent} is not an adapter: it has no adapter_config.json. Begin without it, or use method full if it'
-            ' holds full weights.'
-        )
-    try:
-        c = json.loads(path.read_text(encoding='utf-8'))
-        kind = c.get('peft_type')
-    except (ValueError, AttributeError):
-        raise MaftError(f'{path} is damaged: it is not JSON as PEFT writes it. Fetch the adapter again.') from None
-    if kind not in (None, 'LORA') or c.get('modules_to_save') or c.get('bias', 'none') != 'none':
-        extra = 'trains whole layers beside its matrices (modules_to_save, bias)' if kind == 'LORA' else f'is {kind}'
-        raise MaftError(f'adapter {parent} {extra}: agents are plain LoRA adapters. Begin with one of those, or none.')
+    c = lora_settings(parent)
     have = dict(rank=c.get('r'), alpha=c.get('lora_alpha'), dropout=c.get('lora_dropout'))
     want = dict(rank=s.rank, alpha=s.alpha, dropout=s.dropout)
     for name in ('rslora', 'dora'):
@@ -209,7 +232,8 @@ def check_adapter_shape(parent: str, s: TrainingSettings):
     if have != want:
         raise MaftError(
             f'adapter {parent} has {_spelled(have)}, the settings say {_spelled(want)}. An agent continues with the'
-            ' shape it began with: use the same settings, or a new run folder.'
+            f' shape it began with: --set {" --set ".join(f"{k}={have[k]}" for k in want if have[k] != want[k])}, or a'
+            ' new run folder.'
         )
 
 
@@ -617,7 +641,6 @@ def run_trainer(
 ) -> tuple[Any, list[dict]]:
     """Train; (the model bare of the trainer's wrapping, the loss curve, one dict per step). Raises `GuardError` for a
     loss of NaN or examples left out, `MaftError` when a checkpoint cannot be written."""
-    import torch
     from transformers import PrinterCallback
 
     s = run.settings
@@ -625,7 +648,7 @@ def run_trainer(
     trainer.add_callback(watch(run.progress, tokens_by_step(lengths, s, run.seed), run.checkpoint_seconds))
     trainer.remove_callback(PrinterCallback)
     trainer.our_order = LengthGroupedSampler(lengths, s.batch_size, run.seed, group=s.group_by_length)
-    if run.base.dtype == torch.float32 and s.dtype != 'bfloat16':
+    if fusible(run.base, s):
         fuse_lora(trainer.model)
     checkpoint = latest(run.folder)
     with room_for_checkpoints(run.folder):
@@ -665,7 +688,21 @@ def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examp
             REPORT,
         )
 
+
+def fusible(base: Base, s: TrainingSettings) -> bool:
+    "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
+    import torch
+
+    if base.dtype == torch.float32:
+        return s.dtype != 'bfloat16'
+    return base.dtype == torch.bfloat16 and base.device.type == 'cpu' and s.method == 'lora'
+
 # %% ../../nbs/training/18_trainer.ipynb #8c12e7f2
+def hide_rounding(model):
+    "Else TRL rounds the adapter of a base in 4 or 8 bits to bfloat16, and it would not begin where its parent ended."
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+
+
 @runtime_checkable
 class Objective(Protocol):
     "What training means. A frozen dataclass; its fields are part of a job's key."
@@ -725,8 +762,7 @@ class SFT:
                 row=list(range(len(examples))),
             )
         )
-        # else TRL rounds the adapter to bfloat16, and it would not begin where its parent ended
-        model.is_loaded_in_4bit = False
+        hide_rounding(model)
         trainer = trainer_class()(
             model=model,
             args=one_device(SFTConfig(**arguments(run), packing=False, dataset_kwargs=dict(skip_prepare_dataset=True))),
