@@ -465,7 +465,8 @@ def run(config, given, json: AsJson = False):
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
+    here, question = quote(str(config.folder)), 'What is the result of 3+7*1+4-9*6?'
+    print(f'Look at it: maft report {here}. Ask its society: maft debate "{question}" --run {here}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
 @app.command(epilog=examples('plan'))
