@@ -90,7 +90,7 @@ def build(paths):
         try:
             text = render(path)
         except Exception as e:
-            faults.append(f'{path.relative_to(NBS)}: {type(e).__name__}: {str(e)[:300]}')
+            faults.append(f'{path.relative_to(NBS)}: {type(e).__name__}: {str(e)[-300:]}')
             continue
         out = SITE / path.relative_to(NBS).with_suffix('.html')
         out.parent.mkdir(parents=True, exist_ok=True)
