@@ -200,7 +200,7 @@ def results_only(quiet: bool = False):  # drop it altogether?
 
 
 def print_json(page):
-    "A result for programs: JSON on standard output."
+    "`page`, a result for programs, as JSON on standard output."
     from json import dumps
 
     print(dumps(page, indent=1, ensure_ascii=False))
@@ -465,7 +465,8 @@ def run(config, given, json: AsJson = False):
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
+    here, question = quote(str(config.folder)), 'What is the result of 3+7*1+4-9*6?'
+    print(f'Look at it: maft report {here}. Ask its society: maft debate "{question}" --run {here}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
 @app.command(epilog=examples('plan'))

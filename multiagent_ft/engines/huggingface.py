@@ -658,7 +658,7 @@ def plain_lora_layers(model, name: str) -> list:
 
 
 def lora_forward(layer, name: str, x: torch.Tensor) -> torch.Tensor:
-    "What a layer with adapter `name` makes of `x`."
+    "What `layer` with adapter `name` makes of `x`."
     out = layer.get_base_layer()(x)
     down = lora_down(x.flatten(0, -2), layer.lora_A[name].weight)
     add_lora(out.view(-1, out.shape[-1]), down, layer.lora_B[name].weight, scale=layer.scaling[name])

@@ -1035,8 +1035,8 @@ def accuracy_figure(table):  # a DataFrame, see `Result.table`
 GREY = '#7a7a7a'  # read on white and on black
 
 
-def themed_svg(fig) -> str:  # of matplotlib
-    "A matplotlib figure as an SVG element for light and dark pages: no background, axes and words in grey."
+def themed_svg(fig) -> str:
+    "The matplotlib figure `fig` as an SVG element for light and dark pages: no background, axes and words in grey."
     import matplotlib as mpl
     from matplotlib.text import Text
 
