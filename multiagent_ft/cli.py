@@ -13,10 +13,10 @@ __all__ = ['METAVAR', 'VALUES', 'MORE', 'CONFIG', 'SET', 'QUICK', 'QUIET', 'SHAR
            'rich_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'option',
            'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command', 'plan_command', 'print_bench',
            'bench_command', 'doctor_command', 'eval_command', 'debate_command', 'debate_page', 'watched_debate',
-           'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper',
-           'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run', 'serve_society', 'show_recipes',
-           'settings_page', 'configuration', 'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train',
-           'nano_measure', 'main']
+           'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'study_page', 'compare_recipes',
+           'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run',
+           'serve_society', 'show_recipes', 'settings_page', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -749,6 +749,14 @@ def tell_plan(lines: list[str], leave: bool):  # was only the plan asked for?
         raise typer.Exit()
 
 
+def study_page(found: dict, out: Path) -> dict:
+    "What `compare` has `found`, for programs; its folder is `out`."
+    from multiagent_ft.studies.statistics import numbers
+
+    rows = [numbers(row) for row in found['table']]
+    return dict(folder=str(out), rows=rows, tokens=found['tokens'], made=found['made'])
+
+
 @app.command('compare', epilog=examples('compare'))
 @takes_settings('task', *STUDY)
 def compare_recipes(
@@ -765,7 +773,6 @@ def compare_recipes(
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     continues where it was stopped."""
     from multiagent_ft.studies.compare import compare, plan_comparison, savings_note, seeds_from, study_row
-    from multiagent_ft.studies.statistics import numbers
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
@@ -778,8 +785,7 @@ def compare_recipes(
     with results_only():
         found = compare(entries, base, seeds, out=out, baseline=baseline)
     if json:
-        rows = [numbers(row) for row in found['table']]
-        return print_json(dict(folder=str(out), rows=rows, tokens=found['tokens'], made=found['made']))
+        return print_json(study_page(found, out))
     print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:
