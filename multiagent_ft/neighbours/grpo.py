@@ -23,7 +23,16 @@ from ..method.recipes import RecipeContext
 from ..training.dpo import REFERENCE_ROWS
 from ..training.finetune import tolerance, trainer_logprobs
 from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
-from ..training.trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    our_trainer,
+    pad_right,
+    run_trainer,
+)
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #251c6e4a
 def advantages(
@@ -221,7 +230,7 @@ class GRPO:
             steps_per_generation=2 * (run.settings.batch_size // run.micro),
             disable_dropout=True,
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = grpo_trainer_class()(
             model=model,
             reward_funcs=no_reward,

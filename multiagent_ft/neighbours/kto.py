@@ -18,7 +18,15 @@ from ..method.examples import Example
 from ..training.dpo import REFERENCE_ROWS, referenced_trainer
 from ..training.finetune import tolerance, trainer_logprobs
 from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
-from ..training.trainer import SFT, TrainingRun, arguments, one_device, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    pad_right,
+    run_trainer,
+)
 
 # %% ../../nbs/neighbours/64_kto.ipynb #12a097db
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ class KTO:
             undesirable_weight=undesirable,
             precompute_ref_log_probs=not adapter,  # for full weights this keeps TRL from loading a reference model
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = kto_trainer_class()(
             model=model,
             args=one_device(args),

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'GREY', 'Objects', 'task_for', 'base_arguments', 'vllm_args',
-           'server_args', 'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'recipe_key', 'engine_key',
-           'object_keys', 'RunContext', 'check_can_train', 'check_disjoint', 'split_questions', 'recipe_context',
-           'finetune_one', 'sharded', 'finetune_all', 'check_base', 'call_recipe', 'Selection', 'select_examples',
-           'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated',
-           'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation', 'evaluate_iteration',
-           'check_same_objects', 'init_run_dir', 'asked', 'check_same_inputs', 'changed_golds', 'report_fit',
-           'with_its_store', 'FolderBusy', 'run_lock', 'git_commit', 'summary_head', 'write_summary', 'source_digest',
-           'input_digest', 'finished_summary', 'run_iterations', 'run', 'run_here', 'prompts_unsent', 'so_far',
-           'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg', 'Result', 'accuracy_table', 'read_result',
-           'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society',
-           'evaluate_run']
+           'server_args', 'check_adapter', 'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'recipe_key',
+           'engine_key', 'object_keys', 'RunContext', 'check_can_train', 'check_disjoint', 'split_questions',
+           'recipe_context', 'finetune_one', 'sharded', 'finetune_all', 'check_base', 'call_recipe', 'Selection',
+           'select_examples', 'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy', 'examples_by_role',
+           'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation',
+           'evaluate_iteration', 'objects_of', 'check_same_objects', 'init_run_dir', 'asked', 'check_same_inputs',
+           'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy', 'run_lock', 'git_commit', 'summary_head',
+           'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations', 'run', 'tracker_of',
+           'run_here', 'prompts_unsent', 'so_far', 'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg',
+           'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config',
+           'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, io, json, os, subprocess, tempfile, traceback
@@ -119,7 +119,7 @@ def base_arguments(cfg: Config) -> dict:
     args = {k: v for k, v in dict(cfg.engine).items() if k not in ('name', 'args')}
     if cfg.training.method == 'qlora' and cfg.engine.dtype == 'auto':
         args['dtype'] = '4bit'
-    args = args if args['template_args'] else {k: v for k, v in args.items() if k != 'template_args'}
+    args = {k: v for k, v in args.items() if v or k not in ('template_args', 'adapter')}
     return args | dict(device=cfg.run.device, batch_size=cfg.generation.batch_size)
 
 
@@ -146,6 +146,22 @@ def server_args(cfg: Config) -> dict:
         if (v := getattr(cfg.engine, k))
     }
     return own | dict(tokenizer=cfg.model)
+
+
+def check_adapter(cfg: Config, objects: Objects):
+    "Raises `MaftError` if the adapter that the settings name is none, or agents cannot begin with it."
+    kind = cfg.engine.name if objects.engine is None else type(objects.engine).__name__
+    own = objects.engine is not None or cfg.engine.name != 'hf'
+    if cfg.engine.adapter and (own or cfg.training.method == 'full'):
+        what = f'engine {kind} begins' if own else 'method full begins'
+        raise MaftError(
+            f'adapter {cfg.engine.adapter}: {what} with a whole model. Fold the adapter into the base (`maft export'
+            ' --merge`, or merge_and_unload of PEFT) and name what comes out with --model, or leave it out.'
+        )
+    if cfg.engine.adapter:
+        from multiagent_ft.engines.huggingface import check_start_adapter
+
+        check_start_adapter(cfg.engine.adapter)
 
 
 def spec_for(cfg: Config) -> EngineSpec:
@@ -255,6 +271,7 @@ class RunContext:
         self.folder, self.shared, self.objects = cfg.folder, executor, objects
         self.progress = progress or Progress(quiet=cfg.quiet)
         self.task = task_for(cfg, objects.task)
+        check_adapter(cfg, objects)
         self.spec = None if objects.engine else spec_for(cfg)
         self.store = Store(cfg.store_folder)
         self.protocol = protocol_for(cfg, self.task, objects.prompts)
@@ -628,10 +645,23 @@ def evaluate_iteration(
     return Evaluation(outcomes, methods=summarize_outcomes(outcomes), health=health(outcomes))
 
 # %% ../../nbs/runs/29_run.ipynb #75591fb6
+def objects_of(folder: Path) -> dict:
+    "{recipe, task, prompts, engine: key} of the objects that the run in `folder` was given. Raises `MaftError`."
+    file = Path(folder) / 'objects.json'
+    try:
+        page = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict) or not all(isinstance(v, dict) for v in page.values()):
+        raise MaftError(
+            f'{file} is damaged. Bring back the one that was there, or start again in another folder (--out).'
+        )
+    return page
+
+
 def check_same_objects(folder: Path, keys: dict):
     "Raises `MaftError` if the run in `folder` used other objects than those of `keys`."
-    file = Path(folder) / 'objects.json'
-    old = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    old = objects_of(folder)
     for what in (k for k in ('task', 'recipe', 'prompts', 'engine') if old.get(k) != keys.get(k)):
         a, b = old.get(what), keys.get(what)
         part = next((p for p in (a or {}) | (b or {}) if (a or {}).get(p) != (b or {}).get(p)), '')
@@ -681,10 +711,10 @@ def check_same_inputs(context: RunContext):
         check_same_base(saved_base(folder), context.engine, where=f'the run in {context.folder}')
     try:
         before = json.loads((context.folder / 'provenance.json').read_text(encoding='utf-8'))['asked']
-    except (OSError, ValueError, KeyError, TypeError):
+        other = [] if before['evaluation'] == context.asked['evaluation'] else ['evaluation']
+        other += ['training'] * any(a != b for a, b in zip(before['train'], context.asked['train']))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged: it is written again
         return
-    other = [] if before['evaluation'] == context.asked['evaluation'] else ['evaluation']
-    other += ['training'] * any(a != b for a, b in zip(before['train'], context.asked['train']))
     if other:
         raise MaftError(
             f'{context.folder} holds a run on other questions: those of {context.cfg.task.name} for'
@@ -696,7 +726,7 @@ def changed_golds(context: RunContext, evaluation: list[Problem]) -> int:
     "How many right answers are not those that the run in this folder was graded with; it is told."
     try:
         golds = {o['problem']: o['gold'] for o in read_jsonl(context.folder / 'outcomes.jsonl')}
-    except (MaftError, KeyError):
+    except (MaftError, KeyError, TypeError):  # damaged: it is written again
         return 0
     changed = [p.id for p in evaluation if golds.get(p.id, p.gold) != p.gold]
     if changed:
@@ -795,8 +825,9 @@ def write_summary(context: RunContext, iterations: list[dict], outcomes: list[di
     write_jsonl(context.folder / 'outcomes.jsonl', outcomes)
     write('keys', sorted(set().union(*context.trace.values())), indent=0)
     write('summary', summary)
-    societies = [f'iteration-{it["iteration"]}/{f}' for it in iterations for f in ('society.json', 'eval.jsonl')]
-    files = ['outcomes.jsonl', 'keys.json', 'summary.json', *societies]
+    folders = [context.folder / f'iteration-{it["iteration"]}' for it in iterations]
+    parts = [f for folder in folders for f in (folder / 'society.json', *sorted(folder.rglob('*.jsonl')))]
+    files = ['outcomes.jsonl', 'keys.json', 'summary.json', *(f.relative_to(context.folder).as_posix() for f in parts)]
     provenance = dict(
         commit=git_commit(),
         versions=versions(),
@@ -838,7 +869,7 @@ def finished_summary(context: RunContext) -> dict | None:
             file_digest(context.folder / f) == d for f, d in provenance['results'].items()
         )
         complete = len(summary['iterations']) == context.cfg.iterations + 1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     kinds = ('generate', 'read', 'check', 'finetune')
     stored = {f.name for kind in kinds for f in context.store.path.glob(f'{kind}/*/*')}
@@ -902,6 +933,12 @@ def run(
     return summary
 
 
+def tracker_of(cfg: Config) -> Tracker:
+    "Where the run of `cfg` is logged."
+    where = dict(project=cfg.project, wandb=cfg.wandb, tensorboard=cfg.run.tensorboard)
+    return Tracker(cfg.folder, config=semantic(cfg), adapters=cfg.run.wandb_adapters, **where)
+
+
 def run_here(
     cfg: Config,
     executor: Executor | None = None,
@@ -925,9 +962,7 @@ def run_here(
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
         check_base(context)
         save_config(located(cfg), cfg.folder)
-        tracking = dict(project=cfg.project, wandb=cfg.wandb, adapters=cfg.run.wandb_adapters)
-        tracking |= dict(tensorboard=cfg.run.tensorboard)
-        with Tracker(cfg.folder, config=semantic(cfg), **tracking) as track:
+        with tracker_of(cfg) as track:
             summary = run_iterations(context, train, evaluation, track=track)
     return dict(summary, made=dict(context.store.misses - before), regraded=changed)
 
@@ -1004,8 +1039,8 @@ def accuracy_figure(table):  # a DataFrame, see `Result.table`
 GREY = '#7a7a7a'  # read on white and on black
 
 
-def themed_svg(fig) -> str:  # of matplotlib
-    "A matplotlib figure as an SVG element for light and dark pages: no background, axes and words in grey."
+def themed_svg(fig) -> str:
+    "The matplotlib figure `fig` as an SVG element for light and dark pages: no background, axes and words in grey."
     import matplotlib as mpl
     from matplotlib.text import Text
 
@@ -1154,8 +1189,7 @@ def evaluation_config(folder: Path, task: str | None, eval: int | None, data: st
 
 def check_objects_given(folder: Path, cfg: Config, given: Objects):
     "Raises `MaftError` if the run in `folder` used a Python object that is neither given nor found by its name."
-    file = Path(folder) / 'objects.json'
-    used = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    used = objects_of(folder)
     found = dict(
         task=is_object_name(cfg.task.name) or cfg.task.name != config_of(folder).task.name,
         recipe=is_object_name(cfg.recipe),

@@ -269,8 +269,7 @@ class NotebookLine:
     "The line of a `Bar` as an output of a notebook that is written over."
 
     def __init__(self, bar: Bar):
-        from IPython.display import display
-
+        display = sys.modules['IPython.display'].display  # it is there wherever a notebook is
         self.bar, self.last = bar, bar.progress.now()
         self.handle = display(Shown(bar.status(), bar.done, bar.total), display_id=True)
 
@@ -578,8 +577,8 @@ def debate_rows(folder: Path, k: int, n: int = 20) -> list[list]:  # a run's fol
     return rows
 
 
-def adapter_artifact(run, folder: Path, k: int):  # a W&B run
-    "The adapters of iteration `k` as a W&B artifact; None where there are none."
+def adapter_artifact(run, folder: Path, k: int):
+    "The adapters of iteration `k` as an artifact of the W&B run `run`; None where there are none."
     import wandb
 
     here = Path(folder) / f'iteration-{k}' / 'adapters'

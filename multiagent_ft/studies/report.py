@@ -29,6 +29,7 @@ from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..method.examples import BUCKETS, load_examples
 from ..runs.evaluate import FATES, Comparison, compare, correctness, wilson
+from ..runs.explain import as_written
 from ..runs.run import SCHEMA
 from ..runs.settings import config_of, semantic
 from ..runs.tracking import scrub
@@ -79,7 +80,7 @@ def read_summary(folder: Path) -> tuple[dict, dict]:
         )
     try:
         summary, provenance = json.loads(text), json.loads(read_text(folder / 'provenance.json') or '{}')
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise MaftError(
             f'{folder}: summary.json or provenance.json is not valid JSON ({e}). Run the same command again; it is'
             ' written again.'
@@ -797,8 +798,9 @@ def report(
 ) -> Path:
     """Write `folder`/report.html (report-beside-OTHER.html for two runs), and its tables of health as
     `folder`/health.csv; the path of the page. Raises `MaftError` when a folder holds no results."""
-    found, second = read_results(folder), other and read_results(other)
-    text = page(found, debates, other=second)
+    with as_written(folder), as_written(other or folder):
+        found, second = read_results(folder), other and read_results(other)
+        text = page(found, debates, other=second)
     write_atomic(found.folder / 'health.csv', csv_text(found.study.debates))
     name = f'report-beside-{other_name(found, second).replace("/", "-")}.html' if second else 'report.html'
     return write_atomic(found.folder / name, text)

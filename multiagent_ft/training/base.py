@@ -13,7 +13,7 @@ from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from ..core import MaftError, write_atomic
-from ..engines.huggingface import Base, load_base
+from ..engines.huggingface import Base, load_base, rounding
 
 # %% ../../nbs/training/16_base.ipynb #0ab549b2
 LOUD = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch', 'bitsandbytes')
@@ -94,7 +94,7 @@ def weight_sharing_copy(
     from transformers.initialization import no_init_weights
 
     original = base.model
-    if getattr(original, 'is_loaded_in_4bit', False):
+    if rounding(original):
         return _shared_copy(original)
     with torch.device('meta'), no_init_weights():
         model = type(original)(deepcopy(original.config))
@@ -125,16 +125,20 @@ def _copy_unsaved(original, model):
                     setattr(m, k, new)
 
 # %% ../../nbs/training/16_base.ipynb #856db32a
-def _shared_copy(original):
-    """A copy of a base in 4 bits, whose weights carry tables that no state dict can assign: new modules around the same
-    tensors, PEFT's layers taken out."""
+def _is_tensor(x) -> bool:
     import torch
+
+    return isinstance(x, torch.Tensor)
+
+
+def _shared_copy(original):
+    """A copy of a base in few bits, whose weights carry tables that no state dict can assign: new modules around the
+    same tensors, PEFT's layers taken out."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    tables = (
-        x for m in original.modules() for k, x in vars(m).items() if k == 'quant_state' or isinstance(x, torch.Tensor)
-    )
-    shared = [*original.parameters(), *original.buffers(), *tables]
+    tables = (x for m in original.modules() for k, x in vars(m).items() if k == 'quant_state' or _is_tensor(x))
+    held = (vars(m.state).values() for m in original.modules() if hasattr(getattr(m, 'state', None), 'CB'))
+    shared = [*original.parameters(), *original.buffers(), *tables, *(x for v in held for x in v if _is_tensor(x))]
     model = deepcopy(original, {id(t): t for t in shared})
     for m in list(model.modules()):
         for name, child in list(m.named_children()):

@@ -23,7 +23,16 @@ from ..method.prompts import Request
 from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext
 from .finetune import tolerance, trainer_logprobs
 from .guards import REPORT, GuardError, check_batch, check_logprobs_agree
-from .trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    our_trainer,
+    pad_right,
+    run_trainer,
+)
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000007
 DRAWS = 4  # of every turn, the debate's own included
@@ -289,7 +298,7 @@ class DPO:
         args = DPOConfig(
             **arguments(run) | dict(learning_rate=rate), beta=self.beta, precompute_ref_log_probs=not adapter
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = dpo_trainer_class()(
             model=model,
             args=one_device(args),
