@@ -70,7 +70,9 @@ def test_dtype_auto_by_size_and_processor(monkeypatch):
 
 def test_not_enough_memory_says_what_would_fit(monkeypatch):
     monkeypatch.setattr(hf, 'free_memory', lambda device: 3_000_000)
-    with pytest.raises(MaftError, match=r'nano needs 0.0 GB in float32.*dtype=bfloat16 \(0.0 GB\) or 4bit') as e:
+    with pytest.raises(
+        MaftError, match=r'nano needs 0.0 GB in float32.*dtype=bfloat16 \(0.0 GB\) or 8bit \(0.0 GB\) or 4bit'
+    ) as e:
         HFEngine('nano', dtype='float32')
     assert 'float16 (' not in str(e.value).replace('bfloat16 (', '')
     monkeypatch.setattr(hf, 'free_memory', lambda device: 1000)

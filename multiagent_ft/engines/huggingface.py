@@ -6,10 +6,10 @@
 __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUMMED_ROWS', 'MERGE_BELOW', 'LARGE_HEAD',
            'PACK_FROM', 'MORE_THAN_LORA', 'LOGITS_AT_ONCE', 'silence', 'find_model', 'pick_device',
            'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub', 'in_cache',
-           'check_model_name', 'check_weights', 'load_weights', 'rounding_config', 'stored_rounding', 'settle_rounding',
-           'load_tokenizer', 'parameter_count', 'free_memory', 'choose_numbers', 'check_fits', 'place_in_config',
-           'explain_load_error', 'cached_file_digest', 'hub_commit', 'base_identity', 'adapter_identity', 'is_four_bit',
-           'rounding', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora', 'plain_lora_layers',
+           'check_model_name', 'check_weights', 'is_four_bit', 'rounding', 'load_weights', 'rounding_config',
+           'stored_rounding', 'settle_rounding', 'load_tokenizer', 'parameter_count', 'free_memory', 'choose_numbers',
+           'check_fits', 'place_in_config', 'explain_load_error', 'cached_file_digest', 'hub_commit', 'base_identity',
+           'adapter_identity', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora', 'plain_lora_layers',
            'lora_forward', 'adapter_in_pieces', 'Adapters', 'out_of_memory', 'BatchSize', 'spare_the_head',
            'packed_product', 'pack', 'can_pack', 'PackedWeights', 'Base', 'load_base', 'check_start_adapter',
            'lora_settings', 'context_of', 'end_ids', 'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row',
@@ -198,6 +198,22 @@ def check_weights(model: str):
             raise MaftError(f'{f}: cannot be read ({e.strerror}). Fix that, or fetch the model again.') from None
         if start.startswith(b'version https://git-lfs'):
             raise MaftError(f'{f} is a pointer of Git LFS, not the weights: `git lfs pull` in {model} fetches them.')
+
+# %% ../../nbs/engines/13_huggingface.ipynb #5a11fe01
+def is_four_bit(base: PreTrainedModel) -> bool:
+    "Are the base's linear layers in 4 bits?"
+    return bool(getattr(base, 'is_loaded_in_4bit', False))
+
+
+def rounding(base: PreTrainedModel) -> str:
+    "How the base's linear layers are rounded in memory: nf4, int8, or the method's name; '' when they are not."
+    if is_four_bit(base):
+        return 'nf4'
+    if getattr(base, 'is_loaded_in_8bit', False):
+        return 'int8'
+    config = getattr(getattr(base, 'hf_quantizer', None), 'quantization_config', None)
+    method = getattr(config, 'quant_method', '')
+    return str(getattr(method, 'value', method))
 
 # %% ../../nbs/engines/13_huggingface.ipynb #8f8de141
 def load_weights(
@@ -582,22 +598,6 @@ def _tensors(file):
             ]
 
 # %% ../../nbs/engines/13_huggingface.ipynb #7263c66d
-def is_four_bit(base: PreTrainedModel) -> bool:
-    "Are the base's linear layers in 4 bits?"
-    return bool(getattr(base, 'is_loaded_in_4bit', False))
-
-
-def rounding(base: PreTrainedModel) -> str:
-    "How the base's linear layers are rounded in memory: nf4, int8, or the method's name; '' when they are not."
-    if is_four_bit(base):
-        return 'nf4'
-    if getattr(base, 'is_loaded_in_8bit', False):
-        return 'int8'
-    config = getattr(getattr(base, 'hf_quantizer', None), 'quantization_config', None)
-    method = getattr(config, 'quant_method', '')
-    return str(getattr(method, 'value', method))
-
-
 def adapter_mismatch(folder: str | Path, why: str) -> MaftError:
     "The error for an adapter of another model."
     return MaftError(
