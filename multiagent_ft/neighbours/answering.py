@@ -12,8 +12,8 @@ __all__ = ['CONFIDENT', 'ADAPTIVE', 'LOOKS', 'SAMPLES', 'SECOND_LOOKS', 'SELF_RE
 # %% ../../nbs/neighbours/69_answering.ipynb #ff2e7cf5
 from dataclasses import replace
 from math import comb, exp
+from typing import TYPE_CHECKING
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
-from ..engines.huggingface import Base
 from ..method.consensus import vote
 from ..method.debate import Seeds, Society, first_chat
 from ..method.prompts import Request, Sampling, draw
@@ -30,6 +30,9 @@ from multiagent_ft.method.recipes import (
 )
 from .preferences import V_STAR_VOTE, peer_scores, verdict, verifier_scores
 from .selftraining import reflect
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/69_answering.ipynb #d1457130
 CONFIDENT = 0.95
@@ -248,7 +251,7 @@ ROUTING = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #b78304f0
-def ensemble_tokens(base: Base, prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
+def ensemble_tokens(base: 'Base', prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
     "Token ids drawn step by step from the mean of the adapters' next-token probabilities."
     import torch
 

@@ -13,17 +13,19 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import sqrt
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from ..core import MaftError, Transcript, digest, read_jsonl
-from ..engines.huggingface import Base, BatchSize
 from ..method.consensus import Vote
 from ..method.debate import Agent, Society
 from ..method.examples import Example, agrees, example_of
 from ..method.recipes import RecipeContext
-from ..training.dpo import REFERENCE_ROWS
-from ..training.finetune import tolerance, trainer_logprobs
-from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
+from ..training.dpo import check_reference, reference_logprobs
+from ..training.finetune import tolerance
+from ..training.guards import REPORT, GuardError, check_batch
 from ..training.trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #251c6e4a
 def advantages(
@@ -178,7 +180,7 @@ class GRPO:
     def key(self, examples: list[Rollout]) -> dict:
         return dict(objective=dict(name='grpo', **asdict(self)), advantages=digest([r.advantage for r in examples]))
 
-    def check_examples(self, examples: list[Rollout], base: Base):
+    def check_examples(self, examples: list[Rollout], base: 'Base'):
         SFT().check_examples(examples, base)
         if not any(r.advantage for r in examples):
             raise GuardError(
@@ -194,15 +196,9 @@ class GRPO:
         return [len(r.input_ids) for r in examples]
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
-        ids = [r.prompt_ids for r in run.examples], [r.token_ids for r in run.examples]
-        old = run.base.logprobs(*ids, run.parent, batch=BatchSize(REFERENCE_ROWS))
-        check_logprobs_agree(
-            trainer_logprobs(model, run.examples[:2]),
-            old[:2],
-            'reference',
-            tolerance=tolerance(run.base),
-            saw="the samples are not the agent's own parent's",
-        )
+        old = reference_logprobs(run.base, run.examples, run.parent)
+        not_its_own = "the samples are not the agent's own parent's"
+        check_reference(model, run, run.examples[:2], reference=old, saw=not_its_own)
         curve = dict(kl='kl') if self.beta else {}
         return run_trainer(self.trainer(model, run, old), run, self.lengths(run.examples), curve=curve)
 

@@ -9,9 +9,8 @@ __all__ = ['Weighted', 'weighted', 'relative', 'weighted_loss', 'WeightedCollato
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from ..core import read_jsonl
-from ..engines.huggingface import Base
 from ..method.examples import Example
 from ..training.guards import GuardError
 from multiagent_ft.training.trainer import (
@@ -23,6 +22,9 @@ from multiagent_ft.training.trainer import (
     our_trainer,
     run_trainer,
 )
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/63_weighted.ipynb #5503259e
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class WeightedSFT:
         weights = relative([getattr(e, 'weight', None) for e in examples])
         return {} if weights is None else dict(objective=dict(name=self.name), weights=weights)
 
-    def check_examples(self, examples: list[Weighted], base: Base):
+    def check_examples(self, examples: list[Weighted], base: 'Base'):
         SFT().check_examples(examples, base)
         relative([e.weight for e in examples])
 

@@ -13,9 +13,8 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import TYPE_CHECKING, Any, Callable, ClassVar
 from ..core import MaftError, Transcript, Turn, digest, read_jsonl, seed_for
-from ..engines.huggingface import Base, BatchSize
 from ..method.consensus import Vote
 from ..method.debate import Agent, Seeds, Society
 from ..method.examples import Example, agrees
@@ -24,6 +23,9 @@ from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext
 from .finetune import tolerance, trainer_logprobs
 from .guards import REPORT, GuardError, check_batch, check_logprobs_agree
 from .trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000007
 DRAWS = 4  # of every turn, the debate's own included
@@ -168,22 +170,28 @@ def check_preference_batch(batch: dict, pairs: list[Pair]):
 REFERENCE_ROWS = 16  # turns per forward pass: fixed, for with it the last digits change
 
 
-def reference_logprobs(base: Base, pairs: list[Pair], parent: str | None) -> list[list]:
-    "Log-probability of every token of (preferred, rejected) of all pairs under the parent, one after another."
-    turns = DPO().turns(pairs)
+def reference_logprobs(base: 'Base', turns: list[Example], parent: str | None) -> list[list]:
+    "Log-probability of every token of `turns` under the parent."
+    from multiagent_ft.engines.huggingface import BatchSize
+
     rows = BatchSize(REFERENCE_ROWS)
     return base.logprobs([t.prompt_ids for t in turns], [t.token_ids for t in turns], parent, batch=rows)
 
 
-def check_reference(model, run: TrainingRun, reference: list[list]):
-    "Guard `reference`: before the first step the policy is the reference. Looks at two pairs."
-    turns = DPO().turns(run.examples[:2])
+def check_reference(
+    model,
+    run: TrainingRun,
+    turns: list[Example],  # the first few
+    reference: list[list],  # `reference_logprobs` of these, and of those that follow
+    saw: str = "the reference is not the agent's own parent",  # what it means if they differ
+):
+    "Guard `reference`: before the first step the policy is the reference."
     check_logprobs_agree(
         trainer_logprobs(model, turns),
         reference[: len(turns)],
         'reference',
         tolerance=tolerance(run.base),
-        saw="the reference is not the agent's own parent",
+        saw=saw,
     )
 
 
@@ -251,7 +259,7 @@ class DPO:
     def key(self, examples: list[Pair]) -> dict:
         return dict(objective=dict(name='dpo', **asdict(self)), rejected=digest([p.rejected_ids for p in examples]))
 
-    def check_examples(self, examples: list[Pair], base: Base):
+    def check_examples(self, examples: list[Pair], base: 'Base'):
         for side in ('preferred', 'rejected'):
             SFT().check_examples([getattr(p, side) for p in examples], base)
         for i, p in enumerate(examples):
@@ -270,8 +278,9 @@ class DPO:
         return [2 * len(p.prompt_ids) + len(p.token_ids) + len(p.rejected_ids) for p in examples]
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
-        reference = reference_logprobs(run.base, run.examples, run.parent)
-        check_reference(model, run, reference)
+        turns = self.turns(run.examples)
+        reference = reference_logprobs(run.base, turns, run.parent)
+        check_reference(model, run, turns[:4], reference=reference)
         trainer = self.trainer(model, run, [float(sum(map(float, x))) for x in reference])
         curve = dict(margin='rewards/margins', accuracy='rewards/accuracies')
         return run_trainer(trainer, run, self.lengths(run.examples), curve=curve)

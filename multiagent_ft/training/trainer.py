@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Protocol, runtime_checkable
 from ..core import MaftError, canonical_json, file_digest, load_object, rng_for, write_atomic
-from ..engines.huggingface import Base
 from ..method.examples import Example, load_examples
 from multiagent_ft.training.base import (
     agent_tensors,
@@ -32,8 +31,11 @@ from multiagent_ft.training.base import (
 from .guards import GuardError, LOWER, REPORT, check_batch, check_examples
 from .settings import TrainingSettings
 
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
+
 # %% ../../nbs/training/18_trainer.ipynb #f06fb111
-def init_model(base: Base, parent: str | None, s: TrainingSettings, seed: int):
+def init_model(base: 'Base', parent: str | None, s: TrainingSettings, seed: int):
     """The model to train: a copy that shares the base's weights and holds the parent's adapter, or a fresh one drawn
     from `seed`."""
     import torch
@@ -100,7 +102,7 @@ def unfit_layers(model) -> dict[str, str]:
     return found
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
-def check_method(base: Base, s: TrainingSettings):
+def check_method(base: 'Base', s: TrainingSettings):
     "Raises `MaftError` when this base cannot be trained as the settings say."
     four, eight = (getattr(base.model, f'is_loaded_in_{n}bit', False) for n in (4, 8))
     dtype = str(base.dtype).removeprefix('torch.')
@@ -472,18 +474,18 @@ def activation_bytes(model) -> int:
     return sum(4 * (m.in_features + m.out_features) for m in own if isinstance(m, torch.nn.Linear))
 
 
-def activation_room(base: Base) -> int:
+def activation_room(base: 'Base') -> int:
     "Bytes that activations may take on a CPU: half of what the weights take, and at least `ROOM`."
     return max(ROOM, sum(t.nbytes for t in base_tensors(base).values()) // 2)
 
 
-def tokens_at_once(base: Base) -> int:
+def tokens_at_once(base: 'Base') -> int:
     "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what `activation_room` has room for."
     fit = activation_room(base) // max(1, activation_bytes(base.model))
     return max(1, min(TOKENS_PER_MICRO_BATCH, fit))
 
 
-def needs_checkpointing(base: Base, lengths: list[int], micro: int) -> bool:
+def needs_checkpointing(base: 'Base', lengths: list[int], micro: int) -> bool:
     "Would a micro-batch of the longest examples leave more behind than `activation_room`? Then layers are run twice."
     longest = sum(sorted(lengths)[-micro:])
     return base.device.type == 'cpu' and longest * activation_bytes(base.model) > 2 * activation_room(base)
@@ -530,7 +532,7 @@ def progress_callback_class() -> type:
 class TrainingRun:
     "What one training run works with."
 
-    base: Base  # shared by all agents
+    base: 'Base'  # shared by all agents
     parent: str | None  # folder of the agent's adapter; None = it is the base model
     examples: list  # of the objective's kind
     settings: TrainingSettings
@@ -678,7 +680,7 @@ class Objective(Protocol):
     def key(self, examples: list) -> dict:
         "What a trained agent depends on besides its parent, its examples' own turns, settings and seed."
 
-    def check_examples(self, examples: list, base: Base):
+    def check_examples(self, examples: list, base: 'Base'):
         "Guard `examples`, before anything is trained."
 
     def turns(self, examples: list) -> list[Example]:
@@ -703,7 +705,7 @@ class SFT:
     def key(self, examples: list[Example]) -> dict:
         return {}
 
-    def check_examples(self, examples: list[Example], base: Base):
+    def check_examples(self, examples: list[Example], base: 'Base'):
         vocabulary = base.model.get_input_embeddings().weight.shape[0]
         check_examples(examples, base.stop_ids, vocabulary, context=base.context)
 
