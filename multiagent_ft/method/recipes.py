@@ -32,6 +32,7 @@ from multiagent_ft.core import (
 from .debate import Agent, Seeds, Protocol, Society, debate, no_stage, untrained
 from multiagent_ft.method.examples import (
     Example,
+    agreeing,
     agrees,
     critic_examples,
     example_of,
@@ -228,8 +229,7 @@ def all_final_turns(
         first_prompt = {t.agent: t.completion.prompt_ids for t in tr.at(1)}
         examples += [
             replace(example_of(t, tr.problem.id, 'agreed'), prompt_ids=first_prompt[t.agent])
-            for t in tr.final()
-            if t.completion.finish == 'stop' and agrees(t, vote.answer)
+            for t in agreeing(tr.final(), vote.answer)
         ]
     return {society.generators[0]: examples}
 
@@ -296,8 +296,7 @@ def correct_turns(
         unhinted = tr.at(1)[0].completion.prompt_ids
         examples += [
             replace(example_of(t, tr.problem.id, 'hinted' if t.role == 'hinted' else 'agreed'), prompt_ids=unhinted)
-            for t in tr.turns
-            if t.completion.finish == 'stop' and agrees(t, vote.answer)
+            for t in agreeing(tr.turns, vote.answer)
         ]
     return {society.generators[0]: examples}
 

@@ -17,7 +17,7 @@ from math import log
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
 from ..method.consensus import Vote, vote
 from ..method.debate import Agent, Seeds, Society, first_chat
-from ..method.examples import agrees, example_of
+from ..method.examples import agreeing, agrees, example_of
 from ..method.prompts import Request, reply
 from multiagent_ft.method.recipes import (
     ASKS_MAJ_K,
@@ -134,8 +134,8 @@ def by_peer_scores(
     examples = [
         weighted(example_of(t, tr.problem.id, bucket='agreed'), scores[t.agent])
         for tr, v in zip(transcripts, votes, strict=True)
-        for t in tr.at(1)
-        if t.completion.finish == 'stop' and agrees(t, v.answer) and scores[t.agent] > 0
+        for t in agreeing(tr.at(1), v.answer)
+        if scores[t.agent] > 0
     ]
     if not examples:
         say_idle(society.generators[0], votes, 'and no complete answer of an agent that scores agrees with one.')
