@@ -16,11 +16,11 @@ part: the part that is most asked for, then the others. Whatever is finished is 
 The same command continues where it was stopped. nbs/results/03_leaderboard.ipynb reads copies of these files.
 """
 
-import argparse, json, sys, time
+import argparse, json, time
 from contextlib import closing
 from pathlib import Path
 
-# Recipes that fix another temperature belong to Figure 10 of the paper, not here.
+# Recipes that fix another temperature belong to Figure 10 of the paper; controls to tools/experiments.py.
 LEFT_OUT = ('single-agent-ft-t2', 'single-agent-ft-alone-t2')
 FIRST = (
     'base majority majority-equal debate multiagent-ft union-ft majority-ft majority-ft-equal ssd self-consistency-ft'
@@ -34,54 +34,43 @@ DEV_TRAIN, DEV_EVAL = 100, 200
 
 def rows_of(only: str) -> list[str]:
     "Names of recipes: those asked for, or all, the first part first."
-    from multiagent_ft.method.recipes import recipe_names
+    from multiagent_ft.method.recipes import NEIGHBOURS, recipe_names
 
+    controls = [n for n, where in NEIGHBOURS.items() if where.startswith('neighbours.controls:')]
     if only:
         return only.split(',')
-    return [*FIRST, *(n for n in recipe_names() if n not in (*FIRST, *LEFT_OUT))]
+    return [*FIRST, *(n for n in recipe_names() if n not in (*FIRST, *LEFT_OUT, *controls))]
 
 
 class Board:
     "Runs rows one by one over one store, and writes down what is there after each."
 
     def __init__(self, args):
+        from multiagent_ft.neighbours.questions import RowRunner
+        from multiagent_ft.runs.run import executor_for
         from multiagent_ft.runs.settings import load_config
 
-        self.args, self.out, self.failed = args, args.out, {}
+        self.args, self.out, self.began = args, args.out, time.process_time()
         same = dict(train=args.train, eval=args.eval, iterations=args.iterations, workers=0, quiet=True, wandb='off')
         same |= dict(store=args.out / 'store')
         self.base = load_config(None, {k: str(v) for k, v in same.items()}, args.set)
-        self.folders, self.tries, self.found = [], [], []
+        self.executor = executor_for(self.base)
+        self.runner = RowRunner(self.base, args.out, self.executor, tell=self.tell)
+        self.trier = RowRunner(self.base, args.out, self.executor, tell=self.tell)  # not counted
+        self.tries, self.found = [], []
         self.best = {}  # training_key -> learning rate
 
-    def records(self, row, base, seed: int, executor) -> list[dict]:
-        "Records of one run; [] for one that failed, which is said."
-        from multiagent_ft.core import MaftError
-        from multiagent_ft.runs.run import run
-        from multiagent_ft.studies.compare import config_for
-        from multiagent_ft.studies.outcomes import records_of
+    def tell(self, line: str):
+        print(f'{line}  {time.process_time() - self.began:,.0f} CPU s', flush=True)
 
-        cfg, before = config_for(base, row, seed=seed, root=self.out), time.process_time()
-        try:
-            run(cfg, executor, again=False)
-            found = records_of(cfg.out, row.label)
-        except (MaftError, RuntimeError) as e:
-            self.failed[f'{row.label}, seed {seed}'] = str(e)
-            print(f'{row.label}, seed {seed}: {e}', file=sys.stderr)
-            return []
-        self.folders += [cfg.out]
-        right = sum(found[-1]['right']['debate'])
-        print(f'{row.label:42} seed {seed} {right}/{found[-1]["questions"]}', end=' ')
-        print(f'{time.process_time() - before:.0f} CPU s', flush=True)
-        return found
-
-    def tune(self, names: list[str], executor) -> dict[str, dict]:
+    def tune(self, names: list[str]) -> dict[str, dict]:
         "{recipe: the settings that were best on development questions}; recipes that train alike share them."
         from multiagent_ft.method.recipes import load_recipe
         from multiagent_ft.studies.compare import StudyRow, config_for, training_key
         from multiagent_ft.studies.outcomes import save_records
 
-        small = self.base.but(train=min(DEV_TRAIN, self.args.train), eval=min(DEV_EVAL, self.args.eval))
+        size = dict(train=min(DEV_TRAIN, self.args.train), eval=min(DEV_EVAL, self.args.eval))
+        small = self.base.but(**size)
         chosen = {}
         for name in (n for n in names if load_recipe(n).trains):
             key = training_key(config_for(small, StudyRow(name, name), seed=DEV_SEED, root=self.out))
@@ -89,7 +78,7 @@ class Board:
                 rights = {}
                 for rate in RATES[: self.args.tries]:
                     row = StudyRow(f'{name}, learning_rate={rate}', name, dict(learning_rate=str(rate)))
-                    records = self.records(row, small, seed=DEV_SEED, executor=executor)
+                    records = self.trier.records(row, DEV_SEED, **size)
                     rights[rate] = sum(records[-1]['right']['debate']) if records else -1
                     self.tries += records
                     save_records(self.out / 'tries.jsonl.gz', self.tries)
@@ -97,7 +86,7 @@ class Board:
             chosen[name] = dict(learning_rate=str(self.best[key]))
         return chosen
 
-    def run(self, names: list[str], chosen: dict[str, dict], executor):
+    def run(self, names: list[str], chosen: dict[str, dict]):
         "All rows with all seeds, seeds outermost, each written down when it is finished."
         from multiagent_ft.studies.compare import StudyRow
         from multiagent_ft.studies.outcomes import save_records
@@ -105,7 +94,7 @@ class Board:
         for seed in range(SEED, SEED + self.args.seeds):
             for name in names:
                 row = StudyRow(name, name, chosen.get(name, {}))
-                self.found += self.records(row, self.base, seed=seed, executor=executor)
+                self.found += self.runner.records(row, seed)
                 save_records(self.out / 'outcomes.jsonl.gz', self.found)
             self.report(self.found)
 
@@ -117,8 +106,11 @@ class Board:
         from multiagent_ft.studies.outcomes import Study, study_table
         from multiagent_ft.studies.statistics import markdown
 
-        tokens = shared_tokens(self.folders, Store(self.out / 'store'), memo=self.out / 'tokens.json')
-        write_atomic(self.out / 'cost.json', json.dumps(tokens | dict(failed=self.failed), indent=1) + '\n')
+        tokens = shared_tokens(self.runner.folders, Store(self.out / 'store'), memo=self.out / 'tokens.json')
+        write_atomic(
+            self.out / 'cost.json',
+            json.dumps(tokens | dict(failed=self.runner.failed | self.trier.failed), indent=1) + '\n',
+        )
         seeds = {r['recipe']: {x['seed'] for x in found if x['recipe'] == r['recipe']} for r in found}
         whole = [r for r in found if len(seeds[r['recipe']]) == self.args.seeds]
         baseline = self.args.baseline if self.args.baseline in {r['recipe'] for r in whole} else None
@@ -146,13 +138,11 @@ def main():
     names = rows_of(args.only)
     if args.show:
         return print('\n'.join(names))
-    from multiagent_ft.runs.run import executor_for
-
     board = Board(args)
     parts = [[n for n in names if (n in FIRST) == first] for first in (True, False)]
-    with closing(executor_for(board.base)) as executor:
+    with closing(board.executor):
         for part in parts:
-            board.run(part, board.tune(part, executor), executor=executor)
+            board.run(part, board.tune(part))
 
 
 if __name__ == '__main__':

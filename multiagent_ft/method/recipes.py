@@ -501,6 +501,19 @@ NEIGHBOURS = MappingProxyType(
         'peer-weighted': 'neighbours.answering:PEER_WEIGHTED',
         'routing': 'neighbours.answering:ROUTING',
         'token-ensemble': 'neighbours.answering:TOKEN_ENSEMBLE',
+        'permuted-ft': 'neighbours.controls:PERMUTED_FT',
+        'dealt-ft': 'neighbours.controls:DEALT_FT',
+        'each-on-union': 'neighbours.controls:EACH_ON_UNION',
+        'mixture': 'neighbours.controls:MIXTURE',
+        'union-ft-equal': 'neighbours.controls:UNION_FT_EQUAL',
+        'vote-ft': 'neighbours.controls:VOTE_FT',
+        'right-votes-ft': 'neighbours.controls:RIGHT_VOTES_FT',
+        'wrong-votes-ft': 'neighbours.controls:WRONG_VOTES_FT',
+        'lot-ft': 'neighbours.controls:LOT_FT',
+        'unfiltered-ft': 'neighbours.controls:UNFILTERED_FT',
+        'format-ft': 'neighbours.controls:FORMAT_FT',
+        'systematic-noise-ft': 'neighbours.controls:SYSTEMATIC_NOISE',
+        'random-noise-ft': 'neighbours.controls:RANDOM_NOISE',
     }
 )
 
