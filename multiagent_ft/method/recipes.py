@@ -9,8 +9,9 @@ __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 
            'RECIPES', 'NEIGHBOURS', 'anything', 'RecipeContext', 'Asks', 'by_vote', 'Recipe', 'full_debate',
            'answer_once', 'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns',
            'all_first_turns', 'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold',
-           'correct_turns', 'train_each', 'train_one', 'load_recipe', 'recipe_names', 'comes_with_package',
-           'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society', 'recipe_source']
+           'correct_turns', 'train_each', 'with_adapter', 'train_one', 'load_recipe', 'recipe_names',
+           'comes_with_package', 'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society',
+           'recipe_source']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
 from dataclasses import asdict, dataclass, field, replace
@@ -64,6 +65,7 @@ class RecipeContext:
     votes: int = 9  # samples of self-consistency at equal cost
     engine: Any = None  # the engine itself, for log-probabilities and token ids of texts
     unseen: Callable = anything  # may this question be trained on? False for evaluation questions
+    past: tuple = ()  # (transcripts, votes) of each earlier iteration, for recipes that collect
 
     def debate(self, society: Society, problems: list[Problem], seeds: Seeds, **protocol) -> list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
@@ -313,16 +315,16 @@ def train_each(ctx: RecipeContext, society: Society, examples: dict[Agent, list[
     )
 
 
+def with_adapter(society: Society, adapter: str | None) -> Society:  # None: the base
+    "`society`, every agent a replica of one model."
+    generators, critics = (tuple(replace(a, adapter=adapter) for a in x) for x in (society.generators, society.critics))
+    return replace(society, generators=generators, critics=critics)
+
+
 def train_one(ctx: RecipeContext, society: Society, examples: dict[Agent, list[Example]]) -> Society:
     "One model is trained, and every agent is a replica of it."
     new = ctx.train({a: own for a, own in examples.items() if own})
-
-    def trained(a):
-        return replace(a, adapter=str(*new.values())) if new else a
-
-    return replace(
-        society, generators=tuple(map(trained, society.generators)), critics=tuple(map(trained, society.critics))
-    )
+    return with_adapter(society, str(*new.values())) if new else society
 
 # %% ../../nbs/method/07_recipes.ipynb #e785468c
 PAPER = 'arXiv 2501.05707'
@@ -492,6 +494,7 @@ NEIGHBOURS = MappingProxyType(
         'srt': 'neighbours.reinforcement:SRT',
         'grpo-gold': 'neighbours.reinforcement:GRPO_GOLD',
         'r-zero': 'neighbours.reinforcement:R_ZERO',
+        'seal': 'neighbours.reinforcement:SEAL',
         'adaptive-consistency': 'neighbours.answering:ADAPTIVE',
         'self-refine': 'neighbours.answering:SELF_REFINE',
         'sets': 'neighbours.answering:SETS',
