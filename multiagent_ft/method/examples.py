@@ -39,12 +39,9 @@ def save_examples(path: Path, examples: list[Example]) -> Path:
     return write_jsonl(path, map(asdict, examples))
 
 
-def load_examples(path: Path) -> list[Example]:
+def load_examples(path: Path, kind: type[Example] = Example) -> list[Example]:
     "The inverse of `save_examples`; raises `MaftError` naming a broken line."
-    return [
-        Example(**{**d, 'prompt_ids': tuple(d['prompt_ids']), 'token_ids': tuple(d['token_ids'])})
-        for d in read_jsonl(path)
-    ]
+    return [kind(**{k: tuple(v) if k.endswith('_ids') else v for k, v in d.items()}) for d in read_jsonl(Path(path))]
 
 # %% ../../nbs/method/06_examples.ipynb #a9cf8d3d
 def pseudo_labels(

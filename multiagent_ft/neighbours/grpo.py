@@ -14,10 +14,10 @@ from functools import lru_cache
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from ..core import MaftError, Transcript, digest, read_jsonl
+from ..core import MaftError, Transcript, digest
 from ..method.consensus import Vote
 from ..method.debate import Agent, Society
-from ..method.examples import Example, agrees, example_of
+from ..method.examples import Example, agrees, example_of, load_examples
 from ..method.recipes import RecipeContext
 from ..training.dpo import check_reference, reference_logprobs
 from ..training.finetune import tolerance
@@ -174,8 +174,7 @@ class GRPO:
                 raise MaftError(f'objective grpo: {k} is {v!r}, but must be a number above 0 (beta may be 0).')
 
     def load(self, file: str | Path) -> list[Rollout]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Rollout(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Rollout)
 
     def key(self, examples: list[Rollout]) -> dict:
         return dict(objective=dict(name='grpo', **asdict(self)), advantages=digest([r.advantage for r in examples]))

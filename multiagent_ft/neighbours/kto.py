@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from ..core import MaftError, read_jsonl
-from ..method.examples import Example
+from ..core import MaftError
+from ..method.examples import Example, load_examples
 from ..training.dpo import check_reference, reference_logprobs, referenced_trainer
 from ..training.finetune import tolerance
 from ..training.guards import REPORT, GuardError, check_batch
@@ -120,8 +120,7 @@ class KTO:
                 raise MaftError(f'objective kto: {k} is {v!r}, but must be a number above 0.')
 
     def load(self, file: str | Path) -> list[Judged]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Judged(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Judged)
 
     def key(self, examples: list[Judged]) -> dict:
         marks = ''.join('-+'[e.desirable] for e in examples)

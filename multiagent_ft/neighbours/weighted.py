@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from ..core import read_jsonl
-from ..method.examples import Example
+from ..method.examples import Example, load_examples
 from ..training.guards import GuardError
 from multiagent_ft.training.trainer import (
     SFT,
@@ -108,8 +107,7 @@ class WeightedSFT:
     name: ClassVar[str] = 'weighted-sft'
 
     def load(self, file: str | Path) -> list[Weighted]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Weighted(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Weighted)
 
     def key(self, examples: list[Weighted]) -> dict:
         weights = relative([getattr(e, 'weight', None) for e in examples])

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
-from ..core import MaftError, Transcript, Turn, digest, read_jsonl, seed_for
+from ..core import MaftError, Transcript, Turn, digest, seed_for
 from ..method.consensus import Vote
 from ..method.debate import Agent, Seeds, Society
-from ..method.examples import Example, agrees
+from ..method.examples import Example, agrees, load_examples
 from ..method.prompts import Request
 from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext
 from .finetune import tolerance, trainer_logprobs
@@ -253,8 +253,7 @@ class DPO:
                 raise MaftError(f'objective dpo: {k} is {v!r}, but must be a number above 0.')
 
     def load(self, file: str | Path) -> list[Pair]:
-        ids = ('prompt_ids', 'token_ids', 'rejected_ids')
-        return [Pair(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Pair)
 
     def key(self, examples: list[Pair]) -> dict:
         return dict(objective=dict(name='dpo', **asdict(self)), rejected=digest([p.rejected_ids for p in examples]))
