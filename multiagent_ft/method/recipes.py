@@ -11,9 +11,10 @@ __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 
            'all_first_turns', 'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold',
            'correct_turns', 'train_each', 'with_adapter', 'train_one', 'load_recipe', 'recipe_names',
            'comes_with_package', 'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society',
-           'recipe_source']
+           'say_idle', 'recipe_source']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -627,6 +628,15 @@ def check_society(recipe: Recipe, before: Society, after: Society):
             f'recipe {recipe.name}: train must return a society of the same agents ({_names(before.agents)}), not'
             f' {", ".join(names) or type(after).__name__}.'
         )
+
+# %% ../../nbs/method/07_recipes.ipynb #06be74f4
+def say_idle(agent: Agent, votes: list[Vote], why: str):
+    "A line on standard error: `agent` is not trained, and why."
+    labels = sum(v.answer is not None for v in votes)
+    print(
+        f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, {why}',
+        file=sys.stderr,
+    )
 
 # %% ../../nbs/method/07_recipes.ipynb #5a78284c
 def _objective_source(objective):

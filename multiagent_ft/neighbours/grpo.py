@@ -7,7 +7,6 @@ __all__ = ['advantages', 'Rollout', 'rollouts_of', 'group_rollouts', 'unscaled_r
            'check_rollout_batch', 'check_old', 'grpo_trainer_class', 'no_reward', 'GRPO']
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #38371407
-import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ from ..core import MaftError, Transcript, digest
 from ..method.consensus import Vote
 from ..method.debate import Agent, Society
 from ..method.examples import Example, agrees, example_of, load_examples
-from ..method.recipes import RecipeContext
+from ..method.recipes import RecipeContext, say_idle
 from ..training.dpo import check_reference, reference_logprobs
 from ..training.finetune import tolerance
 from ..training.guards import REPORT, GuardError, check_batch
@@ -69,12 +68,8 @@ def group_rollouts(
     found = [rollouts_of(t, v, scale) for t, v in zip(transcripts, votes, strict=True)]
     agent = society.generators[0]
     if not any(found):
-        labels = sum(v.answer is not None for v in votes)
-        print(
-            f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, and in'
-            ' none of their groups do rewards differ. More samples or a higher temperature may change that.',
-            file=sys.stderr,
-        )
+        why = 'and in none of their groups do rewards differ. More samples or a higher temperature may change that.'
+        say_idle(agent, votes, why)
     return {agent: [r for group in found for r in group]}
 
 

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['SHARPNESS', 'EAST_VOTE', 'EAST', 'FLIP_WEIGHTS', 'PEER_PREDICTION', 'MV_DPO', 'MV_KTO', 'V_STAR', 'V_STAR_VOTE',
-           'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'say_idle', 'entropy', 'by_entropy', 'flip_rate', 'by_flips',
-           'peer_scores', 'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns',
-           'collected', 'once_each', 'samples_and_pairs', 'each_from_base', 'sample_pairs', 'verdict',
-           'log_likelihoods', 'verifier_scores', 'best_of_k', 'check_k', 'last_draws', 'Reading', 'debate_and_readers',
-           'flip_pairs', 'actor_and_critic_pairs', 'AsksReaders']
+           'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'entropy', 'by_entropy', 'flip_rate', 'by_flips', 'peer_scores',
+           'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns', 'collected',
+           'once_each', 'samples_and_pairs', 'each_from_base', 'sample_pairs', 'verdict', 'log_likelihoods',
+           'verifier_scores', 'best_of_k', 'check_k', 'last_draws', 'Reading', 'debate_and_readers', 'flip_pairs',
+           'actor_and_critic_pairs', 'AsksReaders']
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #64bcb818
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import log
@@ -30,6 +29,7 @@ from multiagent_ft.method.recipes import (
     by_vote,
     full_debate,
     own_turns,
+    say_idle,
     train_each,
     with_adapter,
 )
@@ -37,15 +37,6 @@ from .kto import KTO, Judged, judged
 from .selftraining import SELF_CONSISTENCY_FT, agreeing_turns
 from .weighted import Weighted, WeightedSFT, weighted
 from ..training.dpo import DPO, AsksDraws, Pair, debate_with_draws, pair, pairs_of
-
-# %% ../../nbs/neighbours/67_preferences.ipynb #06be74f4
-def say_idle(agent: Agent, votes: list[Vote], why: str):
-    "A line on standard error: `agent` is not trained, and why."
-    labels = sum(v.answer is not None for v in votes)
-    print(
-        f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, {why}',
-        file=sys.stderr,
-    )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #92a98093
 SHARPNESS = 1.0  # the power of the entropy, as in the authors' script

@@ -22,11 +22,12 @@ from multiagent_ft.method.recipes import (
     answer_maj_k,
     by_gold,
     replicas,
+    say_idle,
     train_each,
     with_adapter,
 )
 from .grpo import GRPO, group_rollouts, rollouts_of, unscaled_rollouts
-from .preferences import log_likelihoods, say_idle
+from .preferences import log_likelihoods
 from .selftraining import SELF_CONSISTENCY_FT
 from .weighted import WeightedSFT, weighted
 

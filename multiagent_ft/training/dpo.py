@@ -8,7 +8,6 @@ __all__ = ['DRAWS', 'REFERENCE_ROWS', 'MULTIAGENT_DPO', 'redrawn', 'with_draws',
            'check_reference', 'referenced_trainer', 'dpo_trainer_class', 'check_first_rewards', 'DPO', 'AsksDraws']
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000004
-import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -19,7 +18,7 @@ from ..method.consensus import Vote
 from ..method.debate import Agent, Seeds, Society
 from ..method.examples import Example, agrees, load_examples
 from ..method.prompts import Request
-from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext
+from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext, say_idle
 from .finetune import tolerance, trainer_logprobs
 from .guards import REPORT, GuardError, check_batch, check_logprobs_agree
 from .trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
@@ -126,13 +125,11 @@ def preference_pairs(
         by_prompt = [ps for t, v in zip(transcripts, votes, strict=True) for ps in pairs_of(t, v, agent)]
         found[agent] = [p for ps in by_prompt for p in ps]
         if not found[agent]:
-            labels = sum(v.answer is not None for v in votes)
-            print(
-                f'{agent.name} has no pairs and stays as it is: {labels} of {len(votes)} questions have a'
-                f' pseudo-label, and after none of its {len(by_prompt)} prompts do some of its turns agree with it'
-                ' and others not. More draws or a higher temperature give more.',
-                file=sys.stderr,
+            why = (
+                f'and after none of its {len(by_prompt)} prompts do some of its turns agree with it and others not.'
+                ' More draws or a higher temperature give more.'
             )
+            say_idle(agent, votes, why)
     return found
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000020
