@@ -63,38 +63,35 @@ class Board:
     def tell(self, line: str):
         print(f'{line}  {time.process_time() - self.began:,.0f} CPU s', flush=True)
 
-    def tune(self, names: list[str]) -> dict[str, dict]:
-        "{recipe: the settings that were best on development questions}; recipes that train alike share them."
+    def tune(self, name: str) -> dict[str, str]:
+        "The settings of a recipe that were best on development questions; recipes that train alike share them."
         from multiagent_ft.method.recipes import load_recipe
         from multiagent_ft.studies.compare import StudyRow, config_for, training_key
         from multiagent_ft.studies.outcomes import save_records
 
+        if not load_recipe(name).trains:
+            return {}
         size = dict(train=min(DEV_TRAIN, self.args.train), eval=min(DEV_EVAL, self.args.eval))
-        small = self.base.but(**size)
-        chosen = {}
-        for name in (n for n in names if load_recipe(n).trains):
-            key = training_key(config_for(small, StudyRow(name, name), seed=DEV_SEED, root=self.out))
-            if key not in self.best:
-                rights = {}
-                for rate in RATES[: self.args.tries]:
-                    row = StudyRow(f'{name}, learning_rate={rate}', name, dict(learning_rate=str(rate)))
-                    records = self.trier.records(row, DEV_SEED, **size)
-                    rights[rate] = sum(records[-1]['right']['debate']) if records else -1
-                    self.tries += records
-                    save_records(self.out / 'tries.jsonl.gz', self.tries)
-                self.best[key] = max(rights, key=rights.get)  # the first of equals
-            chosen[name] = dict(learning_rate=str(self.best[key]))
-        return chosen
+        small = config_for(self.base.but(**size), StudyRow(name, name), seed=DEV_SEED, root=self.out)
+        key, rights = training_key(small), {}
+        for rate in RATES[: self.args.tries] if key not in self.best else ():
+            row = StudyRow(f'{name}, learning_rate={rate}', name, dict(learning_rate=str(rate)))
+            records = self.trier.records(row, DEV_SEED, **size)
+            rights[rate] = sum(records[-1]['right']['debate']) if records else -1
+            self.tries += records
+            save_records(self.out / 'tries.jsonl.gz', self.tries)
+        if rights:
+            self.best[key] = max(rights, key=rights.get)  # the first of equals
+        return dict(learning_rate=str(self.best[key]))
 
-    def run(self, names: list[str], chosen: dict[str, dict]):
-        "All rows with all seeds, seeds outermost, each written down when it is finished."
+    def run(self, names: list[str]):
+        "All rows with all seeds, seeds outermost; each is tuned before its first run and written down after each."
         from multiagent_ft.studies.compare import StudyRow
         from multiagent_ft.studies.outcomes import save_records
 
         for seed in range(SEED, SEED + self.args.seeds):
             for name in names:
-                row = StudyRow(name, name, chosen.get(name, {}))
-                self.found += self.runner.records(row, seed)
+                self.found += self.runner.records(StudyRow(name, name, self.tune(name)), seed)
                 save_records(self.out / 'outcomes.jsonl.gz', self.found)
             self.report(self.found)
 
@@ -142,7 +139,7 @@ def main():
     parts = [[n for n in names if (n in FIRST) == first] for first in (True, False)]
     with closing(board.executor):
         for part in parts:
-            board.run(part, board.tune(part))
+            board.run(part)
 
 
 if __name__ == '__main__':
