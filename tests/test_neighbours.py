@@ -255,7 +255,7 @@ def test_a_recipe_of_each_objective_runs(tmp_path):
 
 
 def test_answer_time_methods_run(tmp_path):
-    names = ['adaptive-consistency', 'self-refine', 'sets', 'slim-sc', 'confidence-vote']
+    names = ['adaptive-consistency', 'sets', 'slim-sc', 'confidence-vote']
     for name, summary in run_all(names, tmp_path).items():
         check_run(name, summary, tmp_path)
         health = summary['iterations'][0]['health']

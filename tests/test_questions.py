@@ -106,22 +106,6 @@ def test_failed_row_is_told_and_does_not_stop_the_others(tmp_path, capsys):
     assert 'no such model, seed 3: ' in capsys.readouterr().err
 
 
-def test_permuted_ownership_trains_each_agent_on_the_other_ones_examples(tmp_path):
-    "The two runs share debates; each adapter of one saw what the other agent's saw."
-    base = load_config(flags=TINY | dict(store=str(tmp_path / 'store')))
-    runner = RowRunner(base, tmp_path, tell=print)
-    for name in ('multiagent-ft', 'permuted-ft'):
-        assert runner.records(StudyRow(name, name), seed=3)
-    own, permuted = (
-        {f.stem: f.read_bytes() for f in (folder / 'iteration-1' / 'examples').glob('*.jsonl')}
-        for folder in runner.folders
-    )
-    assert own['generator-0'] != own['generator-1']
-    for role in ('generator', 'critic'):
-        assert permuted.get(f'{role}-0') == own.get(f'{role}-1')
-        assert permuted.get(f'{role}-1') == own.get(f'{role}-0')
-
-
 def test_unknown_question_is_refused_in_a_line():
     with pytest.raises(MaftError, match='unknown question .colour.: use one of ownership') as e:
         question('colour')
