@@ -558,6 +558,30 @@ def test_bfloat16(llama):
 # Errors a user can fix
 
 
+def test_packed_weights_and_adapters_in_pieces_change_nothing(llama, adapters, monkeypatch):
+    "In bfloat16 on a CPU: the same texts with weights packed, and adapters as PEFT computes them up to rounding."
+    requests = asks(6, max_new_tokens=8)
+
+    def answered(**how):
+        e = HFEngine(llama, dtype='bfloat16', merge_below=0, **how)
+        scores = e.logprobs([e.render(r.chat) for r in requests], [(5, 6, 7)] * 6, str(adapters[0]))
+        return texts(e.generate(requests)), np.concatenate(scores), e
+
+    plain, beside, e = answered()
+    assert e.base.packed.layers == [] or not hf.can_pack() or e.base.packed.weights
+    monkeypatch.setattr(hf, 'PACK_FROM', 1)
+    packed, _, e = answered()
+    assert packed == plain and len(e.base.packed.weights) == (15 if hf.can_pack() else 0)
+    assert not any('forward' in vars(m) for m in e.base.model.modules())
+    e.base.packed.drop()
+    assert texts(e.generate(requests)) == plain
+    monkeypatch.setattr(e.base.packed, 'fits', lambda: False)
+    e.base.packed.drop()
+    assert texts(e.generate(requests)) == plain and e.base.packed.weights == []  # no room for a copy
+    monkeypatch.setattr(hf, 'plain_lora_layers', lambda *a: [])
+    assert np.abs(answered()[1] - beside).max() < 0.05
+
+
 def test_unusable_models_are_one_line(llama, tmp_path):
     def broken(name, edit):
         f = shutil.copytree(llama, tmp_path / name)

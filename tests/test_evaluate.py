@@ -1,6 +1,7 @@
 "Counting, checked against pencil, numpy and chance."
 
 import json, math
+from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -16,6 +17,7 @@ from multiagent_ft.runs.evaluate import (
     methods,
     outcome,
     overflow_note,
+    truncation_note,
     correctness,
     summarize_outcomes,
     tidy,
@@ -165,6 +167,15 @@ def test_tidy_table_sums_to_the_summary():
         assert sum(r['unparsed'] for r in mine) == s['unparsed']
         generated = sum(o['cost']['majority' if m == 'single' else m]['generated'] for o in outcomes)
         assert sum(r['tokens'] for r in mine) == pytest.approx(generated / (3 if m == 'single' else 1))
+
+
+def test_cut_texts_that_repeat_themselves_are_counted():
+    t = debate(0, ['7', None, '8'], ['7', None, '7'])
+    ends = ['7', 'So it is 12. ' * 30, '8', '7', 'and so on, step by step, with the sum of all of them', '7']
+    turns = [replace(u, completion=replace(u.completion, text=text)) for u, text in zip(t.turns, ends)]
+    o = outcome(replace(t, turns=tuple(turns)), TASK)
+    assert o['repeating'] == 1 and health([o, o])['repeating'] == 2 and '2 of them repeat' in truncation_note([o, o])
+    assert 'repeating' not in outcome(t, TASK) and 'repeat' not in truncation_note([outcome(t, TASK)])
 
 
 def test_context_overflow_is_counted():

@@ -203,6 +203,30 @@ def test_fused_lora_matches_peft(engine):
     assert all((ga[k] - gb[k]).abs().max() < 1e-3 * max(1, ga[k].abs().max()) for k in ga)
 
 
+def test_fused_lora_beside_bfloat16_matches_peft():
+    "More rows than are summed at a time; what comes out, and every gradient."
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.SiLU(), torch.nn.Linear(80, 32)).bfloat16()
+    model = get_peft_model(net, LoraConfig(r=4, lora_alpha=8, target_modules=['0', '2'], init_lora_weights=False))
+    x = torch.randn(2, 150, 48).bfloat16().requires_grad_()
+
+    def grads():
+        model.zero_grad()
+        x.grad = None
+        out = model(x)
+        out.float().square().sum().backward()
+        return [out.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+    plain = grads()
+    assert len(tr.plain_lora_layers(model, 'default')) == 2 and tr.fuse_lora(model) is model
+    fused = grads()
+    assert len(plain) == len(fused) == 6
+    assert all((a - b).abs().max() <= 0.02 * a.abs().max() for a, b in zip(plain, fused))
+
+
 def test_oom_reduces_the_micro_batch(job, monkeypatch):
     whole, real, sizes = job('whole'), tr.SFT.train, []
 

@@ -70,6 +70,8 @@ def test_tokens_of_a_batch_move_the_line():
     requests = [Request((), seed=i, sampling=Sampling(max_new_tokens=100)) for i in range(3)]
     with Progress(file=out, every=5, now=lambda: now).bar(3, 'round 1') as bar:
         batch = GenerationProgress(requests, bar.tokens)
+        batch.read(2, of=3)
+        assert bar.status() == 'round 1  0/3 answers  0%  eta ?  2 of 3 prompts read'
         for step in range(60):
             now += 1.0
             batch.add({0: [1], 1: [1], 2: [1]}, [0] if step == 30 else [])

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCREEN_FROM', 'WINDOW', 'SPAN', 'PREFILL_CHUNK', 'COMPACT_BELOW', 'mix64', 'gumbel', 'Draws', 'first_bits',
            'may_exceed', 'draw_screened', 'scores', 'highest', 'SeededSampler', 'draw_whole', 'draw_nucleus',
-           'nucleus_of_likeliest', 'PreallocatedLayer', 'LastPrefill', 'prefill', 'prefill_chunks', 'forward_prompts',
-           'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'forward_token', 'preallocate', 'all_preallocated',
-           'Running']
+           'nucleus_of_likeliest', 'PreallocatedLayer', 'Prefilled', 'RecentPrefills', 'prefill', 'prefill_chunks',
+           'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'in_chunks', 'forward_token',
+           'preallocate', 'all_preallocated', 'Running']
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
@@ -220,19 +220,20 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
 # %% ../../nbs/engines/12_decoding.ipynb #af7f9199
-class LastPrefill:
-    """The last batch of prompts and what the base model made of them. When the same prompts come again, for the next
-    agent or the next draws, they are not prefilled again: the same numbers, since the same batch gives the same."""
+class Prefilled(NamedTuple):
+    "A batch of prompts, and what a model made of them."
 
-    most = 128 << 20  # bytes of a cache that is kept
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    logits: torch.Tensor  # after the last token of each
+    layers: list[tuple]  # (keys, values); nothing is written into these again
 
-    def __init__(self):
-        self.ids = self.mask = self.output = None
-        self.layers = []
+    @property
+    def nbytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
-    def holds(self, ids: torch.Tensor, mask: torch.Tensor | None) -> bool:
-        "Are these the prompts that are kept?"
-        if self.ids is None or not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
+    def is_of(self, ids: torch.Tensor, mask: torch.Tensor | None) -> bool:
+        if not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
             return False
         return mask is None or torch.equal(mask, self.mask)
 
@@ -240,16 +241,33 @@ class LastPrefill:
         "The model's output, and `cache` filled."
         for layer, (keys, values) in zip(cache.layers, self.layers, strict=True):
             layer.update(keys, values)
-        return CausalLMOutputWithPast(logits=self.output, past_key_values=cache)
+        return CausalLMOutputWithPast(logits=self.logits, past_key_values=cache)
+
+
+class RecentPrefills:
+    """The last batches of prompts and what the base model made of them. When the same prompts come again, for the next
+    agent or the next draws, they are not prefilled again: the same numbers, since the same batch gives the same."""
+
+    most = 128 << 20  # bytes of caches that are kept
+
+    def __init__(self):
+        self.batches = []  # `Prefilled`, the oldest first
+
+    def find(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Prefilled | None:
+        "What is kept of these prompts."
+        return next((b for b in self.batches if b.is_of(ids, mask)), None)
 
     def keep(self, ids: torch.Tensor, mask: torch.Tensor | None, *, cache, output):
-        "Keep what was computed, if it is small; what was kept before goes."
-        self.ids, self.layers, self.output = None, [], None
+        "Keep what was computed, if it is small; the oldest go where there is no room for all."
         if not isinstance(cache, DynamicCache) or not all_preallocated(cache):
             return
-        if sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) <= self.most:
-            self.ids, self.mask, self.output = ids, mask, output.logits[:, -1:]
-            self.layers = [(layer.keys, layer.values) for layer in cache.layers]  # nothing is written into these again
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        new = Prefilled(ids, mask, output.logits[:, -1:], layers=layers)
+        if new.nbytes > self.most:
+            return
+        self.batches.append(new)
+        while sum(b.nbytes for b in self.batches) > self.most:
+            del self.batches[0]
 
 
 PREFILL_CHUNK = 2048  # tokens of prompts per forward pass on a CPU
@@ -260,14 +278,15 @@ def prefill(
     input_ids: torch.Tensor,  # (rows, columns), padded in front
     cache,
     whole: bool,  # in one pass?
-    kept: LastPrefill | None = None,
+    kept: RecentPrefills | None = None,
+    on_prompts: Callable | None = None,  # as `decode_batch` takes it
     **inputs,
 ):
     "The model's output after the prompts; `cache` is filled. `inputs` are as `generate` hands them over."
     mask = inputs.get('attention_mask')
-    if kept and kept.holds(input_ids, mask):
-        return kept.restore(cache)
-    output = prefill_chunks(model, input_ids, cache, whole=whole, **inputs)
+    if kept and (known := kept.find(input_ids, mask)):
+        return known.restore(cache)
+    output = prefill_chunks(model, input_ids, cache, whole=whole, on_prompts=on_prompts, **inputs)
     if kept:
         kept.keep(input_ids, mask, cache=cache, output=output)
     return output
@@ -278,6 +297,7 @@ def prefill_chunks(
     input_ids: torch.Tensor,  # (rows, tokens)
     cache,  # as for `prefill`
     whole: bool,  # the whole prompt at once
+    on_prompts: Callable | None = None,  # as for `prefill`
     **inputs,
 ):
     """The same, always computed: `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest prompt. A row
@@ -294,6 +314,8 @@ def prefill_chunks(
         output = forward_prompts(model, input_ids[rows, columns], past_key_values=own, **cut)
         logits.append(output.logits[:, -1:])
         chunks.append((rows, columns, own))
+        if on_prompts:
+            on_prompts(rows.stop, n)
     join_caches(cache, chunks, n, width=width)
     return CausalLMOutputWithPast(logits=torch.cat(logits), past_key_values=cache)
 
@@ -328,6 +350,7 @@ def join_caches(cache: DynamicCache, chunks: list[tuple], n: int, width: int):  
         keys, values = (t.new_zeros(n, t.shape[1], width, t.shape[3]) for t in (first.keys, first.values))
         for rows, columns, own in parts:
             keys[rows, :, columns], values[rows, :, columns] = own.keys, own.values
+            own.keys = own.values = own._k = own._v = None  # or there would be two of all
         layer.update(keys, values)
 
 # %% ../../nbs/engines/12_decoding.ipynb #63f13a1c
@@ -341,8 +364,9 @@ def decode_batch(
     sampler: SeededSampler | None = None,
     limits: torch.Tensor | None = None,  # (rows,) new tokens at most
     compact_below: float = COMPACT_BELOW,
-    kept: LastPrefill | None = None,
+    kept: RecentPrefills | None = None,
     on_step: Callable | None = None,  # ({row: its new ids}, [rows that have just ended]) after each step
+    on_prompts: Callable | None = None,  # (prompts read, prompts in all) after each chunk of them
     logits_processor=None,
     stopping_criteria=None,
     **inputs,
@@ -351,10 +375,10 @@ def decode_batch(
     each row, up to its end or limit and perhaps a few beyond."""
     cache = inputs.pop('past_key_values', None)
     can_leave = preallocate(cache)
-    whole = input_ids.device.type != 'cpu' or not can_leave or not all_preallocated(cache)
+    whole = not (can_leave and in_chunks(input_ids.device, cache))
     stops = torch.tensor(generation_config.eos_token_id, device=input_ids.device)
     rows = Running(input_ids, limits, inputs, on_step=on_step)
-    output = prefill(model, input_ids, cache, whole=whole, kept=kept, **rows.inputs)
+    output = prefill(model, input_ids, cache, whole=whole, kept=kept, on_prompts=on_prompts, **rows.inputs)
     while True:
         rows.inputs = model._update_model_kwargs_for_generation(output, rows.inputs)
         rows.append(sampler.pick(output.logits[:, -1], rows.step), stops)
@@ -365,6 +389,11 @@ def decode_batch(
             sampler.keep(stay)
             cache.batch_select_indices(stay)
         output = forward_token(model, rows.input_ids, **rows.inputs)
+
+
+def in_chunks(device: torch.device, cache: DynamicCache) -> bool:
+    "Are prompts prefilled in chunks there, whose caches can be joined?"
+    return device.type == 'cpu' and all_preallocated(cache)
 
 
 def forward_token(model, ids: torch.Tensor, **inputs):

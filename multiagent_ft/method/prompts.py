@@ -320,6 +320,7 @@ class GenerationProgress:
         self.ids = [[] for _ in requests]  # new token ids of each request
         self.texts, self.ended, self.shown = {}, set(), [0] * len(requests)
         self.changed = []  # numbers of the requests with something new
+        self.prompts = (0, 0)  # of the batch at hand: read so far, in all
 
     @property
     def tokens(self) -> int:
@@ -366,6 +367,11 @@ class GenerationProgress:
         "Batch `rows` begins, perhaps again, after memory ran out."
         for i in rows:
             self.ids[i] = []
+
+    def read(self, prompts: int, of: int):
+        "So many prompts of the batch at hand have been read, which takes minutes where they are long."
+        self.prompts = (prompts, of)
+        self._tell([])
 
     def add(self, new: Mapping[int, list[int]], ended: Iterable[int] = ()):
         "New token ids of some requests; which of them are now complete."

@@ -7,8 +7,8 @@ __all__ = ['QUICK', 'STEPS', 'MINUTE', 'ROWS', 'answers', 'Sample', 'measure', '
            'batch_speed', 'Length', 'Clocked', 'Range', 'error_of', 'mean_length', 'warm_up', 'stages_of', 'debates_of',
            'sample', 'whole_debates', 'selected_examples', 'ranges_of', 'batch_seconds', 'examples_range', 'with_range',
            'to_their_ends', 'examples_of_whole', 'clocked_debates', 'batches', 'bare_training', 'learning_speed',
-           'adapter_bytes', 'cache_bytes', 'memory', 'seconds_for', 'seconds_range', 'plan', 'size', 'duration',
-           'time_line', 'lines', 'make_plan']
+           'adapter_bytes', 'cache_bytes', 'step_bytes', 'memory', 'seconds_for', 'seconds_range', 'plan', 'size',
+           'duration', 'time_line', 'lines', 'make_plan']
 
 # %% ../../nbs/runs/30_plan.ipynb #226b256b
 import math, statistics, time
@@ -20,11 +20,18 @@ from .settings import Config, settled
 from ..core import Completion, MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, generator_requests, untrained
 from ..method.prompts import Request, Sampling
-from ..engines.huggingface import out_of_memory
+from ..engines.huggingface import Base, out_of_memory
 from ..method.recipes import Recipe, RecipeContext, load_recipe
 from ..method.examples import Example, example_of
 from ..training.settings import TrainingSettings
-from ..training.trainer import length_grouped_order, micro_batch_size, tokens_at_once
+from multiagent_ft.training.trainer import (
+    LOGITS_AT_ONCE,
+    activation_bytes,
+    activation_room,
+    length_grouped_order,
+    micro_batch_size,
+    tokens_at_once,
+)
 from .run import RunContext, call_recipe, recipe_context, split_questions, worker_count
 
 # %% ../../nbs/runs/30_plan.ipynb #bc0b34ea
@@ -402,11 +409,11 @@ def bare_training(engine, examples: list[Example], s: TrainingSettings) -> float
     "Seconds of forward, backward and AdamW alone, on our batches."
     import torch
     from multiagent_ft.engines.huggingface import silence
-    from multiagent_ft.training.trainer import init_model, fuse_lora, completion_loss
+    from multiagent_ft.training.trainer import init_model, fusible, fuse_lora, completion_loss
 
     with silence():
         model = init_model(engine.base, None, s, seed=0).train()
-    if engine.base.dtype == torch.float32 and s.dtype != 'bfloat16':  # as the trainer does
+    if fusible(engine.base, s):  # as the trainer does
         fuse_lora(model)
     weights, made = [p for p in model.parameters() if p.requires_grad], batches(engine, examples, s)
     step = torch.optim.AdamW(weights, s.learning_rate)
@@ -470,23 +477,33 @@ def cache_bytes(model, tokens: int) -> int:
     return 2 * c.num_hidden_layers * heads * head * tokens * next(model.parameters()).element_size()
 
 
+def step_bytes(cfg: Config, base: Base, longest: int) -> int:  # tokens of the longest example
+    "Bytes that a training step leaves behind for its backward pass, and of the logits it holds at a time."
+    rows, s = cfg.training.micro_batch or cfg.training.batch_size, cfg.training
+    if base.device.type == 'cpu':
+        tokens = rows * longest if s.micro_batch else max(longest, min(rows * longest, tokens_at_once(base)))
+        return min(tokens * activation_bytes(base.model), 2 * activation_room(base)) + 4 * LOGITS_AT_ONCE
+    c = base.model.config.get_text_config(decoder=True)
+    per_token = c.num_hidden_layers * 34 * c.hidden_size + 2 * c.vocab_size
+    return rows * longest * per_token * next(base.model.parameters()).element_size()
+
+
 def memory(
     cfg: Config,
-    model,  # a transformers model, only its shape is read
+    base: Base,  # only shapes are read
     longest: int,  # tokens of prompt and answer
 ) -> dict:
     """Bytes of one process: base, one adapter, cache of a full batch, training on top; and what 2N full copies would
     take."""
-    c = model.config.get_text_config(decoder=True)
-    base = sum(p.numel() * p.element_size() for p in model.parameters())
-    adapter, agents = adapter_bytes(cfg, model), 2 * cfg.agents
-    per_token = (c.num_hidden_layers * 34 * c.hidden_size + 2 * c.vocab_size) * next(model.parameters()).element_size()
+    weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
+    adapter, agents = adapter_bytes(cfg, base.model), 2 * cfg.agents
+    cache = cache_bytes(base.model, longest * cfg.generation.batch_size)
     return dict(
-        base=base,
+        base=weights,
         adapter=adapter,
-        generating=base + agents * adapter + cache_bytes(model, longest * cfg.generation.batch_size),
-        training=base + 4 * adapter + cfg.training.batch_size * longest * per_token,
-        full_copies=agents * base,
+        generating=weights + base.packed.nbytes + agents * adapter + cache,
+        training=weights + 4 * adapter + step_bytes(cfg, base, longest),
+        full_copies=agents * weights,
     )
 
 # %% ../../nbs/runs/30_plan.ipynb #ea7731f7
@@ -605,6 +622,6 @@ def make_plan(
         fit = fit_of(context.engine, context.protocol, train[0] + evaluation)
         note = fit_note(context.engine, fit)
         s = sample(context, fit.fitting, questions, seconds=seconds)
-        needed = memory(context.cfg, context.engine.base.model, s.longest)
+        needed = memory(context.cfg, context.engine.base, s.longest)
         planned = plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
     return planned | dict(note=note)

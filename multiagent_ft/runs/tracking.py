@@ -140,8 +140,11 @@ class Bar:
 
     def writing(self) -> tuple[int, str]:
         "Answers of the batch at hand that are complete, and its tokens and speed in words."
-        if self.batch is None or not self.batch.tokens:
+        if self.batch is None:
             return 0, ''
+        if not self.batch.tokens:
+            read, prompts = self.batch.prompts
+            return 0, f'  {read} of {prompts} prompts read' if read else ''
         finished = self.batch.finished
         complete = finished if finished < len(self.batch.limits) else 0  # a whole batch is counted by `advance`
         tokens = self.earlier + self.batch.tokens
@@ -166,7 +169,7 @@ class Bar:
         done = self.done + complete
         line = f'{self.label}  {done}/{self.total} {self.unit}  {100 * done // max(self.total, 1)}%'
         if done < self.total:
-            at_most = '' if done > self.found or not tokens else 'at most '
+            at_most = '' if done > self.found or not (tokens and self.batch.tokens) else 'at most '
             line += f'  eta {at_most}{clock(self.seconds_left())}'
         return line + tokens + ''.join(f'  {k} {v}' for k, v in self.fields.items())
 

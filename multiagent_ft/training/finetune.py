@@ -329,11 +329,12 @@ LARGE = 256 << 20  # bytes of weights from which memory matters more than a seco
 
 
 def make_room(base: 'Base'):
-    "Give back what a large base's generating and training hold: adapters in memory, and what the allocator keeps."
+    "Give back what a large base's generating and training hold: adapters, packed weights, and what is free."
     if sum(t.nbytes for t in base_tensors(base).values()) < LARGE:
         return
     for name in list(base.adapters.held):
         base.adapters.drop(name)
+    base.packed.drop()
     free_memory()
 
 

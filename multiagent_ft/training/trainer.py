@@ -9,7 +9,8 @@ __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_P
            'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces', 'our_trainer', 'trainer_class',
            'micro_batch_size', 'activation_bytes', 'activation_room', 'tokens_at_once', 'needs_checkpointing', 'Watch',
            'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
-           'run_trainer', 'room_for_checkpoints', 'check_count', 'Objective', 'SFT', 'objective_of', 'objective_name']
+           'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible', 'Objective', 'SFT', 'objective_of',
+           'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -125,9 +126,9 @@ def check_method(base: 'Base', s: TrainingSettings):
 def fuse_lora(model):
     "Let the adapters of `model` add their share in one product; returns it."
     import torch
-    from peft.tuners.lora.layer import Linear
+    from multiagent_ft.engines.huggingface import plain_lora_layers
 
-    def forward(layer, x):
+    def in_float32(layer, x):
         base, flat = layer.get_base_layer(), x.flatten(0, -2)
         out = torch.nn.functional.linear(flat, base.weight, base.bias)
         return torch.addmm(
@@ -137,15 +138,50 @@ def fuse_lora(model):
             alpha=layer.scaling['default'],
         ).view(*x.shape[:-1], -1)
 
-    for m in model.modules():
-        if (
-            type(m) is Linear
-            and type(m.get_base_layer()) is torch.nn.Linear
-            and not m.lora_variant
-            and isinstance(m.lora_dropout['default'], torch.nn.Identity)
-        ):
-            m.forward = partial(forward, m)
+    def in_bfloat16(layer, x):
+        flat = x.flatten(0, -2)
+        a, b = layer.lora_A['default'].weight, layer.lora_B['default'].weight
+        given = (layer.get_base_layer()(flat), flat, a, b, layer.scaling['default'])  # autograd takes no keywords
+        out = _lora_product().apply(*given)
+        return out.view(*x.shape[:-1], -1)
+
+    for m in plain_lora_layers(model, 'default'):
+        if isinstance(m.lora_dropout['default'], torch.nn.Identity):
+            half = m.get_base_layer().weight.dtype != torch.float32
+            m.forward = partial(in_bfloat16 if half else in_float32, m)
     return model
+
+
+@lru_cache(maxsize=1)
+def _lora_product() -> type:
+    import torch
+    from multiagent_ft.engines.huggingface import SUMMED_ROWS, add_lora, lora_down
+
+    class LoraProduct(torch.autograd.Function):
+        "`add_lora`; of what went in, only the tensors themselves are kept for the backward pass."
+
+        @staticmethod
+        def forward(ctx, out, x, a, b, scale):
+            down = lora_down(x, a)
+            kept = x, a, b, down
+            ctx.save_for_backward(*kept)
+            ctx.scale = scale
+            ctx.mark_dirty(out)
+            return add_lora(out, down, b, scale=scale)
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, a, b, down = ctx.saved_tensors
+            dx, da, db = torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
+            for g, into, h, d in zip(*(t.split(SUMMED_ROWS) for t in (grad, x, down, dx))):
+                g = ctx.scale * g.float()
+                back = g @ b
+                db.addmm_(g.T, h)
+                da.addmm_(back.T, into.float())
+                d.copy_(back @ a)
+            return grad, dx, da, db, None
+
+    return LoraProduct
 
 # %% ../../nbs/training/18_trainer.ipynb #b658f94d
 FOREIGN = 'does not fit this base model: it was trained on another one. Use that one, or begin without an adapter.'
@@ -619,7 +655,6 @@ def run_trainer(
 ) -> tuple[Any, list[dict]]:
     """Train; (the model bare of the trainer's wrapping, the loss curve, one dict per step). Raises `GuardError` for a
     loss of NaN or examples left out, `MaftError` when a checkpoint cannot be written."""
-    import torch
     from transformers import PrinterCallback
 
     s = run.settings
@@ -627,7 +662,7 @@ def run_trainer(
     trainer.add_callback(watch(run.progress, tokens_by_step(lengths, s, run.seed), run.checkpoint_seconds))
     trainer.remove_callback(PrinterCallback)
     trainer.our_order = LengthGroupedSampler(lengths, s.batch_size, run.seed, group=s.group_by_length)
-    if run.base.dtype == torch.float32 and s.dtype != 'bfloat16':
+    if fusible(run.base, s):
         fuse_lora(trainer.model)
     checkpoint = latest(run.folder)
     with room_for_checkpoints(run.folder):
@@ -666,6 +701,15 @@ def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examp
             ' were due.',
             REPORT,
         )
+
+
+def fusible(base: 'Base', s: TrainingSettings) -> bool:
+    "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
+    import torch
+
+    if base.dtype == torch.float32:
+        return s.dtype != 'bfloat16'
+    return base.dtype == torch.bfloat16 and base.device.type == 'cpu' and s.method == 'lora'
 
 # %% ../../nbs/training/18_trainer.ipynb #8c12e7f2
 @runtime_checkable
