@@ -9,7 +9,7 @@ from scipy.stats import norm, t
 from multiagent_ft.core import MaftError
 from multiagent_ft.method.recipes import load_recipe
 from multiagent_ft.neighbours.dial import train_dial, write_questions
-from multiagent_ft.neighbours.questions import QUESTIONS, RowRunner, question
+from multiagent_ft.neighbours.questions import QUESTIONS, RowRunner, study_question
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.studies.claims import Claim, judge_all
 from multiagent_ft.studies.compare import StudyRow
@@ -82,7 +82,7 @@ def test_leaderboard_verdicts_are_those_of_scipy():
 def test_question_verdicts_are_those_of_scipy(name):
     file = RESULTS / 'questions' / f'{name}.jsonl.gz'
     at_the_end = tuple(
-        Claim('', 'x', better=c.better, than=c.than) for c in question(name).claims if isinstance(c.better, str)
+        Claim('', 'x', better=c.better, than=c.than) for c in study_question(name).claims if isinstance(c.better, str)
     )
     if not file.is_file():
         pytest.skip('not run yet')
@@ -108,7 +108,7 @@ def test_failed_row_is_told_and_does_not_stop_the_others(tmp_path, capsys):
 
 def test_unknown_question_is_refused_in_a_line():
     with pytest.raises(MaftError, match='unknown question .colour.: use one of ownership') as e:
-        question('colour')
+        study_question('colour')
     assert len(str(e.value).splitlines()) == 1
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 def planned(name: str, folder: Path):
     "(question, its rows): the dial's rows need a folder, and its models are made there."
     from multiagent_ft.neighbours.dial import dial_rows
-    from multiagent_ft.neighbours.questions import Question, question
+    from multiagent_ft.neighbours.questions import Question, study_question
 
     if name != 'dial':
-        return question(name), question(name).study_rows
+        return study_question(name), study_question(name).study_rows
     asks = 'With more shared mistakes in a model, does it rise or fall, and do many models do better than one?'
     settings = dict(train=200, eval=500, iterations=5, fresh='true')
     return Question('dial', asks, rows=(), settings=settings, seeds=3, first_seed=900), dial_rows(folder)

@@ -12,7 +12,7 @@ __all__ = ['PERMUTED_FT', 'DEALT_FT', 'EACH_ON_UNION', 'MIXTURE', 'UNION_FT_EQUA
 # %% ../../nbs/neighbours/72_controls.ipynb #074bb9d4
 import sys
 from dataclasses import replace
-from ..core import MaftError, Problem, Transcript, Turn, rng_for, same_answer
+from ..core import Answer, MaftError, Problem, Transcript, Turn, rng_for, same_answer
 from ..method.consensus import Vote
 from ..method.debate import Agent, Seeds, Society
 from ..method.examples import Example, agreeing, example_of
@@ -204,8 +204,8 @@ RIGHT_VOTES_FT, WRONG_VOTES_FT, LOT_FT, UNFILTERED_FT, FORMAT_FT = SPURIOUS[1:]
 PRECISION = 0.7  # share of right examples
 
 
-def lone(transcript: Transcript, right) -> list[Turn]:  # right: the gold answer
-    "Complete first answers that are wrong, and that no other sample gives."
+def lone(transcript: Transcript, right: Answer) -> list[Turn]:
+    "Complete first answers that are not `right`, the gold one, and that no other sample gives."
     turns = [t for t in transcript.at(1) if t.answer]
     alone = [t for t in turns if sum(same_answer(t.answer, u.answer) for u in turns) == 1]
     return [t for t in alone if t.completion.finish == 'stop' and not same_answer(t.answer, right)]

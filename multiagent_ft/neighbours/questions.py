@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWNERSHIP', 'OWNERSHIP_FIVE', 'ARMS', 'SPURIOUS', 'NOISE', 'ACCOUNTING', 'PASSES', 'FRONTIER', 'QUESTIONS', 'KS',
-           'Question', 'claims_of', 'question', 'RowRunner', 'Drift', 'drift', 'pass_curves', 'amortised', 'Against',
-           'above']
+           'Question', 'claims_of', 'study_question', 'RowRunner', 'Drift', 'drift', 'pass_curves', 'amortised',
+           'Against', 'above']
 
 # %% ../../nbs/neighbours/73_questions.ipynb #4a0f5250
 import sys
@@ -145,7 +145,7 @@ QUESTIONS = MappingProxyType(
 )
 
 
-def question(name: str) -> Question:
+def study_question(name: str) -> Question:
     "A question by name. Raises `MaftError` listing those there are."
     if name not in QUESTIONS:
         raise MaftError(f'unknown question {name!r}: use one of {", ".join(QUESTIONS)}, or dial.')
