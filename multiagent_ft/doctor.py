@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from .runs.tracking import has_key
 
 # %% ../nbs/62_doctor.ipynb #b48b5a10
 class Finding(NamedTuple):
@@ -25,12 +26,12 @@ class Finding(NamedTuple):
     advice: str = ''  # what it means and what to do; empty when nothing
 
 
-def note(topic: str, found: str, advice: str) -> Finding:
+def note(topic: str, found: str, advice: str) -> Finding:  # as in `Finding`
     "A finding that slows a run down or limits it."
     return Finding(topic, found, grade='note', advice=advice)
 
 
-def wrong(topic: str, found: str, advice: str) -> Finding:
+def wrong(topic: str, found: str, advice: str) -> Finding:  # as in `Finding`
     "A finding that ends a run."
     return Finding(topic, found, grade='wrong', advice=advice)
 
@@ -156,6 +157,9 @@ EXTRAS = dict(  # module -> what it is for, and how to get it
         'pip install "multiagent-ft[vllm]"; or name an environment that has it: --set engine.args.python=PATH',
     ),
     bitsandbytes=('training quantized bases', 'pip install "multiagent-ft[qlora]"'),
+    gguf=('models in a .gguf file', 'pip install "multiagent-ft[gguf]"'),
+    ray=('executor ray', 'pip install "multiagent-ft[ray]"'),
+    starlette=('maft serve', 'pip install "multiagent-ft[server]"'),
 )
 
 
@@ -170,19 +174,18 @@ def engine_findings() -> list[Finding]:
     return found
 
 # %% ../nbs/62_doctor.ipynb #74224d30
-def has_wandb_key(environment: dict, home: Path) -> bool:
+def has_wandb_key(environment: dict, home: Path) -> bool:  # variables; the user's folder
     "Is there a key for Weights & Biases, in the environment or in ~/.netrc? Its value is not kept."
-    netrc = home / '.netrc'
-    return bool(environment.get('WANDB_API_KEY')) or netrc.is_file() and 'api.wandb.ai' in netrc.read_text()
+    return has_key(dict(NETRC=str(home / '.netrc')) | environment)
 
 
-def has_hub_token(environment: dict, home: Path) -> bool:
+def has_hub_token(environment: dict, home: Path) -> bool:  # variables; the user's folder
     "Is there a token for the Hugging Face Hub, in the environment or where `hf auth login` keeps it?"
     kept = Path(environment.get('HF_HOME', home / '.cache' / 'huggingface')) / 'token'
     return bool(environment.get('HF_TOKEN')) or kept.is_file()
 
 
-def account_findings(environment: dict, home: Path) -> list[Finding]:
+def account_findings(environment: dict, home: Path) -> list[Finding]:  # variables; the user's folder
     "Tokens, present or not, and what is switched off."
     hub, wandb = has_hub_token(environment, home), has_wandb_key(environment, home)
     found = [
@@ -213,12 +216,12 @@ def findings(folder: Path = Path('runs')) -> list[Finding]:  # where runs would 
     ]
 
 
-def table(found: list[Finding]) -> list[list[str]]:
+def table(found: list[Finding]) -> list[list[str]]:  # in the order to be shown
     "Rows for a table, head first."
     return [['', 'what', 'found', 'what it means'], *([f.grade, f.topic, f.found, f.advice] for f in found)]
 
 
-def verdict(found: list[Finding]) -> str:
+def verdict(found: list[Finding]) -> str:  # all of them
     "The examination in one line."
     wrong, notes = ([f.topic for f in found if f.grade == grade] for grade in ('wrong', 'note'))
     if wrong:

@@ -225,6 +225,20 @@ def test_extract_choice(text, answer):
         (r'We box it: \boxed{36}. Put your answer in \boxed{}.', '36'),
         (r'I shall use \boxed for it: \boxed{36}', '36'),
         ('It is 36!', '36'),
+        ('*Answer:* _36_', '36'),
+        ('Answer — 36', '36'),
+        ('Answer: —36', '-36'),
+        ('<final_answer>36 eggs</final_answer>', '36'),
+        ('Counting gives <|begin_of_box|>36<|end_of_box|>', '36'),
+        (r'\boxed{\pounds 36}', '36'),
+        (r'\boxed{\text{\texteuro}36}', '36'),
+        ('So the answer is\n\\begin{align*}\n36\n\\end{align*}', '36'),
+        ('The answer is 36.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnd 2+2? The answer is 4.', '36'),
+        ('The answer is 36.</s> [INST] And 2+2? [/INST] The answer is 4.', '36'),
+        ('#### 36<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n#### 4', '36'),
+        ('<Think>\\boxed{7}</Think>\\boxed{36}', '36'),
+        ("The answer is 36. Agent 1's answer is 35, and their answer is wrong.", '36'),
+        ("Agent 2's answer is correct: 36", None),
     ],
 )
 def test_answer_phrases_of_models(text, answer):
@@ -245,6 +259,10 @@ def test_answer_phrases_of_models(text, answer):
         'analysisIt may be \\boxed{5}',
         'First\n\\[ 6 \\cdot 6 = 36 \\]\nand then we',
         'First $$36$$ and then we',
+        '<THINKING>it may be \\boxed{5}',
+        "Agent 1's answer is 35. Agent 2's answer is 36.",
+        'So the answer is correct. We check: 6*6 = 36',
+        'So the answer is\n\\begin{align*}\n36',
     ],
 )
 def test_unfinished_reasoning_is_unparsed(text):
@@ -362,6 +380,16 @@ CHOICES = ['Paris', 'London', '9 eggs', r'$\frac{1}{2}$', '0.5 eggs']
         ('A. Lima: no\nB. Quito: yes', None),
         ('We look at each.\n\n**(D)**', 'D'),
         ('<answer>D</answer>', 'D'),
+        ('The answer is not (A), but (D).', 'D'),
+        ('The answer is not (A), but not (D) either.', None),
+        ('Sodium floats. Hence, D is correct.', 'D'),
+        ('Vitamin C is correct', None),
+        ('So D.', 'D'),
+        ('I think it must be (D).', 'D'),
+        ('I think it is a bird.', None),
+        ('The answer is most likely D', 'D'),
+        ('The answer is probably not D.', None),
+        ('the answer is (d) lima', 'D'),
     ],
 )
 def test_extract_choice_by_its_text(text, answer):
@@ -595,6 +623,7 @@ CLASSES = [
     ['e^{-120}'],
     ['e^{-121}'],
     ['3¼', '3.25', r'3\frac14'],
+    [r'\binom73', r'\binom{7}{3}', r'\dbinom 73', '35', 'E[X] = 35', r'\mathbb{E}[X]=35'],
     ['0'],
 ]
 POOL = [a for c in CLASSES for a in c]
@@ -966,8 +995,10 @@ def test_fuzz_1000_mutants():
 
 
 @pytest.mark.slow
-def test_fuzz_10000_mutants():
-    check_mutants(10_000, 2)
+@pytest.mark.parametrize('seed', range(2, 12))
+def test_fuzz_10000_mutants(seed):
+    "All of them: pytest -m slow -k 10000_mutants."
+    check_mutants(1000, seed)
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))

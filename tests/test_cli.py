@@ -115,6 +115,61 @@ def test_readme_commands_exist(monkeypatch, capfd):
         assert here(monkeypatch, capfd, command, '--help').returncode == 0, command
 
 
+def parsed(line):
+    "The command that an example of the help page would call, and what it would be given; typer raises what is wrong."
+    import shlex
+
+    import typer
+    from multiagent_ft.cli import app
+
+    command, args = typer.main.get_command(app), shlex.split(line.partition(' > ')[0])[1:]
+    with command.make_context('maft', args) as context:
+        while hasattr(command, 'resolve_command'):
+            name, command, args = command.resolve_command(context, [*context._protected_args, *context.args])
+            context = command.make_context(name, args, parent=context)
+    return command.name, context.params
+
+
+def test_every_command_has_examples_that_parse(monkeypatch, capfd):
+    import typer
+    from multiagent_ft.cli import EXAMPLES, app
+
+    top = typer.main.get_command(app).commands
+    commands = {f'{name} {sub}' for name in ('store', 'nano') for sub in top[name].commands}
+    assert set(EXAMPLES) == commands | set(top) - {'store', 'nano'}
+    for name, lines in EXAMPLES.items():
+        assert all(parsed(line)[0] == name.split()[-1] for line in lines)
+        shown = here(monkeypatch, capfd, *name.split(), '--help').stdout
+        assert 'Examples:' in shown and f'maft {name}' in shown
+    assert parsed('maft plan --agents 5 --json')[1]['agents'] == '5'
+
+
+@pytest.mark.parametrize(
+    'words, found',
+    [
+        ('maft re', ['recipes', 'report', 'reproduce']),
+        ('maft run --recipe multiagent-d', ['multiagent-dpo']),
+        ('maft run --task sv', ['svamp']),
+        ('maft run --executor s', ['shared']),
+        ('maft compare union', ['union-ft']),
+        ('maft run --qui', ['--quick', '--quiet']),
+        ('maft run --task my.', []),  # then the shell offers files
+    ],
+)
+def test_shell_completion(monkeypatch, capfd, words, found):
+    last = len(words.split(' ')) - 1
+    for name, value in dict(_MAFT_COMPLETE='complete_bash', COMP_WORDS=words, COMP_CWORD=str(last)).items():
+        monkeypatch.setenv(name, value)
+    assert sorted(here(monkeypatch, capfd).stdout.split()) == found
+
+
+@pytest.mark.parametrize('shell, line', [('bash', 'complete -o default'), ('zsh', '#compdef'), ('fish', 'complete -')])
+def test_completion_scripts(monkeypatch, capfd, shell, line):
+    monkeypatch.setattr('typer.completion._get_shell_name', lambda: shell)  # or it finds the one we were started from
+    shown = here(monkeypatch, capfd, '--show-completion').stdout
+    assert line in shown and '_MAFT_COMPLETE' in shown
+
+
 # Bad input that is seen before anything is loaded
 
 
@@ -248,6 +303,10 @@ def test_second_run_is_a_no_op_and_changed_settings_are_refused(finished, tiny, 
     root, _ = finished
     again = here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', cwd=root)
     assert again.returncode == 0 and '0 generations, 0 training steps' in again.stdout
+    how = ['--json', '--quiet']
+    page = here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', *how, cwd=root)
+    found = json.loads(page.stdout)
+    assert page.stderr == '' and found['made'] == {} and found['folder'] == 'runs/one' and len(found['iterations']) == 2
     refused(
         here(monkeypatch, capfd, 'run', '--model', tiny, *SETS, '--out', 'runs/one', '--seed', '1', cwd=root),
         'runs/one',
@@ -259,6 +318,7 @@ def test_second_run_is_a_no_op_and_changed_settings_are_refused(finished, tiny, 
 def test_eval(finished, monkeypatch, capfd):
     root, _ = finished
     p = maft('eval', 'runs/one', '--json', '--workers', '0', cwd=root)
+    assert p.returncode == 0, p.stderr
     s = json.loads(p.stdout)  # JSON and nothing else
     assert p.returncode == 0 and [i['iteration'] for i in s['iterations']] == [0, 1] and s['eval'] == 4
     refused(here(monkeypatch, capfd, 'eval', 'runs/one', '--iteration', '7', cwd=root), 'no 7')
@@ -284,6 +344,9 @@ def test_debate(finished, monkeypatch, capfd):
         ).stdout
     )
     refused(here(monkeypatch, capfd, 'debate', 'x', '--run', 'runs/one', '--iteration', '5', cwd=root), 'no 5')
+    q = here(monkeypatch, capfd, 'debate', 'What is 1+2?', '--run', 'runs/one', '--json', '--quiet', cwd=root)
+    page = json.loads(q.stdout)
+    assert q.stderr == '' and len(page['transcript']['turns']) == 9 and page['vote']['cast'] <= 3
 
 
 def test_debate_untrained_colours_and_escapes(tiny, tmp_path):
@@ -320,6 +383,10 @@ def test_config(run_maft, tmp_path):
     assert load_config(tmp_path / 'c.yaml') == load_config(flags=dict(agents=4, summary=False), sets=['w=0.3'])
     q = run_maft('config', '--quick')
     assert 'train: 48' in q.stdout and 'iterations: 1' in q.stdout
+    assert json.loads(run_maft('config', '--agents', '4', '--json').stdout)['debate']['agents'] == 4
+    assert {'key', 'default', 'meaning'} <= set(json.loads(run_maft('config', '--json').stdout)[0])
+    recipes = json.loads(run_maft('recipes', '--json').stdout)
+    assert {'multiagent-ft', 'union-ft'} <= {r['recipe'] for r in recipes} and recipes[0]['source']
 
 
 def test_store(finished, monkeypatch, capfd):
@@ -329,6 +396,10 @@ def test_store(finished, monkeypatch, capfd):
     root, _ = finished
     listed = maft('store', 'ls', cwd=root)
     assert listed.returncode == 0 and 'generate' in listed.stdout and 'finished jobs' in listed.stdout.splitlines()[-1]
+    entries = json.loads(maft('store', 'ls', '--json', cwd=root).stdout)
+    assert len(entries) == len(listed.stdout.splitlines()) - 1 and {'kind', 'digest', 'bytes', 'time'} == set(
+        entries[0]
+    )
     assert maft('store', 'verify', cwd=root).stdout.strip().endswith('0 corrupted.')
     kept = maft('store', 'prune', 'runs/one', cwd=root)
     assert kept.returncode == 0 and 'Nothing was removed' in kept.stdout
@@ -358,6 +429,8 @@ def test_plan(tiny, tmp_path, monkeypatch, capfd):
         and '(estimated from 3 questions)' in p.stdout
     ), p.stdout
     assert not list(tmp_path.iterdir())
+    page = here(monkeypatch, capfd, 'plan', '--model', tiny, *SETS, '--questions', '2', '--json', cwd=tmp_path)
+    assert sum(json.loads(page.stdout)['answers'].values()) == 126
     refused(here(monkeypatch, capfd, 'plan', '--task', 'poems', cwd=tmp_path), 'poems')
 
 
@@ -383,6 +456,8 @@ def test_explain(finished, tmp_path, monkeypatch, capfd):
         and 'torch' in p.stdout
         and 'model.safetensors' in p.stdout
     )
+    page = json.loads(here(monkeypatch, capfd, 'explain', 'runs/one', '--json', cwd=tmp_path).stdout)
+    assert page['faults'] == [] and page['lines'] == p.stdout.splitlines()[:-2]
     s['iterations'][0]['methods']['debate']['accuracy'] += 0.25
     (tmp_path / 'runs' / 'one' / 'summary.json').write_text(json.dumps(s))
     victim = next((tmp_path / 'runs' / 'store').rglob('completions.jsonl')).parent

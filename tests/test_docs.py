@@ -6,7 +6,6 @@ Quarto, which makes HTML of the result, is not needed (and not here)."""
 import json, re, subprocess, sys
 import pytest
 from conftest import ROOT, forks, tracked
-from lint_nbs import notebooks
 
 OWN = ('task', 'prompt', 'recipe', 'objective', 'engine')
 
@@ -31,27 +30,44 @@ def test_add_your_own_in_under_ten_lines(what, tmp_path):
     assert 'accuracy' in done.stdout.splitlines()[0] and len(done.stdout.splitlines()) > 2
 
 
-PROCESS = """
-import json, sys, warnings
-from pathlib import Path
-warnings.simplefilter('ignore')
-from execnb.nbio import read_nb
-from nbdev.processors import FilterDefaults
-failed = {}
-for p in sys.argv[1:]:
-    try: nb = read_nb(Path(p)); FilterDefaults()(nb)
-    except Exception as e: failed[p] = str(e)[:500]
-print('RESULT ' + json.dumps(failed))
-"""
+COLAB = 'https://colab.research.google.com/github/multiagent-ft/multiagent_ft/blob/main/nbs/tutorials/'
+TUTORIALS = sorted((ROOT / 'nbs' / 'tutorials').glob('[0-9]*.ipynb'))
+
+
+@pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
+def test_tutorial_opens_in_colab(path):
+    "Its badge leads to itself, its first cell installs the package, in the same words everywhere, and it is listed."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    prose, code = (next(''.join(c['source']) for c in cells[1:] if c['cell_type'] == k) for k in ('markdown', 'code'))
+    assert f']({COLAB}{path.name})' in prose.splitlines()[0]
+    assert code.startswith('#| eval: false\n') and "'google.colab' in sys.modules" in code
+    first = json.loads(TUTORIALS[0].read_text(encoding='utf-8'))['cells']
+    assert code == next(''.join(c['source']) for c in first if c['cell_type'] == 'code')
+    assert f'(tutorials/{path.name})' in (ROOT / 'nbs' / 'index.ipynb').read_text(encoding='utf-8')
 
 
 @pytest.mark.slow
-def test_every_notebook_has_a_page(tmp_path):
+def test_every_notebook_has_a_page_and_every_link_resolves(tmp_path):
     tracked(tmp_path)
-    paths = [p.relative_to(ROOT).as_posix() for p in notebooks()]
     done = subprocess.run(
-        [sys.executable, '-c', PROCESS, *paths], cwd=tmp_path, capture_output=True, text=True, timeout=1800
+        [sys.executable, 'tools/pages.py'], cwd=tmp_path, capture_output=True, text=True, timeout=1800
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    failed = json.loads(done.stdout.split('RESULT ')[-1])
-    assert not failed, '\n'.join(f'{p}: {e}' for p, e in failed.items())
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.fullmatch(r'\d+ pages in _docs/, \d+ links, 0 faults', done.stdout.splitlines()[-1])
+
+
+def test_dead_links_are_found(tmp_path):
+    from nbdev.config import get_config
+    from pages import Page, dead
+
+    here = ROOT / 'nbs' / 'method' / '05_consensus.ipynb'
+    pages = {here: Page('<h2 id="Here"></h2>')}
+    site = get_config().doc_host + get_config().doc_baseurl
+    fine = '#Here', '../01_core.ipynb', '../index.ipynb', f'{site}/method/consensus.html#here', 'https://x.org/y'
+    bad = '#Gone', '../01_cores.ipynb', f'{site}/method/consent.html'
+    page = Page(''.join(f'<a href="{link}">' for link in fine + bad))
+    assert [line.partition(': ')[2] for line in dead(page, here, pages, get_config())] == [
+        'no such place on that page',
+        'no such page',
+        'no such page',
+    ]

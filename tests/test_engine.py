@@ -729,6 +729,8 @@ def test_chat_template_date_is_fixed(llama):
     assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
     with pytest.raises(MaftError, match='2024-07-26'):
         Renderer(tok, 'm', args=dict(date='tomorrow'))
+    tok.chat_template = '{% set how = "%d %b" %}{{ strftime_now(how) }} {{ strftime_now(format="%Y") }} ' + plain
+    assert '26 Jul 2024' in Renderer(tok, 'm').text(chat)
 
 
 def test_chat_template_without_the_question_is_refused(llama, tmp_path):
@@ -740,6 +742,18 @@ def test_chat_template_without_the_question_is_refused(llama, tmp_path):
         tok.chat_template = template
         with pytest.raises(MaftError, match='leaves out what the user says'):
             Renderer(tok, 'm')
+    each = "{%% for m in messages if m.role in (%s) %%}{{ m.role }}: {{ m['content']%s }}\n{%% endfor %%}"
+    for roles, cut, lost in (
+        ("'user'", '', 'agent itself'),
+        ("'user', 'assistant'", '[:100]', 'end of a long question'),
+    ):
+        tok.chat_template = each % (roles, cut)
+        with pytest.raises(MaftError, match=f'leaves out .*{lost}'):
+            Renderer(tok, 'm')
+    tok.chat_template = each % ("'user', 'assistant'", '')
+    assert Renderer(tok, 'm').render((Message('user', '6+6?'),))
+    with pytest.raises(MaftError, match='leaves out the system prompt'):
+        Renderer(tok, 'm').render((Message('system', 'Be brief.'), Message('user', '6+6?')))
     tok.chat_template = dict(default=plain, tool_use='{{ tools }}')  # named templates
     assert '6+6?' in Renderer(tok, 'm').text((Message('user', '6+6?'),))
     (tmp_path / 'chat_template.json').write_text(json.dumps(dict(chat_template=plain)))

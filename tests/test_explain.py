@@ -104,3 +104,45 @@ def test_weights_missing_from_the_store_are_named(runs):
     (runs / 'one' / 'iteration-1' / 'society.json').unlink()
     with pytest.raises(MaftError, match='no society'):
         explain(runs / 'one')
+
+
+WRONG_SHAPES = [
+    *((f'{name}.json', text) for name in ('summary', 'provenance') for text in ('{}', '[]', 'null', '[' * 5000)),
+    ('summary.json', '{"schema": 3, "iterations": [{"iteration": 0}]}'),
+    ('summary.json', '{"schema": 3, "iterations": [3]}'),
+    ('provenance.json', '{"steps": {"iteration-0/evaluate": 3}, "results": {}}'),
+    ('outcomes.jsonl', '{}'),
+    ('outcomes.jsonl', '{"iteration": 0, "problem": 3}'),
+    ('iteration-1/society.json', '{"agents": 3}'),
+    ('iteration-1/eval.jsonl', '{"problem": {"id": 3}, "turns": []}'),
+    ('iteration-1/transcripts.jsonl', '{"problem": 3, "turns": []}'),
+    ('iteration-1/votes.jsonl', '{}'),
+    ('iteration-1/examples/generator-0.jsonl', '{"prompt_ids": [1], "token_ids": "x"}'),
+    ('config.yaml', 'run: []'),
+]
+
+
+@pytest.mark.parametrize('name,text', WRONG_SHAPES)
+def test_damaged_files_of_a_run_are_named(runs, name, text):
+    "Valid JSON of another shape: `explain` and `report` say which file it is, or do without it."
+    from multiagent_ft.studies.report import report
+
+    put(runs / 'each' / name, text.encode())
+    said = []
+    for look in (explain, report):
+        try:
+            look(runs / 'each')
+        except MaftError as e:
+            said.append(str(e))
+    assert said or name not in ('summary.json', 'outcomes.jsonl')
+    for line in said:
+        assert line.count('\n') <= 1 and (name.rpartition('/')[2] in line or 'config.yaml' in line), line
+
+
+def test_fault_of_ours_stays_one(runs, monkeypatch):
+    "With every file as it was written, an error is not put down to the user's files."
+    from multiagent_ft.runs import explain as module
+
+    monkeypatch.setattr(module, 'head_lines', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        explain(runs / 'each')

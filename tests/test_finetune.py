@@ -127,6 +127,8 @@ def test_agents_are_order_independent(job):
     assert payload(job('b2', seed=2)) == payload(b) and payload(job('a2', seed=1)) == payload(a) != payload(b)
 
 
+# so is one that was killed and resumed, see below
+@pytest.mark.slow
 def test_another_process_is_byte_identical(job, models, rows_file, tmp_path):
     code = (
         'import sys, json; from multiagent_ft.engines.huggingface import HFEngine; '
@@ -293,7 +295,7 @@ def run_killed(models, rows_file, tmp_path, settings, at, out='killed'):
 @pytest.mark.parametrize(
     'settings',
     [
-        dict(dropout=0.1),
+        pytest.param(dict(dropout=0.1), marks=pytest.mark.slow),
         pytest.param(dict(method='full', learning_rate=1e-4, weight_decay=0.1), marks=pytest.mark.slow),
     ],
     ids=str,
@@ -318,6 +320,7 @@ def test_resume_skips_a_truncated_checkpoint(job, models, rows_file, tmp_path):
     assert tr.latest(newest.parent) != newest
     rc, steps, err = run_killed(models, rows_file, tmp_path, {}, 99)
     assert rc == 0 and payload(tmp_path / 'killed') == payload(whole), err
+    assert 1 < steps[0] < 6 and steps[-1] == 6  # from the checkpoint before, not from the start
 
 
 def test_resume_ignores_the_checkpoint_of_another_job(job, models, rows_file, tmp_path, with_checkpoints):

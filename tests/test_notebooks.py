@@ -40,9 +40,9 @@ def test_notebook(path):
 
 # their slow cells need nothing that is not here
 SLOW = (
-    'tutorials/01_first_society.ipynb',
-    'tutorials/02_your_questions.ipynb',
-    'tutorials/03_your_method.ipynb',
+    'tutorials/02_first_society.ipynb',
+    'tutorials/04_your_questions.ipynb',
+    'tutorials/06_your_method.ipynb',
     'results/00_results.ipynb',
     'runs/30_plan.ipynb',
     'studies/32_statistics.ipynb',

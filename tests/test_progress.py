@@ -54,6 +54,32 @@ def test_pipe_has_plain_lines_only():
     assert r.stdout == 'a result\nFalse False\n'  # rich is not even imported
 
 
+IN_JUPYTER = """
+from multiagent_ft.runs.tracking import Progress
+progress = Progress()
+progress.known = dict(debate='52.0 %')
+with progress.stage('iteration 1/3'), progress.bar(4, 'collect') as bar:
+    for i in range(4):
+        progress.now = lambda i=i: bar.start + i
+        bar.advance()
+        if i == 2: print(bar.status())
+"""
+
+
+def test_notebook_has_one_output_that_is_written_over():
+    "In a real kernel: no red boxes, no line per step, and at the end one line that says how it went."
+    import nbformat
+    from nbclient import NotebookClient
+
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_JUPYTER)])
+    NotebookClient(nb, kernel_name='python3', timeout=120).execute()
+    shown = {o['output_type']: o for o in nb.cells[0].outputs}
+    assert sorted(shown) == ['display_data', 'stream'] and len(nb.cells[0].outputs) == 2
+    assert shown['stream']['text'] == 'iteration 1/3 · collect  3/4 answers  75%  eta 0:01  debate 52.0 %\n'
+    line = shown['display_data']['data']
+    assert line['text/plain'] == 'iteration 1/3 · collect  4 answers in 0:03' and 'role="status"' in line['text/html']
+
+
 def test_quiet_shows_nothing():
     r = subprocess.run([sys.executable, '-c', CODE, 'quiet'], capture_output=True, text=True)
     assert r.stderr == '' and r.stdout.startswith('a result')

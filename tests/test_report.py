@@ -1,6 +1,6 @@
 "The page of a run: complete, self-contained, and safe against what agents write."
 
-import base64, hashlib, json, re, shutil, subprocess
+import base64, hashlib, html, json, re, shutil, subprocess
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +12,7 @@ from multiagent_ft.core import (
     Problem,
     Transcript,
     Turn,
+    read_jsonl,
     rng_for,
     transcript_to_dict,
     write_jsonl,
@@ -324,6 +325,71 @@ def test_list_of_debates_is_virtual(tmp_path):
     command = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', f'file://{file}']
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert '600 of 600 shown' in dom and 0 < dom.count('role="option"') < 60 and 'class="question"' in dom
+
+
+# An outer page holds the report in a frame as wide as a phone, uses it by the keyboard, and writes down what it sees.
+FRAME = """<!doctype html><body><iframe id="f" src="REPORT" style="width:390px;height:844px;border:0"></iframe><script>
+addEventListener('load', () => setTimeout(() => {
+  const w = document.getElementById('f').contentWindow, d = w.document, list = d.getElementById('list'), seen = {};
+  const press = (e, key) => e.dispatchEvent(new w.KeyboardEvent('keydown', { key, bubbles: true }));
+  seen.wider = d.documentElement.scrollWidth - d.documentElement.clientWidth;
+  list.focus(); press(list, 'ArrowDown'); press(list, 'ArrowDown'); press(list, 'ArrowUp');
+  seen.active = list.getAttribute('aria-activedescendant');
+  seen.chosen = d.querySelector('[aria-selected=true]').id;
+  press(list, 'Enter'); seen.reading = d.activeElement.id;
+  press(d.activeElement, 'Escape'); seen.back = d.activeElement.id;
+  const named = e => (e.getAttribute('aria-label') || e.textContent).trim();
+  seen.nameless = [...d.querySelectorAll('button, select, input, figure, [role], nav, article')]
+    .filter(e => e.getAttribute('role') !== 'presentation' && !named(e) && e.id !== 'shown')
+    .map(e => e.outerHTML.slice(0, 80));
+  const run = d.getElementById('run'); run.value = 'there'; run.dispatchEvent(new w.Event('input'));
+  seen.there = d.getElementById('shown').textContent;
+  document.body.dataset.seen = JSON.stringify(seen);
+}, 300));</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium here')
+def test_page_of_two_runs_on_a_phone_by_keyboard(tmp_path):
+    "390 pixels: nothing makes the page wider than the screen. The list is used by keys alone, and all have names."
+    one, two = make_run(tmp_path / 'one'), make_run(tmp_path / 'two', iterations=1)
+    for folder in (one, two):
+        debates = [replace(held(1, i), problem=Problem(f'q{i}', 'What? ' * 40, '7')) for i in range(12)]
+        write_jsonl(folder / 'iteration-1' / 'eval.jsonl', map(transcript_to_dict, debates))
+    (tmp_path / 'phone.html').write_text(FRAME.replace('REPORT', f'file://{report(one, two)}'))
+    flags = [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--allow-file-access-from-files',
+        '--virtual-time-budget=3000',
+    ]
+    command = ['chromium', *flags, '--dump-dom', f'file://{tmp_path}/phone.html']
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    seen = json.loads(html.unescape(re.search(r'data-seen="(.*?)"', dom)[1]))
+    assert seen['wider'] == 0 and seen['nameless'] == [] and seen['there'] == '12 of 48 shown'
+    assert (seen['active'], seen['chosen'], seen['reading'], seen['back']) == ('row1', 'row1', 'one', 'list')
+
+
+def test_page_of_two_runs(tmp_path):
+    one, two = make_run(tmp_path / 'one'), make_run(tmp_path / 'two', iterations=1)
+    save_config(Config(task='t', recipe='multiagent-ft', agents=5), two)
+    for folder, said in ((one, '7'), (two, '8')):
+        last = read_jsonl(folder / 'outcomes.jsonl')
+        k = max(o['iteration'] for o in last)
+        for o in last:
+            o['debate']['right'] = o['iteration'] == k and (folder == one) == (o['problem'] == 'q0')
+        write_jsonl(folder / 'outcomes.jsonl', last)
+        turns = [Turn(n, 'generator', 1, Completion(said, 'stop'), read(f'\\boxed{{{said}}}')) for n in range(3)]
+        debates = [Transcript(Problem(f'q{i}', 'What?', '7'), turns) for i in range(2)]
+        write_jsonl(folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, debates))
+    text = report(one, two).read_text(encoding='utf-8')
+    assert Reader(text) and 'Beside two' in text and '<td>agents</td><td>3</td><td>5</td>' in text
+    assert 'on the same questions: -83.3 points' in text and 'better on 1, worse on 11 of 12' in text
+    found = {(d['id'], d['run']): d['marks'] for d in data_of(text) if d['debates'] == 'evaluation'}
+    assert found['q0', ''] == ['ahead'] and found['q0', 'two'] == ['ahead'] and found['q1', 'two'] == ['behind']
+    (two / 'provenance.json').write_text(json.dumps(dict(asked=dict(evaluation='others'))))
+    assert 'cannot be paired' in report(one, two).read_text(encoding='utf-8')
 
 
 def test_choose_keeps_all_rare_debates():

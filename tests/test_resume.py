@@ -24,12 +24,12 @@ def check_kills(folder, *how):
 
 def test_loop_sigkill_resume():
     with memory() as fast:
-        assert check_kills(Path(fast), '--every', '10') >= 12
+        assert check_kills(Path(fast), '--every', '20') >= 6
 
 
-def test_loop_sigkill_from_scratch_at_twelve_syscalls():
+def test_loop_sigkill_from_scratch_at_six_syscalls():
     with memory() as fast:
-        assert check_kills(Path(fast), '--from-scratch', '--every', '107') >= 12
+        assert check_kills(Path(fast), '--from-scratch', '--every', '211') >= 6
 
 
 @pytest.mark.slow
@@ -113,8 +113,8 @@ def check(whole, out, seeds, workers, most):
 
 
 def kill_often(whole, out, times, seeds):
-    "Without and with workers in turn, until there were so many kills of each."
-    kills = {0: 0, 2: 0}
+    "Without workers at even seeds, with them at odd ones, until there were so many kills of each."
+    kills = {seed % 2 * 2: 0 for seed in seeds}
     for seed in seeds:
         workers = seed % 2 * 2
         if kills[workers] < times:
@@ -123,7 +123,8 @@ def kill_often(whole, out, times, seeds):
 
 
 def test_run_sigkill_and_resume_is_byte_identical(whole, tmp_path):
-    kill_often(whole, tmp_path, 1, range(8))
+    "With workers, against a whole run without."
+    kill_often(whole, tmp_path, 1, range(1, 8, 2))
 
 
 @pytest.mark.slow
@@ -154,6 +155,8 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', disk])
 
 
+# tests/test_store.py fills the disk at every change, in one process
+@pytest.mark.slow
 def test_full_disk_and_resume_is_byte_identical(whole, small_disk):
     disk, enlarge = small_disk
     text, _ = (p := start(disk / 'run', '--workers', '0')).communicate(timeout=600)

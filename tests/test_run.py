@@ -237,6 +237,8 @@ def test_recipes_share_the_store(runs):
     )  # only the completions of the new model in the evaluation; the rest is cached
 
 
+# so is a run with workers that is killed and resumed: tests/test_resume.py
+@pytest.mark.slow
 def test_workers_are_byte_identical(runs):
     root, _ = runs
     go(root.parent / (root.name + '-workers') / 'demo', workers=2)

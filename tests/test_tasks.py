@@ -1022,6 +1022,14 @@ CHOICE_ROWS = [
     (dict(question='Which is 1?', options=['x', '1'], answer='b'), 'B'),
     (dict(question='Which?', choices=dict(label=['1', '2', '3'], text=['x', 'y', 'z']), answer='2'), 'B'),
     (dict(question='Which?', options={'A': 'x', 'B': 'y'}, answer='y'), 'B'),
+    (dict(question='Which?', Choices=['x', 'y'], answer=1), 'B'),
+    (dict(question='Which?', choices='["x", "y"]', answer=1), 'B'),  # as a spreadsheet holds a list
+    (dict(question='Which?', choices="['x', 'y, not z']", answer=1), 'B'),
+    (dict(question='Which?', choices="['x' 'y'\n 'z']", answer='y'), 'B'),  # as numpy prints one
+    (dict(question='Which?', A='x', B='y', C='z', answer='B'), 'B'),
+    (dict(question='Which?', option1='x', option2='y', answer='2'), 'B'),
+    (dict(question='Which?', opa='x', opb='y', opc='z', answer=1), 'B'),
+    (dict(question='Which?', choices=['A. x', 'B. y'], answer='B'), 'B'),
 ]
 
 
@@ -1030,10 +1038,24 @@ def test_choices_without_a_key(tmp_path, row, gold):
     path = jsonl(tmp_path / 'quiz.jsonl', [row])
     for task in (load_task(str(path)), Task.from_rows([row]), Task.from_file(path)):
         (p,) = task.load()[0]
-        assert (task.kind, p.gold) == ('choice', gold) and '\n(B) ' in p.text
+        assert (task.kind, p.gold) == ('choice', gold) and re.search(r'\n\(B\) [xy1]', p.text)
     assert Task.from_file(path, kind='number').kind == 'number'  # the argument wins
     rows = [dict(question='1+1?', answer=2), row]  # found too late to be used: asked about
     refused(lambda: load_task(str(jsonl(tmp_path / 'late.jsonl', rows))).load(), 'line 2', 'say `choices: ')
+
+
+def test_columns_that_hold_no_choices(tmp_path):
+    for more in (dict(a=3, b=4), dict(A=3, C=4), dict(X='x', Y='y'), dict(choices='[1'), dict(option1='x')):
+        (p,) = Task.from_rows([dict(question='3+4?', answer=7) | more]).load()[0]
+        assert (p.text, p.gold) == ('3+4?', '7')
+
+
+@pytest.mark.parametrize('name', ['test', 'eval', 'validation', 'val', 'dev'])
+def test_parts_to_evaluate_on_by_their_usual_names(tmp_path, name):
+    jsonl(tmp_path / 'sums' / 'train.jsonl', SUMS[:12])
+    jsonl(tmp_path / 'sums' / f'{name}.jsonl', SUMS[12:])
+    assert [len(x) for x in load_task(str(tmp_path / 'sums')).load()[:2]] == [12, 8]
+    refused(lambda: load_task(f'{tmp_path}/sums:nosuch'), "no folder 'nosuch'", 'no folders')
 
 
 def test_folder_layouts_of_hub_and_datasets(tmp_path):

@@ -1,6 +1,6 @@
 "The tracker against killed processes, a full disk, no network, no key and a real (offline) W&B."
 
-import errno, json, os, pty, random, select, signal, subprocess, sys, time
+import errno, json, os, pty, random, select, signal, struct, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
 from multiagent_ft.core import HIDDEN, MaftError, holds_secret, read_jsonl, redact, scrub, secret_name
@@ -155,17 +155,86 @@ def test_wandb_offline_run_is_quiet_complete_and_without_secrets(tmp_path):
     assert not list(tmp_path.glob('wandb')), "W&B's files belong in the run's folder"
 
 
-def test_resume_keeps_the_wandb_id(tmp_path):
-    code = (
-        "import sys\nfrom multiagent_ft.runs.tracking import Tracker\nwith Tracker(sys.argv[1], wandb='offline') as t:"
-        " t.log(dict(event='tick'))"
-    )
-    for _ in range(2):
-        assert python(code, tmp_path).wait(120) == 0
-    ids = {p.name.rpartition('-')[2] for p in (tmp_path / 'wandb').glob('offline-run-*')}
-    assert ids == {(tmp_path / 'wandb' / 'id.txt').read_text()} and [
-        r['seq'] for r in read_jsonl(tmp_path / 'metrics.jsonl')
-    ] == [0, 1]
+def offline_records(file):
+    "The records of an offline W&B run: protocol buffers in the framing of a LevelDB log, after seven bytes."
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = file.read_bytes(), 7, b''
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # too little for a header: the next block
+            at += left
+            continue
+        _, length, kind = struct.unpack('<IHB', data[at : at + 7])
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(whole)
+            whole = b''
+
+
+def items(updates):
+    return {x.key or '/'.join(x.nested_key): json.loads(x.value_json) for x in updates}
+
+
+RESUMED = """
+import sys
+from multiagent_ft.runs.tracking import Tracker
+with Tracker(sys.argv[1], wandb='offline', config=dict(agents=2), adapters=True) as t:
+    for k in range(int(sys.argv[2])):
+        agents = {'critic-1': dict(examples=10 * k)}
+        t.log(dict(event='iteration', iteration=k, methods=dict(debate=dict(accuracy=.5 + k / 10)), agents=agents))
+    t.log(dict(event='done', made=dict(generate=3)))
+"""
+
+
+def test_resumed_wandb_run_is_one_run_and_holds_curves_debates_and_adapters(tmp_path):
+    "Two offline runs, the second resumes the first; read back from W&B's own files."
+    turn = dict(agent=0, role='generator', round=1, completion=dict(text='It is 7.', finish='stop'), answer=None)
+    line = json.dumps(dict(problem=dict(id='p', text='3+4?', gold='7'), turns=[turn])) + '\n'
+    for k in range(3):
+        (tmp_path / f'iteration-{k}' / 'adapters' / 'critic-1').mkdir(parents=True)
+        (tmp_path / f'iteration-{k}' / 'eval.jsonl').write_text(line)
+        (tmp_path / f'iteration-{k}' / 'adapters' / 'critic-1' / 'adapter_model.safetensors').write_bytes(b'w')
+    for iterations in (2, 3):
+        p = python(RESUMED, tmp_path, iterations)
+        assert p.wait(120) == 0, p.stderr.read()
+    made = sorted((tmp_path / 'wandb').glob('offline-run-*/*.wandb'))
+    assert {f.parent.name.rpartition('-')[2] for f in made} == {(tmp_path / 'wandb' / 'id.txt').read_text()}
+    records = [r for f in made for r in offline_records(f)]
+    points = [items(r.history.item) for r in records if r.HasField('history')]
+    assert [p['iteration'] for p in points] == [0, 1, 2], 'the resumed run sends no iteration again'
+    assert [p['methods/debate/accuracy'] for p in points] == [0.5, 0.6, 0.7]
+    assert [p['agents/critic-1/examples'] for p in points] == [0, 10, 20]
+    axes = {(r.metric.name or r.metric.glob_name, r.metric.step_metric) for r in records if r.HasField('metric')}
+    assert ('*', 'iteration') in axes
+    configured = [items(r.config.update) for r in records if r.HasField('config')]
+    assert any(c.get('agents') == 2 for c in configured)
+    assert any(items(r.summary.update).get('made/generate') == 3 for r in records if r.HasField('summary'))
+    tables = [json.loads(f.read_text()) for f in (tmp_path / 'wandb').rglob('*.table.json')]
+    rows = sorted(row for t in tables for row in t['data'])
+    assert [row[:3] for row in rows] == [[k, '3+4?', '7'] for k in range(3)] and 'It is 7.' in rows[0][-1]
+    kept = [r.artifact for r in records if r.HasField('artifact')] + [
+        r.request.log_artifact.artifact for r in records if r.HasField('request')
+    ]
+    assert any(a.type == 'adapters' and 'iteration-2' in a.aliases for a in kept)
+
+
+def test_tensorboard_files_hold_the_numbers_by_iteration(tmp_path):
+    "Read back from the event file: records of a length, a checksum, an event and a checksum."
+    from tensorboardX.proto.event_pb2 import Event
+
+    with Tracker(tmp_path, wandb='off', config=dict(a=1), tensorboard=True) as t:
+        for k in (0, 1, 1):
+            t.log(dict(event='iteration', iteration=k, methods=dict(debate=dict(accuracy=k / 2))))
+        t.log(dict(event='done', made=dict(generate=3)))
+    [file] = (tmp_path / 'tensorboard').iterdir()
+    data, at, seen = file.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack('<Q', data[at : at + 8])
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        seen += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        at += length + 16
+    assert seen == [('methods/debate/accuracy', 0, 0.0), ('methods/debate/accuracy', 1, 0.5)]
 
 
 def test_wandb_key_without_network(tmp_path):

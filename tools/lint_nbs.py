@@ -19,10 +19,12 @@ The rules, and why:
   keywords   a call has at most three arguments by position (exported cells; RATCHET has what is left)
   words      the field's words and plain English (notebooks, tests, tools, documents; RATCHET has what is left)
 
+    python tools/lint_nbs.py --arguments lists arguments of public functions that are explained nowhere: not beside
+                                         them, not in the docstring, not in the glossary
     python tools/lint_nbs.py --ratchet   write the counts of the last two into tools/ratchet.json: they may only fall
 """
 
-import ast, builtins, json, re, sys
+import ast, builtins, io, json, re, sys, tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,6 +307,45 @@ def quaint(path):
     ]
 
 
+def usual_arguments():
+    "Names of arguments that mean the same everywhere, by the table in the glossary."
+    cells = json.loads((NBS / 'glossary.ipynb').read_text(encoding='utf-8'))['cells']
+    return {'self', 'cls', *re.findall(r'^\| `(\w+)` \|', '\n'.join(map(source, cells)), re.M)}
+
+
+def public_functions(tree):
+    "The functions of an exported cell, and the methods of its classes, that are public. Yields (name, node)."
+    for n in tree.body:
+        methods = [m for m in n.body if isinstance(m, ast.FunctionDef)] if isinstance(n, ast.ClassDef) else []
+        if isinstance(n, ast.FunctionDef):
+            methods = [n]
+        for m in methods if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_') else []:
+            if m.name == '__init__' or not m.name.startswith('_'):
+                yield n.name if m is n else f'{n.name}.{m.name}', m
+
+
+def helped(trees):
+    "Names of `Annotated` types, which say in themselves what a value is (typer's help)."
+    assigned = [n for tree in trees for n in tree.body if isinstance(n, ast.Assign)]
+    return {n.targets[0].id for n in assigned if ast.unparse(n.value).startswith('Annotated[')}
+
+
+def unexplained(path, usual):
+    "Arguments of a notebook's public functions that nothing explains. Yields `function(argument)`."
+    sources = code_of(path)
+    kinds = helped(map(parsed, sources))
+    for src in sources:
+        lines = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
+        for name, f in public_functions(parsed(src)):
+            doc, a = ast.get_docstring(f) or '', f.args
+            for p in [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]:
+                beside = {p.lineno - 1, p.end_lineno} & lines
+                kind = ast.unparse(p.annotation) if p.annotation else ''
+                says_itself = kind in kinds or kind.startswith('Annotated[')
+                if not (beside or says_itself or p.arg in usual or f'`{p.arg}`' in doc):
+                    yield f'{name}({p.arg})'
+
+
 def texts():
     "Everything written by hand."
     return [*notebooks(), *sorted((ROOT / 'tests').glob('*.py')), *sorted((ROOT / 'tools').glob('*.py')),
@@ -349,6 +390,10 @@ def main():
     if sys.argv[1:] == ['--ratchet']:
         print(write_ratchet())
         return 0
+    if sys.argv[1:] == ['--arguments']:
+        found = {relative(p): [*unexplained(p, usual_arguments())] for p in notebooks() if is_chapter(p)}
+        print('\n'.join(f'{name}: {len(x)}: {", ".join(x)}' for name, x in found.items() if x))
+        return print(f'{sum(map(len, found.values()))} arguments are explained nowhere')
     faults = [f for p in sys.argv[1:] or notebooks() for f in lint(p)]
     if not sys.argv[1:]:
         faults += over_ratchet()

@@ -29,6 +29,14 @@ def shown(cells):
         yield c
 
 
+def plainly(cells):
+    "Outputs as text where they have any: GitHub shows HTML without its styles."
+    for c in cells:
+        for data in (o.get('data', {}) for o in c.get('outputs', [])):
+            if 'text/plain' in data and 'text/markdown' not in data:
+                data.pop('text/html', None)
+
+
 def links(text, cfg):
     "Notebook links point to files that GitHub shows: `01_answers.ipynb` becomes `nbs/01_answers.ipynb`."
     there = {p.relative_to(cfg.nbs_path).as_posix() for p in cfg.nbs_path.rglob('*.ipynb')}
@@ -48,6 +56,7 @@ def to_markdown(path):
     nb = nbformat.reads(nb2str(nb), as_version=4)
     front = dict(re.findall(r'^(\w+): (.*)$', '\n'.join(c.source for c in nb.cells if c.cell_type == 'raw'), re.M))
     nb.cells = list(shown(nb.cells))
+    plainly(nb.cells)
     nb.metadata['language_info'] = {'name': 'python', 'pygments_lexer': 'python'}
     body, made = MarkdownExporter().from_notebook_node(nb, resources={'output_files_dir': f'{path.stem}_files'})
     # ours says how to remake it

@@ -118,7 +118,7 @@ _SIGNS = r"""
 \\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?  ->
 \\(?:displaystyle|textstyle|limits|nolimits|hfill|newline|noindent|quad|qquad)(?![a-zA-Z])|\\[,;:!>]  ->␣
 (?<!\\)\\ |~|\xa0  ->␣
-\\[dtc]frac(?![a-zA-Z])  ->\\frac
+\\[dtc](frac|binom)(?![a-zA-Z])  ->\\\1
 \\(?:leqslant|leqq|le)(?![a-zA-Z])|≤|<=  ->\\leq␣
 \\(?:geqslant|geqq|ge)(?![a-zA-Z])|≥|>=  ->\\geq␣
 \\ne(?![a-zA-Z])|≠|!=  ->\\neq␣
@@ -214,7 +214,7 @@ def closing(s: str, i: int, open: str = '{', close: str = '}') -> int:
     raise Unread('brackets do not match')
 
 
-_takes = re.compile(r'\\(frac|sqrt)(?![A-Za-z])')
+_takes = re.compile(r'\\(frac|sqrt|binom)(?![A-Za-z])')
 _token = re.compile(r'\\[A-Za-z]+|\\.|\S')
 _root = re.compile(r'\s*(\[[^\[\]]*\])')
 
@@ -234,13 +234,13 @@ def argument(s: str, i: int) -> tuple[str, int]:
 
 
 def command(s: str, m: re.Match) -> tuple[str, int]:
-    "(the fraction or root whose name is at `m`, its arguments in braces; the index after it)."
+    "(the fraction, root or binomial whose name is at `m`, its arguments in braces; the index after it)."
     text, i = m[0], m.end()
     if m[1] == 'sqrt' and (root := _root.match(s, i)):
         text, i = text + root[1], root.end()
     if m[1] == 'sqrt' and re.match(r'\s*\(', s[i:]):
         return text, i  # sqrt(2): its bracket is looked for later
-    for _ in range(2 if m[1] == 'frac' else 1):
+    for _ in range(1 if m[1] == 'sqrt' else 2):
         part, i = argument(s, i)
         text += part
     return text, i

@@ -41,6 +41,7 @@ _unstyled = [
         (rf'\\(?:{_sizes})(?![A-Za-z])', ' '),
         (r'\\+\s*$', ''),
         (r',\s*\\!\s*(?=\d{3})', ','),
+        (r'\\(?:pounds|texteuro|euro|yen|textdollar|cent)(?![A-Za-z])(?:\{\})?', ' '),
     )
 ]
 _undressed = [
@@ -77,6 +78,8 @@ def undress(text: str) -> str:
         text = unstyled(text).replace(r'\$', '')
         for pattern, by in _undressed:
             text = pattern.sub(by, text)
+    if '—' in text:
+        text = text.replace('— ', ' ')  # a dash between words, and no sign
     return text.translate(_characters).replace('**', '').replace('__', '').strip()
 
 # %% ../../nbs/answers/04_reading.ipynb #8b66fa6f
@@ -133,7 +136,8 @@ def settle(v: Fraction) -> Fraction:
 _question = re.compile(
     r'^[ \t>*_#]{0,8}(?:(?:new |next |another )?(?:question|problem|exercise|q)[ \t]*\d{0,3}[ \t*_]{0,4}[:.]'
     r'|(?<=#)[ \t*_]{0,4}(?:question|problem|exercise)\b[^\n]{0,40}$'
-    r'|(?:user|human|instruction|input)[ \t*_]{0,4}:|<\|(?:user|im_start)\|>)',
+    r'|(?:user|human|instruction|input)[ \t*_]{0,4}:|<\|(?:user|im_start)\|>)'
+    r'|<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|start_header_id)\|>|<end_of_turn>|</s>|\[/?INST\]',
     re.I | re.M,
 )
 
@@ -220,15 +224,21 @@ class Piece(NamedTuple):
 
 _label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
 _labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
+# what another agent answered, and that an answer is correct, announces nothing
+_others = r"(?<!['’]s )(?<!s['’] )(?<!\btheir )(?<!\bhis )(?<!\bher )(?<!\byour )"
+_judged = r'(?!\W*(?:(?:not|also|indeed|therefore|thus)\s+)*(?:(?:in)?correct|wrong|(?:un)?clear|that)\b)'
 _phrase = re.compile(
     rf'(?:{_label}|'
-    r'\banswer\b[\s*_]{0,6}=|\banswer\b(?! questions?\b)[^.\n:=]{0,60}?'
-    r'(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b|:))'
+    rf'{_others}\banswer\b(?:[\s*_]{{0,6}}=|(?! questions?\b)[^.\n:=]{{0,60}}?'
+    rf'(?:(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b){_judged}|:)))'
     r'[\s:*_]{0,20}'
     r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
     re.I | re.M,
 )
-_tag = re.compile(r'<answer>(.*?)(</answer>|\Z)', re.S | re.I)
+_tag = re.compile(
+    r'(?:<(?:final_?)?answer>|<\|begin_of_box\|>)(.*?)(</(?:final_?)?answer>|<\|end_of_box\|>|\Z)', re.S | re.I
+)
+_environment = re.compile(r'\\begin\{((?:align|aligned|equation|gather|gathered|multline)\*?)\}')
 _sentence = re.compile(r'[.;!?]\s')
 _reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b')  # what may follow an answer
 # a second line or clause; a sum being worked out
@@ -243,6 +253,9 @@ _closing_words = re.compile(
 def line_at(text: str, start: int, ended: bool) -> str:
     "The line or display that begins at `start`; '' when it was cut off."
     line, newline, _ = text[start:].partition('\n')
+    if m := _environment.match(line):
+        line, end, _ = text[start + m.end() :].partition('\\end{%s}' % m[1])
+        return line.replace('&', '').strip() if end else ''
     for opens, closes in (('\\[', '\\]'), ('$$', '$$')):
         if line.startswith(opens) and closes not in line[2:]:
             end = text.find(closes, start + 2)
@@ -337,7 +350,7 @@ def read_number(piece: str, how: str = 'announced') -> str | None:
     piece = piece[:LENGTH]
     if how not in ('boxed', 'display') and not _formula.fullmatch(piece):
         piece = _exclaimed.sub('.', piece)  # 42! ends a sentence; in a formula it is a factorial
-    piece = undress(piece)
+    piece = undress(piece).strip('_')
     while step := _next_sum.match(piece):
         piece = piece[step.end() :]
     first = _clause.split(piece, maxsplit=1)[0]
@@ -363,6 +376,9 @@ _letters = [
         _bracketed,
         rf'\b(?i:option|choice|answer|choose|pick|select)\b\W*(?:is\W+)?\(?([A-Z])\b{_mathematics}',
         rf'^\W*([B-HJ-Z])\b{_mathematics}',
+        r'^\W*\(?([a-j])\)(?=\s|$)',
+        r'^(?i:(?:so|thus|hence|therefore)\b[\s,:]*)?(?i:(?:i\s+(?:think|believe|guess|say|pick|choose)\s+)?'
+        r"(?:it(?:'s|\s+(?:is|must\s+be|should\s+be|has\s+to\s+be))\s+)?)\(?([A-Z])\)?\W*$",
         r'^\W*(A)(?=\s*[,–—]|\s+\((?![^()]*\)\s*[=<>≈])|\s+-\s(?!\d)|\s+(?:because|since|as|is|and|or)\b)',
     )
 ]
@@ -378,6 +394,12 @@ _rejected_after = re.compile(
     r'|ruled out))',
     re.I,
 )
+_hedges = re.compile(
+    r'(?:(?:(?:most|very)\s+)?(?:likely|probably|definitely|clearly|certainly|indeed|therefore|thus|simply)\b[\s,:]*'
+    r'|to\s+be\s+)+',
+    re.I,
+)
+_replaced = re.compile(r'\W*not\s+(?:option\s+)?\(?[A-Z]\)?,?\s+but\s+(?:rather\s+)?(?=(?:option\s+)?\(?[A-Z]\b)', re.I)
 _comment = re.compile(
     r'[.;!?](?=\s)|,?\s+(?=(?:not|rather than|instead of|because|since|as|which|so|over|unlike)\b)'
     r'|,\s+(?!(?:and|or)\b)(?!\W*[A-Z]\b)'
@@ -393,7 +415,11 @@ _join = re.compile(
 def plain_choice(piece: str) -> str:
     "`piece` without fonts, bold type and signs that only mark it as mathematics."
     piece = re.sub(rf'\\(?:{_fonts})\s*\{{([^{{}}]*)\}}', r'\1', unstyled(piece[:LENGTH]))
-    return re.sub(r'\\[()\[\]]|[*$`]|\\(?=[({ ])|__', '', piece).strip()
+    piece = re.sub(r'\\[()\[\]]|[*$`]|\\(?=[({ ])|__', '', piece).strip()
+    for pattern in (_replaced, _hedges):
+        if m := pattern.match(piece):
+            piece = piece[m.end() :]
+    return piece
 
 
 def undecided(letter: str, rest: str) -> bool:
@@ -431,7 +457,8 @@ _inverse = re.compile(
     r'(?:(?:most|single|one|only)\s+)?(?:(?:correct|right|best|final|true|appropriate|accurate|likely)\s+)?'
     r'(?:answer|choice|option)\b'
     r'|(?:(?<![A-Za-z\d\\}])\(([A-Z])\)|\b(?i:option|choice|answer)\s+\(?([A-Z])\)?)[*_]{0,4}'
-    r'\s+is\s+(?:correct|right)\W*\Z',
+    r'\s+is\s+(?:correct|right)\W*\Z'
+    r'|(?:^|[.:;!?]\s+|\b(?i:so|thus|therefore|hence),?\s+)[*_]{0,4}([B-HJ-Z])[*_]{0,4}\s+is\s+(?:correct|right)\W*\Z',
     re.M,
 )
 _option_is = re.compile(
@@ -672,7 +699,7 @@ def group(answers: list) -> list[list[int]]:
     return list(groups.values())
 
 # %% ../../nbs/answers/04_reading.ipynb #77ab01c2
-PARSER_VERSION = 2  # of reading and of canonical forms: stored answers of another version are read again
+PARSER_VERSION = 3  # of reading and of canonical forms: stored answers of another version are read again
 
 
 def extract(

@@ -426,7 +426,7 @@ NAME = re.compile(r'\\?[A-Za-z]+(?:\s*_\s*(?:\{[^{}]*\}|\w))?(\s*\([^()]*\))?$')
 # an angle, a length |AB|, an area [ABC], words: named, and nothing to solve for
 QUANTITY = re.compile(
     r"\\(?:angle|triangle)\s*(?:[A-Z]'?\s*(?:_\s*\{?\w+\}?)?\s*|\\[a-z]+\s*|\d|[a-z](?![a-z])|\{[A-Z\s]+\}\s*)+"
-    r'|\|\s*\{?\s*[A-Z]\s*[A-Z]\s*\}?\s*\||\[\s*(?:[A-Z]\s*){3,}\]'
+    r'|\|\s*\{?\s*[A-Z]\s*[A-Z]\s*\}?\s*\||\[\s*(?:[A-Z]\s*){3,}\]|(?:E|\\mathbb\{?E\}?)\s*\[[A-Z]\]'
     r'|(?=.*\\text)(?:\\text\s*\{[^{}\d]*\}|\\(?:angle|triangle)(?![a-z])|[A-Z\s.])*'
 )
 

@@ -50,6 +50,9 @@ def frozen_date(template: str, args: dict | None) -> dict:
     except (TypeError, ValueError):
         raise MaftError('the date of template_args must be written as 2024-07-26.') from None
     template = NOW.sub(lambda found: repr(day.strftime(found[2])), template)
+    if 'strftime_now' in template:  # with a format that the template makes itself
+        parts = ''.join(f' | replace("%{c}", "{day.strftime(f"%{c}")}")' for c in 'aAbBdejmyYHIMSpUwW')
+        template = f'{{% macro strftime_now(format) -%}}{{{{ format{parts} }}}}{{%- endmacro %}}{template}'
     return dict(chat_template=template, date_string=day.strftime('%d %b %Y')) | args
 
 
@@ -105,10 +108,21 @@ class Renderer:
         self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)
 
     def _check_probe(self, probe):
-        if lost := [word for word in ('QUESTION', 'AGAIN') if word not in probe]:
+        lost = [word for word in ('QUESTION', 'ANSWER', 'AGAIN') if word not in probe]
+        if not lost and self.text([Message('user', 'QUESTION ' * 2000)]).count('QUESTION') < 2000:
+            lost = ['the end of a long question']
+        if lost:
+            what = 'what the agent itself said' if lost == ['ANSWER'] else 'what the user says'
             raise MaftError(
-                f'the chat template of {self.name} leaves out what the user says ({lost[0]!r} was not in the rendered'
-                " chat): every agent would be asked nothing. It must print message['content'] of every message."
+                f'the chat template of {self.name} leaves out {what} ({lost[0]!r} was not in the rendered chat).'
+                " It must print message['content'] of every message."
+            )
+
+    def _check_system(self, roles):
+        if 'system' in roles and 'SYSTEM' not in self.text([Message(r, r.upper()) for r in roles]):
+            raise MaftError(
+                f'the chat template of {self.name} leaves out the system prompt. Put it into the question'
+                ' (--prompts FILE.yaml), or use another template (--set chat_template=FILE).'
             )
 
     def _find_markers(self, probe):
@@ -151,6 +165,7 @@ class Renderer:
             return sorted(i for i in ids if i in watched)
 
         if (roles := tuple(m.role for m in chat)) not in self._skeletons:
+            self._check_system(roles)
             self._skeletons[roles] = self._ids(chat, lambda m: 'x')
         for clean in (self._escaped, self._compatible):
             if count(ids := self._ids(chat, clean)) == count(self._skeletons[roles]):

@@ -26,6 +26,7 @@ from ..core import Completion, MaftError, Message
 from .chat import Renderer
 from .decoding import SeededSampler
 from multiagent_ft.engines.huggingface import (
+    BITS,
     METADATA_KEYS,
     HFEngine,
     Row,
@@ -459,8 +460,8 @@ class VLLMSettings:
     env: dict = field(default_factory=dict)  # environment variables of its process, such as VLLM_CPU_KVCACHE_SPACE
 
     def __post_init__(self):
-        if self.dtype == '4bit':
-            raise MaftError('dtype 4bit is for engine hf: vLLM would round the base in a way of its own.')
+        if self.dtype in BITS:
+            raise MaftError(f'dtype {self.dtype} is for engine hf: vLLM would round the base in a way of its own.')
         object.__setattr__(self, 'max_lora_rank', lora_capacity(self.max_lora_rank))
 
     @property

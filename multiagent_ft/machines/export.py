@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'Chosen', 'trained_agent', 'write_adapter', 'write_merged', 'is_lora', 'logprobs_of', 'load_plain',
-           'largest_difference', 'card', 'spelled', 'front_matter', 'Exported', 'export_agent', 'beside', 'Upload',
-           'push_agent', 'check_repo', 'upload']
+           'largest_difference', 'training_page', 'card', 'spelled', 'front_matter', 'Exported', 'export_agent',
+           'beside', 'Upload', 'push_agent', 'check_repo', 'upload']
 
 # %% ../../nbs/machines/46_export.ipynb #043e1519
 import json, shutil, tempfile
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..core import MaftError, Message, write_atomic
 from ..engines.huggingface import Base, load_base, load_weights, silence
 from ..method.debate import Agent
-from ..runs.explain import RunRecord, run_record
+from ..runs.explain import RunRecord, as_written, run_record
 from ..runs.run import base_arguments, summary_table
 from ..runs.society import STORES_OWN, iterations_of, load_society
 from ..training.finetune import tolerance
@@ -116,10 +116,23 @@ def largest_difference(base: Base, chosen: Chosen, folder: Path, merged: bool) -
     return difference
 
 # %% ../../nbs/machines/46_export.ipynb #6dc250af
+def training_page(adapter: Path) -> dict:
+    "What training.json of an agent tells. Raises `MaftError` when it is missing or damaged."
+    wanted = dict(rows=int, learned=int, seed=int, settings=dict, versions=dict)
+    try:
+        page = json.loads((adapter / 'training.json').read_text(encoding='utf-8'))
+        whole = all(isinstance(page[k], kind) for k, kind in wanted.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise MaftError(f'{adapter}/training.json cannot be read. Run the same command again: it copies that file.')
+    return page
+
+
 def card(chosen: Chosen, merged: bool, difference: float) -> str:
     "README.md of an exported agent."
     record, agent, k = chosen
-    c, page = record.config, json.loads((Path(agent.adapter) / 'training.json').read_text(encoding='utf-8'))
+    c, page = record.config, training_page(Path(agent.adapter))
     head, *rows = summary_table(record.summary)
     table = ['| ' + ' | '.join(row) + ' |' for row in (head, ['---'] * len(head), *rows[: k + 1])]
     data = (
@@ -178,7 +191,8 @@ def export_agent(
     merge: bool = False,  # fold the adapter into the base
 ) -> Exported:
     "Write an agent as a plain folder. Raises `MaftError`, and leaves nothing behind, when it cannot be done."
-    chosen, out = trained_agent(run, name, iteration), Path(out)
+    with as_written(run):
+        chosen, out = trained_agent(run, name, iteration), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MaftError(f'{out} is there already: name a folder that is not, or an empty one.')
     base = load_base(**base_arguments(chosen.record.config))

@@ -199,7 +199,9 @@ def sharded_job(
     "A job: train one agent in several processes that share its base. Raises `MaftError` when it cannot be done."
     page, folder, work = placed(settings_of(settings), processes, load), Path(folder), Path(scratch or folder)
     examples = SFT().load(examples_file)
-    page |= dict(folder=str(folder), parent=parent, examples_file=examples_file, seed=seed, load=load)
+    page |= dict(
+        folder=str(folder), parent=parent or load.get('adapter'), examples_file=examples_file, seed=seed, load=load
+    )
     page |= dict(pad_id=examples[0].input_ids[-1], work=str(work / 'trainer'))
     launch(processes, page, config_for(page), work=work)
     told = json.loads((folder / 'sharded.json').read_text())

@@ -9,6 +9,7 @@ __all__ = ['Protocol', 'Agent', 'Society', 'untrained', 'Seeds', 'first_chat', '
 
 # %% ../../nbs/method/03_debate.ipynb #c4accc33
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable
 from multiagent_ft.core import (
     Answer,
@@ -19,6 +20,7 @@ from multiagent_ft.core import (
     Transcript,
     Turn,
     after_thinking,
+    html_table,
     same_answer,
     seed_for,
 )
@@ -54,6 +56,10 @@ class Agent:
     def name(self):
         return f'{self.role}-{self.index}'
 
+    def weights(self) -> str:
+        "The base model, or the last two names of its adapter's path."
+        return 'base model' if self.adapter is None else '/'.join(Path(self.adapter).parts[-2:])
+
 
 @dataclass(frozen=True)
 class Society:
@@ -68,6 +74,14 @@ class Society:
 
     def __len__(self):
         return len(self.generators)
+
+    def _repr_html_(self) -> str:
+        return html_table([['agent', 'weights'], *([a.name, a.weights()] for a in self.agents)], self.about())
+
+    def about(self) -> str:
+        "The society in one line."
+        roles = dict(generator=self.generators, critic=self.critics)
+        return ' and '.join(f'{len(own)} {role}{"s" * (len(own) != 1)}' for role, own in roles.items())
 
 
 def untrained(n: int) -> Society:  # number of agents per role, N in the paper

@@ -316,6 +316,7 @@ class GenerationProgress:
         decode: Callable | None = None,  # token ids -> text
     ):
         self.limits = [r.sampling.max_new_tokens for r in requests]
+        self.agents = sorted({r.where.draw for r in requests if r.where})  # their numbers
         self.on_tokens, self.decode, self.began = on_tokens, decode, time.perf_counter()
         self.ids = [[] for _ in requests]  # new token ids of each request
         self.texts, self.ended, self.shown = {}, set(), [0] * len(requests)

@@ -21,7 +21,16 @@ from ..method.recipes import RecipeContext, say_idle
 from ..training.dpo import check_reference, reference_logprobs
 from ..training.finetune import tolerance
 from ..training.guards import REPORT, GuardError, check_batch
-from ..training.trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    our_trainer,
+    pad_right,
+    run_trainer,
+)
 
 if TYPE_CHECKING:
     from multiagent_ft.engines.huggingface import Base  # brings torch
@@ -211,7 +220,7 @@ class GRPO:
             steps_per_generation=2 * (run.settings.batch_size // run.micro),
             disable_dropout=True,
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = grpo_trainer_class()(
             model=model,
             reward_funcs=no_reward,

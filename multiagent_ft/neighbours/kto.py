@@ -17,7 +17,15 @@ from ..method.examples import Example, load_examples
 from ..training.dpo import check_reference, reference_logprobs, referenced_trainer
 from ..training.finetune import tolerance
 from ..training.guards import REPORT, GuardError, check_batch
-from ..training.trainer import SFT, TrainingRun, arguments, one_device, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    pad_right,
+    run_trainer,
+)
 
 if TYPE_CHECKING:
     from multiagent_ft.engines.huggingface import Base  # brings torch
@@ -166,7 +174,7 @@ class KTO:
             undesirable_weight=undesirable,
             precompute_ref_log_probs=not adapter,  # for full weights this keeps TRL from loading a reference model
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = kto_trainer_class()(
             model=model,
             args=one_device(args),

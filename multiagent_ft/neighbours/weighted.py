@@ -17,6 +17,7 @@ from multiagent_ft.training.trainer import (
     Collator,
     TrainingRun,
     arguments,
+    hide_rounding,
     one_device,
     our_trainer,
     run_trainer,
@@ -131,7 +132,7 @@ class WeightedSFT:
             return SFT().train(model, run)
         columns = dict(input_ids=[e.input_ids for e in run.examples], labels=[e.labels for e in run.examples])
         data = datasets.Dataset.from_dict(columns | dict(row=list(range(len(run.examples)))))
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = weighted_trainer_class()(
             model=model,
             args=one_device(SFTConfig(**arguments(run), packing=False, dataset_kwargs=dict(skip_prepare_dataset=True))),

@@ -6,12 +6,12 @@
 __all__ = ['PACKED', 'READERS', 'UNITS', 'KEYS', 'SUBJECTS', 'BUILT_IN', 'MISSING', 'CHATS', 'ROLES', 'CHOICES', 'Row',
            'split_name', 'bytes_of', 'text_of', 'jsonl_rows', 'json_rows', 'csv_rows', 'parquet_rows', 'file_rows',
            'name_of', 'DataSet', 'cell', 'written', 'chat_turns', 'one_question', 'unfolded', 'question_of',
-           'choices_column', 'labelled_choices', 'letter_of', 'gold_of', 'answered', 'problem_of', 'local_parts',
-           'first_cells', 'from_hub', 'hub_parts', 'whole_part', 'part_rows', 'purposes', 'levels_in', 'problems_of',
-           'read_task_file', 'checked']
+           'spelled_list', 'lettered_columns', 'choices_column', 'labelled_choices', 'letter_of', 'gold_of', 'answered',
+           'problem_of', 'local_parts', 'first_cells', 'from_hub', 'hub_parts', 'whole_part', 'part_rows', 'purposes',
+           'levels_in', 'problems_of', 'read_task_file', 'checked']
 
 # %% ../../nbs/runs/22_data.ipynb #aed9df7c
-import csv, difflib, gzip, io, json, logging, re, zipfile, zlib
+import ast, csv, difflib, gzip, io, json, logging, re, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
@@ -367,11 +367,44 @@ def question_of(row: Row, d: DataSet) -> str:
     return ' '.join(parts)
 
 # %% ../../nbs/runs/22_data.ipynb #589dd845
-CHOICES = ('choices', 'options')
+CHOICES = ('choices', 'options', 'answer_choices', 'candidates')
+_lettered = re.compile(r'(?i:(option|choice|opt|op|answer|ending)?[ _-]?)([A-Za-z0-9])')
+
+
+def spelled_list(text: str) -> list | None:
+    "The list that a text spells: as JSON, or as Python or numpy prints one (`['x' 'y']`); None when it spells none."
+    if not (text[:1] == '[' and text[-1:] == ']'):
+        return None
+    quoted = re.findall(r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'', text)
+    if len(quoted) > 1 and not re.search(r'["\']\s*,', text):
+        return [a or b for a, b in quoted]
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def lettered_columns(cells: dict) -> list[str]:
+    "Columns with one choice each, in order: A, B, C …, or option1, option2 …; [] where there are none."
+    found = {}
+    for name in cells:
+        m = _lettered.fullmatch(str(name).strip())
+        if m and (m[1] or m[2].isupper()) and isinstance(cells[name], (str, int, float)):
+            found.setdefault((m[1] or '').lower(), []).append((m[2].upper(), name))
+    for some in found.values():
+        marks = ''.join(mark for mark, _ in sorted(some))
+        if len(marks) > 1 and any(row.startswith(marks) for row in (ascii_uppercase, '123456789', '0123456789')):
+            return [name for _, name in sorted(some)]
+    return []
 
 
 def _listed(value):
     "(texts, labels or None) of a cell with choices; (None, None) when it holds none."
+    if isinstance(value, str):
+        value = spelled_list(value.strip())
     if isinstance(value, dict) and isinstance(value.get('text'), list):
         return value['text'], value.get('label')
     if isinstance(value, dict) and value and all(re.fullmatch('[A-Z]|[1-9]', str(k)) for k in value):
@@ -379,24 +412,34 @@ def _listed(value):
     return (value, None) if isinstance(value, list) else (None, None)
 
 
-def choices_column(cells: dict) -> str:
-    "The column that holds choices, by its usual names; '' when there is none."
-    return next((c for c in CHOICES if len(_listed(cells.get(c))[0] or ()) > 1), '')
+def choices_column(cells: dict) -> str | list[str]:
+    "The column that holds choices, or the columns with one each, by their usual names; '' when there are none."
+    named = (c for c in cells if str(c).lower() in CHOICES)
+    return next((c for c in named if len(_listed(cells[c])[0] or ()) > 1), '') or lettered_columns(cells) or ''
+
+
+def _without_letters(texts):
+    "The texts of choices, the letters that some data put into them (A. Paris) and empty ones at the end left out."
+    while texts and not texts[-1]:
+        texts.pop()
+    named = [re.fullmatch(rf'\(?{x}[).:]\s*(.+)', c, re.S) for x, c in zip(ascii_uppercase, texts)]
+    return [m[1] for m in named] if named and all(named) else texts
 
 
 def labelled_choices(row: Row, d: DataSet) -> tuple[list[str], list | None]:
     "The choices in order, and their labels where they have some. Raises `MaftError` for fewer than two, or over 26."
     columns = _list(d.choices)
-    found = cell(row, columns[0], 'choices') if len(columns) == 1 else [cell(row, c, 'choices') for c in columns]
-    listed, labels = _listed(found)
+    if len(columns) == 1:
+        listed, labels = _listed(found := cell(row, columns[0], 'choices'))
+    else:
+        listed = found = [cell(row, c, 'choices') for c in columns]
+        labels = [c.strip()[-1:].upper() for c in columns] if all(map(_lettered.fullmatch, columns)) else None
     if listed is None:
         raise MaftError(
             f'{row.place}, column {columns[0]}: expected a list of choices, found {str(found)[:40]!r}. With one column'
             ' per choice write `choices: [COLUMN, COLUMN, …]`.'
         )
-    texts = [written(c) for c in listed]
-    while texts and not texts[-1]:
-        texts.pop()
+    texts = _without_letters([written(c) for c in listed])
     if not 2 <= len(texts) <= 26 or not all(texts):
         raise MaftError(f'{row.place}, column {columns[0]}: from 2 to 26 choices are needed, none of them empty.')
     return texts, labels if isinstance(labels, list) else None
@@ -446,8 +489,8 @@ def problem_of(row: Row, d: DataSet) -> Problem:
     "The row's problem; gold None when there is no answer, or none that can be read."
     if d.default_kind and not d.choices and (c := choices_column(row.cells)):
         raise MaftError(
-            f'{row.place}: there are {c}, and no key says so. In the YAML file say `choices: {c}`, or a `kind:` to'
-            ' leave them out.'
+            f'{row.place}: there are {", ".join(_list(c))}, and no key says so. In the YAML file say `choices:'
+            f' {c if isinstance(c, str) else "[" + ", ".join(c) + "]"}`, or a `kind:` to leave them out.'
         )
     choices, labels = labelled_choices(row, d) if d.choices else ([], None)
     text = '\n'.join([question_of(row, d), *(f'({x}) {c}' for x, c in zip(ascii_uppercase, choices))])
@@ -642,7 +685,7 @@ def purposes(d: DataSet, there: list[str]) -> list[list[str]]:
     else:
         wanted = [
             ['train'] if 'train' in there else [],
-            [p for p in ('test', 'evaluation', 'validation') if p in there][:1],
+            [p for p in ('test', 'evaluation', 'eval', 'validation', 'valid', 'val', 'dev') if p in there][:1],
         ]
     if all(wanted) and all(whole_part(p, there) for ps in wanted for p in ps):
         return wanted

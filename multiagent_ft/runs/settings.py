@@ -153,10 +153,13 @@ class EngineSettings(Section):
 
     name: Text = key('hf', 'hf (Hugging Face, in process), vllm, server, or FILE.py:CLASS of your own', 'engine')
     model: FileOrFolder = key('nano', 'Hugging Face id or local folder; nano is the model in this package')
+    adapter: FileOrFolder | None = key(
+        None, 'folder of a LoRA adapter that all agents begin with; null = they begin as the model itself'
+    )
     revision: Text | None = key(None, 'commit, tag or branch of the model on the Hub; null = its main branch')
     chat_template: FileOrFolder | None = key(None, 'file with a Jinja chat template, for a model that has none')
     trust_remote_code: bool = key(False, 'run Python code that comes with the model (only if you have read it)')
-    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '4bit'] = key(
+    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', '8bit', '4bit'] = key(
         'auto', 'number format of the weights; auto = by model and device (4bit for method qlora)'
     )
     template_args: Arguments = key(
@@ -184,6 +187,8 @@ class RunSettings(Section):
         'auto', 'Weights & Biases; auto = online with a key in the environment, else offline'
     )
     project: Text | None = key(None, 'its project there; null = what WANDB_PROJECT says, else multiagent-ft')
+    wandb_adapters: bool = key(False, "upload each iteration's adapters there as artifacts")
+    tensorboard: bool = key(False, 'write the numbers of each iteration for TensorBoard, into the run folder')
     quiet: bool = key(False, 'show no progress')
 
 # %% ../../nbs/runs/26_settings.ipynb #5adef685
@@ -634,7 +639,8 @@ def dump_config(config: Config) -> str:
     )
 
 # %% ../../nbs/runs/26_settings.ipynb #cdf8cf46
-PLACES = ('recipe', 'task.name', 'task.data', 'debate.prompts', 'engine.name', 'engine.model', 'engine.chat_template')
+PLACES = ('recipe', 'task.name', 'task.data', 'debate.prompts')
+PLACES += ('engine.name', 'engine.model', 'engine.adapter', 'engine.chat_template')
 
 
 def _our_names() -> dict[str, set[str]]:

@@ -48,6 +48,14 @@ class Society(method.Society):
     kind: str = 'number'  # how its answers are read
     base: dict = field(default_factory=dict)  # what names the base model it was trained on, see `base_key`
 
+    def about(self) -> str:
+        "The society in one line: on which base model, and how it argues."
+        agents, p = super().about(), self.protocol
+        name = self.spec and self.spec.args.get('model', self.spec.engine)
+        model = f' of {Path(name).name if os.path.isabs(name) else name}' if name else ''
+        how = f'; {p.rounds} rounds, {"with" if p.summary else "without"} summaries' if p else ''
+        return f'{agents}{model}{how}; answers: {self.kind}'
+
     @classmethod
     def load(cls, folder: Path, iteration: int | None = None) -> 'Society':
         "The society of a run folder after `iteration` (default: the last one)."
@@ -88,13 +96,14 @@ def with_engine(
     return Society(society.generators, society.critics, spec=spec, protocol=protocol, kind=kind, base=base or {})
 
 # %% ../../nbs/runs/21_society.ipynb #9d30a7b2
-BASE_PARTS = dict(base='weights', template='chat template')  # of an engine's identity; a library's spelling aside
+# of an engine's identity; a library's spelling aside
+BASE_PARTS = dict(base='weights', template='chat template', adapter='adapter that agents begin with')
 
 
 def base_key(engine) -> dict:
     "What names the base model of an engine, wherever it lies and whatever it runs on; {} for an engine without one."
     identity = engine.identity(None)
-    found = {k: identity[k] for k in BASE_PARTS if k in identity}
+    found = {k: identity[k] for k in BASE_PARTS if identity.get(k) is not None}
     return found | dict(base=found['base']['files']) if 'base' in found else {}
 
 
@@ -174,7 +183,7 @@ def _place(agent: Agent, folder: Path, model: str | None) -> str | None:
     return f'adapters/{agent.name}'
 
 
-PLACES = ('model', 'chat_template', 'python')  # arguments of an engine that may be files or folders
+PLACES = ('model', 'adapter', 'chat_template', 'python')  # arguments of an engine that may be files or folders
 
 
 def _mapped(spec: EngineSpec, f: Callable) -> EngineSpec:

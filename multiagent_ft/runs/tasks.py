@@ -640,6 +640,15 @@ def _unknown(name):
 _hub_name = re.compile(r'([\w.-]+/([\w.-]+))(?::([\w.-]+))?')
 
 
+def _part_of_folder(place, config):
+    "The data set in one folder of a folder from the Hub."
+    if not isdir(place / config):
+        there = [f.name for f in sorted(place.iterdir()) if f.is_dir() and not f.name.startswith('.')]
+        holds = f'its folders are {", ".join(there[:10])}' if there else 'it holds no folders'
+        raise MaftError(f'{place} has no folder {config!r}: {holds}.')
+    return checked(DataSet(f'{name_of(place)}-{config}', data=str(place), config=config), f'{place}:{config}')
+
+
 def _description(name):
     "The data set that `name` stands for: one of ours, a YAML file, a data file or folder, or OWNER/NAME of the Hub."
     path = Path(name).expanduser()
@@ -652,7 +661,7 @@ def _description(name):
         return checked(DataSet(name_of(path), data=str(path)), name)
     folder, colon, config = name.rpartition(':')
     if colon and isdir(place := Path(folder).expanduser()):  # a folder from the Hub, and which part of it
-        return checked(DataSet(f'{name_of(place)}-{config}', data=str(place), config=config), name)
+        return _part_of_folder(place, config)
     if (m := _hub_name.fullmatch(name)) and not exists(path) and not isdir(path.parent):
         return checked(DataSet(m[2], hub=m[1], config=m[3] or ''), name)
     raise _unknown(name)

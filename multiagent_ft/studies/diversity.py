@@ -32,6 +32,7 @@ from multiagent_ft.core import (
 from ..engines.by_name import engine_for
 from ..method.consensus import vote
 from ..method.debate import Agent, Society
+from ..runs.explain import as_written
 from ..runs.society import check_same_base, iterations_of, load_society
 
 # %% ../../nbs/studies/35_diversity.ipynb #1d812d1f
@@ -345,9 +346,10 @@ def run_diversity(
             page = json.loads((here / 'diversity.json').read_text())
         except (OSError, ValueError):
             page = {}
-        if page.get('key') != key:
+        if not isinstance(page, dict) or page.get('key') != key:
             embedding = embedding or embedder(embed)
-            found = measure_iteration(here, questions, embedding=embedding, likelihood=likelihood)
+            with as_written(folder):
+                found = measure_iteration(here, questions, embedding=embedding, likelihood=likelihood)
             page = dict(key=key, iteration=k, embedder=embed) | found
             write_atomic(here / 'diversity.json', json.dumps(page, indent=1) + '\n')
         pages.append(page)

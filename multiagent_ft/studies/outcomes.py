@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import MaftError, digest, read_jsonl, write_atomic
 from ..runs.evaluate import FATES, chance_of_any, fate, methods, unparsed
+from ..runs.explain import as_written
 from ..runs.settings import config_of
 from ..runs.tasks import GENERATED
 from .statistics import Point, TableRow, csv_text, estimate, score_table
@@ -86,7 +87,12 @@ def record(
 
 
 def records_of(folder: Path, label: str) -> list[dict]:
-    "One record per iteration of a run folder."
+    "One record per iteration of a run folder. Raises `MaftError` when its files are damaged."
+    with as_written(folder):
+        return _records_of(folder, label)
+
+
+def _records_of(folder, label):
     cfg, summary = config_of(folder), json.loads((Path(folder) / 'summary.json').read_text(encoding='utf-8'))
     if not (Path(folder) / 'outcomes.jsonl').is_file():
         raise MaftError(

@@ -99,9 +99,10 @@ def weight_sharing_copy(
     the engine."""
     import torch
     from transformers.initialization import no_init_weights
+    from multiagent_ft.engines.huggingface import rounding
 
     original = base.model
-    if getattr(original, 'is_loaded_in_4bit', False):
+    if rounding(original):
         return _shared_copy(original)
     with torch.device('meta'), no_init_weights():
         model = type(original)(deepcopy(original.config))
@@ -132,16 +133,20 @@ def _copy_unsaved(original, model):
                     setattr(m, k, new)
 
 # %% ../../nbs/training/16_base.ipynb #856db32a
-def _shared_copy(original):
-    """A copy of a base in 4 bits, whose weights carry tables that no state dict can assign: new modules around the same
-    tensors, PEFT's layers taken out."""
+def _is_tensor(x) -> bool:
     import torch
+
+    return isinstance(x, torch.Tensor)
+
+
+def _shared_copy(original):
+    """A copy of a base in few bits, whose weights carry tables that no state dict can assign: new modules around the
+    same tensors, PEFT's layers taken out."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    tables = (
-        x for m in original.modules() for k, x in vars(m).items() if k == 'quant_state' or isinstance(x, torch.Tensor)
-    )
-    shared = [*original.parameters(), *original.buffers(), *tables]
+    tables = (x for m in original.modules() for k, x in vars(m).items() if k == 'quant_state' or _is_tensor(x))
+    held = (vars(m.state).values() for m in original.modules() if hasattr(getattr(m, 'state', None), 'CB'))
+    shared = [*original.parameters(), *original.buffers(), *tables, *(x for v in held for x in v if _is_tensor(x))]
     model = deepcopy(original, {id(t): t for t in shared})
     for m in list(model.modules()):
         for name, child in list(m.named_children()):

@@ -21,7 +21,16 @@ from ..method.prompts import Request
 from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext, say_idle
 from .finetune import tolerance, trainer_logprobs
 from .guards import REPORT, GuardError, check_batch, check_logprobs_agree
-from .trainer import SFT, TrainingRun, arguments, one_device, our_trainer, pad_right, run_trainer
+from multiagent_ft.training.trainer import (
+    SFT,
+    TrainingRun,
+    arguments,
+    hide_rounding,
+    one_device,
+    our_trainer,
+    pad_right,
+    run_trainer,
+)
 
 if TYPE_CHECKING:
     from multiagent_ft.engines.huggingface import Base  # brings torch
@@ -294,7 +303,7 @@ class DPO:
         args = DPOConfig(
             **arguments(run) | dict(learning_rate=rate), beta=self.beta, precompute_ref_log_probs=not adapter
         )
-        model.is_loaded_in_4bit = False  # else TRL rounds the adapter to bfloat16
+        hide_rounding(model)
         trainer = dpo_trainer_class()(
             model=model,
             args=one_device(args),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'LARGE', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start',
            'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'sized',
-           'read_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report', 'train_as_fits',
-           'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable', 'write_little',
-           'take_one_step', 'check_job', 'check_key', 'needs_check']
+           'read_examples', 'checked_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report',
+           'train_as_fits', 'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable',
+           'write_little', 'take_one_step', 'check_job', 'check_key', 'needs_check']
 
 # %% ../../nbs/training/19_finetune.ipynb #9c0417eb
 import json, shutil, tempfile
@@ -168,12 +168,10 @@ def finetune_job(
 ) -> None:
     "A job: train one agent from `parent` on its examples and write what it became."
     base, goal, settings = base_of(engine, load), objective_of(objective), settings_of(settings)
-    examples = read_examples(goal, examples_file)
-    make_room(base)
-    goal.check_examples(examples, base)
-    key = [finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal), versions()]
+    examples, parent = checked_examples(goal, examples_file, base), parent or base.start
+    key = finetune_key(base, parent, examples, settings=settings, seed=seed, objective=goal)
     before = BeforeTraining.of(base, parent, goal.turns(examples)[:2])
-    with silence_training(), work_dir(scratch, key) as work:
+    with silence_training(), work_dir(scratch, [key, versions()]) as work:
         run = TrainingRun(
             base=base,
             parent=parent,
@@ -207,6 +205,14 @@ def read_examples(objective: Objective, file: str | Path) -> list:
             f'{file}: not a file of training examples ({e} in some line). Every line needs prompt_ids and token_ids;'
             ' delete the file to have the examples chosen again.'
         ) from None
+
+
+def checked_examples(objective: Objective, file: str | Path, base: 'Base') -> list:
+    "The examples in a file, after guard `examples`; the memory that generating held is free then."
+    examples = read_examples(objective, file)
+    make_room(base)
+    objective.check_examples(examples, base)
+    return examples
 
 
 def _files(parent):
@@ -413,7 +419,7 @@ def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, par
         if settings.method == 'full':  # without writing all weights
             run = TrainingRun(base, None, examples, settings=settings, seed=0, micro=2, folder=Path(folder))
             with silence_training():
-                goal.train(init_model(base, parent, settings, seed=0), run)
+                goal.train(init_model(base, parent or base.start, settings, seed=0), run)
         else:
             file = save_examples(Path(folder) / 'examples.jsonl', examples)
             named = objective_name(goal)
@@ -464,6 +470,7 @@ def needs_check(engine, settings: TrainingSettings, load: dict | None = None, pa
     "Is it open whether agents can be trained? Not for the embedded model with an adapter on all of its layers."
     from multiagent_ft.engines.huggingface import Base
 
-    model = engine.base.name if isinstance(getattr(engine, 'base', None), Base) else (load or {}).get('model')
+    base = engine.base if isinstance(getattr(engine, 'base', None), Base) else None
+    model, start = (base.name, base.start) if base else ((load or {}).get('model'), (load or {}).get('adapter'))
     usual = settings.method == 'lora' and settings.target_modules == 'all-linear' and not settings.exclude_modules
-    return not (str(model) == 'nano' and usual and parent is None)
+    return not (str(model) == 'nano' and usual and not (parent or start))

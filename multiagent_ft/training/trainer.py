@@ -9,8 +9,8 @@ __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_P
            'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces', 'our_trainer', 'trainer_class',
            'micro_batch_size', 'activation_bytes', 'activation_room', 'tokens_at_once', 'needs_checkpointing', 'Watch',
            'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
-           'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible', 'Objective', 'SFT', 'objective_of',
-           'objective_name']
+           'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible', 'hide_rounding', 'Objective', 'SFT',
+           'objective_of', 'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -105,16 +105,19 @@ def unfit_layers(model) -> dict[str, str]:
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
 def check_method(base: 'Base', s: TrainingSettings):
     "Raises `MaftError` when this base cannot be trained as the settings say."
-    four, eight = (getattr(base.model, f'is_loaded_in_{n}bit', False) for n in (4, 8))
+    from multiagent_ft.engines.huggingface import rounding
+
+    rounded = rounding(base.model)
     dtype = str(base.dtype).removeprefix('torch.')
-    if s.method == 'qlora' and not four:
+    if s.method == 'qlora' and rounded != 'nf4':
         raise MaftError(
             'method qlora trains beside a base in 4 bits, and this one is not: --set dtype=4bit (it needs `pip'
             ' install bitsandbytes`), or method lora.'
         )
-    if s.method == 'full' and (four or eight):
+    if s.method == 'full' and rounded:
         raise MaftError(
-            f'method full cannot train weights of {4 if four else 8} bits: use an adapter, or a base in another dtype.'
+            f'method full cannot train weights that are rounded to few bits ({rounded}): use an adapter, or a base in'
+            ' another dtype.'
         )
     if s.dtype == 'float32' and dtype != 'float32' and s.method != 'full':
         raise MaftError(
@@ -224,20 +227,9 @@ def _load_full(model, parent: Path):
 # %% ../../nbs/training/18_trainer.ipynb #5fab063a
 def check_adapter_shape(parent: str, s: TrainingSettings):
     "Raises `MaftError` when a stored adapter is not of the kind the settings ask for."
-    path = Path(parent) / 'adapter_config.json'
-    if not path.exists():
-        raise MaftError(
-            f'{parent} is not an adapter: it has no adapter_config.json. Begin without it, or use method full if it'
-            ' holds full weights.'
-        )
-    try:
-        c = json.loads(path.read_text(encoding='utf-8'))
-        kind = c.get('peft_type')
-    except (ValueError, AttributeError):
-        raise MaftError(f'{path} is damaged: it is not JSON as PEFT writes it. Fetch the adapter again.') from None
-    if kind not in (None, 'LORA') or c.get('modules_to_save') or c.get('bias', 'none') != 'none':
-        extra = 'trains whole layers beside its matrices (modules_to_save, bias)' if kind == 'LORA' else f'is {kind}'
-        raise MaftError(f'adapter {parent} {extra}: agents are plain LoRA adapters. Begin with one of those, or none.')
+    from multiagent_ft.engines.huggingface import lora_settings
+
+    c = lora_settings(parent)
     have = dict(rank=c.get('r'), alpha=c.get('lora_alpha'), dropout=c.get('lora_dropout'))
     want = dict(rank=s.rank, alpha=s.alpha, dropout=s.dropout)
     for name in ('rslora', 'dora'):
@@ -247,7 +239,8 @@ def check_adapter_shape(parent: str, s: TrainingSettings):
     if have != want:
         raise MaftError(
             f'adapter {parent} has {_spelled(have)}, the settings say {_spelled(want)}. An agent continues with the'
-            ' shape it began with: use the same settings, or a new run folder.'
+            f' shape it began with: --set {" --set ".join(f"{k}={have[k]}" for k in want if have[k] != want[k])}, or a'
+            ' new run folder.'
         )
 
 
@@ -712,6 +705,11 @@ def fusible(base: 'Base', s: TrainingSettings) -> bool:
     return base.dtype == torch.bfloat16 and base.device.type == 'cpu' and s.method == 'lora'
 
 # %% ../../nbs/training/18_trainer.ipynb #8c12e7f2
+def hide_rounding(model):
+    "Else TRL rounds the adapter of a base in 4 or 8 bits to bfloat16, and it would not begin where its parent ended."
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+
+
 @runtime_checkable
 class Objective(Protocol):
     "What training means. A frozen dataclass; its fields are part of a job's key."
@@ -771,8 +769,7 @@ class SFT:
                 row=list(range(len(examples))),
             )
         )
-        # else TRL rounds the adapter to bfloat16, and it would not begin where its parent ended
-        model.is_loaded_in_4bit = False
+        hide_rounding(model)
         trainer = trainer_class()(
             model=model,
             args=one_device(SFTConfig(**arguments(run), packing=False, dataset_kwargs=dict(skip_prepare_dataset=True))),

@@ -2,7 +2,7 @@ const ROW = 48; // pixels, as in the style sheet
 const byId = id => document.getElementById(id);
 const debates = JSON.parse(byId('data').textContent);
 const list = byId('list'), space = byId('space'), one = byId('one');
-const find = byId('find'), which = byId('which'), kind = byId('kind');
+const find = byId('find'), which = byId('which'), kind = byId('kind'), run = byId('run'); // run: on a page of two runs
 const buttons = [...document.querySelectorAll('button[data-mark]')];
 const names = Object.fromEntries(buttons.map(b => [b.dataset.mark, b.textContent.replace(/ \(\d+\)$/, '')]));
 let mark = '', question = null, shown = debates, at = -1;
@@ -20,11 +20,12 @@ const spoken = (d, round) => d.turns.filter(t => t.round === round && t.role !==
 const signs = (d, round) => spoken(d, round).map(t => t.sign).join(', ');
 const ends = d => signs(d, 1) + (rounds(d).length > 1 ? ' → ' + signs(d, Math.max(...rounds(d))) : '');
 const words = d => d.words ??= [d.id, d.question, ...d.turns.map(t => t.text)].join('\n').toLowerCase();
+const from = d => d.run ? d.run + ': ' : '';
 const badges = d => d.marks.map(m => make('span', 'badge ' + m, names[m]));
 
 function row(d, i) {
   const e = make('div', 'row', '', ...badges(d), make('span', '', ends(d)));
-  e.append(make('span', 'small', `${d.debates} ${d.iteration} · ${d.id}: ${d.question}`));
+  e.append(make('span', 'small', `${from(d)}${d.debates} ${d.iteration} · ${d.id}: ${d.question}`));
   e.id = 'row' + i;
   e.setAttribute('role', 'option');
   e.setAttribute('aria-selected', i === at);
@@ -47,7 +48,8 @@ function draw() { // only the rows in view, and a few more
 function show() {
   const word = find.value.toLowerCase();
   shown = debates.filter(d => (!mark || d.marks.includes(mark)) && (!which.value || String(d.iteration) === which.value)
-    && (!kind.value || d.debates === kind.value) && (!question || d.id === question) && (!word || words(d).includes(word)));
+    && (!kind.value || d.debates === kind.value) && (!run?.value || (run.value === 'there') === Boolean(d.run))
+    && (!question || d.id === question) && (!word || words(d).includes(word)));
   byId('shown').textContent = shown.length + ' of ' + debates.length + ' shown';
   byId('all').hidden = !question;
   list.scrollTop = 0;
@@ -79,9 +81,9 @@ function history(d) { // one question over iterations
   const same = debates.filter(x => x.id === d.id && x.debates === d.debates);
   if (same.length < 2) return [];
   const button = x => {
-    const b = make('button', '', `iteration ${x.iteration}: ${signs(x, Math.max(...rounds(x)))}`);
+    const b = make('button', '', `${from(x)}iteration ${x.iteration}: ${signs(x, Math.max(...rounds(x)))}`);
     b.setAttribute('aria-current', x === d);
-    b.addEventListener('click', () => { question = d.id; kind.value = d.debates; which.value = ''; mark = ''; find.value = ''; press(); choose(shown.indexOf(x)); });
+    b.addEventListener('click', () => { question = d.id; kind.value = d.debates; which.value = ''; if (run) run.value = ''; mark = ''; find.value = ''; press(); choose(shown.indexOf(x)); });
     return b;
   };
   return [make('h4', '', 'This question over iterations'), make('div', '', '', ...same.map(button))];
@@ -89,7 +91,7 @@ function history(d) { // one question over iterations
 
 function read(d) {
   const label = d.debates === 'training' ? (d.label === null ? 'no pseudo-label' : 'pseudo-label ' + d.label) + ' · ' : '';
-  const about = `${d.debates}, iteration ${d.iteration} · ${label}${d.gold === null ? 'gold not known' : 'gold ' + d.gold}`;
+  const about = `${from(d)}${d.debates}, iteration ${d.iteration} · ${label}${d.gold === null ? 'gold not known' : 'gold ' + d.gold}`;
   const parts = [make('h3', '', d.id), make('p', '', about), make('p', '', '', ...badges(d)), make('p', 'question', d.question)];
   for (const m of rounds(d)) {
     const turns = d.turns.filter(t => t.round === m);
@@ -114,7 +116,7 @@ one.addEventListener('keydown', e => { if (e.key === 'Escape') list.focus(); });
 list.addEventListener('scroll', draw);
 for (const b of buttons) b.addEventListener('click', () => { mark = b.dataset.mark; press(); });
 byId('all').addEventListener('click', () => { question = null; show(); });
-for (const e of [find, which, kind]) e.addEventListener('input', show);
+for (const e of [find, which, kind, run]) e?.addEventListener('input', show);
 for (const k of [...new Set(debates.map(d => d.iteration))].sort((a, b) => a - b)) {
   const option = make('option', '', 'iteration ' + k);
   option.value = k;
