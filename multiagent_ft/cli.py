@@ -11,11 +11,12 @@ __all__ = ['METAVAR', 'VALUES', 'MORE', 'CONFIG', 'SET', 'QUICK', 'QUIET', 'SHAR
            'OTHER', 'OtherRun', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store', 'StoreDir', 'nano', 'complain',
            'ending', 'values_of', 'completing', 'flag', 'silence', 'takes_settings', 'results_only', 'print_json',
            'rich_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'option',
-           'examples', 'typed', 'versions', 'headline', 'print_summary', 'run', 'plan', 'print_bench', 'bench',
-           'doctor', 'evaluate', 'debate', 'debate_page', 'watched_debate', 'answer_lines', 'untrained_society',
-           'print_lines', 'tell_plan', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run',
-           'explain_run', 'export_run', 'push_run', 'serve_society', 'show_recipes', 'settings_page', 'configuration',
-           'open_store', 'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
+           'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command', 'plan_command', 'print_bench',
+           'bench_command', 'doctor_command', 'eval_command', 'debate_command', 'debate_page', 'watched_debate',
+           'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'study_page', 'compare_recipes',
+           'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run',
+           'serve_society', 'show_recipes', 'settings_page', 'configuration', 'open_store', 'store_ls', 'store_verify',
+           'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -445,9 +446,9 @@ def print_summary(summary: dict):
     print_rows(summary_table(summary), summary_title(summary), left=('examples per agent',))
 
 
-@app.command(epilog=examples('run'))
+@app.command('run', epilog=examples('run'))
 @takes_settings(*OFTEN)
-def run(config, given, json: AsJson = False):
+def run_command(config, given, json: AsJson = False):
     "Debate, finetune, and again: the whole method in one folder. The same command continues where it was stopped."
     print(headline(config), file=sys.stderr, flush=True)
     from multiagent_ft.runs.run import run
@@ -465,12 +466,13 @@ def run(config, given, json: AsJson = False):
         f'Results: {config.folder}/summary.json, and one line per iteration and question in'
         f' {config.folder}/outcomes.jsonl'
     )
-    print(f'Ask its society: maft debate "What is the result of 3+7*1+4-9*6?" --run {quote(str(config.folder))}')
+    here, question = quote(str(config.folder)), 'What is the result of 3+7*1+4-9*6?'
+    print(f'Look at it: maft report {here}. Ask its society: maft debate "{question}" --run {here}')
 
 # %% ../nbs/71_cli.ipynb #d7d037c0
-@app.command(epilog=examples('plan'))
+@app.command('plan', epilog=examples('plan'))
 @takes_settings(*OFTEN)
-def plan(
+def plan_command(
     config,
     given,
     questions: Annotated[
@@ -521,8 +523,8 @@ def print_bench(page: dict):
     )
 
 
-@app.command(epilog=examples('bench'))
-def bench(
+@app.command('bench', epilog=examples('bench'))
+def bench_command(
     model: Shapes = None,
     part: Parts = None,
     questions: PerDebate = None,
@@ -557,8 +559,8 @@ def bench(
         raise MaftError('not everything could be measured:\n' + '\n'.join(failed))
 
 # %% ../nbs/71_cli.ipynb #d0c70002
-@app.command(epilog=examples('doctor'))
-def doctor(json: AsJson = False):
+@app.command('doctor', epilog=examples('doctor'))
+def doctor_command(json: AsJson = False):
     """Python, libraries, devices, memory, disk, engines and tokens: what is here, what will be slow, what is missing.
     Exit code 1 if something has to be fixed first."""
     from multiagent_ft.doctor import findings, table, verdict
@@ -586,7 +588,7 @@ Data = Annotated[str | None, option(metavar='PATH', help="Local file or folder w
 
 
 @app.command('eval', epilog=examples('eval'))
-def evaluate(
+def eval_command(
     dir: RunDir,
     task: OtherTask = None,
     iteration: Iteration = None,
@@ -632,9 +634,9 @@ def _check_debate(question: str, *, run: Path | None, iteration: int | None, giv
 DEBATE = ('model', 'engine', 'prompts', 'agents', 'rounds', 'summary')
 
 
-@app.command(epilog=examples('debate'))
+@app.command('debate', epilog=examples('debate'))
 @takes_settings(*DEBATE)
-def debate(
+def debate_command(
     config,
     given,
     question: Question,
@@ -747,6 +749,14 @@ def tell_plan(lines: list[str], leave: bool):  # was only the plan asked for?
         raise typer.Exit()
 
 
+def study_page(found: dict, out: Path) -> dict:
+    "What `compare` has `found`, for programs; its folder is `out`."
+    from multiagent_ft.studies.statistics import numbers
+
+    rows = [numbers(row) for row in found['table']]
+    return dict(folder=str(out), rows=rows, tokens=found['tokens'], made=found['made'])
+
+
 @app.command('compare', epilog=examples('compare'))
 @takes_settings('task', *STUDY)
 def compare_recipes(
@@ -763,7 +773,6 @@ def compare_recipes(
     """Run several recipes on the same questions and seeds, over one store: table, intervals, pictures. The same command
     continues where it was stopped."""
     from multiagent_ft.studies.compare import compare, plan_comparison, savings_note, seeds_from, study_row
-    from multiagent_ft.studies.statistics import numbers
 
     if own := sorted(given & {'recipe', 'out'}):
         raise MaftError(f'{", ".join(own)}: here recipes are named one after the other, and the folder is --out DIR.')
@@ -776,8 +785,7 @@ def compare_recipes(
     with results_only():
         found = compare(entries, base, seeds, out=out, baseline=baseline)
     if json:
-        rows = [numbers(row) for row in found['table']]
-        return print_json(dict(folder=str(out), rows=rows, tokens=found['tokens'], made=found['made']))
+        return print_json(study_page(found, out))
     print_lines(found['table'], f'{base.model} on {base.task.name}')
     print(savings_note(found['tokens']))
     if not found['made']:

@@ -296,3 +296,7 @@ def test_numbers_among_the_arguments_of_an_engine():
     "`max_length` from a YAML file or `--set` once reached the engine as text."
     c = load_config(sets=['engine.args.max_length=2048', 'engine.args.url=http://localhost:8000/v1'])
     assert c.engine.args == dict(max_length=2048, url='http://localhost:8000/v1')
+
+
+def test_model_of_a_long_name_has_the_usual_defaults():
+    assert load_config(None, dict(model='m' * 300)).max_new_tokens == load_config(None, dict(model='m')).max_new_tokens

@@ -304,6 +304,20 @@ def test_adapters_share_one_base_in_memory(llama, adapters):
     )
 
 
+def test_base_answers_after_its_last_adapter_was_dropped(llama, adapters):
+    "As after each job on a large base: PEFT without an adapter once said KeyError, at the second agent of a run."
+    e = HFEngine(llama, merge_below=0)
+    plain, first = asks(2), asks(2, adapters=adapters[:1])
+    want = texts(e.generate(plain)), texts(e.generate(first))
+    for names in (adapters[:1], adapters[:2]):
+        for a in names:
+            e.generate(asks(1, adapters=[a]))
+        for name in list(e.base.adapters.held):
+            e.base.adapters.drop(name)
+        assert e.base.adapters.model is e.base.model
+        assert (texts(e.generate(plain)), texts(e.generate(first))) == want
+
+
 def test_retrained_adapter_in_the_same_folder_is_reloaded(llama, adapters, tmp_path):
     e, f = HFEngine(llama), shutil.copytree(adapters[0], tmp_path / 'a')
     q = asks(1, (f,))

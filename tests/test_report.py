@@ -208,21 +208,25 @@ EVIL = (
 )
 
 
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+    "The page of a run that holds nothing evil."
+    return Reader(page(read_results(make_run(tmp_path_factory.mktemp('plain'), 1, 3))))
+
+
 @pytest.mark.parametrize('evil', EVIL)
-def test_html_injection_is_escaped(tmp_path, evil):
+def test_html_injection_is_escaped(tmp_path, evil, plain):
     "Whatever problem, model, words and configuration hold, the page has the tags it would have had."
-    plain, odd = (
-        make_run(tmp_path / 'a', 1, 3),
-        make_run(tmp_path / 'b', 1, 3, evil=evil.encode('utf-8', 'replace').decode() if evil == '\ud800' else evil),
-    )
+    odd = make_run(tmp_path / 'b', 1, 3, evil=evil.encode('utf-8', 'replace').decode() if evil == '\ud800' else evil)
     if evil == '\ud800':
         f = odd / 'iteration-1' / 'transcripts.jsonl'
         f.write_text(f.read_text().replace('I say', '\\ud800 I say'))
-    a, b = Reader(page(read_results(plain))), Reader(report(odd).read_text(encoding='utf-8'))
-    assert a.tags == b.tags
-    assert [(t, k) for t, k, _ in a.attributes] == [(t, k) for t, k, _ in b.attributes]
+    text = report(odd).read_text(encoding='utf-8')
+    found = Reader(text)
+    assert plain.tags == found.tags
+    assert [(t, k) for t, k, _ in plain.attributes] == [(t, k) for t, k, _ in found.attributes]
     if evil not in ('\ud800', '\u202egnp.exe'):
-        assert any(evil in d for d in b.data['pre']) and evil in data_of(report(odd).read_text())[0]['turns'][0]['text']
+        assert any(evil in d for d in found.data['pre']) and evil in data_of(text)[0]['turns'][0]['text']
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
@@ -237,7 +241,8 @@ def test_report_is_byte_identical(run):
 
 
 def test_report_holds_no_secret(run):
-    assert 'hf_abcdefghijkl' not in page(read_results(run)) and '[redacted]' in page(read_results(run))
+    text = page(read_results(run))
+    assert 'hf_abcdefghijkl' not in text and '[redacted]' in text
 
 
 def test_report_without_gold(tmp_path):

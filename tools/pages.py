@@ -20,7 +20,6 @@ from lint_nbs import NBS, ROOT, notebooks
 from readme import shown
 
 SITE = ROOT / '_docs'
-IMAGES = ('.svg', '.png', '.jpg', '.gif')
 
 
 class Page(HTMLParser):
@@ -66,12 +65,17 @@ def dead(page, path, pages, cfg):
         place = (path if not target else place).resolve()
         notebook = place if place.suffix == '.ipynb' else place.with_suffix('.ipynb')
         notebook = next((p for p in pages if unnumbered(p) == unnumbered(notebook)), notebook)
-        if place.suffix in IMAGES and place.is_file():
-            continue
+        if place.suffix != '.ipynb' and place.is_file():
+            continue  # Quarto copies what a page links to
         if not notebook.is_file():
             yield f'{link}: no such page'
-        elif anchor and notebook in pages and pages[notebook] and anchor.lower() not in pages[notebook].anchors:
+        elif anchor and pages.get(notebook) and not shows(pages[notebook], anchor.lower()):
             yield f'{link}: no such place on that page'
+
+
+def shows(page, anchor):
+    "Is this place on the page? Members are shown with their class; nbdev links private names to the page they are on."
+    return {anchor, anchor.partition('.')[0]} & page.anchors or anchor.startswith('_')
 
 
 def unnumbered(path):
@@ -86,7 +90,7 @@ def build(paths):
         try:
             text = render(path)
         except Exception as e:
-            faults.append(f'{path.relative_to(NBS)}: {type(e).__name__}: {str(e)[:300]}')
+            faults.append(f'{path.relative_to(NBS)}: {type(e).__name__}: {str(e)[-300:]}')
             continue
         out = SITE / path.relative_to(NBS).with_suffix('.html')
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -134,17 +134,21 @@ def settle(v: Fraction) -> Fraction:
 
 # %% ../../nbs/answers/04_reading.ipynb #0e2b64d1
 _question = re.compile(
-    r'^[ \t>*_#]{0,8}(?:(?:new |next |another )?(?:question|problem|exercise|q)[ \t]*\d{0,3}[ \t*_]{0,4}[:.]'
+    r'\n[ \t>*_#]{0,8}(?:(?:new |next |another )?(?:question|problem|exercise|q)[ \t]*\d{0,3}[ \t*_]{0,4}[:.]'
     r'|(?<=#)[ \t*_]{0,4}(?:question|problem|exercise)\b[^\n]{0,40}$'
-    r'|(?:user|human|instruction|input)[ \t*_]{0,4}:|<\|(?:user|im_start)\|>)'
-    r'|<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|start_header_id)\|>|<end_of_turn>|</s>|\[/?INST\]',
+    r'|(?:user|human|instruction|input)[ \t*_]{0,4}:|<\|(?:user|im_start)\|>)',
     re.I | re.M,
+)
+_turn_ends = re.compile(
+    r'<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|start_header_id)\|>|<end_of_turn>|</s>|\[/?INST\]'
 )
 
 
 def before_next_question(text: str) -> list[str]:
     "What stands before each of the first few lines that begin a question, the model's own inventions."
-    starts = [m.start() for m, _ in zip(_question.finditer(text), range(3))]
+    starts = [m.start() for m, _ in zip(_question.finditer(f'\n{text}'), range(3))]
+    if '<|' in text or 's>' in text or 'turn>' in text or 'INST]' in text:
+        starts = sorted([*starts, *(m.start() for m, _ in zip(_turn_ends.finditer(text), range(3)))])[:3]
     return [text[:start] for start in starts if text[:start].strip()]
 
 # %% ../../nbs/answers/04_reading.ipynb #aab2ac29
@@ -284,7 +288,7 @@ def hashed(text: str, ended: bool) -> Piece | None:
 def tagged(text: str, ended: bool) -> Piece | None:
     "What stands between <answer> and </answer>."
     found = None
-    for found in _tag.finditer(text):
+    for found in _tag.finditer(text) if '<' in text else ():
         pass
     if not found:
         return None

@@ -724,10 +724,13 @@ class Adapters:
         self.model = attach_adapter(self.model, folder, name)
 
     def drop(self, name: str):
-        "Forget an adapter."
+        "Forget an adapter. With the last one PEFT goes, too: without any it cannot say what the base alone computes."
         with silence():
             if self.held.pop(name) is None:
-                self.model.delete_adapter(name)
+                beside = any(model is None for model in self.held.values())
+                self.model = self.model if beside else self.model.unload()
+                if beside:
+                    self.model.delete_adapter(name)
 
     @contextlib.contextmanager
     def with_adapter(self, folder: str | Path | None):

@@ -59,6 +59,7 @@ def altered_files(folder: Path) -> list[str]:
     folder = Path(folder)
     try:
         written = json.loads((folder / 'provenance.json').read_text(encoding='utf-8'))['results']
+        written['summary.json']  # there in any that a run wrote
         return [f for f, was in written.items() if not (folder / f).is_file() or file_digest(folder / f) != was]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ['provenance.json']

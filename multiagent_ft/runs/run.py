@@ -11,9 +11,9 @@ __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'GREY', 'Objects', 'tas
            'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation',
            'evaluate_iteration', 'objects_of', 'check_same_objects', 'init_run_dir', 'asked', 'check_same_inputs',
            'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy', 'run_lock', 'git_commit', 'summary_head',
-           'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations', 'run', 'run_here',
-           'prompts_unsent', 'so_far', 'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg', 'Result',
-           'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config',
+           'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations', 'run', 'tracker_of',
+           'run_here', 'prompts_unsent', 'so_far', 'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg',
+           'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config',
            'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
@@ -936,6 +936,12 @@ def run(
     return summary
 
 
+def tracker_of(cfg: Config) -> Tracker:
+    "Where the run of `cfg` is logged."
+    where = dict(project=cfg.project, wandb=cfg.wandb, tensorboard=cfg.run.tensorboard)
+    return Tracker(cfg.folder, config=semantic(cfg), adapters=cfg.run.wandb_adapters, **where)
+
+
 def run_here(
     cfg: Config,
     executor: Executor | None = None,
@@ -959,9 +965,7 @@ def run_here(
             write_atomic(cfg.folder / 'objects.json', json.dumps(context.keys, indent=1) + '\n')
         check_base(context)
         save_config(located(cfg), cfg.folder)
-        tracking = dict(project=cfg.project, wandb=cfg.wandb, adapters=cfg.run.wandb_adapters)
-        tracking |= dict(tensorboard=cfg.run.tensorboard)
-        with Tracker(cfg.folder, config=semantic(cfg), **tracking) as track:
+        with tracker_of(cfg) as track:
             summary = run_iterations(context, train, evaluation, track=track)
     return dict(summary, made=dict(context.store.misses - before), regraded=changed)
 

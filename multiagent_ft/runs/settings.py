@@ -295,7 +295,7 @@ def _model_defaults(model: str, method: str) -> dict[str, str]:
     out, folder = {}, files('multiagent_ft') / 'settings'
     for name in ('default', model):
         for f in (f'{name}.yaml', f'{name}-{method}.yaml'):
-            if re.fullmatch(r'[\w.-]+', f) and (folder / f).is_file():
+            if re.fullmatch(r'[\w.-]{1,200}', f) and (folder / f).is_file():
                 out |= flattened(parse_yaml((folder / f).read_text(encoding='utf-8'), f)[0])
     return out
 
