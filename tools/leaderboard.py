@@ -25,7 +25,8 @@ LEFT_OUT = ('single-agent-ft-t2', 'single-agent-ft-alone-t2')
 FIRST = (
     'base majority majority-equal debate multiagent-ft union-ft majority-ft majority-ft-equal ssd self-consistency-ft'
     ' rest-em-vote rest-em debate-distill majority-distill easy-to-hard east-vote mv-dpo mv-kto v-star-vote'
-    ' verifier-vote ttrl adaptive-consistency confidence-vote slim-sc self-refine sets peer-weighted routing'
+    ' verifier-vote v-star-by-base ttrl adaptive-consistency confidence-vote likeliest slim-sc self-refine sets'
+    ' peer-weighted routing'
 ).split()
 RATES = (0.002, 0.0006, 0.006)  # of learning; the first is the package's
 SEED, DEV_SEED = 300, 1002  # development seeds are above 1000

@@ -505,6 +505,8 @@ NEIGHBOURS = MappingProxyType(
         'peer-weighted': 'neighbours.answering:PEER_WEIGHTED',
         'routing': 'neighbours.answering:ROUTING',
         'token-ensemble': 'neighbours.answering:TOKEN_ENSEMBLE',
+        'likeliest': 'neighbours.answering:LIKELIEST',
+        'v-star-by-base': 'neighbours.answering:BY_BASE',
         'permuted-ft': 'neighbours.controls:PERMUTED_FT',
         'dealt-ft': 'neighbours.controls:DEALT_FT',
         'each-on-union': 'neighbours.controls:EACH_ON_UNION',
