@@ -172,7 +172,9 @@ def test_method_wing_imports_no_torch(module):
     assert not {'torch', 'transformers'} & set(imports(module))
 
 
-LIGHT = ['multiagent_ft', *(f'multiagent_ft.{m}' for m in [*TORCH_FREE, 'cli'])]
+# what a recipe is made of, so that `maft recipes` need not wait for torch
+RECIPES = [m for m in MODULES if m.split('.')[0] in ('training', 'neighbours')]
+LIGHT = ['multiagent_ft', *(f'multiagent_ft.{m}' for m in [*TORCH_FREE, *RECIPES, 'cli'])]
 
 
 def test_import_package_imports_no_torch():

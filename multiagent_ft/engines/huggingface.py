@@ -632,6 +632,8 @@ SUMMED_ROWS = 128  # that are in float32 at a time
 
 def lora_down(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     "`x` (rows, features) times the first matrix of an adapter, (rows, rank) in float32."
+    if len(x) <= SUMMED_ROWS:  # every step of decoding
+        return x.float() @ a.T
     return torch.cat([piece.float() @ a.T for piece in x.split(SUMMED_ROWS)])
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_REPEAT', 'CRITIC_LOSS', 'BUCKETS', 'Example', 'save_examples', 'load_examples', 'pseudo_labels', 'agrees',
-           'example_of', 'generator_examples', 'corrections_and_reinforcements', 'oversample', 'mix',
+           'agreeing', 'example_of', 'generator_examples', 'corrections_and_reinforcements', 'oversample', 'mix',
            'turns_to_train_on', 'critic_examples', 'examples_report', 'truncated_turns']
 
 # %% ../../nbs/method/06_examples.ipynb #07b57cf9
@@ -39,12 +39,9 @@ def save_examples(path: Path, examples: list[Example]) -> Path:
     return write_jsonl(path, map(asdict, examples))
 
 
-def load_examples(path: Path) -> list[Example]:
+def load_examples(path: Path, kind: type[Example] = Example) -> list[Example]:
     "The inverse of `save_examples`; raises `MaftError` naming a broken line."
-    return [
-        Example(**{**d, 'prompt_ids': tuple(d['prompt_ids']), 'token_ids': tuple(d['token_ids'])})
-        for d in read_jsonl(path)
-    ]
+    return [kind(**{k: tuple(v) if k.endswith('_ids') else v for k, v in d.items()}) for d in read_jsonl(Path(path))]
 
 # %% ../../nbs/method/06_examples.ipynb #a9cf8d3d
 def pseudo_labels(
@@ -59,6 +56,11 @@ def pseudo_labels(
 def agrees(turn: Turn, label: Answer | None) -> bool:
     "Does this turn give the label's answer?"
     return same_answer(turn.answer, label)
+
+
+def agreeing(turns: list[Turn], label: Answer | None) -> list[Turn]:
+    "Those of `turns` that may be trained on: they ended by themselves, and give the label's answer."
+    return [t for t in turns if t.completion.finish == 'stop' and agrees(t, label)]
 
 
 def example_of(turn: Turn, problem_id: str, bucket: str) -> Example:
@@ -76,8 +78,8 @@ def generator_examples(
     return [
         example_of(t, tr.problem.id, bucket='agreed')
         for tr, label in zip(transcripts, labels, strict=True)
-        for t in tr.at(1)
-        if t.agent == agent and t.completion.finish == 'stop' and agrees(t, label)
+        for t in agreeing(tr.at(1), label)
+        if t.agent == agent
     ]
 
 # %% ../../nbs/method/06_examples.ipynb #6448dec5

@@ -9,10 +9,12 @@ __all__ = ['FIRST_ANSWERS', 'ASKS_ONE', 'ASKS_EACH', 'ASKS_MAJ_K', 'ASKS_HINT', 
            'RECIPES', 'NEIGHBOURS', 'anything', 'RecipeContext', 'Asks', 'by_vote', 'Recipe', 'full_debate',
            'answer_once', 'replicas', 'answer_single', 'answer_maj_k', 'own_turns', 'own_generator_turns',
            'all_first_turns', 'all_final_turns', 'all_own_turns', 'with_hints', 'answer_with_hint', 'by_gold',
-           'correct_turns', 'train_each', 'train_one', 'load_recipe', 'recipe_names', 'comes_with_package',
-           'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society', 'recipe_source']
+           'correct_turns', 'train_each', 'with_adapter', 'train_one', 'load_recipe', 'recipe_names',
+           'comes_with_package', 'check_gold', 'check_transcripts', 'check_votes', 'check_examples', 'check_society',
+           'say_idle', 'recipe_source']
 
 # %% ../../nbs/method/07_recipes.ipynb #2e1f8f0e
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -32,6 +34,7 @@ from multiagent_ft.core import (
 from .debate import Agent, Seeds, Protocol, Society, debate, no_stage, untrained
 from multiagent_ft.method.examples import (
     Example,
+    agreeing,
     agrees,
     critic_examples,
     example_of,
@@ -63,6 +66,7 @@ class RecipeContext:
     votes: int = 9  # samples of self-consistency at equal cost
     engine: Any = None  # the engine itself, for log-probabilities and token ids of texts
     unseen: Callable = anything  # may this question be trained on? False for evaluation questions
+    past: tuple = ()  # (transcripts, votes) of each earlier iteration, for recipes that collect
 
     def debate(self, society: Society, problems: list[Problem], seeds: Seeds, **protocol) -> list[Transcript]:
         "One debate per problem; keyword arguments change the protocol."
@@ -228,8 +232,7 @@ def all_final_turns(
         first_prompt = {t.agent: t.completion.prompt_ids for t in tr.at(1)}
         examples += [
             replace(example_of(t, tr.problem.id, 'agreed'), prompt_ids=first_prompt[t.agent])
-            for t in tr.final()
-            if t.completion.finish == 'stop' and agrees(t, vote.answer)
+            for t in agreeing(tr.final(), vote.answer)
         ]
     return {society.generators[0]: examples}
 
@@ -296,8 +299,7 @@ def correct_turns(
         unhinted = tr.at(1)[0].completion.prompt_ids
         examples += [
             replace(example_of(t, tr.problem.id, 'hinted' if t.role == 'hinted' else 'agreed'), prompt_ids=unhinted)
-            for t in tr.turns
-            if t.completion.finish == 'stop' and agrees(t, vote.answer)
+            for t in agreeing(tr.turns, vote.answer)
         ]
     return {society.generators[0]: examples}
 
@@ -314,16 +316,16 @@ def train_each(ctx: RecipeContext, society: Society, examples: dict[Agent, list[
     )
 
 
+def with_adapter(society: Society, adapter: str | None) -> Society:  # None: the base
+    "`society`, every agent a replica of one model."
+    generators, critics = (tuple(replace(a, adapter=adapter) for a in x) for x in (society.generators, society.critics))
+    return replace(society, generators=generators, critics=critics)
+
+
 def train_one(ctx: RecipeContext, society: Society, examples: dict[Agent, list[Example]]) -> Society:
     "One model is trained, and every agent is a replica of it."
     new = ctx.train({a: own for a, own in examples.items() if own})
-
-    def trained(a):
-        return replace(a, adapter=str(*new.values())) if new else a
-
-    return replace(
-        society, generators=tuple(map(trained, society.generators)), critics=tuple(map(trained, society.critics))
-    )
+    return with_adapter(society, str(*new.values())) if new else society
 
 # %% ../../nbs/method/07_recipes.ipynb #e785468c
 PAPER = 'arXiv 2501.05707'
@@ -493,6 +495,7 @@ NEIGHBOURS = MappingProxyType(
         'srt': 'neighbours.reinforcement:SRT',
         'grpo-gold': 'neighbours.reinforcement:GRPO_GOLD',
         'r-zero': 'neighbours.reinforcement:R_ZERO',
+        'seal': 'neighbours.reinforcement:SEAL',
         'adaptive-consistency': 'neighbours.answering:ADAPTIVE',
         'self-refine': 'neighbours.answering:SELF_REFINE',
         'sets': 'neighbours.answering:SETS',
@@ -502,6 +505,21 @@ NEIGHBOURS = MappingProxyType(
         'peer-weighted': 'neighbours.answering:PEER_WEIGHTED',
         'routing': 'neighbours.answering:ROUTING',
         'token-ensemble': 'neighbours.answering:TOKEN_ENSEMBLE',
+        'likeliest': 'neighbours.answering:LIKELIEST',
+        'v-star-by-base': 'neighbours.answering:BY_BASE',
+        'permuted-ft': 'neighbours.controls:PERMUTED_FT',
+        'dealt-ft': 'neighbours.controls:DEALT_FT',
+        'each-on-union': 'neighbours.controls:EACH_ON_UNION',
+        'mixture': 'neighbours.controls:MIXTURE',
+        'union-ft-equal': 'neighbours.controls:UNION_FT_EQUAL',
+        'vote-ft': 'neighbours.controls:VOTE_FT',
+        'right-votes-ft': 'neighbours.controls:RIGHT_VOTES_FT',
+        'wrong-votes-ft': 'neighbours.controls:WRONG_VOTES_FT',
+        'lot-ft': 'neighbours.controls:LOT_FT',
+        'unfiltered-ft': 'neighbours.controls:UNFILTERED_FT',
+        'format-ft': 'neighbours.controls:FORMAT_FT',
+        'systematic-noise-ft': 'neighbours.controls:SYSTEMATIC_NOISE',
+        'random-noise-ft': 'neighbours.controls:RANDOM_NOISE',
     }
 )
 
@@ -612,6 +630,15 @@ def check_society(recipe: Recipe, before: Society, after: Society):
             f'recipe {recipe.name}: train must return a society of the same agents ({_names(before.agents)}), not'
             f' {", ".join(names) or type(after).__name__}.'
         )
+
+# %% ../../nbs/method/07_recipes.ipynb #06be74f4
+def say_idle(agent: Agent, votes: list[Vote], why: str):
+    "A line on standard error: `agent` is not trained, and why."
+    labels = sum(v.answer is not None for v in votes)
+    print(
+        f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, {why}',
+        file=sys.stderr,
+    )
 
 # %% ../../nbs/method/07_recipes.ipynb #5a78284c
 def _objective_source(objective):

@@ -10,6 +10,7 @@ __all__ = ['SLIP', 'NEIGHBOUR', 'SYSTEMATIC', 'SECOND_LOOK', 'FRESH', 'UNFAITHFU
 # %% ../../nbs/nano/51_text.ipynb #ce2055dc
 import random
 from collections import Counter
+from typing import Callable
 from ..core import held_out, rng_for
 from ..method.prompts import DEBATE
 from ..runs.tasks import Sketch, work, word_sketch
@@ -146,12 +147,17 @@ def drill(rng: random.Random) -> list[tuple[str, str]]:
     ]
 
 # %% ../../nbs/nano/51_text.ipynb #db12d5d9
-def chat(rng: random.Random, jobs: dict = JOBS, listed: bool = True) -> list[tuple[str, str]]:
+def chat(
+    rng: random.Random,
+    jobs: dict = JOBS,
+    listed: bool = True,
+    problem: Callable = sketch,  # draws a problem with `rng`
+) -> list[tuple[str, str]]:
     "One chat of the text: (role, content) pairs that alternate and end with the assistant."
     job = rng.choices(list(jobs), jobs.values())[0]
     if job == 'drill':
         return drill(rng)
-    s, n = sketch(rng), rng.choice(PEERS)
+    s, n = problem(rng), rng.choice(PEERS)
     if job == 'summarize':
         return summarizing_chat(s, n, rng, listed=listed)
     own = author(s, rng)

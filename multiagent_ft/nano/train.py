@@ -11,6 +11,7 @@ __all__ = ['SPECIAL', 'TEMPLATE', 'SHAPE', 'PEAK', 'WARM', 'DECAY', 'BLOCKS', 'p
 # %% ../../nbs/nano/52_train.ipynb #d6c3c2da
 import json, random, re, shutil, time
 from pathlib import Path
+from typing import Callable
 from ..core import MaftError, digest, file_digest, read_jsonl, rng_for, write_atomic, write_jsonl
 from ..method.prompts import DEBATE
 from ..runs.tracking import Progress
@@ -125,11 +126,12 @@ def batches(
     tokenizer,
     budget: int = 4096,  # token places per batch, padding included
     longest: int = 640,  # longer chats are left out
+    text: Callable = chats,  # (seed, block) -> chats
 ) -> list[tuple]:
     """Block `block` of the text as (ids, mask) tensors of shape (chats, tokens), chats of similar length together,
     order shuffled."""
     groups, group = [], []
-    for ids, mask in sorted(encode(chats(seed, block), tokenizer), key=lambda x: len(x[0])):
+    for ids, mask in sorted(encode(text(seed, block), tokenizer), key=lambda x: len(x[0])):
         if len(ids) > longest:
             break
         if group and len(ids) * (len(group) + 1) > budget:
@@ -185,9 +187,9 @@ def make_optimizers(model) -> list:
     ]
 
 # %% ../../nbs/nano/52_train.ipynb #157b21d0
-def train_block(model, optimizers: list, tokenizer, seed: int, block: int, blocks: int) -> dict:
+def train_block(model, optimizers: list, tokenizer, seed: int, block: int, blocks: int, text: Callable = chats) -> dict:
     "Train on one block of text; returns its mean loss per token and how many tokens it had."
-    todo, total, counted, tokens = batches(seed, block, tokenizer), 0.0, 0, 0
+    todo, total, counted, tokens = batches(seed, block, tokenizer, text=text), 0.0, 0, 0
     for i, (ids, mask) in enumerate(todo):
         lr = rate((block + i / len(todo)) / blocks)
         loss, n = step(model, optimizers, loss_of(model, ids, mask), lr=lr), int(mask.sum())
@@ -264,9 +266,9 @@ def load_state(path: Path, model, optimizers: list, key: str) -> int:
     return int(block)
 
 # %% ../../nbs/nano/52_train.ipynb #9db0b4a8
-def train_key(tokenizer, seed: int, blocks: int, shape: dict) -> str:
+def train_key(tokenizer, seed: int, blocks: int, shape: dict, text: Callable = chats) -> str:
     "A digest of everything the result depends on: settings, tokenizer, and the text itself by its first block."
-    first = encode(chats(seed, 0), tokenizer)
+    first = encode(text(seed, 0), tokenizer)
     return digest(
         [seed, blocks, shape, PEAK, WARM, DECAY, tokenizer.backend_tokenizer.to_str(), [ids for ids, _ in first]]
     )
@@ -342,6 +344,7 @@ def train_nano(
     resume: bool = True,  # from the folder's checkpoint, if it has one
     shape: dict = SHAPE,
     every: int = 10,  # blocks between checkpoints
+    text: Callable = chats,  # what it is trained on: (seed, block) -> chats
 ) -> Path:
     """Make `nano` from scratch, on one thread so that the bytes do not depend on the machine's core count. Returns the
     model's folder."""
@@ -352,13 +355,13 @@ def train_nano(
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed, shape)
     optimizers, checkpoint = make_optimizers(model), out / 'checkpoint.safetensors'
-    key = train_key(tokenizer, seed, blocks=blocks, shape=shape)
+    key = train_key(tokenizer, seed, blocks=blocks, shape=shape, text=text)
     start = load_state(checkpoint, model, optimizers, key=key) if resume and checkpoint.exists() else 0
     log = earlier_losses(out, start)
     with Progress(every=60).bar(blocks, 'training nano', 'blocks') as progress:
         progress.skip(start)
         for block in range(start, blocks):
-            log.append(train_block(model, optimizers, tokenizer, seed=seed, block=block, blocks=blocks))
+            log.append(train_block(model, optimizers, tokenizer, seed=seed, block=block, blocks=blocks, text=text))
             progress.advance(**speed_and_loss(log[start:], progress.seconds()))
             if (block + 1) % every == 0 or block + 1 == blocks:
                 write_jsonl(out / 'loss.jsonl', log)

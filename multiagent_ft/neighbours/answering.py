@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['CONFIDENT', 'ADAPTIVE', 'LOOKS', 'SAMPLES', 'SECOND_LOOKS', 'SELF_REFINE', 'SETS', 'SIMILAR', 'SLIM', 'CONFIDENCE',
-           'VERIFIER_VOTE', 'PEER_WEIGHTED', 'ROUTING', 'TOKEN_ENSEMBLE', 'ANSWERING', 'ahead', 'settled',
-           'adaptive_consistency', 'unchanged', 'refine', 'refine_in_parallel', 'jaccard', 'survivors',
+           'VERIFIER_VOTE', 'PEER_WEIGHTED', 'LIKELIEST', 'BY_BASE', 'ROUTING', 'TOKEN_ENSEMBLE', 'ANSWERING', 'ahead',
+           'settled', 'adaptive_consistency', 'unchanged', 'refine', 'refine_in_parallel', 'jaccard', 'survivors',
            'slim_consistency', 'slim_vote', 'weighted_verdict', 'softmax', 'scored_vote', 'confidence_vote',
-           'verifier_vote', 'peer_weighted_debate', 'route', 'ensemble_tokens', 'ensemble_completion', 'token_ensemble']
+           'verifier_vote', 'peer_weighted_debate', 'chosen_by_base', 'route', 'ensemble_tokens', 'ensemble_completion',
+           'token_ensemble']
 
 # %% ../../nbs/neighbours/69_answering.ipynb #ff2e7cf5
 from dataclasses import replace
 from math import comb, exp
+from typing import TYPE_CHECKING
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
-from ..engines.huggingface import Base
 from ..method.consensus import vote
 from ..method.debate import Seeds, Society, first_chat
 from ..method.prompts import Request, Sampling, draw
@@ -28,8 +29,11 @@ from multiagent_ft.method.recipes import (
     full_debate,
     replicas,
 )
-from .preferences import V_STAR_VOTE, peer_scores, verdict, verifier_scores
+from .preferences import V_STAR_VOTE, best_of_k, peer_scores, verdict, verifier_scores
 from .selftraining import reflect
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/69_answering.ipynb #d1457130
 CONFIDENT = 0.95
@@ -223,6 +227,27 @@ PEER_WEIGHTED = MULTIAGENT_FT.but(
     status='weights checked by hand',
 )
 
+# %% ../../nbs/neighbours/69_answering.ipynb #ef7fe393
+def chosen_by_base(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
+    "k samples of generator 0, then the complete one that the base finds likeliest."
+    judges = tuple(replace(a, adapter=None) for a in society.critics)
+    return best_of_k(ctx, replace(society, critics=judges), problems, seeds=seeds)
+
+
+LIKELIEST = Recipe(
+    name='likeliest',
+    source='control of v-star: untrained, the sample that the model itself finds likeliest',
+    answer=chosen_by_base,
+    answer_asks=ASKS_MAJ_K,
+    status='control; choice checked by hand',
+)
+BY_BASE = V_STAR_VOTE.but(
+    'v-star-by-base',
+    source='control of v-star-vote: its generator, the choice made by the base instead of the verifier',
+    answer=chosen_by_base,
+    status='control; choice checked by hand',
+)
+
 # %% ../../nbs/neighbours/69_answering.ipynb #2a88d424
 def route(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "Each question is answered once, by the generator that finds it likeliest."
@@ -248,7 +273,7 @@ ROUTING = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #b78304f0
-def ensemble_tokens(base: Base, prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
+def ensemble_tokens(base: 'Base', prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
     "Token ids drawn step by step from the mean of the adapters' next-token probabilities."
     import torch
 
@@ -301,4 +326,16 @@ TOKEN_ENSEMBLE = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #dd2b6887
-ANSWERING = (ADAPTIVE, SELF_REFINE, SETS, SLIM, CONFIDENCE, VERIFIER_VOTE, PEER_WEIGHTED, ROUTING, TOKEN_ENSEMBLE)
+ANSWERING = (
+    ADAPTIVE,
+    SELF_REFINE,
+    SETS,
+    SLIM,
+    CONFIDENCE,
+    VERIFIER_VOTE,
+    PEER_WEIGHTED,
+    ROUTING,
+    TOKEN_ENSEMBLE,
+    LIKELIEST,
+    BY_BASE,
+)

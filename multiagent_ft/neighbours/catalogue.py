@@ -88,7 +88,7 @@ def place(name: str) -> str:
     "The notebook in which a recipe of this package is made, below nbs."
     if name not in NEIGHBOURS:
         return 'method/07_recipes.ipynb' if name in RECIPES else ''
-    chapters = dict(selftraining=66, preferences=67, reinforcement=68, answering=69, dpo=20)
+    chapters = dict(selftraining=66, preferences=67, reinforcement=68, answering=69, controls=72, dpo=20)
     wing, module = NEIGHBOURS[name].partition(':')[0].split('.')
     return f'{wing}/{chapters[module]}_{module}.ipynb'
 

@@ -7,22 +7,20 @@ __all__ = ['advantages', 'Rollout', 'rollouts_of', 'group_rollouts', 'unscaled_r
            'check_rollout_batch', 'check_old', 'grpo_trainer_class', 'no_reward', 'GRPO']
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #38371407
-import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import sqrt
 from pathlib import Path
-from typing import Any, ClassVar
-from ..core import MaftError, Transcript, digest, read_jsonl
-from ..engines.huggingface import Base, BatchSize
+from typing import TYPE_CHECKING, Any, ClassVar
+from ..core import MaftError, Transcript, digest
 from ..method.consensus import Vote
 from ..method.debate import Agent, Society
-from ..method.examples import Example, agrees, example_of
-from ..method.recipes import RecipeContext
-from ..training.dpo import REFERENCE_ROWS
-from ..training.finetune import tolerance, trainer_logprobs
-from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
+from ..method.examples import Example, agrees, example_of, load_examples
+from ..method.recipes import RecipeContext, say_idle
+from ..training.dpo import check_reference, reference_logprobs
+from ..training.finetune import tolerance
+from ..training.guards import REPORT, GuardError, check_batch
 from multiagent_ft.training.trainer import (
     SFT,
     TrainingRun,
@@ -33,6 +31,9 @@ from multiagent_ft.training.trainer import (
     pad_right,
     run_trainer,
 )
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #251c6e4a
 def advantages(
@@ -76,12 +77,8 @@ def group_rollouts(
     found = [rollouts_of(t, v, scale) for t, v in zip(transcripts, votes, strict=True)]
     agent = society.generators[0]
     if not any(found):
-        labels = sum(v.answer is not None for v in votes)
-        print(
-            f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, and in'
-            ' none of their groups do rewards differ. More samples or a higher temperature may change that.',
-            file=sys.stderr,
-        )
+        why = 'and in none of their groups do rewards differ. More samples or a higher temperature may change that.'
+        say_idle(agent, votes, why)
     return {agent: [r for group in found for r in group]}
 
 
@@ -181,13 +178,12 @@ class GRPO:
                 raise MaftError(f'objective grpo: {k} is {v!r}, but must be a number above 0 (beta may be 0).')
 
     def load(self, file: str | Path) -> list[Rollout]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Rollout(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Rollout)
 
     def key(self, examples: list[Rollout]) -> dict:
         return dict(objective=dict(name='grpo', **asdict(self)), advantages=digest([r.advantage for r in examples]))
 
-    def check_examples(self, examples: list[Rollout], base: Base):
+    def check_examples(self, examples: list[Rollout], base: 'Base'):
         SFT().check_examples(examples, base)
         if not any(r.advantage for r in examples):
             raise GuardError(
@@ -203,15 +199,9 @@ class GRPO:
         return [len(r.input_ids) for r in examples]
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
-        ids = [r.prompt_ids for r in run.examples], [r.token_ids for r in run.examples]
-        old = run.base.logprobs(*ids, run.parent, batch=BatchSize(REFERENCE_ROWS))
-        check_logprobs_agree(
-            trainer_logprobs(model, run.examples[:2]),
-            old[:2],
-            'reference',
-            tolerance=tolerance(run.base),
-            saw="the samples are not the agent's own parent's",
-        )
+        old = reference_logprobs(run.base, run.examples, run.parent)
+        not_its_own = "the samples are not the agent's own parent's"
+        check_reference(model, run, run.examples[:2], reference=old, saw=not_its_own)
         curve = dict(kl='kl') if self.beta else {}
         return run_trainer(self.trainer(model, run, old), run, self.lengths(run.examples), curve=curve)
 

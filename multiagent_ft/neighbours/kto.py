@@ -11,13 +11,12 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
-from ..core import MaftError, read_jsonl
-from ..engines.huggingface import Base, BatchSize
-from ..method.examples import Example
-from ..training.dpo import REFERENCE_ROWS, referenced_trainer
-from ..training.finetune import tolerance, trainer_logprobs
-from ..training.guards import REPORT, GuardError, check_batch, check_logprobs_agree
+from typing import TYPE_CHECKING, Any, ClassVar
+from ..core import MaftError
+from ..method.examples import Example, load_examples
+from ..training.dpo import check_reference, reference_logprobs, referenced_trainer
+from ..training.finetune import tolerance
+from ..training.guards import REPORT, GuardError, check_batch
 from multiagent_ft.training.trainer import (
     SFT,
     TrainingRun,
@@ -27,6 +26,9 @@ from multiagent_ft.training.trainer import (
     pad_right,
     run_trainer,
 )
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/64_kto.ipynb #12a097db
 @dataclass(frozen=True)
@@ -126,14 +128,13 @@ class KTO:
                 raise MaftError(f'objective kto: {k} is {v!r}, but must be a number above 0.')
 
     def load(self, file: str | Path) -> list[Judged]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Judged(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Judged)
 
     def key(self, examples: list[Judged]) -> dict:
         marks = ''.join('-+'[e.desirable] for e in examples)
         return dict(objective=dict(name='kto', **asdict(self)), desirable=marks)
 
-    def check_examples(self, examples: list[Judged], base: Base):
+    def check_examples(self, examples: list[Judged], base: 'Base'):
         SFT().check_examples(examples, base)
 
     def turns(self, examples: list[Judged]) -> list[Example]:
@@ -152,15 +153,8 @@ class KTO:
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
         turns = [*run.examples, *mismatched(run.examples)]
-        ids = [t.prompt_ids for t in turns], [t.token_ids for t in turns]
-        reference = run.base.logprobs(*ids, run.parent, batch=BatchSize(REFERENCE_ROWS))
-        check_logprobs_agree(
-            trainer_logprobs(model, turns[:2]),
-            reference[:2],
-            'reference',
-            tolerance=tolerance(run.base),
-            saw="the reference is not the agent's own parent",
-        )
+        reference = reference_logprobs(run.base, turns, run.parent)
+        check_reference(model, run, turns[:2], reference=reference)
         trainer = self.trainer(model, in_twos(run), [float(sum(map(float, x))) for x in reference])
         return run_trainer(trainer, run, self.lengths(run.examples), curve=dict(kl='kl'))
 

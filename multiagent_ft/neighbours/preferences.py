@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['SHARPNESS', 'EAST_VOTE', 'EAST', 'FLIP_WEIGHTS', 'PEER_PREDICTION', 'MV_DPO', 'MV_KTO', 'V_STAR', 'V_STAR_VOTE',
-           'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'say_idle', 'entropy', 'by_entropy', 'flip_rate', 'by_flips',
-           'peer_scores', 'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns',
-           'samples_and_pairs', 'sample_pairs', 'verdict', 'verifier_scores', 'best_of_k', 'check_k', 'last_draws',
-           'Reading', 'debate_and_readers', 'flip_pairs', 'actor_and_critic_pairs', 'AsksReaders']
+           'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'entropy', 'by_entropy', 'flip_rate', 'by_flips', 'peer_scores',
+           'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns', 'collected',
+           'once_each', 'samples_and_pairs', 'each_from_base', 'sample_pairs', 'verdict', 'log_likelihoods',
+           'verifier_scores', 'best_of_k', 'check_k', 'last_draws', 'Reading', 'debate_and_readers', 'flip_pairs',
+           'actor_and_critic_pairs', 'AsksReaders']
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #64bcb818
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import log
 from ..core import Completion, MaftError, Problem, Transcript, Turn, same_answer
 from ..method.consensus import Vote, vote
 from ..method.debate import Agent, Seeds, Society, first_chat
-from ..method.examples import agrees, example_of
+from ..method.examples import Example, agreeing, agrees, example_of
 from ..method.prompts import Request, reply
 from multiagent_ft.method.recipes import (
     ASKS_MAJ_K,
@@ -29,21 +29,14 @@ from multiagent_ft.method.recipes import (
     by_vote,
     full_debate,
     own_turns,
+    say_idle,
     train_each,
+    with_adapter,
 )
 from .kto import KTO, Judged, judged
 from .selftraining import SELF_CONSISTENCY_FT, agreeing_turns
 from .weighted import Weighted, WeightedSFT, weighted
 from ..training.dpo import DPO, AsksDraws, Pair, debate_with_draws, pair, pairs_of
-
-# %% ../../nbs/neighbours/67_preferences.ipynb #06be74f4
-def say_idle(agent: Agent, votes: list[Vote], why: str):
-    "A line on standard error: `agent` is not trained, and why."
-    labels = sum(v.answer is not None for v in votes)
-    print(
-        f'{agent.name} is not trained and stays as it is: {labels} of {len(votes)} questions have a label, {why}',
-        file=sys.stderr,
-    )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #92a98093
 SHARPNESS = 1.0  # the power of the entropy, as in the authors' script
@@ -134,8 +127,8 @@ def by_peer_scores(
     examples = [
         weighted(example_of(t, tr.problem.id, bucket='agreed'), scores[t.agent])
         for tr, v in zip(transcripts, votes, strict=True)
-        for t in tr.at(1)
-        if t.completion.finish == 'stop' and agrees(t, v.answer) and scores[t.agent] > 0
+        for t in agreeing(tr.at(1), v.answer)
+        if scores[t.agent] > 0
     ]
     if not examples:
         say_idle(society.generators[0], votes, 'and no complete answer of an agent that scores agrees with one.')
@@ -217,15 +210,34 @@ MV_KTO = MV_DPO.but(
 )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #32f321a9
+def collected(ctx: RecipeContext, transcripts: list[Transcript], votes: list[Vote]) -> tuple[list, list]:
+    "Transcripts and votes of all iterations, earlier ones first."
+    rounds = [*ctx.past, (transcripts, votes)]
+    return [t for some, _ in rounds for t in some], [v for _, some in rounds for v in some]
+
+
+def once_each(examples: list[Example]) -> list[Example]:
+    "The first of equal ones: same question, same texts."
+    return list({(e.problem, e.token_ids, getattr(e, 'rejected_ids', ())): e for e in examples}.values())
+
+
 def samples_and_pairs(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list]:
-    "Agreeing samples for generator 0; for critic 0 pairs of a sample that agrees with the label and one that does not."
-    found, critic = agreeing_turns(ctx, society, transcripts, votes=votes), society.critics[0]
-    found[critic] = [p for tr, v in zip(transcripts, votes, strict=True) for p in sample_pairs(tr, v)]
+    """Of all iterations: agreeing samples for generator 0; for critic 0 pairs of a sample that agrees with the label
+    and one that does not."""
+    transcripts, votes = collected(ctx, transcripts, votes)
+    ((generator, agreed),) = agreeing_turns(ctx, society, transcripts, votes=votes).items()
+    critic, pairs = society.critics[0], [p for tr, v in zip(transcripts, votes) for p in sample_pairs(tr, v)]
+    found = {generator: once_each(agreed), critic: once_each(pairs)}
     if not found[critic]:
         say_idle(critic, votes, 'and in none of their samples are there both that agree with it and that do not.')
     return found
+
+
+def each_from_base(ctx: RecipeContext, society: Society, examples: dict[Agent, list]) -> Society:
+    "As `train_each`, every agent from the base."
+    return train_each(ctx, with_adapter(society, None), {replace(a, adapter=None): own for a, own in examples.items()})
 
 
 def sample_pairs(transcript: Transcript, v: Vote) -> list[Pair]:
@@ -244,15 +256,20 @@ def verdict(transcript: Transcript, chosen: Turn | None) -> Transcript:
     return replace(transcript, turns=(*transcript.turns, last))
 
 
-def verifier_scores(ctx: RecipeContext, turns: list[Turn], adapter: str | None) -> list[float]:
-    "Log-probability of each turn under the verifier. Raises `MaftError` where the engine knows none."
+def log_likelihoods(ctx: RecipeContext, prompt_ids: list, token_ids: list, adapter: str | None) -> list[float]:
+    "Log-probability of each list of tokens after its prompt. Raises `MaftError` where the engine knows none."
     if ctx.engine is None or not ctx.engine.capabilities().logprobs:
         raise MaftError(
-            f'engine {type(ctx.engine).__name__} gives no log-probabilities, and a verifier needs them: use engine hf,'
+            f'engine {type(ctx.engine).__name__} gives no log-probabilities, and this recipe needs them: use engine hf,'
             ' or a recipe that votes.'
         )
+    return [float(sum(map(float, x))) for x in ctx.engine.logprobs(prompt_ids, token_ids, adapter=adapter)]
+
+
+def verifier_scores(ctx: RecipeContext, turns: list[Turn], adapter: str | None) -> list[float]:
+    "Log-probability of each turn under the verifier. Raises `MaftError` where the engine knows none."
     ids = [t.completion.prompt_ids for t in turns], [t.completion.token_ids for t in turns]
-    return [float(sum(map(float, x))) for x in ctx.engine.logprobs(*ids, adapter=adapter)]
+    return log_likelihoods(ctx, *ids, adapter=adapter)
 
 
 def best_of_k(
@@ -284,7 +301,7 @@ V_STAR = MULTIAGENT_FT.but(
     sample_asks=ASKS_MAJ_K,
     label=by_gold,
     select=samples_and_pairs,
-    train=train_each,
+    train=each_from_base,
     answer=best_of_k,
     answer_asks=ASKS_MAJ_K,
     objectives=dict(critic=DPO()),

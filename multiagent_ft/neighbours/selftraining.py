@@ -19,6 +19,7 @@ from ..method.consensus import Vote, vote
 from ..method.debate import Agent, Seeds, Society, first_chat
 from multiagent_ft.method.examples import (
     Example,
+    agreeing,
     agrees,
     corrections_and_reinforcements,
     example_of,
@@ -74,8 +75,7 @@ def agreeing_turns(
     "Complete first answers that agree with the label, for one model; equal ones once."
     examples = []
     for tr, v in zip(transcripts, votes, strict=True):
-        good = [t for t in tr.at(1) if t.completion.finish == 'stop' and agrees(t, v.answer)]
-        once = list({t.completion.token_ids: t for t in good}.values())[:cap]
+        once = list({t.completion.token_ids: t for t in agreeing(tr.at(1), v.answer)}.values())[:cap]
         examples += [example_of(t, tr.problem.id, bucket='agreed') for t in once]
     return {society.generators[0]: examples}
 
@@ -238,8 +238,8 @@ def improving_turns(
         first = {t.agent: t for t in tr.at(1)}
         examples += [
             example_of(t, tr.problem.id, bucket='correction')
-            for t in tr.final()
-            if t.completion.finish == 'stop' and agrees(t, v.answer) and not agrees(first[t.agent], v.answer)
+            for t in agreeing(tr.final(), v.answer)
+            if not agrees(first[t.agent], v.answer)
         ]
     return {society.generators[0]: examples}
 
@@ -339,8 +339,8 @@ def solved_and_refined(
     refined = [
         example_of(t, tr.problem.id, bucket='refined')
         for tr, v in zip(transcripts, votes, strict=True)
-        for t in tr.final()
-        if t.round > 1 and t.completion.finish == 'stop' and agrees(t, v.answer)
+        for t in agreeing(tr.final(), v.answer)
+        if t.round > 1
     ]
     return {agent: examples + refined}
 

@@ -9,10 +9,8 @@ __all__ = ['Weighted', 'weighted', 'relative', 'weighted_loss', 'WeightedCollato
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
-from ..core import read_jsonl
-from ..engines.huggingface import Base
-from ..method.examples import Example
+from typing import TYPE_CHECKING, Any, ClassVar
+from ..method.examples import Example, load_examples
 from ..training.guards import GuardError
 from multiagent_ft.training.trainer import (
     SFT,
@@ -24,6 +22,9 @@ from multiagent_ft.training.trainer import (
     our_trainer,
     run_trainer,
 )
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/neighbours/63_weighted.ipynb #5503259e
 @dataclass(frozen=True)
@@ -107,14 +108,13 @@ class WeightedSFT:
     name: ClassVar[str] = 'weighted-sft'
 
     def load(self, file: str | Path) -> list[Weighted]:
-        ids = ('prompt_ids', 'token_ids')
-        return [Weighted(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Weighted)
 
     def key(self, examples: list[Weighted]) -> dict:
         weights = relative([getattr(e, 'weight', None) for e in examples])
         return {} if weights is None else dict(objective=dict(name=self.name), weights=weights)
 
-    def check_examples(self, examples: list[Weighted], base: Base):
+    def check_examples(self, examples: list[Weighted], base: 'Base'):
         SFT().check_examples(examples, base)
         relative([e.weight for e in examples])
 

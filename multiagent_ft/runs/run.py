@@ -278,6 +278,7 @@ class RunContext:
         self.settings = cfg.training
         self.keys = object_keys(cfg, objects, self.recipe, task=self.task, prompts=self.protocol.prompts)
         self.unseen = anything  # until the questions are split
+        self.past = []  # (transcripts, votes) of each iteration that has been trained on
 
     def __enter__(self):
         self.engine = self.objects.engine or engine_for(self.spec)
@@ -393,6 +394,7 @@ def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> Rec
         votes=cfg.votes,
         engine=context.engine,
         unseen=context.unseen,
+        past=tuple(context.past),
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
@@ -519,6 +521,7 @@ def select_examples(context: RunContext, k: int, society: Society, problems: lis
     check_votes(recipe, transcripts, votes)
     examples = call_recipe(context, 'select', (ctx, society, transcripts, votes))
     check_examples(recipe, society, transcripts, examples=examples)
+    context.past.append((transcripts, votes))
     report_idle_agents(examples, context.progress)
     return Selection(transcripts, votes, examples)
 

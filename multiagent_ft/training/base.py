@@ -12,8 +12,11 @@ from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core import MaftError, write_atomic
-from ..engines.huggingface import Base, load_base, rounding
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/training/16_base.ipynb #0ab549b2
 LOUD = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch', 'bitsandbytes')
@@ -50,14 +53,18 @@ def silence_training():
 # %% ../../nbs/training/16_base.ipynb #3d4e8e78
 @lru_cache(maxsize=1)
 def _loaded(keywords):
+    from multiagent_ft.engines.huggingface import load_base
+
     return load_base(**json.loads(keywords))
 
 
 def base_of(
     engine,  # a `Base`, an engine that has one, or any other engine
     load: dict | None = None,  # keywords of `load_base`, for an engine without one
-) -> Base:
+) -> 'Base':
     "The base that agents are trained on. Raises `MaftError` when nothing says which."
+    from multiagent_ft.engines.huggingface import Base
+
     own = engine if isinstance(engine, Base) else getattr(engine, 'base', None)
     if isinstance(own, Base):
         return own
@@ -79,19 +86,20 @@ def plain_name(name: str) -> str:
     return name.replace('.base_layer.', '.')
 
 
-def base_tensors(base: Base) -> dict:
+def base_tensors(base: 'Base') -> dict:
     "Name -> tensor of the base model: the tensors themselves, not copies; adapters left out."
     return {plain_name(k): v for k, v in base.model.state_dict().items() if '.lora_' not in k}
 
 # %% ../../nbs/training/16_base.ipynb #1a105ece
 def weight_sharing_copy(
-    base: Base,
+    base: 'Base',
     own: bool = False,  # copies of the tensors in float32, to be trained, instead of the same tensors
 ):
     """A second model object over the base's tensors. Nothing done to it (wrapping, hooks, modes, configs) is seen by
     the engine."""
     import torch
     from transformers.initialization import no_init_weights
+    from multiagent_ft.engines.huggingface import rounding
 
     original = base.model
     if rounding(original):
@@ -160,7 +168,7 @@ def tied(model) -> set[str]:
     return set(getattr(model, 'all_tied_weights_keys', None) or ())
 
 # %% ../../nbs/training/16_base.ipynb #bb808155
-def save_agent(base: Base, model, folder: Path, tensors: dict):
+def save_agent(base: 'Base', model, folder: Path, tensors: dict):
     """Write `tensors` of `model` as an adapter, or as a model folder if it has none; the same bytes for the same
     weights."""
     from safetensors.torch import save_file

@@ -8,19 +8,17 @@ __all__ = ['DRAWS', 'REFERENCE_ROWS', 'MULTIAGENT_DPO', 'redrawn', 'with_draws',
            'check_reference', 'referenced_trainer', 'dpo_trainer_class', 'check_first_rewards', 'DPO', 'AsksDraws']
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000004
-import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, ClassVar
-from ..core import MaftError, Transcript, Turn, digest, read_jsonl, seed_for
-from ..engines.huggingface import Base, BatchSize
+from typing import TYPE_CHECKING, Any, Callable, ClassVar
+from ..core import MaftError, Transcript, Turn, digest, seed_for
 from ..method.consensus import Vote
 from ..method.debate import Agent, Seeds, Society
-from ..method.examples import Example, agrees
+from ..method.examples import Example, agrees, load_examples
 from ..method.prompts import Request
-from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext
+from ..method.recipes import MULTIAGENT_FT, Asks, RecipeContext, say_idle
 from .finetune import tolerance, trainer_logprobs
 from .guards import REPORT, GuardError, check_batch, check_logprobs_agree
 from multiagent_ft.training.trainer import (
@@ -33,6 +31,9 @@ from multiagent_ft.training.trainer import (
     pad_right,
     run_trainer,
 )
+
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000007
 DRAWS = 4  # of every turn, the debate's own included
@@ -133,13 +134,11 @@ def preference_pairs(
         by_prompt = [ps for t, v in zip(transcripts, votes, strict=True) for ps in pairs_of(t, v, agent)]
         found[agent] = [p for ps in by_prompt for p in ps]
         if not found[agent]:
-            labels = sum(v.answer is not None for v in votes)
-            print(
-                f'{agent.name} has no pairs and stays as it is: {labels} of {len(votes)} questions have a'
-                f' pseudo-label, and after none of its {len(by_prompt)} prompts do some of its turns agree with it'
-                ' and others not. More draws or a higher temperature give more.',
-                file=sys.stderr,
+            why = (
+                f'and after none of its {len(by_prompt)} prompts do some of its turns agree with it and others not.'
+                ' More draws or a higher temperature give more.'
             )
+            say_idle(agent, votes, why)
     return found
 
 # %% ../../nbs/training/20_dpo.ipynb #d0000020
@@ -177,22 +176,28 @@ def check_preference_batch(batch: dict, pairs: list[Pair]):
 REFERENCE_ROWS = 16  # turns per forward pass: fixed, for with it the last digits change
 
 
-def reference_logprobs(base: Base, pairs: list[Pair], parent: str | None) -> list[list]:
-    "Log-probability of every token of (preferred, rejected) of all pairs under the parent, one after another."
-    turns = DPO().turns(pairs)
+def reference_logprobs(base: 'Base', turns: list[Example], parent: str | None) -> list[list]:
+    "Log-probability of every token of `turns` under the parent."
+    from multiagent_ft.engines.huggingface import BatchSize
+
     rows = BatchSize(REFERENCE_ROWS)
     return base.logprobs([t.prompt_ids for t in turns], [t.token_ids for t in turns], parent, batch=rows)
 
 
-def check_reference(model, run: TrainingRun, reference: list[list]):
-    "Guard `reference`: before the first step the policy is the reference. Looks at two pairs."
-    turns = DPO().turns(run.examples[:2])
+def check_reference(
+    model,
+    run: TrainingRun,
+    turns: list[Example],  # the first few
+    reference: list[list],  # `reference_logprobs` of these, and of those that follow
+    saw: str = "the reference is not the agent's own parent",  # what it means if they differ
+):
+    "Guard `reference`: before the first step the policy is the reference."
     check_logprobs_agree(
         trainer_logprobs(model, turns),
         reference[: len(turns)],
         'reference',
         tolerance=tolerance(run.base),
-        saw="the reference is not the agent's own parent",
+        saw=saw,
     )
 
 
@@ -254,13 +259,12 @@ class DPO:
                 raise MaftError(f'objective dpo: {k} is {v!r}, but must be a number above 0.')
 
     def load(self, file: str | Path) -> list[Pair]:
-        ids = ('prompt_ids', 'token_ids', 'rejected_ids')
-        return [Pair(**{**d, **{k: tuple(d[k]) for k in ids}}) for d in read_jsonl(Path(file))]
+        return load_examples(file, Pair)
 
     def key(self, examples: list[Pair]) -> dict:
         return dict(objective=dict(name='dpo', **asdict(self)), rejected=digest([p.rejected_ids for p in examples]))
 
-    def check_examples(self, examples: list[Pair], base: Base):
+    def check_examples(self, examples: list[Pair], base: 'Base'):
         for side in ('preferred', 'rejected'):
             SFT().check_examples([getattr(p, side) for p in examples], base)
         for i, p in enumerate(examples):
@@ -279,8 +283,9 @@ class DPO:
         return [2 * len(p.prompt_ids) + len(p.token_ids) + len(p.rejected_ids) for p in examples]
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
-        reference = reference_logprobs(run.base, run.examples, run.parent)
-        check_reference(model, run, reference)
+        turns = self.turns(run.examples)
+        reference = reference_logprobs(run.base, turns, run.parent)
+        check_reference(model, run, turns[:4], reference=reference)
         trainer = self.trainer(model, run, [float(sum(map(float, x))) for x in reference])
         curve = dict(margin='rewards/margins', accuracy='rewards/accuracies')
         return run_trainer(trainer, run, self.lengths(run.examples), curve=curve)

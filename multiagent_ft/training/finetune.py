@@ -14,9 +14,8 @@ import json, shutil, tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 from ..core import MaftError, Message, digest, file_digest, write_atomic
-from ..engines.huggingface import Base, out_of_memory
 from ..method.examples import Example, save_examples
 from ..method.prompts import Request, Sampling
 from multiagent_ft.training.trainer import (
@@ -50,6 +49,9 @@ from multiagent_ft.training.guards import (
     fingerprint,
 )
 
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
+
 # %% ../../nbs/training/19_finetune.ipynb #8b379edf
 def trainer_logprobs(model, turns: list[Example]) -> list[list[float]]:
     "Natural-log probability of every token of each turn under `model`, in evaluation mode, one turn at a time."
@@ -69,7 +71,7 @@ def trainer_logprobs(model, turns: list[Example]) -> list[list[float]]:
         return [one(t) for t in turns]
 
 
-def base_logprobs(base: Base, turns: list[Example], adapter: str | None) -> list[list[float]]:
+def base_logprobs(base: 'Base', turns: list[Example], adapter: str | None) -> list[list[float]]:
     "The same from the base that generates, with the adapter in a folder on it."
     scores = base.logprobs([t.prompt_ids for t in turns], [t.token_ids for t in turns], adapter)
     return [list(map(float, x)) for x in scores]
@@ -110,7 +112,7 @@ def check_parent_taken_over(model, parent: str):
         )
 
 
-def tolerance(base: Base) -> float:
+def tolerance(base: 'Base') -> float:
     "How far log-probabilities of trainer and engine may lie apart, in nats."
     import torch
 
@@ -188,7 +190,7 @@ def finetune_job(
     make_room(base)
 
 
-def sized(base: Base, lengths: list[int], settings: TrainingSettings) -> dict:  # lengths: tokens per example
+def sized(base: 'Base', lengths: list[int], settings: TrainingSettings) -> dict:  # lengths: tokens per example
     "The fields of a `TrainingRun` that decide how much memory a step takes."
     micro = micro_batch_size(lengths, settings, base.device.type, at_once=tokens_at_once(base))
     return dict(micro=micro, checkpointing=needs_checkpointing(base, lengths, micro))
@@ -205,7 +207,7 @@ def read_examples(objective: Objective, file: str | Path) -> list:
         ) from None
 
 
-def checked_examples(objective: Objective, file: str | Path, base: Base) -> list:
+def checked_examples(objective: Objective, file: str | Path, base: 'Base') -> list:
     "The examples in a file, after guard `examples`; the memory that generating held is free then."
     examples = read_examples(objective, file)
     make_room(base)
@@ -227,7 +229,7 @@ class BeforeTraining:
     logprobs: list[list[float]]
 
     @classmethod
-    def of(cls, base: Base, parent: str | None, turns: list[Example]) -> 'BeforeTraining':
+    def of(cls, base: 'Base', parent: str | None, turns: list[Example]) -> 'BeforeTraining':
         expected = base_logprobs(base, turns, parent)
         return cls(fingerprint(base.model.state_dict()), _files(parent), turns, logprobs=expected)
 
@@ -300,6 +302,8 @@ def report(objective: Objective, trained: Trained, guards: dict) -> dict:
 # %% ../../nbs/training/19_finetune.ipynb #4613a503
 def train_as_fits(objective: Objective, run: TrainingRun, before: BeforeTraining) -> Trained:
     "Train; when memory runs out, again with half as many examples at a time, which changes rounding only."
+    from multiagent_ft.engines.huggingface import out_of_memory
+
     micro = run.micro
     while True:
         model = init_model(run.base, run.parent, run.settings, seed=run.seed)
@@ -330,7 +334,7 @@ def half_micro_batch(micro: int, batch: int) -> int:
 LARGE = 256 << 20  # bytes of weights from which memory matters more than a second
 
 
-def make_room(base: Base):
+def make_room(base: 'Base'):
     "Give back what a large base's generating and training hold: adapters, packed weights, and what is free."
     if sum(t.nbytes for t in base_tensors(base).values()) < LARGE:
         return
@@ -367,6 +371,8 @@ def check_trainable(
 ) -> dict[str, str]:
     """Raises `MaftError` when agents on this base cannot be trained as the settings say. Returns the layers that get no
     adapter: the end of their name -> why."""
+    from multiagent_ft.engines.huggingface import out_of_memory
+
     base, goal, settings = base_of(engine, load), objective_of(objective), settings_of(settings)
     try:
         if getattr(engine, 'base', None) is base:
@@ -384,6 +390,8 @@ def check_trainable(
 
 def write_little(engine):
     "Two prompts of unlike length in one batch. Raises `MaftError` when the model cannot."
+    from multiagent_ft.engines.huggingface import out_of_memory
+
     asked = [Request((Message('user', text),), 0, Sampling(max_new_tokens=3)) for text in ('1+1?', 'One and one is')]
     try:
         engine.generate(asked)
@@ -398,7 +406,7 @@ def write_little(engine):
             ) from e
 
 
-def take_one_step(base: Base, goal: Objective, settings: TrainingSettings, parent: str | None = None):
+def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, parent: str | None = None):
     "One training step on two short turns, as a job would take it."
     rate = min(settings.learning_rate, 1e-4)
     settings = replace(settings, epochs=1, batch_size=2, micro_batch=None, learning_rate=rate)
@@ -460,6 +468,8 @@ AMOUNTS = ('learning_rate', 'epochs', 'batch_size', 'micro_batch', 'warmup', 'we
 
 def needs_check(engine, settings: TrainingSettings, load: dict | None = None, parent: str | None = None) -> bool:
     "Is it open whether agents can be trained? Not for the embedded model with an adapter on all of its layers."
+    from multiagent_ft.engines.huggingface import Base
+
     base = engine.base if isinstance(getattr(engine, 'base', None), Base) else None
     model, start = (base.name, base.start) if base else ((load or {}).get('model'), (load or {}).get('adapter'))
     usual = settings.method == 'lora' and settings.target_modules == 'all-linear' and not settings.exclude_modules

@@ -18,10 +18,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Protocol, runtime_checkable
 from ..core import MaftError, canonical_json, file_digest, load_object, rng_for, write_atomic
-from ..engines.huggingface import SUMMED_ROWS, Base, add_lora, lora_down, lora_settings
-from ..engines.huggingface import plain_lora_layers, rounding
 from ..method.examples import Example, load_examples
 from multiagent_ft.training.base import (
     agent_tensors,
@@ -34,8 +32,11 @@ from multiagent_ft.training.base import (
 from .guards import GuardError, LOWER, REPORT, check_batch, check_examples
 from .settings import TrainingSettings
 
+if TYPE_CHECKING:
+    from multiagent_ft.engines.huggingface import Base  # brings torch
+
 # %% ../../nbs/training/18_trainer.ipynb #f06fb111
-def init_model(base: Base, parent: str | None, s: TrainingSettings, seed: int):
+def init_model(base: 'Base', parent: str | None, s: TrainingSettings, seed: int):
     """The model to train: a copy that shares the base's weights and holds the parent's adapter, or a fresh one drawn
     from `seed`."""
     import torch
@@ -102,8 +103,10 @@ def unfit_layers(model) -> dict[str, str]:
     return found
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
-def check_method(base: Base, s: TrainingSettings):
+def check_method(base: 'Base', s: TrainingSettings):
     "Raises `MaftError` when this base cannot be trained as the settings say."
+    from multiagent_ft.engines.huggingface import rounding
+
     rounded = rounding(base.model)
     dtype = str(base.dtype).removeprefix('torch.')
     if s.method == 'qlora' and rounded != 'nf4':
@@ -126,6 +129,7 @@ def check_method(base: Base, s: TrainingSettings):
 def fuse_lora(model):
     "Let the adapters of `model` add their share in one product; returns it."
     import torch
+    from multiagent_ft.engines.huggingface import plain_lora_layers
 
     def in_float32(layer, x):
         base, flat = layer.get_base_layer(), x.flatten(0, -2)
@@ -154,6 +158,7 @@ def fuse_lora(model):
 @lru_cache(maxsize=1)
 def _lora_product() -> type:
     import torch
+    from multiagent_ft.engines.huggingface import SUMMED_ROWS, add_lora, lora_down
 
     class LoraProduct(torch.autograd.Function):
         "`add_lora`; of what went in, only the tensors themselves are kept for the backward pass."
@@ -222,6 +227,8 @@ def _load_full(model, parent: Path):
 # %% ../../nbs/training/18_trainer.ipynb #5fab063a
 def check_adapter_shape(parent: str, s: TrainingSettings):
     "Raises `MaftError` when a stored adapter is not of the kind the settings ask for."
+    from multiagent_ft.engines.huggingface import lora_settings
+
     c = lora_settings(parent)
     have = dict(rank=c.get('r'), alpha=c.get('lora_alpha'), dropout=c.get('lora_dropout'))
     want = dict(rank=s.rank, alpha=s.alpha, dropout=s.dropout)
@@ -500,18 +507,18 @@ def activation_bytes(model) -> int:
     return int(each * sum(m.in_features + m.out_features for m in own if isinstance(m, torch.nn.Linear)))
 
 
-def activation_room(base: Base) -> int:
+def activation_room(base: 'Base') -> int:
     "Bytes that activations may take on a CPU: half of what the weights take, and at least `ROOM`."
     return max(ROOM, sum(t.nbytes for t in base_tensors(base).values()) // 2)
 
 
-def tokens_at_once(base: Base) -> int:
+def tokens_at_once(base: 'Base') -> int:
     "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what `activation_room` has room for."
     fit = activation_room(base) // max(1, activation_bytes(base.model))
     return max(1, min(TOKENS_PER_MICRO_BATCH, fit))
 
 
-def needs_checkpointing(base: Base, lengths: list[int], micro: int) -> bool:
+def needs_checkpointing(base: 'Base', lengths: list[int], micro: int) -> bool:
     "Would a micro-batch of the longest examples leave more behind than `activation_room`? Then layers are run twice."
     longest = sum(sorted(lengths)[-micro:])
     return base.device.type == 'cpu' and longest * activation_bytes(base.model) > 2 * activation_room(base)
@@ -558,7 +565,7 @@ def progress_callback_class() -> type:
 class TrainingRun:
     "What one training run works with."
 
-    base: Base  # shared by all agents
+    base: 'Base'  # shared by all agents
     parent: str | None  # folder of the agent's adapter; None = it is the base model
     examples: list  # of the objective's kind
     settings: TrainingSettings
@@ -693,7 +700,7 @@ def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examp
         )
 
 
-def fusible(base: Base, s: TrainingSettings) -> bool:
+def fusible(base: 'Base', s: TrainingSettings) -> bool:
     "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
     import torch
 
@@ -719,7 +726,7 @@ class Objective(Protocol):
     def key(self, examples: list) -> dict:
         "What a trained agent depends on besides its parent, its examples' own turns, settings and seed."
 
-    def check_examples(self, examples: list, base: Base):
+    def check_examples(self, examples: list, base: 'Base'):
         "Guard `examples`, before anything is trained."
 
     def turns(self, examples: list) -> list[Example]:
@@ -744,7 +751,7 @@ class SFT:
     def key(self, examples: list[Example]) -> dict:
         return {}
 
-    def check_examples(self, examples: list[Example], base: Base):
+    def check_examples(self, examples: list[Example], base: 'Base'):
         vocabulary = base.model.get_input_embeddings().weight.shape[0]
         check_examples(examples, base.stop_ids, vocabulary, context=base.context)
 
