@@ -13,7 +13,7 @@ from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from ..core import MaftError, write_atomic
-from ..engines.huggingface import Base, load_base
+from ..engines.huggingface import Base, UnloadedBase
 
 # %% ../../nbs/training/16_base.ipynb #0ab549b2
 LOUD = ('transformers', 'trl', 'peft', 'accelerate', 'datasets', 'torch', 'bitsandbytes')
@@ -50,7 +50,7 @@ def silence_training():
 # %% ../../nbs/training/16_base.ipynb #3d4e8e78
 @lru_cache(maxsize=1)
 def _loaded(keywords):
-    return load_base(**json.loads(keywords))
+    return UnloadedBase(**json.loads(keywords))
 
 
 def base_of(
