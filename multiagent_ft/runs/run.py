@@ -178,9 +178,12 @@ SMALL = 256 << 20  # bytes of weights; up to this size each core may hold a copy
 
 
 def worker_count(cfg: Config) -> int:
-    "How many worker processes. 'auto': one per core for a small model on a CPU, else 0, this process alone."
+    """How many worker processes. 'auto': one per GPU where processes are asked for, one per core for a small model on a
+    CPU, else 0, this process alone."""
     if cfg.workers != 'auto':
         return int(cfg.workers)
+    if cfg.run.executor == 'processes' and (gpus := gpus_of(cfg)):
+        return len(gpus)
     if cfg.engine.name != 'hf':
         return 0
     import torch
@@ -201,8 +204,7 @@ def executor_for(cfg: Config) -> Executor:
     if name == 'auto':
         name = 'processes' if n else 'local'
     if name == 'processes':
-        gpus = gpus_of(cfg)
-        args = dict(n=n or len(gpus) or 1, gpus=gpus) | args
+        args = dict(n=max(n, 1), gpus=gpus_of(cfg)) | args
     return executor_named(name, args)
 
 
