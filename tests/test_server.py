@@ -258,7 +258,7 @@ def test_clients_do_not_come_back_at_the_same_moment(monkeypatch):
 
     monkeypatch.setattr(module, 'call_once', lambda *args, made, **how: busy_once(made))
     for _ in range(40):
-        module.call_server('http://127.0.0.1:9/v1/models')
+        module.call_server('http://127.0.0.1:9/v1/models', client=object())
     assert len(set(waits)) == 40 and 20 <= min(waits) < 20.3 and 20.7 < max(waits) <= 21
 
 
@@ -286,7 +286,9 @@ def nano_server(nano_served):
 
 @pytest.fixture
 def two_adapters(tmp_path):
-    return [str(folder) for folder in random_adapters(tmp_path / 'adapters', 2)]
+    return [
+        str(folder) for folder in random_adapters(tmp_path / 'adapters', 2, size=0.15)
+    ]  # other texts than the base's
 
 
 @pytest.mark.parametrize('ignored', [(), ('logprobs',), ('logprobs', 'return_token_ids')])
