@@ -9,8 +9,8 @@ __all__ = ['BFLOAT16_FROM', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'MERGE_BELOW
            'load_tokenizer', 'parameter_count', 'empty_model', 'free_memory', 'choose_numbers', 'check_fits',
            'explain_load_error', 'cached_file_digest', 'hub_commit', 'base_identity', 'adapter_identity', 'is_four_bit',
            'adapter_mismatch', 'attach_adapter', 'Adapters', 'out_of_memory', 'BatchSize', 'Base', 'spare_the_head',
-           'load_base', 'load_network', 'context_of', 'end_ids', 'plain_generation', 'UnloadedBase', 'HFEngine',
-           'pad_left', 'pads_matter', 'Row', 'distinct_rows', 'generate_all', 'generate_rows', 'reporter',
+           'load_base', 'load_network', 'context_of', 'end_ids', 'plain_generation', 'HFEngine', 'pad_left',
+           'pads_matter', 'UnloadedBase', 'Row', 'distinct_rows', 'generate_all', 'generate_rows', 'reporter',
            'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all', 'ScoredRow', 'score_rows',
            'score_batch', 'versions']
 
@@ -791,51 +791,6 @@ def plain_generation(ends: Renderer | Base, **settings) -> GenerationConfig:
         do_sample=False, eos_token_id=ends.stop_ids, pad_token_id=ends.pad_id, use_cache=True, **settings
     )
 
-# %% ../../nbs/engines/13_huggingface.ipynb #13b0a002
-NAMES = (
-    'name',
-    'source',
-    'tokenizer',
-    'renderer',
-    'stop_ids',
-    'pad_id',
-    'dtype',
-    'device',
-    'context',
-    'batch',
-    'commit',
-)
-
-
-class UnloadedBase(Base):
-    "A base whose weights are read when something first computes with them; it names and renders without."
-
-    def __init__(self, model: str | Path, **how):  # as `load_base` takes them
-        self.named, self.load = load_base(model, weights=False, **how), partial(load_base, model, **how)
-        vars(self).update({k: getattr(self.named, k) for k in NAMES})
-
-    @cached_property
-    def full(self) -> Base:
-        "The base with its weights."
-        return self.load()
-
-    def __getattr__(self, name: str):
-        if name not in Base.__dataclass_fields__:
-            raise AttributeError(name)
-        return getattr(self.full, name)
-
-    @property
-    def one_by_one(self) -> bool:
-        return self.full.one_by_one
-
-    def is_loaded(self) -> bool:
-        "Have the weights been read?"
-        return 'full' in vars(self)
-
-    def identity(self, adapter: str | None = None) -> dict:
-        "That of the base when it is loaded."
-        return self.named.identity(adapter)
-
 # %% ../../nbs/engines/13_huggingface.ipynb #2e6ac251
 class HFEngine:
     "A causal language model of transformers, PEFT adapters swapped in and out, seeded sampling."
@@ -902,6 +857,51 @@ def pads_matter(model, pad_id: int) -> bool:
         alone = model(input_ids=ids[:1, -8:], attention_mask=mask[:1, -8:], use_cache=False).logits[0, -1].float()
     rounding = 1e-3 if model.dtype == torch.float32 else 0.05
     return bool((padded - alone).abs().max() > rounding * alone.std())
+
+# %% ../../nbs/engines/13_huggingface.ipynb #13b0a002
+NAMES = (
+    'name',
+    'source',
+    'tokenizer',
+    'renderer',
+    'stop_ids',
+    'pad_id',
+    'dtype',
+    'device',
+    'context',
+    'batch',
+    'commit',
+)
+
+
+class UnloadedBase(Base):
+    "A base whose weights are read when something first computes with them; it names and renders without."
+
+    def __init__(self, model: str | Path, **how):  # as `load_base` takes them
+        self.named, self.load = load_base(model, weights=False, **how), partial(load_base, model, **how)
+        vars(self).update({k: getattr(self.named, k) for k in NAMES})
+
+    @cached_property
+    def full(self) -> Base:
+        "The base with its weights."
+        return self.load()
+
+    def __getattr__(self, name: str):
+        if name not in Base.__dataclass_fields__:
+            raise AttributeError(name)
+        return getattr(self.full, name)
+
+    @property
+    def one_by_one(self) -> bool:
+        return self.full.one_by_one
+
+    def is_loaded(self) -> bool:
+        "Have the weights been read?"
+        return 'full' in vars(self)
+
+    def identity(self, adapter: str | None = None) -> dict:
+        "That of the base when it is loaded."
+        return self.named.identity(adapter)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #e5d8255b
 class Row(NamedTuple):
