@@ -1,13 +1,13 @@
 "The server engine, against a real HTTP server on this machine that serves a real (tiny) model."
 
-import json, threading
+import json, shutil, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from serve import serve
-from tiny_models import make
+from tiny_models import make, random_adapters
 from transformers import AutoModelForCausalLM
 
 from faults import Proxy
@@ -45,6 +45,11 @@ def served(local):
     for s in servers:
         s.shutdown()
         s.server_close()
+
+
+def jittered(waits, expected):
+    "Is each wait the expected one, and up to a second more?"
+    return len(waits) == len(expected) and all(e <= w <= e + 1 for w, e in zip(waits, expected))
 
 
 def asks(n, adapter=None):
@@ -108,11 +113,8 @@ def test_retry_when_the_server_is_busy(served, local, llama, monkeypatch):
         llama,
         concurrency=1,
     )
-    assert [c.text for c in remote.generate(asks(3))] == [c.text for c in local.generate(asks(3))] and waits == [
-        1,
-        2,
-        4,
-    ]
+    assert [c.text for c in remote.generate(asks(3))] == [c.text for c in local.generate(asks(3))]
+    assert jittered(waits, [1, 2, 4])
     replies[:] = [(503, 'still loading')] * 5
     with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: 503 still loading\)'):
         remote.generate(asks(1))
@@ -146,7 +148,7 @@ def test_truncated_response_is_retried(monkeypatch):
     for truncated in ((200, b'{"data"', 12), (503, b'{"err', 90), (None, b'', 0), (None, b'HTT', 0)):
         waits.clear()
         replies[:] = [truncated] * 2
-        assert module.call_server(url) == json.loads('{"data": []}') and waits == [1, 2], truncated
+        assert module.call_server(url) == json.loads('{"data": []}') and jittered(waits, [1, 2]), truncated
         replies[:] = [truncated] * 5
         with pytest.raises(MaftError, match=r'did not answer in 5 tries \(last: .*\w'):
             module.call_server(url)
@@ -221,10 +223,10 @@ def test_retry_after_header(monkeypatch):
     url = f'http://127.0.0.1:{s.server_address[1]}/v1/models'
     busy = b'{"error": {"message": "Rate limit reached"}}'
     replies[:] = [(429, '20', busy)]
-    assert module.call_server(url) == {'data': []} and waits == [20]
+    assert module.call_server(url) == {'data': []} and jittered(waits, [20])
     waits.clear()
     replies[:] = [(429, '0.5', busy), (503, None, busy), (408, None, b'')]
-    assert module.call_server(url) == {'data': []} and waits == [1, 2, 4]
+    assert module.call_server(url) == {'data': []} and jittered(waits, [1, 2, 4])
     replies[:] = [(429, '20', busy)] * 5
     with pytest.raises(MaftError, match='last: 429 Rate limit reached.*busy'):
         module.call_server(url)
@@ -241,6 +243,115 @@ def test_retry_after_header(monkeypatch):
     assert waits == []
     s.shutdown()
     s.server_close()
+
+
+def test_clients_do_not_come_back_at_the_same_moment(monkeypatch):
+    "Forty clients are told the same number of seconds, and come back spread over one more."
+    waits = []
+    monkeypatch.setattr(module.time, 'sleep', lambda s: waits.append(s))
+
+    def busy_once(made, **how):
+        made.append(1)
+        if len(made) % 2:
+            raise module.Unanswered(429, 'slow down', 20.0)
+        return {}
+
+    monkeypatch.setattr(module, 'call_once', lambda *args, made, **how: busy_once(made))
+    for _ in range(40):
+        module.call_server('http://127.0.0.1:9/v1/models', client=object())
+    assert len(set(waits)) == 40 and 20 <= min(waits) < 20.3 and 20.7 < max(waits) <= 21
+
+
+@pytest.fixture(scope='module')
+def nano_served():
+    server, url = serve(HFEngine('nano'))
+    yield server, url
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def nano_handle(nano_served):
+    "(server, url) of one that can be told to misbehave; as new for each test."
+    server, url = nano_served
+    yield server, url
+    server.ignores.clear()
+    server.adapters.clear()
+
+
+@pytest.fixture(scope='module')
+def nano_server(nano_served):
+    return nano_served[1]
+
+
+@pytest.fixture
+def two_adapters(tmp_path):
+    return [
+        str(folder) for folder in random_adapters(tmp_path / 'adapters', 2, size=0.15)
+    ]  # other texts than the base's
+
+
+@pytest.mark.parametrize('ignored', [(), ('logprobs',), ('logprobs', 'return_token_ids')])
+def test_server_that_ignores_the_adapter_is_detected(nano_handle, two_adapters, ignored):
+    "Whether it sends log-probabilities, token ids, or a text only."
+    server, url = nano_handle
+    remote = ServerEngine(url, 'nano')
+    server.ignores.update(ignored)
+    first, second = (str(f) for f in two_adapters)
+    remote.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), first)])
+    assert remote.notes == []
+    server.ignores.add('adapters')
+    with pytest.raises(MaftError, match='as the base model does: it ignores the adapter') as e:
+        remote.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), second)])
+    assert len(str(e.value).splitlines()) <= 2
+    with pytest.raises(MaftError, match='ignores the adapter'):  # nor is it used when asked again
+        remote.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), second)])
+
+
+def test_stale_weights_on_a_server_are_detected(nano_handle, two_adapters):
+    "Another adapter's folder under this one's name, as a cache may have it."
+    server, url = nano_handle
+    first, second = two_adapters
+    server.adapters[f'maft-{hf.adapter_identity(second)[:24]}'] = first
+    with pytest.raises(MaftError, match='computes something else than transformers with .*adapter-1'):
+        ServerEngine(url, 'nano').generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), second)])
+
+
+def test_what_a_probe_cannot_tell_is_noted(nano_handle, two_adapters, tmp_path):
+    "An adapter that does nothing; a tokenizer without weights beside it; and none of it where it is not wanted."
+    server, url = nano_handle
+    (idle,) = map(str, random_adapters(tmp_path / 'idle', 1, size=0.0))
+    remote = ServerEngine(url, 'nano')
+    remote.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), idle)])
+    assert len(remote.notes) == 1 and 'cannot be told from its answer to one probe' in remote.notes[0]
+    bare = tmp_path / 'bare'
+    shutil.copytree(hf.find_model('nano'), bare, ignore=shutil.ignore_patterns('*.safetensors'))
+    blind = ServerEngine(url, bare, model='nano')
+    for folder in two_adapters:
+        blind.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), folder)])
+    assert len(blind.notes) == 1 and 'are not compared with what was trained' in blind.notes[0]
+    trusting = ServerEngine(url, 'nano', check_adapters=False)
+    trusting.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), idle)])
+    assert trusting.notes == []
+
+
+@pytest.mark.parametrize(
+    'adapter, base, noise, measured, verdict',
+    [
+        (1e-6, 0.05, 1e-6, True, 'same'),
+        (0.05, 1e-6, 1e-6, True, 'base'),
+        (0.05, 0.06, 1e-6, True, 'other'),
+        (1e-6, 1e-6, 1e-6, True, 'unclear'),  # an adapter that does nothing
+        (0.1, 0.9, 0.08, True, 'same'),  # 16 bits there
+        (0.9, 0.1, 0.08, True, 'base'),
+        (0.1, 0.12, 0.08, True, 'unclear'),
+        (float('nan'), 0.1, 1e-6, True, 'other'),
+        (0.5, 0.7, 0.0, False, 'unclear'),  # greedy texts part somewhere: rounding, perhaps
+        (0.5, 0.0, 0.0, False, 'base'),
+    ],
+)
+def test_verdict_of_a_probe(adapter, base, noise, measured, verdict):
+    assert module.AdapterProbe(adapter, base, noise, measured).verdict() == verdict
 
 
 def test_tokenizer_mismatch_is_detected(served, llama, tmp_path):
@@ -319,14 +430,6 @@ def lines(file):
     return [json.loads(line) for line in open(file, encoding='utf-8')]
 
 
-@pytest.fixture(scope='module')
-def nano_server():
-    server, url = serve(HFEngine('nano'))
-    yield url
-    server.shutdown()
-    server.server_close()
-
-
 FAULTS = ['busy', 'broken', 'cut', 'rubbish', 'closed', 'slow']
 
 
@@ -384,8 +487,10 @@ def test_a_run_through_a_failing_proxy_trains_and_asks_nothing_twice(nano_server
     assert answers[0] == answers[1]
     requests = sum(len(lines(f)) for f in (tmp_path / 'there' / 'store').glob('generate/*/*/completions.jsonl'))
     asked = first.count('/completions') + second.count('/completions')
-    assert asked == requests + 2  # one token each to find out what the server can do
-    assert first.count('/load_lora_adapter') + second.count('/load_lora_adapter') > 2
+    loaded = first.count('/load_lora_adapter') + second.count('/load_lora_adapter')
+    assert loaded > 2
+    probes = asked - requests - 2  # one token each to find out what the server can do
+    assert loaded <= probes <= 2 * (4 + 1)  # an adapter per agent and the base, in either process
 
 
 def test_a_server_that_only_chats_debates_and_says_what_training_needs(nano_server, run_maft, tmp_path):
@@ -398,6 +503,16 @@ def test_a_server_that_only_chats_debates_and_says_what_training_needs(nano_serv
         done = run_maft(*named[:-1], tmp_path / 'debate', '--recipe', 'debate')
         assert done.returncode == 0, done.stderr
         assert proxy.count('/chat/completions') > 0 and '/chat/completions' not in done.stdout
+
+
+def test_a_server_that_loads_no_adapters_says_how_it_would(nano_server, run_maft, tmp_path):
+    "It completes token ids, so it can debate; training is refused before anything is asked."
+    with Proxy(nano_server, lambda n: None, hidden=('/v1/load_lora_adapter',)) as proxy:
+        named = ['run', '--engine', 'server', '--set', f'engine.url={proxy.url}', *SMALL, '--out', tmp_path / 'run']
+        refused = run_maft(*named)
+        assert refused.returncode == 2 and proxy.count('/completions') == 1  # the one that finds out what it can do
+        assert 'cannot use adapters' in refused.stderr and 'token ids and' not in refused.stderr
+        assert 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True' in refused.stderr
 
 
 def test_wrong_model_name_is_refused(nano_server, run_maft, tmp_path):

@@ -10,8 +10,8 @@ from test_vllm import ENV, HAVE, PYTHON, questions
 from tiny_models import random_adapters
 
 from multiagent_ft.core import MaftError
-from multiagent_ft.engines.huggingface import HFEngine, find_model
-from multiagent_ft.engines.server import ServerEngine
+from multiagent_ft.engines.huggingface import HFEngine, adapter_identity, find_model
+from multiagent_ft.engines.server import ServerEngine, probe_adapter, use
 
 pytestmark = [pytest.mark.engines, pytest.mark.skipif(not HAVE, reason='no vLLM here: make test-engines')]
 DRAWS = 'multiagent_ft.engines.vllm:SeededDraws'
@@ -86,6 +86,21 @@ def test_without_our_draws_greedy_texts_equal(vllm_url, hf):
     requests = questions(20, [None], temperature=0)
     made = ServerEngine(vllm_url, 'nano').generate(requests)
     assert [c.text for c in made] == [c.text for c in hf.generate(requests)]
+
+
+def test_adapters_are_compared_with_transformers_when_loaded(vllm_url, adapters, tmp_path):
+    "By log-probabilities, which vLLM sends; another adapter's weights under this one's name are detected."
+    engine = ServerEngine(vllm_url, 'nano')
+    engine.generate(questions(4, adapters))
+    probe = probe_adapter(engine, adapters[0], use(engine, adapters[0]))
+    assert probe.measured and probe.adapter < 1e-3 < probe.base and probe.verdict() == 'same'
+    assert engine.notes == []
+    (fresh,) = map(str, random_adapters(tmp_path, 1, size=0.05))
+    name = f'maft-{adapter_identity(fresh)[:24]}'
+    engine.call('/load_lora_adapter', dict(lora_name=name, lora_path=adapters[0]), plain=True)
+    with pytest.raises(MaftError, match='computes something else than transformers'):
+        engine.generate(questions(1, [fresh]))
+    engine.call('/unload_lora_adapter', dict(lora_name=name), plain=True)
 
 
 def test_adapter_that_vllm_cannot_take_is_one_line(vllm_url, tmp_path):

@@ -3,7 +3,7 @@
     python tools/serve.py MODEL [PORT]
 
 Understands the part of vLLM's interface that `multiagent_ft.engines.server` uses: /v1/models, /v1/completions (text or
-token ids as prompt, seed, stop_token_ids, return_token_ids), /v1/chat/completions, /v1/load_lora_adapter.
+token ids as prompt, seed, stop_token_ids, return_token_ids, logprobs), /v1/chat/completions, /v1/load_lora_adapter.
 """
 
 import json, sys, threading
@@ -17,6 +17,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(('127.0.0.1', port), Handler)
         self.engine, self.key, self.trouble = engine, key, trouble
         self.lock, self.adapters = threading.Lock(), {}
+        self.ignores = set()  # of a request: adapters, logprobs, return_token_ids; nothing is said about it
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,8 +85,10 @@ class Handler(BaseHTTPRequestHandler):
         completion = self.generate(ids, body)
         text = completion.text
         choice = dict(message=dict(role='assistant', content=text)) if chat else dict(text=text)
-        if body.get('return_token_ids'):
+        if self.wants(body, 'return_token_ids'):
             choice['token_ids'] = list(completion.token_ids)
+        if self.wants(body, 'logprobs'):
+            choice['logprobs'] = dict(token_logprobs=self.logprobs(ids, completion.token_ids, body['model']))
         choice |= dict(index=0, finish_reason=completion.finish)
         self.send(200, dict(model=body['model'], choices=[choice]))
 
@@ -95,8 +98,20 @@ class Handler(BaseHTTPRequestHandler):
 
         engine = self.server.engine
         sampling = Sampling(body.get('temperature', 1), body.get('top_p', 1), body['max_tokens'])
-        with self.server.lock, engine.base.adapters.with_adapter(self.server.adapters.get(body['model'])) as model:
+        with self.server.lock, engine.base.adapters.with_adapter(self.adapter_of(body['model'])) as model:
             return generate_batch(engine, model, [Row(ids, body.get('seed', 0), sampling)])[0]
+
+    def logprobs(self, prompt, tokens, name):
+        with self.server.lock:
+            (scores,) = self.server.engine.logprobs([prompt], [tokens], self.adapter_of(name))
+        return [float(x) for x in scores]
+
+    def wants(self, body, field):
+        return body.get(field) and field not in self.server.ignores
+
+    def adapter_of(self, name):
+        "The folder of an adapter; None for the base, and for all if this server ignores them."
+        return None if 'adapters' in self.server.ignores else self.server.adapters.get(name)
 
 
 def no_trouble(path):

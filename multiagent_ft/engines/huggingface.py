@@ -4,24 +4,25 @@
 
 # %% auto #0
 __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUMMED_ROWS', 'MERGE_BELOW', 'LARGE_HEAD',
-           'PACK_FROM', 'MORE_THAN_LORA', 'LOGITS_AT_ONCE', 'silence', 'find_model', 'pick_device',
+           'PACK_FROM', 'MORE_THAN_LORA', 'NAMES', 'LOGITS_AT_ONCE', 'silence', 'find_model', 'pick_device',
            'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub', 'in_cache',
            'check_model_name', 'check_weights', 'is_four_bit', 'rounding', 'load_weights', 'rounding_config',
-           'stored_rounding', 'settle_rounding', 'load_tokenizer', 'parameter_count', 'free_memory', 'choose_numbers',
-           'check_fits', 'place_in_config', 'explain_load_error', 'cached_file_digest', 'hub_commit', 'base_identity',
-           'adapter_identity', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora', 'plain_lora_layers',
-           'lora_forward', 'adapter_in_pieces', 'Adapters', 'out_of_memory', 'BatchSize', 'spare_the_head',
-           'packed_product', 'pack', 'can_pack', 'PackedWeights', 'Base', 'load_base', 'check_start_adapter',
-           'lora_settings', 'context_of', 'end_ids', 'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'Row',
-           'distinct_rows', 'generate_all', 'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary',
-           'answer_text', 'completion', 'score_all', 'ScoredRow', 'score_rows', 'score_batch', 'versions']
+           'stored_rounding', 'settle_rounding', 'load_tokenizer', 'parameter_count', 'empty_model', 'free_memory',
+           'choose_numbers', 'check_fits', 'place_in_config', 'explain_load_error', 'cached_file_digest', 'hub_commit',
+           'base_identity', 'adapter_identity', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora',
+           'plain_lora_layers', 'lora_forward', 'adapter_in_pieces', 'Adapters', 'out_of_memory', 'BatchSize',
+           'spare_the_head', 'packed_product', 'pack', 'can_pack', 'PackedWeights', 'Base', 'load_base',
+           'check_start_adapter', 'lora_settings', 'load_network', 'context_of', 'end_ids', 'plain_generation',
+           'HFEngine', 'pad_left', 'pads_matter', 'UnloadedBase', 'Row', 'distinct_rows', 'generate_all',
+           'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
+           'ScoredRow', 'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, difflib, importlib.metadata, json, logging, re, warnings
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from os.path import isdir, isfile  # False, and no error, for what can be no path
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
@@ -341,20 +342,36 @@ BYTES = dict(float32=4, bfloat16=2, float16=2) | {'8bit': 1.2, '4bit': 0.7}  # o
 
 def parameter_count(model: str, revision: str | None = None, trust_remote_code: bool = False) -> int:
     "Parameters by the configuration alone; 0 where that does not say, which loading will explain."
+    try:
+        empty = empty_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception:  # transformers raises whatever it likes here, and `load_weights` explains it
+        return 0
+    return sum(p.numel() for p in empty.parameters())
+
+
+def empty_model(
+    model: str,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    asked: str = 'auto',  # as 4bit or 8bit: as if its linear layers were rounded
+):
+    "A model without its weights: shapes, configuration and generation settings. Raises what transformers does."
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     folder, file = model_files(model)
-    how = dict(revision=revision, trust_remote_code=trust_remote_code, local_files_only=not asks_hub(model))
+    how, code = dict(revision=revision, local_files_only=not asks_hub(model)), dict(trust_remote_code=trust_remote_code)
     with silence():
-        try:
-            config = AutoConfig.from_pretrained(folder, **how, **file)
-            with torch.device('meta'), no_init_weights():
-                empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        except Exception:  # transformers raises whatever it likes here, and `load_weights` explains it
-            return 0
+        config = AutoConfig.from_pretrained(folder, **how, **code, **file)
+        with torch.device('meta'), no_init_weights():
+            empty = AutoModelForCausalLM.from_config(config, **code, **(dict(dtype=dtype) if dtype else {}))
+        with contextlib.suppress(OSError, ValueError):  # it has no settings of its own
+            empty.generation_config = GenerationConfig.from_pretrained(folder, **how)
     empty.tie_weights()
-    return sum(p.numel() for p in empty.parameters())
+    if asked in BITS:
+        setattr(empty, f'is_loaded_in_{asked}', True)
+    return empty.eval().requires_grad_(False)
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -698,7 +715,7 @@ class Adapters:
         self.start = check_start_adapter(start) if start else None
         small = sum(p.nbytes for p in base.parameters()) <= merge_below
         self.merged = small and base.dtype == torch.float32 and not rounding(base)
-        if start:
+        if start and base.device.type != 'meta':
             self.load(start)  # does it fit?
 
     def load(self, folder: str | Path) -> str:
@@ -919,13 +936,13 @@ def load_base(
     keep_adapters: int = 16,  # held in memory at the same time
     merge_below: int = MERGE_BELOW,  # bytes of weights up to which adapters are merged into copies of the base
     adapter: str | None = None,  # folder of a LoRA adapter that agents begin with, in place of the bare base
+    weights: bool = True,  # False: it can name and render, and compute nothing
 ) -> Base:
     "Load a model and what belongs to it. Raises `MaftError` that says what to do."
     source, where = find_model(model), pick_device(device)
     how = dict(revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, chat_template=chat_template, **how)
-    numbers = choose_numbers(source, dtype, where, **how)
-    network = load_weights(source, where, numbers, asked=dtype, **how)
+    numbers, network = load_network(source, dtype, where, weights=weights, **how)
     spare_the_head(network)
     renderer = Renderer(tokenizer, str(model), end_ids(network), args=template_args)
     own_settings, network.generation_config = network.generation_config, plain_generation(renderer)
@@ -988,6 +1005,22 @@ def lora_settings(folder: str | Path) -> dict:
     return page
 
 
+def load_network(
+    source: str,  # folder, Hugging Face id or file
+    dtype: str,  # as `load_base` takes it
+    device: torch.device,
+    weights: bool = True,
+    **how: str | bool | None,  # revision, trust_remote_code
+):
+    "(number format, model), the model without its weights if these are not asked for."
+    if weights or stored_rounding(source, how.get('revision')) not in (None, 'gguf'):
+        numbers = choose_numbers(source, dtype, device, **how)
+        return numbers, load_weights(source, device, numbers, asked=dtype, **how)
+    numbers = pick_dtype(dtype, device, parameter_count(source, **how))
+    with _explained(source):
+        return numbers, empty_model(source, numbers, asked=dtype, **how)
+
+
 def context_of(
     config,  # of transformers
     max_length: int | None = None,  # what the user allows
@@ -1016,9 +1049,10 @@ class HFEngine:
     def __init__(
         self,
         model: str | Path | Base,  # folder, Hugging Face id, 'nano', or a base that is loaded already
+        lazy: bool = False,  # read the weights when something is first computed
         **how,  # the keywords of `load_base`: device, dtype, batch_size, chat_template …
     ):
-        self.base = model if isinstance(model, Base) else load_base(model, **how)
+        self.base = model if isinstance(model, Base) else (UnloadedBase if lazy else load_base)(model, **how)
         self.name, self.context = self.base.name, self.base.context
         self.prefilled = RecentPrefills()
         renderer = self.base.renderer
@@ -1065,7 +1099,7 @@ def pad_left(sequences: list, pad: int, device='cpu') -> tuple[torch.Tensor, tor
 # %% ../../nbs/engines/13_huggingface.ipynb #94af7c3e
 def pads_matter(model, pad_id: int) -> bool:
     "Do pads in front of a prompt change what `model` says next, although they are masked?"
-    if not getattr(model, '_is_stateful', False):
+    if not getattr(model, '_is_stateful', False) or model.device.type == 'meta':
         return False
     prompt = list(range(3, 11))
     ids, mask = pad_left([prompt, prompt * 2], pad_id, model.device)
@@ -1074,6 +1108,55 @@ def pads_matter(model, pad_id: int) -> bool:
         alone = model(input_ids=ids[:1, -8:], attention_mask=mask[:1, -8:], use_cache=False).logits[0, -1].float()
     rounding = 1e-3 if model.dtype == torch.float32 else 0.05
     return bool((padded - alone).abs().max() > rounding * alone.std())
+
+# %% ../../nbs/engines/13_huggingface.ipynb #13b0a002
+NAMES = (
+    'name',
+    'source',
+    'tokenizer',
+    'renderer',
+    'stop_ids',
+    'pad_id',
+    'dtype',
+    'device',
+    'context',
+    'batch',
+    'commit',
+)
+
+
+class UnloadedBase(Base):
+    "A base whose weights are read when something first computes with them; it names and renders without."
+
+    def __init__(self, model: str | Path, **how):  # as `load_base` takes them
+        self.named, self.load = load_base(model, weights=False, **how), partial(load_base, model, **how)
+        vars(self).update({k: getattr(self.named, k) for k in NAMES})
+
+    @cached_property
+    def full(self) -> Base:
+        "The base with its weights."
+        return self.load()
+
+    def __getattr__(self, name: str):
+        if name not in Base.__dataclass_fields__:
+            raise AttributeError(name)
+        return getattr(self.full, name)
+
+    @property
+    def start(self) -> str | None:
+        return self.named.start
+
+    @property
+    def one_by_one(self) -> bool:
+        return self.full.one_by_one
+
+    def is_loaded(self) -> bool:
+        "Have the weights been read?"
+        return 'full' in vars(self)
+
+    def identity(self, adapter: str | None = None) -> dict:
+        "That of the base when it is loaded."
+        return self.named.identity(adapter)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #e5d8255b
 class Row(NamedTuple):

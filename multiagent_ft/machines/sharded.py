@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['accelerate_config', 'decoder_layer', 'load_shared', 'shared_trainer', 'Shape', 'whole_tensors', 'probe_logits',
-           'main', 'save_adapter', 'reloaded_logits', 'sharded_job', 'config_for', 'placed', 'dtype_of', 'check_told',
-           'shared_report', 'check_shardable', 'largest_part', 'launch']
+           'main', 'save_adapter', 'reloaded_logits', 'sharded_job', 'stepping_aside', 'held_model', 'config_for',
+           'placed', 'dtype_of', 'check_told', 'shared_report', 'check_shardable', 'largest_part', 'launch']
 
 # %% ../../nbs/machines/48_sharded.ipynb #61b133ee
 import json, os, re, shutil, subprocess, sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from ..core import MaftError, write_atomic
-from ..engines.huggingface import find_model, pick_device
+from ..engines.huggingface import Base, UnloadedBase, find_model, pick_device
 from ..training.base import canonical_config, silence_training
 from ..training.finetune import settings_of, versions
 from ..training.guards import REPORT, GuardError, check_finite
@@ -23,6 +24,7 @@ from multiagent_ft.training.trainer import (
     TrainingRun,
     TrainingSettings,
     arguments,
+    lora_config,
     our_trainer,
 )
 
@@ -62,18 +64,15 @@ def decoder_layer(model: str, **how) -> str:
 def load_shared(page: dict, adapter: str | None):
     "Base and adapter, before they are sharded; a fresh adapter is drawn from the seed."
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
     how = {k: page['load'][k] for k in ('revision', 'trust_remote_code') if page['load'].get(k)}
     model = AutoModelForCausalLM.from_pretrained(page['source'], dtype=getattr(torch, page['dtype']), **how)
     if adapter:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    s = settings_of(page['settings'])
     torch.manual_seed(page['seed'])
-    targets = s.target_modules if isinstance(s.target_modules, str) else list(s.target_modules)
-    how = dict(r=s.rank, lora_alpha=s.alpha, lora_dropout=s.dropout, target_modules=targets)
-    return get_peft_model(model, LoraConfig(task_type='CAUSAL_LM', **how))
+    return get_peft_model(model, lora_config(model, settings_of(page['settings'])))
 
 
 def shared_trainer(page: dict, model, tokenizer, examples: list):
@@ -139,10 +138,12 @@ def probe_logits(model, ids: list[int], device):
 
 def main(file: str):
     "One of the processes that `accelerate launch` starts."
+    from accelerate import PartialState
     from transformers import AutoTokenizer
 
     page = json.loads(Path(file).read_text(encoding='utf-8'))
     examples = SFT().load(page['examples_file'])
+    PartialState(cpu=page['device'] == 'cpu')  # from here on transformers knows that one process reads for all
     with silence_training():
         model, tokenizer = load_shared(page, page['parent']), AutoTokenizer.from_pretrained(page['source'])
         trainer = shared_trainer(page, model, tokenizer, examples=examples)
@@ -187,7 +188,7 @@ def reloaded_logits(accelerator, page: dict, ids: list[int]):
 # %% ../../nbs/machines/48_sharded.ipynb #2528a501
 def sharded_job(
     folder: Path,
-    engine,  # names its base; it is not loaded here
+    engine,  # the one of this process; it makes room
     processes: int,
     parent: str | None,
     examples_file: str,
@@ -203,13 +204,40 @@ def sharded_job(
         folder=str(folder), parent=parent or load.get('adapter'), examples_file=examples_file, seed=seed, load=load
     )
     page |= dict(pad_id=examples[0].input_ids[-1], work=str(work / 'trainer'))
-    launch(processes, page, config_for(page), work=work)
+    with stepping_aside(engine):
+        launch(processes, page, config_for(page), work=work)
     told = json.loads((folder / 'sharded.json').read_text())
     os.unlink(folder / 'sharded.json')
     shutil.rmtree(page['work'], ignore_errors=True)
     steps = page['settings']['epochs'] * -(-len(examples) // page['settings']['batch_size'])
     check_told(told, steps, page['dtype'])
     write_atomic(folder / 'training.json', json.dumps(shared_report(page, examples, told), indent=1) + '\n')
+
+
+@contextmanager
+def stepping_aside(engine):
+    "Leave the GPUs to the processes: vLLM's own process ends, a base of transformers waits in main memory."
+    if hasattr(engine, 'free_gpu'):
+        engine.close()
+        engine.free_gpu()
+    model = held_model(engine)
+    if model is None or model.device.type == 'cpu':
+        yield
+        return
+    device = model.device
+    model.to('cpu')
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+def held_model(engine):
+    "The model that an engine of transformers holds; None where it holds none, or has not read it yet."
+    base = getattr(engine, 'base', None)
+    if isinstance(base, UnloadedBase) and not base.is_loaded():
+        return None
+    return base.adapters.model if isinstance(base, Base) else None
 
 
 def config_for(page: dict) -> dict:

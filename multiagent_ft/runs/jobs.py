@@ -145,8 +145,9 @@ def checked_reply(reply: dict) -> dict:
 class WorkerProcess:
     "One process that does jobs handed to it, one at a time. It keeps its engine from job to job."
 
-    def __init__(self, threads: int = 1):
+    def __init__(self, threads: int = 1, gpu: str | None = None):  # gpu: the only one that it sees
         env = os.environ | dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+        env |= dict(CUDA_VISIBLE_DEVICES=gpu) if gpu else {}
         self.process = subprocess.Popen(
             [sys.executable, '-P', '-c', 'from multiagent_ft.runs.jobs import worker_main; worker_main()'],
             stdin=subprocess.PIPE,
@@ -244,23 +245,29 @@ def count_reply(job: Job, store: Store, reply: dict, done: Callable):
 class ProcessExecutor(RemoteExecutor):
     "Do jobs in `n` worker processes, each with an engine of its own; results meet in the store."
 
-    def __init__(self, n: int = 2, threads: int = 1):  # threads: of each
+    def __init__(
+        self,
+        n: int = 2,
+        threads: int = 1,  # of each
+        gpus: list[str] = (),  # dealt out in turn: a worker sees one, as CUDA_VISIBLE_DEVICES names it
+    ):
         self.n, self.threads = n, threads
         self.free, self.alive, self.closed = Queue(), set(), False
-        for _ in range(n):
-            self.free.put(None)  # started when first needed
+        for i in range(n):
+            gpu = str(gpus[i % len(gpus)]) if gpus else None
+            self.free.put((gpu, None))  # started when first needed
 
-    def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self.threads)
+    def _start(self, gpu: str | None) -> WorkerProcess:
+        worker = WorkerProcess(self.threads, gpu)
         self.alive.add(worker)
         return worker
 
     def _run_one(self, job: Job, store: Store, spec: EngineSpec) -> dict:
         "Do `job` in the next free worker; once more in a new one if it dies."
-        worker = self.free.get()
+        gpu, worker = self.free.get()
         try:
             for last in (False, True):
-                worker = worker or self._start()
+                worker = worker or self._start(gpu)
                 try:
                     return worker.run_job(job, store, spec)
                 except WorkerDied as e:
@@ -273,7 +280,7 @@ class ProcessExecutor(RemoteExecutor):
                             ' workers=1) or a smaller batch_size, and run the same command again.'
                         ) from None
         finally:
-            self.free.put(worker)
+            self.free.put((gpu, worker))
 
     def _run_missing(self, jobs: list[Job], store: Store, spec: EngineSpec, done: Callable):
         from concurrent.futures import ThreadPoolExecutor, as_completed

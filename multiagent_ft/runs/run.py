@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'GREY', 'Objects', 'task_for', 'base_arguments', 'vllm_args',
-           'server_args', 'check_adapter', 'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'recipe_key',
-           'engine_key', 'object_keys', 'RunContext', 'check_can_train', 'check_disjoint', 'split_questions',
-           'recipe_context', 'finetune_one', 'sharded', 'finetune_all', 'check_base', 'call_recipe', 'Selection',
-           'select_examples', 'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy', 'examples_by_role',
-           'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency', 'Evaluation',
-           'evaluate_iteration', 'objects_of', 'check_same_objects', 'init_run_dir', 'asked', 'check_same_inputs',
-           'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy', 'run_lock', 'git_commit', 'summary_head',
-           'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations', 'run', 'tracker_of',
-           'run_here', 'prompts_unsent', 'so_far', 'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg',
-           'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config',
-           'check_objects_given', 'evaluate_society', 'evaluate_run']
+           'server_args', 'check_adapter', 'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'gpus_of',
+           'spec_beside', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train', 'check_disjoint',
+           'split_questions', 'recipe_context', 'finetune_one', 'sharded', 'finetune_all', 'check_base', 'call_recipe',
+           'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy',
+           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
+           'Evaluation', 'evaluate_iteration', 'objects_of', 'check_same_objects', 'init_run_dir', 'asked',
+           'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy', 'run_lock', 'git_commit',
+           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
+           'run', 'tracker_of', 'run_here', 'prompts_unsent', 'so_far', 'summary_title', 'summary_table',
+           'accuracy_figure', 'themed_svg', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen',
+           'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
 import contextlib, io, json, os, subprocess, tempfile, traceback
@@ -197,9 +197,12 @@ SMALL = 256 << 20  # bytes of weights; up to this size each core may hold a copy
 
 
 def worker_count(cfg: Config) -> int:
-    "How many worker processes. 'auto': one per core for a small model on a CPU, else 0, this process alone."
+    """How many worker processes. 'auto': one per GPU where processes are asked for, one per core for a small model on a
+    CPU, else 0, this process alone."""
     if cfg.workers != 'auto':
         return int(cfg.workers)
+    if cfg.run.executor == 'processes' and (gpus := gpus_of(cfg)):
+        return len(gpus)
     if cfg.engine.name != 'hf':
         return 0
     import torch
@@ -219,7 +222,26 @@ def executor_for(cfg: Config) -> Executor:
     n = worker_count(cfg) if name in ('auto', 'processes') else 0
     if name == 'auto':
         name = 'processes' if n else 'local'
-    return executor_named(name, dict(n=max(n, 1)) | args if name == 'processes' else args)
+    if name == 'processes':
+        args = dict(n=max(n, 1), gpus=gpus_of(cfg)) | args
+    return executor_named(name, args)
+
+
+def gpus_of(cfg: Config) -> list[str]:
+    "The GPUs that worker processes share out, as CUDA_VISIBLE_DEVICES names them; [] where the device is another."
+    if cfg.device not in ('auto', 'cuda'):
+        return []
+    import torch
+
+    n, named = torch.cuda.device_count(), os.environ.get('CUDA_VISIBLE_DEVICES')
+    return [g.strip() for g in named.split(',')][:n] if named else [str(i) for i in range(n)]
+
+
+def spec_beside(spec: EngineSpec | None, executor: Executor) -> EngineSpec | None:
+    "What this process builds: where others do the jobs it names and renders, and reads no weights for that."
+    if spec is None or spec.engine != 'hf' or isinstance(executor, LocalExecutor):
+        return spec
+    return replace(spec, args=spec.args | dict(lazy=True))
 
 # %% ../../nbs/runs/29_run.ipynb #c0b71e66
 def recipe_key(recipe: Recipe) -> dict:
@@ -281,10 +303,14 @@ class RunContext:
         self.past = []  # (transcripts, votes) of each iteration that has been trained on
 
     def __enter__(self):
-        self.engine = self.objects.engine or engine_for(self.spec)
-        check_can_train(self)
         executor = self.shared or (LocalExecutor() if self.spec is None else executor_for(self.cfg))
-        self.runner, self.trace = JobRunner(self.store, self.engine, executor, spec=self.spec), {}
+        with contextlib.ExitStack() as undo:
+            if not self.shared:
+                undo.callback(executor.close)
+            self.engine = self.objects.engine or engine_for(spec_beside(self.spec, executor))
+            check_can_train(self)
+            undo.pop_all()
+        self.runner, self.trace, self.noted = JobRunner(self.store, self.engine, executor, spec=self.spec), {}, 0
         self.cached = CachedEngine(self.runner, self.cfg.batch_size)
         self.read = self._reader()
         return self
@@ -308,6 +334,14 @@ class RunContext:
         with self.progress.stage(f'iteration {k}{of}'), self.progress.stage(name):
             yield
         self.trace[f'iteration-{k}/{name}'] = sorted(self.runner.used)
+        self.show_notes()
+
+    def show_notes(self):
+        "Show what the engine of this process has noted since the last time, such as smaller batches."
+        notes = list(getattr(self.engine, 'notes', ()))
+        for note in notes[self.noted :]:
+            self.progress.say(note)
+        self.noted = len(notes)
 
     def counts(self) -> dict:
         "Jobs made and found so far, and the seconds they took, by kind."
@@ -469,6 +503,9 @@ def check_base(context: RunContext):
     if not hasattr(context.engine, 'base'):
         args['load'] = base_arguments(cfg)
     if not needs_check(context.engine, settings, args.get('load')):
+        return
+    if cfg.run.train_processes > 1:
+        context.progress.say('train_processes: whether this base can be trained is seen at the first training only')
         return
     key = check_key(context.engine, settings, objective, load=args.get('load'))
     job = Job(kind='check', key=key, fn='multiagent_ft.training.finetune:check_job', args=args)

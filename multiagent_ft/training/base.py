@@ -53,9 +53,9 @@ def silence_training():
 # %% ../../nbs/training/16_base.ipynb #3d4e8e78
 @lru_cache(maxsize=1)
 def _loaded(keywords):
-    from multiagent_ft.engines.huggingface import load_base
+    from multiagent_ft.engines.huggingface import UnloadedBase
 
-    return load_base(**json.loads(keywords))
+    return UnloadedBase(**json.loads(keywords))
 
 
 def base_of(
