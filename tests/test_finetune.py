@@ -208,6 +208,7 @@ def test_fused_lora_matches_peft(engine):
 def test_fused_lora_beside_bfloat16_matches_peft():
     "More rows than are summed at a time; what comes out, and every gradient."
     import torch
+    from multiagent_ft.engines.huggingface import plain_lora_layers
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -223,7 +224,7 @@ def test_fused_lora_beside_bfloat16_matches_peft():
         return [out.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
 
     plain = grads()
-    assert len(tr.plain_lora_layers(model, 'default')) == 2 and tr.fuse_lora(model) is model
+    assert len(plain_lora_layers(model, 'default')) == 2 and tr.fuse_lora(model) is model
     fused = grads()
     assert len(plain) == len(fused) == 6
     assert all((a - b).abs().max() <= 0.02 * a.abs().max() for a, b in zip(plain, fused))
