@@ -226,21 +226,25 @@ import sys
 from pathlib import Path
 from multiagent_ft.nano import train as N
 from multiagent_ft.nano.text import chats
-N.chats = lambda seed, block: chats(seed, block, 4)
+def four(seed, block):
+    return chats(seed, block, 4)
 small = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
-N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2)
+N.train_nano(Path(sys.argv[1]), blocks=30, shape=dict(N.SHAPE, **small), every=2, text=four)
 """
+
+
+def four(seed, block):
+    return chats(seed, block, 4)
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "The folder of an uninterrupted run."
-    with patch.object(nano_train, 'chats', lambda seed, block: chats(seed, block, 4)):
-        return nano_train.train_nano(tmp_path_factory.mktemp('whole'), blocks=30, shape=TINY, every=2)
+    return nano_train.train_nano(tmp_path_factory.mktemp('whole'), blocks=30, shape=TINY, every=2, text=four)
 
 
 @pytest.mark.parametrize('moment', ['at a checkpoint', 'in between'])
-def test_sigkill_and_resume_is_byte_identical(tmp_path, whole, few, moment):
+def test_sigkill_and_resume_is_byte_identical(tmp_path, whole, moment):
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path / 'killed')], cwd=ROOT, stderr=subprocess.DEVNULL)
     state, t = tmp_path / 'killed/checkpoint.safetensors', time.monotonic()
     while p.poll() is None and not state.exists() and time.monotonic() - t < 300:
@@ -250,20 +254,15 @@ def test_sigkill_and_resume_is_byte_identical(tmp_path, whole, few, moment):
     p.send_signal(signal.SIGKILL)
     p.wait()
     assert state.exists() and not (tmp_path / 'killed/nano').exists(), 'killed too late to test anything'
-    killed = nano_train.train_nano(tmp_path / 'killed', blocks=30, shape=TINY, every=2)
+    killed = nano_train.train_nano(tmp_path / 'killed', blocks=30, shape=TINY, every=2, text=four)
     for f in ('model.safetensors', 'config.json', 'tokenizer.json', '../loss.jsonl', '../checkpoint.safetensors'):
         assert file_digest(whole / f) == file_digest(killed / f), f
 
 
-@pytest.fixture
-def few():
-    with patch.object(nano_train, 'chats', lambda seed, block: chats(seed, block, 4)):
-        yield
-
-
-def test_seed_changes_the_weights(tmp_path, few):
+def test_seed_changes_the_weights(tmp_path):
     a, b, c = (
-        nano_train.train_nano(tmp_path / n, seed=s, blocks=1, shape=TINY) for n, s in (('a', 0), ('b', 1), ('c', 0))
+        nano_train.train_nano(tmp_path / n, seed=s, blocks=1, shape=TINY, text=four)
+        for n, s in (('a', 0), ('b', 1), ('c', 0))
     )
     assert (
         file_digest(a / 'model.safetensors')
@@ -272,30 +271,30 @@ def test_seed_changes_the_weights(tmp_path, few):
     )
 
 
-def test_checkpoint_of_another_training_run_is_refused(tmp_path, few):
-    nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
+def test_checkpoint_of_another_training_run_is_refused(tmp_path):
+    nano_train.train_nano(tmp_path, blocks=1, shape=TINY, text=four)
     with pytest.raises(MaftError, match='other settings'):
-        nano_train.train_nano(tmp_path, blocks=2, shape=TINY)
+        nano_train.train_nano(tmp_path, blocks=2, shape=TINY, text=four)
     with pytest.raises(MaftError, match='other settings'):
-        nano_train.train_nano(tmp_path, seed=1, blocks=1, shape=TINY)
-    nano_train.train_nano(tmp_path, blocks=2, shape=TINY, resume=False)
+        nano_train.train_nano(tmp_path, seed=1, blocks=1, shape=TINY, text=four)
+    nano_train.train_nano(tmp_path, blocks=2, shape=TINY, resume=False, text=four)
 
 
-def test_corrupt_checkpoint_is_refused(tmp_path, few):
-    nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
+def test_corrupt_checkpoint_is_refused(tmp_path):
+    nano_train.train_nano(tmp_path, blocks=1, shape=TINY, text=four)
     f = tmp_path / 'checkpoint.safetensors'
     f.write_bytes(f.read_bytes()[:-100])
     with pytest.raises(MaftError, match='damaged checkpoint'):
-        nano_train.train_nano(tmp_path, blocks=1, shape=TINY)
+        nano_train.train_nano(tmp_path, blocks=1, shape=TINY, text=four)
 
 
-def test_full_disk_is_refused_before_training(tmp_path, few):
+def test_full_disk_is_refused_before_training(tmp_path):
     with patch.object(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9, 10**6)):
         with pytest.raises(MaftError, match='200 MB'):
-            nano_train.train_nano(tmp_path / 'x', blocks=1, shape=TINY)
+            nano_train.train_nano(tmp_path / 'x', blocks=1, shape=TINY, text=four)
     (tmp_path / 'file').write_text('x')
     with pytest.raises(MaftError, match='cannot make'):
-        nano_train.train_nano(tmp_path / 'file', blocks=1, shape=TINY)
+        nano_train.train_nano(tmp_path / 'file', blocks=1, shape=TINY, text=four)
 
 
 # Bad folders
