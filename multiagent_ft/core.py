@@ -93,7 +93,10 @@ class Answer:
     how: str = ''  # how it was read: 'boxed', 'announced', 'display', 'line', 'last', 'scripted', …
 
 
-def same_answer(a: Answer | None, b: Answer | None) -> bool:
+def same_answer(
+    a: Answer | None,  # one answer
+    b: Answer | None,  # another; equal in any order
+) -> bool:
     "Do two answers mean the same? None is no answer, and equal to nothing."
     return a is not None and b is not None and a.form == b.form
 
@@ -189,7 +192,9 @@ def transcript_to_dict(t: Transcript) -> dict:
     return dict(problem=vars(t.problem), turns=[turn(u) for u in t.turns])
 
 
-def transcript_from_dict(d: dict) -> Transcript:
+def transcript_from_dict(
+    d: dict,  # what `transcript_to_dict` made, as read from JSON
+) -> Transcript:
     "The inverse of `transcript_to_dict`. A turn stored without an answer has None."
 
     def turn(u):
@@ -228,7 +233,9 @@ def seed_for(*where) -> int:  # the address of a draw: any JSON-able parts
     return int(digest(list(where))[:16], 16) >> 1
 
 
-def rng_for(*where) -> random.Random:
+def rng_for(
+    *where,  # the parts of an address: text, numbers, None
+) -> random.Random:
     "A fresh generator seeded by its address; sharing one between two places is never needed."
     return random.Random(seed_for(*where))
 

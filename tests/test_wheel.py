@@ -13,6 +13,11 @@ from test_house import MODULES
 pytestmark = pytest.mark.slow
 
 
+def without_python():
+    "The environment, without variables that tell Python where to look."
+    return {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+
+
 @pytest.fixture(scope='module')
 def alone(wheel, tmp_path_factory):
     "(python of the environment, folder to work in)"
@@ -30,6 +35,7 @@ def alone(wheel, tmp_path_factory):
     scripts = home / 'env' / 'bin'
     subprocess.run(
         [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel],
+        env=without_python(),  # on PYTHONPATH pip would find the checkout's metadata, and install nothing
         check=True,
     )
     (place / 'lent.pth').write_text(sysconfig.get_path('purelib') + '\n')
@@ -40,7 +46,7 @@ def alone(wheel, tmp_path_factory):
 
 def run(alone, *command, timeout=1200):
     python, work = alone
-    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | dict(HOME=str(work), NO_COLOR='1')
+    env = without_python() | dict(HOME=str(work), NO_COLOR='1')
     return subprocess.run(
         [python.with_name(command[0]), *map(str, command[1:])],
         cwd=work,

@@ -32,7 +32,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.anchors |= {attrs[k].lower() for k in ('id', 'name') if attrs.get(k)}
+        places = {attrs[k].lower() for k in ('id', 'name') if attrs.get(k)}
+        self.anchors |= places | {re.sub(r'[^\w.-]', '', place) for place in places}  # Quarto drops punctuation
         self.links += [attrs[k] for k in ('href', 'src') if attrs.get(k) and tag in ('a', 'img')]
 
 

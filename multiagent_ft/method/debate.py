@@ -104,7 +104,7 @@ class Seeds:
         *,
         round: int,
         role: str,
-        draw: int,
+        draw: int,  # which of several samples at the same place, from 0; for a turn, the agent's index
         sampling: Sampling,
         adapter: str | None = None,
     ) -> Request:
@@ -121,7 +121,11 @@ def first_chat(question: str, agent: Agent, protocol: Protocol) -> tuple[Message
 
 
 def generator_requests(
-    problems: list[Problem], generators: tuple[Agent, ...], protocol: Protocol, *, seeds: Seeds
+    problems: list[Problem],
+    generators: tuple[Agent, ...],  # in the order in which their requests come
+    protocol: Protocol,
+    *,
+    seeds: Seeds,
 ) -> list[Request]:
     "Round 1: one request per agent and problem, agent by agent (so that an adapter is loaded once)."
 
@@ -190,7 +194,12 @@ def critic_request(
 class DebateState:
     "One debate under way: the chats of its agents and the turns so far."
 
-    def __init__(self, problem: Problem, generators: tuple[Agent, ...], protocol: Protocol):
+    def __init__(
+        self,
+        problem: Problem,
+        generators: tuple[Agent, ...],  # they open one chat each
+        protocol: Protocol,
+    ):
         self.problem, self.n, self.turns, self.last = problem, len(generators), [], []
         self.keep_thinking = protocol.keep_thinking
         self.chats = [first_chat(problem.text, a, protocol) for a in generators]
@@ -216,7 +225,10 @@ def unread(completions: list[Completion], problems: list[Problem]) -> list[Answe
     return [None] * len(completions)
 
 
-def no_stage(name: str, n: int):
+def no_stage(
+    name: str,
+    n: int,  # how many requests follow
+):
     "For callers that show no progress."
 
 
@@ -265,7 +277,13 @@ def take_turns(
 
 
 def summaries_of(
-    debates: list[DebateState], protocol: Protocol, *, round: int, generate: Callable, seeds: Seeds, stage: Callable
+    debates: list[DebateState],
+    protocol: Protocol,
+    *,
+    round: int,
+    generate: Callable,  # takes requests, returns one completion each, in their order
+    seeds: Seeds,
+    stage: Callable,  # takes (name, requests), see `no_stage`
 ) -> list[dict[int, Turn]]:
     "Per debate: {agent: the summary it is given in `round`}; none for an agent without a peer's message to read."
     summaries = {id(d): {} for d in debates}
@@ -283,10 +301,10 @@ def critic_round(
     protocol: Protocol,
     *,
     round: int,  # 2..M
-    generate: Callable,
+    generate: Callable,  # takes requests, returns one completion each, in their order
     seeds: Seeds,
-    read: Callable,
-    stage: Callable,
+    read: Callable,  # takes (completions, problems), returns an `Answer` or None for each
+    stage: Callable,  # takes (name, requests), see `no_stage`
 ):
     "Summaries if wanted, then every critic answers again; all read the round before, and nothing else."
     summaries = summaries_of(debates, protocol, round=round, generate=generate, seeds=seeds, stage=stage)

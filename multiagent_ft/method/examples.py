@@ -63,7 +63,11 @@ def agreeing(turns: list[Turn], label: Answer | None) -> list[Turn]:
     return [t for t in turns if t.completion.finish == 'stop' and agrees(t, label)]
 
 
-def example_of(turn: Turn, problem_id: str, bucket: str) -> Example:
+def example_of(
+    turn: Turn,
+    problem_id: str,  # `Problem.id` of the question it answers
+    bucket: str,  # why it is trained on, such as 'correction': counted in reports, no part of training
+) -> Example:
     "One training example of one turn: exactly the ids that were sent and sampled."
     c = turn.completion
     return Example(c.prompt_ids, c.token_ids, problem=problem_id, round=turn.round, bucket=bucket)
@@ -108,7 +112,12 @@ def oversample(items: list, k: int, rng) -> list:
     return items * (k // len(items)) + rng.sample(items, k % len(items))
 
 
-def mix(wrong: list, right: list, w: float | None, rng) -> tuple[list, list]:
+def mix(
+    wrong: list,  # corrections: the agent turned from another answer to the label
+    right: list,  # reinforcements: it kept the label's answer
+    w: float | None,
+    rng,
+) -> tuple[list, list]:
     "Corrections and reinforcements with share `w` of corrections (None = as they come)."
     if w is None or not wrong or not right:
         return list(wrong), list(right)
@@ -120,7 +129,11 @@ def mix(wrong: list, right: list, w: float | None, rng) -> tuple[list, list]:
 CRITIC_LOSS = ('last', 'critic_turns', 'all')
 
 
-def turns_to_train_on(tr: Transcript, agent: int, critic_loss: str = 'last') -> list[Turn]:
+def turns_to_train_on(
+    tr: Transcript,  # one debate
+    agent: int,
+    critic_loss: str = 'last',
+) -> list[Turn]:
     "The turns of `agent` that a critic trains on; turns cut by length are left out."
     if critic_loss not in CRITIC_LOSS:
         raise ValueError(f'critic_loss is {critic_loss!r}, not one of {CRITIC_LOSS}')

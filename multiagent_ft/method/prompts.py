@@ -144,7 +144,11 @@ class Prompts:
         "`question` as an agent gets it."
         return self.agent_id.format(question=question, role=role, number=index + 1) if self.agent_id else question
 
-    def opening(self, question: str, how: str = HOW_TO_ANSWER['number']) -> tuple[Message, ...]:
+    def opening(
+        self,
+        question: str,
+        how: str = HOW_TO_ANSWER['number'],  # what kind of answer is asked for, in words: a value of `HOW_TO_ANSWER`
+    ) -> tuple[Message, ...]:
         "The chat a generator answers."
         system = (Message('system', self.system),) if self.system else ()
         return (*system, Message('user', self.fill('question', question, how)))
@@ -214,7 +218,11 @@ def opening(question: str, how: str = HOW_TO_ANSWER['number']) -> tuple[Message,
     return DEBATE.opening(question, how)
 
 
-def reply(chat: tuple[Message, ...], answer: str, request: str) -> tuple[Message, ...]:
+def reply(
+    chat: tuple[Message, ...],
+    answer: str,  # what the agent itself answered, as text
+    request: str,
+) -> tuple[Message, ...]:
     "`chat`, continued: the agent's own answer, then the next request."
     return (*chat, Message('assistant', answer), Message('user', request))
 
@@ -369,19 +377,31 @@ class GenerationProgress:
         for i in rows:
             self.ids[i] = []
 
-    def read(self, prompts: int, of: int):
+    def read(
+        self,
+        prompts: int,
+        of: int,  # prompts in the batch
+    ):
         "So many prompts of the batch at hand have been read, which takes minutes where they are long."
         self.prompts = (prompts, of)
         self._tell([])
 
-    def add(self, new: Mapping[int, list[int]], ended: Iterable[int] = ()):
+    def add(
+        self,
+        new: Mapping[int, list[int]],  # {index of a request: token ids since the last call}
+        ended: Iterable[int] = (),  # indices of requests that are complete with these
+    ):
         "New token ids of some requests; which of them are now complete."
         for i, ids in new.items():
             self.ids[i].extend(ids)
         self.ended.update(ended)
         self._tell(list(new))
 
-    def complete(self, i: int, completion: Completion):
+    def complete(
+        self,
+        i: int,
+        completion: Completion,  # with all its token ids
+    ):
         "The whole of answer `i`, from an engine that gives no less."
         self.ids[i], self.texts[i] = list(completion.token_ids), completion.text
         self.ended.add(i)
@@ -483,7 +503,11 @@ def adapter_digest(adapter: str | None) -> str | None:
     return digest([[p.relative_to(adapter).as_posix(), file_digest(p)] for p in found] or adapter)
 
 
-def one_by_one(answer: Callable, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
+def one_by_one(
+    answer: Callable,  # takes one `Request`, returns its `Completion`
+    requests: list[Request],
+    on_tokens: Callable | None = None,
+) -> list[Completion]:
     "`answer(request)` for each, with progress after each."
     progress, completions = GenerationProgress(requests, on_tokens), []
     for i, r in enumerate(requests):

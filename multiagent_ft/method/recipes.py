@@ -163,7 +163,11 @@ class Recipe:
         "What training optimizes for `agent`."
         return self.objectives.get(agent.role, self.objective)
 
-    def but(self, name: str, **changes) -> 'Recipe':
+    def but(
+        self,
+        name: str,
+        **changes,  # fields by name
+    ) -> 'Recipe':
         "This recipe under another name with some fields changed; `settings` are added to those it has."
         settings = {**self.settings, **changes.pop('settings', {})}
         return replace(self, name=name, settings=settings, **changes)
@@ -622,7 +626,11 @@ def check_examples(
             )
 
 
-def check_society(recipe: Recipe, before: Society, after: Society):
+def check_society(
+    recipe: Recipe,
+    before: Society,  # what `train` was given
+    after: Society,  # what it returned
+):
     "Raises `MaftError` unless `train` returned a society of the same agents."
     names = [a.name for a in getattr(after, 'agents', ())]
     if names != [a.name for a in before.agents]:

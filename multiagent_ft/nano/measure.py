@@ -25,18 +25,26 @@ def held_out_problems(task: str, n: int) -> list[Problem]:  # 'arithmetic' or 'w
     return split(load_task(task), 0, n, seed='nano').evaluation
 
 
-def right(text: str, p: Problem) -> bool:
+def right(
+    text: str,
+    p: Problem,  # the question, with its gold answer
+) -> bool:
     "Is the answer read from `text` the gold one? An unreadable answer is wrong."
     return same(extract(text), p.gold)
 
 
-def winner(texts: list[str], p: Problem) -> str | None:
+def winner(
+    texts: list[str],
+    p: Problem,  # the question; its id decides ties
+) -> str | None:
     "The answer that a vote over `texts` gives; ties are drawn by the problem's id."
     answer = vote([read(t) for t in texts], 'random', p.id).answer
     return answer and answer.text
 
 
-def share(flags: list) -> list[float]:
+def share(
+    flags: list,  # one per question: true or false, or a share from 0 to 1
+) -> list[float]:
     "Mean of per-question values and its standard error."
     x = [float(f) for f in flags]
     m = mean(x)
@@ -44,7 +52,11 @@ def share(flags: list) -> list[float]:
 
 # %% ../../nbs/nano/53_measure.ipynb #441560b3
 def answers(
-    engine, problems: list[Problem], draws: int = 9, sampling: Sampling = Sampling(), split: str = 'nano'
+    engine,
+    problems: list[Problem],
+    draws: int = 9,
+    sampling: Sampling = Sampling(),
+    split: str = 'nano',  # name of the questions' set, a part of their seeds
 ) -> list[list[str]]:
     "What `draws` untrained generators answer: one list of texts per problem."
     agents = tuple(Agent('generator', i) for i in range(draws))
@@ -128,7 +140,9 @@ def revising(debates: list[Transcript]) -> dict:
     )
 
 
-def critic_cases(t: Transcript) -> list[tuple[str, bool]]:
+def critic_cases(
+    t: Transcript,  # a debate of two rounds or more
+) -> list[tuple[str, bool]]:
     "Of each critic in round 2: its case, as `own … | heard …`, and whether it is right afterwards."
     first, last = ([turn.text for turn in t.at(m)] for m in (1, 2))
     cases = []
@@ -139,7 +153,10 @@ def critic_cases(t: Transcript) -> list[tuple[str, bool]]:
     return cases
 
 
-def vote_is_right(t: Transcript, m: int) -> bool:
+def vote_is_right(
+    t: Transcript,  # one debate
+    m: int,  # round, from 1
+) -> bool:
     "Is the vote of round `m` the gold answer?"
     return same(winner([u.text for u in t.at(m)], t.problem), t.problem.gold)
 

@@ -53,7 +53,7 @@ def slipped(right: int, rng: random.Random) -> int:
 
 # %% ../../nbs/nano/51_text.ipynb #efb4bc72
 def author(
-    sketch: Sketch,
+    sketch: Sketch,  # a question with its plan of steps, and the one that tempts
     rng: random.Random,
     care: float = 1.0,  # multiplies the chance of every mistake
 ) -> tuple[list[str], int]:
@@ -69,14 +69,16 @@ def author(
     return work(sketch.tempting if tempted else sketch.plan, slip)
 
 
-def as_text(solution: tuple[list[str], int]) -> str:
+def as_text(
+    solution: tuple[list[str], int],  # lines of work, and the answer they end with
+) -> str:
     "A solution as text: a line per step, then the answer in a box."
     lines, answer = solution
     return '\n'.join([*lines, f'\\boxed{{{answer}}}'])
 
 # %% ../../nbs/nano/51_text.ipynb #d4918694
 def reviser(
-    sketch: Sketch,
+    sketch: Sketch,  # a question with its plan of steps
     solutions: list[tuple[list[str], int]],  # the author's own and the peers'
     rng: random.Random,
 ) -> tuple[list[str], int]:
@@ -93,7 +95,7 @@ def reviser(
 
 # %% ../../nbs/nano/51_text.ipynb #901d4bb3
 def summary(
-    solutions: list[tuple[list[str], int]],
+    solutions: list[tuple[list[str], int]],  # one per peer: its lines of work and its answer
     rng: random.Random,
     listed: bool = True,  # first list what each says, then group; False groups at once
 ) -> str:
@@ -150,7 +152,7 @@ def drill(rng: random.Random) -> list[tuple[str, str]]:
 def chat(
     rng: random.Random,
     jobs: dict = JOBS,
-    listed: bool = True,
+    listed: bool = True,  # summaries first list what each peer says
     problem: Callable = sketch,  # draws a problem with `rng`
 ) -> list[tuple[str, str]]:
     "One chat of the text: (role, content) pairs that alternate and end with the assistant."
@@ -171,7 +173,12 @@ def chat(
     return turns
 
 
-def summarizing_chat(s: Sketch, n: int, rng: random.Random, listed: bool) -> list[tuple[str, str]]:
+def summarizing_chat(
+    s: Sketch,  # the question with its plan of steps
+    n: int,
+    rng: random.Random,
+    listed: bool,  # the summary first lists what each peer says
+) -> list[tuple[str, str]]:
     "A chat in which the solutions of `n` authors, sometimes one more, are summarized."
     solutions = [author(s, rng) for _ in range(n + (rng.random() < 0.3))]
     request = DEBATE.fill('summarize', s.text, peers=[as_text(x) for x in solutions])
@@ -179,11 +186,11 @@ def summarizing_chat(s: Sketch, n: int, rng: random.Random, listed: bool) -> lis
 
 
 def revision_request(
-    s: Sketch,
+    s: Sketch,  # the question with its plan of steps
     manner: str,  # 'peers', 'summary' or 'reflect'
     peers: list[tuple[list[str], int]],
     rng: random.Random,
-    listed: bool,
+    listed: bool,  # the summary first lists what each peer says
 ) -> str:
     "What asks an author to answer again."
     if manner == 'peers':

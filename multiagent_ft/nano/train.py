@@ -198,7 +198,12 @@ def train_block(model, optimizers: list, tokenizer, seed: int, block: int, block
     return dict(block=block, loss=round(total / counted, 5), tokens=tokens, rate=round(lr, 7))
 
 
-def step(model, optimizers: list, loss, lr: float) -> float:
+def step(
+    model,
+    optimizers: list,  # each has weights of its own; all take the step
+    loss,
+    lr: float,  # learning rate of this step
+) -> float:
     "One update of the weights by `loss`, a tensor, gradients clipped; the loss as a number."
     import torch
 
@@ -221,8 +226,8 @@ def weights_of(optimizer) -> list:
 def save_state(
     path: Path,
     model,
-    optimizers: list,
-    block: int,
+    optimizers: list,  # in the order in which `load_state` is given them
+    block: int,  # blocks of text trained on so far
     key: str,  # what the training depends on, see `train_key`
 ) -> Path:
     """Weights, optimizer state and place in the text as one safetensors file, written so that a kill leaves the old one
@@ -340,7 +345,7 @@ BLOCKS = 280  # blocks of 512 chats that the shipped weights were trained on, ab
 def train_nano(
     out: Path,  # folder for the checkpoint, the loss curve and the finished model
     seed: int = 0,
-    blocks: int = BLOCKS,
+    blocks: int = BLOCKS,  # of text, 512 chats each, every one seen once
     resume: bool = True,  # from the folder's checkpoint, if it has one
     shape: dict = SHAPE,
     every: int = 10,  # blocks between checkpoints
@@ -374,7 +379,10 @@ def earlier_losses(out: Path, start: int) -> list[dict]:
     return [r for r in read_jsonl(out / 'loss.jsonl') if r['block'] < start] if start else []
 
 
-def speed_and_loss(log: list[dict], seconds: float) -> dict:
+def speed_and_loss(
+    log: list[dict],  # one dict per block: its loss and its tokens
+    seconds: float,
+) -> dict:
     "What the progress line says, after these blocks."
     return dict(loss=f'{log[-1]["loss"]:.3f}', tokens_per_s=round(sum(r['tokens'] for r in log) / seconds))
 

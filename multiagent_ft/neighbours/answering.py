@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 CONFIDENT = 0.95
 
 
-def ahead(v: int, w: int) -> float:
+def ahead(
+    v: int,  # votes for one answer
+    w: int,  # votes for its rival
+) -> float:
     "The chance that a Beta(v+1, w+1) variable exceeds 1/2."
     n = v + w + 1
     return sum(comb(n, j) for j in range(v + 1)) / 2**n
@@ -84,7 +87,12 @@ def unchanged(transcript: Transcript) -> bool:
 
 
 def refine(
-    ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds, samples: int = 1, looks: int = LOOKS
+    ctx: RecipeContext,
+    society: Society,
+    problems: list[Problem],
+    seeds: Seeds,
+    samples: int = 1,  # chains of answers per question
+    looks: int = LOOKS,
 ) -> list[Transcript]:
     "Samples of generator 0, looked at again by critic 0 until no answer changes, at most `looks` times."
     solo = replace(
@@ -121,13 +129,18 @@ SETS = Recipe(
 SIMILAR = 0.95
 
 
-def jaccard(a: str, b: str) -> float:
+def jaccard(
+    a: str,  # one text, split at white space
+    b: str,  # the other
+) -> float:
     "Words in both, over words in either; 1 for two empty texts."
     x, y = set(a.split()), set(b.split())
     return len(x & y) / len(x | y) if x | y else 1.0
 
 
-def survivors(beginnings: list[Turn]) -> list[Turn]:
+def survivors(
+    beginnings: list[Turn],  # first parts of answers to one question
+) -> list[Turn]:
     "The first of every group of beginnings that are alike."
     kept = []
     for t in beginnings:
@@ -150,7 +163,12 @@ def slim_consistency(ctx: RecipeContext, society: Society, problems: list[Proble
     return [slim_vote(p, found[p.id], kept[p.id], seed=ctx.seed) for p in problems]
 
 
-def slim_vote(problem: Problem, turns: list[Turn], kept: set[int], seed: int) -> Transcript:
+def slim_vote(
+    problem: Problem,
+    turns: list[Turn],
+    kept: set[int],  # indices of the agents whose chains may vote
+    seed: int,
+) -> Transcript:
     "The transcript of all chains, ended by the vote of those that were kept."
     return weighted_verdict(
         Transcript(problem, turns), [float(t.agent in kept) for t in sorted(turns, key=lambda t: t.agent)], seed
@@ -288,7 +306,11 @@ def ensemble_tokens(base: 'Base', prompt: tuple[int, ...], adapters: list, seed:
     return ids
 
 
-def ensemble_completion(engine, request: Request, adapters: list) -> Completion:
+def ensemble_completion(
+    engine,
+    request: Request,
+    adapters: list,  # folders, or None for the base model; probabilities are averaged over all
+) -> Completion:
     "The completion of `request`, drawn from all adapters together. Raises `MaftError` for an engine without a model."
     if not hasattr(engine, 'base'):
         raise MaftError(

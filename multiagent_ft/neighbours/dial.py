@@ -20,12 +20,20 @@ from ..studies.compare import StudyRow
 DIAL = (0, 5, 8, 10)  # a+b up to which a question invites the wrong reading
 
 
-def invites(a: int, b: int, c: int, dial: int) -> bool:
+def invites(
+    a: int,  # first operand
+    b: int,  # second, multiplied by the third
+    c: int,  # third
+    dial: int,  # the largest a+b that tempts; 0 and below tempt nobody
+) -> bool:
     "Does a+b*c+… invite adding a and b first, and would that be wrong?"
     return a > 0 and c != 1 and a + b <= dial
 
 
-def small_sum(rng, dial: int) -> Sketch:
+def small_sum(
+    rng,
+    dial: int,  # the largest sum that tempts, see `invites`
+) -> Sketch:
     "A question with operands from 0 to 9."
     a, b, c, d, e, f = (rng.randint(0, 9) for _ in range(6))
     wrong = ((a, '+', b), ('#0', '*', c), (e, '*', f), ('#1', '+', d), ('#3', '-', '#2'))
@@ -41,7 +49,12 @@ def unheard(rng, dial: int) -> Sketch:
     return s
 
 
-def dial_chats(dial: int, seed: int, block: int, n: int = 512) -> list[list[tuple[str, str]]]:
+def dial_chats(
+    dial: int,  # the largest sum that tempts, see `invites`
+    seed: int,
+    block: int,
+    n: int = 512,  # chats in the block
+) -> list[list[tuple[str, str]]]:
     "Block `block` of the text at one position of the dial."
     rng = rng_for('dial', dial, seed, block)
     return [chat(rng, JOBS_LATE, problem=partial(unheard, dial=dial)) for _ in range(n)]
@@ -57,7 +70,10 @@ def questions(n: int, seed: int = 0) -> list[dict]:
     return [dict(question=q, answer=a) for q, a in found.items()]
 
 
-def write_questions(file: Path, n: int = 12_000) -> Path:
+def write_questions(
+    file: Path,
+    n: int = 12_000,  # how many
+) -> Path:
     "The questions as a file that `--task` takes."
     return write_atomic(file, ''.join(json.dumps(q) + '\n' for q in questions(n)))
 
@@ -76,7 +92,12 @@ BLOCKS = 60
 RECIPES = ('majority-equal', 'majority-ft-equal', 'multiagent-ft', 'union-ft')
 
 
-def train_dial(folder: Path, dial: int, blocks: int = BLOCKS, shape: dict = SHAPE) -> Path:
+def train_dial(
+    folder: Path,
+    dial: int,  # the largest sum that tempts, see `invites`
+    blocks: int = BLOCKS,  # of text; fewer make a poorer model sooner
+    shape: dict = SHAPE,  # of the model: layers, width, heads, as nano's `SHAPE`
+) -> Path:
     "The model at one position of the dial, made in `folder` or found there; its folder."
     model = Path(folder) / 'nano'
     if (model / 'model.safetensors').is_file():
@@ -84,7 +105,10 @@ def train_dial(folder: Path, dial: int, blocks: int = BLOCKS, shape: dict = SHAP
     return train_nano(folder, blocks=blocks, shape=shape, text=partial(dial_chats, dial))
 
 
-def dial_rows(folder: Path, dials: tuple[int, ...] = DIAL) -> list[StudyRow]:
+def dial_rows(
+    folder: Path,
+    dials: tuple[int, ...] = DIAL,  # positions of the dial, each with a model of its own
+) -> list[StudyRow]:
     "Rows of the comparison; models and questions are below `folder`."
     task = str(Path(folder) / 'questions.jsonl')
 

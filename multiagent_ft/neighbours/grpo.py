@@ -55,7 +55,11 @@ class Rollout(Example):
     advantage: float = 0.0
 
 
-def rollouts_of(transcript: Transcript, vote: Vote, scale: bool = True) -> list[Rollout]:
+def rollouts_of(
+    transcript: Transcript,
+    vote: Vote,
+    scale: bool = True,  # divide advantages by the standard deviation of the group's rewards
+) -> list[Rollout]:
     "The complete first answers of one question; none where all rewards are equal or there is no label."
     group = transcript.at(1)
     if vote.answer is None:
@@ -71,7 +75,11 @@ def rollouts_of(transcript: Transcript, vote: Vote, scale: bool = True) -> list[
 
 
 def group_rollouts(
-    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote], scale: bool = True
+    ctx: RecipeContext,
+    society: Society,
+    transcripts: list[Transcript],
+    votes: list[Vote],
+    scale: bool = True,  # divide advantages by the standard deviation of a group's rewards
 ) -> dict[Agent, list[Rollout]]:
     "The rollouts of all questions, for one model; where there are none, a line says why, with counts."
     found = [rollouts_of(t, v, scale) for t, v in zip(transcripts, votes, strict=True)]
@@ -92,7 +100,12 @@ def unscaled_rollouts(
 class RolloutCollator:
     "Pads rollouts into a batch as TRL's GRPO wants it, and has it checked on its way into the model."
 
-    def __init__(self, rollouts: list[Rollout], reference: list, pad: int):
+    def __init__(
+        self,
+        rollouts: list[Rollout],  # all that are trained on
+        reference: list,  # per rollout: log-probabilities of its tokens under the parent
+        pad: int,  # token id that fills up short rows; the masks leave it out
+    ):
         self.rollouts, self.reference, self.pad, self.seen = rollouts, reference, pad, 0
 
     def __call__(self, items: list[dict]) -> dict:
@@ -115,7 +128,10 @@ class RolloutCollator:
         return batch
 
 
-def check_rollout_batch(batch: dict, rollouts: list[Rollout]):
+def check_rollout_batch(
+    batch: dict,
+    rollouts: list[Rollout],  # those that the batch was made of, in its order
+):
     "Guard `labels`: prompts and turns are the sampled ones, and the mask lies on the turns with their stop tokens."
     import torch
 

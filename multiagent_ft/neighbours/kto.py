@@ -38,7 +38,10 @@ class Judged(Example):
     desirable: bool = True
 
 
-def judged(example: Example, desirable: bool) -> Judged:
+def judged(
+    example: Example,
+    desirable: bool,  # should it become more probable, or less?
+) -> Judged:
     "`example` with a mark."
     own = {k: getattr(example, k) for k in ('prompt_ids', 'token_ids', 'problem', 'round')}
     return Judged(**own, bucket='desirable' if desirable else 'undesirable', desirable=desirable)
@@ -60,7 +63,11 @@ def mismatched(examples: list[Example]) -> list[Example]:
 class JudgedCollator:
     "Pads judged turns and their mismatched ones into a batch, and has it checked on its way into the model."
 
-    def __init__(self, examples: list[Judged], pad: int):
+    def __init__(
+        self,
+        examples: list[Judged],
+        pad: int,  # token id that fills up short rows; the mask leaves it out
+    ):
         self.examples, self.others, self.pad, self.seen = examples, mismatched(examples), pad, 0
 
     def __call__(self, items: list[dict]) -> dict:
@@ -99,7 +106,11 @@ def kto_trainer_class() -> type:
     return referenced_trainer(KTOTrainer, check_first_metrics)
 
 
-def check_first_metrics(metrics: dict, beta: float, allowed: float):
+def check_first_metrics(
+    metrics: dict,  # what TRL's trainer has logged: {name: values, the latest last}
+    beta: float,  # KTO's, by which TRL multiplies rewards
+    allowed: float,  # difference in nats that rounding may make
+):
     "Guard `reference`, in TRL's own loss: policy and reference are one before the first step."
     rewards = {k: abs(metrics[k][-1]) / beta for k in ('rewards/chosen', 'rewards/rejected') if metrics.get(k)}
     for what, off in (rewards | dict(kl=abs(metrics['kl'][-1]))).items():

@@ -240,7 +240,10 @@ def each_from_base(ctx: RecipeContext, society: Society, examples: dict[Agent, l
     return train_each(ctx, with_adapter(society, None), {replace(a, adapter=None): own for a, own in examples.items()})
 
 
-def sample_pairs(transcript: Transcript, v: Vote) -> list[Pair]:
+def sample_pairs(
+    transcript: Transcript,
+    v: Vote,  # the transcript's vote; pairs need its answer
+) -> list[Pair]:
     "Pairs of complete first answers, the label's and another, equal ones once, none twice."
     once = list({t.completion.token_ids: t for t in transcript.at(1) if t.completion.finish == 'stop'}.values())
     if v.answer is None:
@@ -249,7 +252,10 @@ def sample_pairs(transcript: Transcript, v: Vote) -> list[Pair]:
     return [pair(a, b, transcript.problem.id) for a, b in zip(good, bad)]
 
 
-def verdict(transcript: Transcript, chosen: Turn | None) -> Transcript:
+def verdict(
+    transcript: Transcript,
+    chosen: Turn | None,  # one of the transcript's turns
+) -> Transcript:
     "`transcript`, ended by the answer that was chosen (None: none could be); it took no call."
     text, answer = (chosen.text, chosen.answer) if chosen else ('', None)
     last = Turn(0, 'critic', transcript.rounds + 1, completion=Completion(text, 'chosen'), answer=answer)
@@ -288,7 +294,10 @@ def best_of_k(
     return [verdict(tr, best(tr)) for tr in transcripts]
 
 
-def check_k(k: int | None, samples: int):
+def check_k(
+    k: int | None,
+    samples: int,  # how many there are per question
+):
     "Raises `MaftError` when more samples are to be chosen among than there are."
     if k is not None and not 1 <= k <= samples:
         raise MaftError(f'best of {k}, and there are {samples} samples: ask for at most that many, or set samples={k}.')
@@ -317,7 +326,10 @@ V_STAR_VOTE = V_STAR.but(
 FLIP_DRAWS = 2  # of every turn, the debate's own included
 
 
-def last_draws(transcript: Transcript, critic: Agent) -> list[Turn]:
+def last_draws(
+    transcript: Transcript,
+    critic: Agent,  # one of those that took part in the debate
+) -> list[Turn]:
     "A critic's last turn and its further draws, in order."
     return [
         t
@@ -365,7 +377,11 @@ def debate_and_readers(ctx: RecipeContext, society: Society, problems: list[Prob
     return [replace(tr, turns=(*tr.turns, *read[tr.problem.id])) for tr in transcripts]
 
 
-def flip_pairs(transcript: Transcript, v: Vote, critic: Agent) -> list[Pair]:
+def flip_pairs(
+    transcript: Transcript,
+    v: Vote,  # the transcript's vote; pairs need its answer
+    critic: Agent,  # the agent that is to be trained on them
+) -> list[Pair]:
     "Draws of a critic's last turn after which the reader ended at the label, over those after which it did not."
     readers = {t.role: t for t in transcript.turns if t.agent == critic.index and t.role.startswith('reader ')}
     draws = [(t, readers[f'reader {k}']) for k, t in enumerate(last_draws(transcript, critic))] if readers else []

@@ -171,7 +171,13 @@ def study_question(name: str) -> Question:
 class RowRunner:
     "Runs rows one after the other over one store, and remembers what came of them."
 
-    def __init__(self, base: Config, root: Path, executor=None, tell: Callable = print):
+    def __init__(
+        self,
+        base: Config,
+        root: Path,
+        executor=None,
+        tell: Callable = print,  # takes a line about what is done or failed
+    ):
         self.base, self.root, self.executor, self.tell = base, Path(root), executor, tell
         self.folders, self.failed = [], {}  # run folders; {row and seed: why}
 
@@ -216,7 +222,10 @@ def drift(outcomes: 'DataFrame') -> list[Drift]:  # the tidy table
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def pass_curves(outcomes: 'DataFrame', ks: tuple[int, ...] = KS) -> dict[tuple[str, int], dict[int, Estimate]]:
+def pass_curves(
+    outcomes: 'DataFrame',
+    ks: tuple[int, ...] = KS,  # numbers of answers, ascending
+) -> dict[tuple[str, int], dict[int, Estimate]]:
     "{(recipe, iteration): {k: pass@k}}, for each k of which there are enough answers."
     found = {}
     for (recipe, i), own in outcomes[outcomes.method == 'single'].groupby(['recipe', 'iteration'], observed=True):

@@ -107,7 +107,10 @@ def usable(ctx: RecipeContext, transcripts: list[Transcript]) -> list[bool]:
     return found
 
 
-def share(transcript: Transcript, v: Vote) -> float:
+def share(
+    transcript: Transcript,
+    v: Vote,  # the vote over the solver's samples
+) -> float:
     "Of the solver's samples, those that gave the most frequent answer."
     return v.support / max(len(transcript.at(1)), 1)
 
@@ -128,7 +131,12 @@ def solver_and_challenger(
     return {solver: solved, challenger: asked}
 
 
-def question_example(transcript: Transcript, v: Vote, ok: bool, warm: bool) -> tuple[Example, float]:
+def question_example(
+    transcript: Transcript,
+    v: Vote,  # the vote over the solver's samples
+    ok: bool,  # is what the challenger wrote a question of the wanted form? if not, reward 0
+    warm: bool,  # the challenger is still taught the given questions
+) -> tuple[Example, float]:
     "The challenger's turn and its reward: 1 while it is taught the given questions, else how divided the solver is."
     (asked,) = (t for t in transcript.turns if t.role == 'challenger')
     reward = 1.0 if warm else 1 - 2 * abs(share(transcript, v) - 0.5)

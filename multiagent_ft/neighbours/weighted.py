@@ -34,7 +34,10 @@ class Weighted(Example):
     weight: float | None = None  # 0 or more; None: all count alike
 
 
-def weighted(example: Example, weight: float | None) -> Weighted:
+def weighted(
+    example: Example,
+    weight: float | None,  # 0 or more, relative to the others'; None: all examples count alike, and none may have one
+) -> Weighted:
     "`example` with a weight."
     own = {k: getattr(example, k) for k in ('prompt_ids', 'token_ids', 'problem', 'round', 'bucket')}
     return Weighted(**own, weight=weight)
@@ -77,7 +80,11 @@ def weighted_loss(
 class WeightedCollator(Collator):
     "`Collator`, with the examples' weights beside the batch."
 
-    def __init__(self, examples: list[Weighted], pad: int):
+    def __init__(
+        self,
+        examples: list[Weighted],
+        pad: int,  # token id that fills up short rows; the mask leaves it out
+    ):
         super().__init__(examples, pad)
         self.weights = relative([e.weight for e in examples])
 

@@ -278,7 +278,9 @@ def agreement(outcomes: list[dict], when: str) -> float:  # 'first' or 'final'
     return sum(o[method]['support'] / max(len(o[when]), 1) for o in outcomes) / len(outcomes)
 
 
-def total(dicts: Iterable[dict]) -> dict:
+def total(
+    dicts: Iterable[dict],  # those that lack a key count as 0 there
+) -> dict:
     "Sum of dictionaries of numbers, key by key."
     total = Counter()
     for d in dicts:
@@ -424,7 +426,10 @@ def fit_of(engine, protocol: Protocol, problems: list[Problem]) -> Fit:
     )
 
 
-def fit_note(engine, fit: Fit) -> str:
+def fit_note(
+    engine,
+    fit: Fit,  # as `fit_of` found it
+) -> str:
     "A line about questions that do not fit, '' when all do. Raises `MaftError` when none does."
     n, lost = len(fit.fitting) + len(fit.too_long), len(fit.too_long)
     if not lost and not fit.short:

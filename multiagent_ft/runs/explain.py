@@ -170,7 +170,11 @@ def _fault(agent: str, own: TrainedAgent, weights: Weights, *, before: Weights, 
     return None
 
 
-def trained_agents(record: RunRecord, store: Store, k: int) -> dict[str, TrainedAgent]:
+def trained_agents(
+    record: RunRecord,  # the run, as `run_record` reads it
+    store: Store,
+    k: int,
+) -> dict[str, TrainedAgent]:
     "{agent: where its weights after iteration `k` come from}."
     from multiagent_ft.engines.huggingface import adapter_identity
 
@@ -260,7 +264,11 @@ def _broken(k: int, steps: dict[str, list[UsedEntry]]) -> list[str]:
     return [f'iteration {k}, {name}: {e.digest[:12]}: {e.wrong}' for name, e in broken]
 
 
-def iteration_lines(record: RunRecord, store: Store, it: dict) -> tuple[list[str], list[str]]:
+def iteration_lines(
+    record: RunRecord,  # the run, as `run_record` reads it
+    store: Store,
+    it: dict,  # the iteration's entry in summary.json
+) -> tuple[list[str], list[str]]:
     "(lines, faults) of one iteration."
     k = it['iteration']
     steps = {s.partition('/')[2]: entries_of(record, store, s) for s in record.steps(k)}

@@ -273,7 +273,9 @@ def flattened(values: dict) -> dict[str, Any]:
     return flat
 
 
-def nested(flat: dict) -> dict[str, Any]:
+def nested(
+    flat: dict,  # {path such as 'training.rank': value}
+) -> dict[str, Any]:
     "Values by path as a tree."
     tree = {}
     for path, v in flat.items():
@@ -450,7 +452,10 @@ class Config(Section):
         tree = self.model_dump(mode=mode)
         return {SHORT[p]: v for p, v in flattened(tree).items()}
 
-    def but(self, **changes) -> 'Config':
+    def but(
+        self,
+        **changes,  # new values by name
+    ) -> 'Config':
         "The same with some settings changed, by short name or section; all others stay as they are."
         return Config(**(nested(flattened(self.flat()) | flattened(changes))))
 

@@ -107,7 +107,11 @@ def base_key(engine) -> dict:
     return found | dict(base=found['base']['files']) if 'base' in found else {}
 
 
-def check_same_base(saved: dict, engine, where: str):
+def check_same_base(
+    saved: dict,
+    engine,
+    where: str,  # what is said to stand on it, for the error
+):
     "Raises `MaftError` if `engine` has another base model than the one of `saved`, a `base_key`."
     now = base_key(engine) if saved else {}
     changed = [part for k, part in BASE_PARTS.items() if k in saved and k in now and saved[k] != now[k]]
@@ -123,7 +127,10 @@ def check_same_base(saved: dict, engine, where: str):
 STORES_OWN = ('key.json', 'checksums.json')  # what the store writes beside a job's files
 
 
-def link_or_copy(src: str, dst: str):
+def link_or_copy(
+    src: str,  # an existing file
+    dst: str,  # a path where there is none yet
+):
     "A hard link, or a copy where links cannot be had."
     try:
         os.link(src, dst)
@@ -131,7 +138,10 @@ def link_or_copy(src: str, dst: str):
         shutil.copy2(src, dst)
 
 
-def same_files(a: Path, b: Path) -> bool:
+def same_files(
+    a: Path,  # one folder
+    b: Path,  # the other
+) -> bool:
     "Do two folders hold the same files, the store's own aside? Links to one file are the same without being read."
     mine, theirs = (
         {f.relative_to(d).as_posix(): f for f in Path(d).rglob('*') if f.is_file() and f.name not in STORES_OWN}

@@ -288,7 +288,12 @@ class NotebookLine:
 class Shown:
     "A line of text for a notebook, with a bar before it if a total is given."
 
-    def __init__(self, text: str, done: int = 0, total: int = 0):
+    def __init__(
+        self,
+        text: str,
+        done: int = 0,
+        total: int = 0,  # how many there will be; 0: not known
+    ):
         self.text, self.done, self.total = text, done, total
 
     def __repr__(self):
@@ -651,7 +656,7 @@ class Mirror:
     def __init__(
         self,
         folder: Path,
-        project: str | None,
+        project: str | None,  # of W&B; None: W&B is not used
         config: dict,
         *,
         wanted: str,  # see `wandb_mode`

@@ -164,14 +164,18 @@ def answers_of(table: 'DataFrame', row: str | tuple[str, int], method: str):
     return next(iter(scores(mine, method).values())) if len(mine) else None
 
 
-def values_of(measures: 'DataFrame', row: str | tuple[str, int], measure: str):
+def values_of(
+    measures: 'DataFrame',  # of diversity: a tidy table with a row per run, iteration and measure
+    row: str | tuple[str, int],
+    measure: str,
+):
     "A measure of diversity of a row, as scores: one value per seed; None where there is none."
     mine = pick(measures[measures.measure == measure], row).dropna(subset='value')
     return frame({s: {str(s): v} for s, v in zip(mine.seed, mine.value)}) if len(mine) else None
 
 
 def judge(
-    c: Claim,
+    c: Claim,  # what is claimed
     table: 'DataFrame | None',  # the tidy outcomes of its experiment, or its measures of diversity; None without data
 ) -> Judged:
     "The test of a claim. Seeds that only one of the two rows has are left out."
@@ -213,12 +217,16 @@ def row_name(row: str | tuple[str, int]) -> str:
     return row if isinstance(row, str) else f'{row[0]} after {row[1]}'
 
 
-def comparison_name(c: Claim) -> str:
+def comparison_name(
+    c: Claim,  # what is claimed
+) -> str:
     "What a claim compares, in words."
     return f'{row_name(c.better)} > {row_name(c.than)}'
 
 
-def claim_cells(j: Judged) -> list[str]:
+def claim_cells(
+    j: Judged,  # a claim with its test
+) -> list[str]:
     "One row of the table of claims."
     c, e = j.claim, j.difference
     test = comparison_name(c) + ('' if c.measure == 'debate' else f' ({c.measure})')
@@ -241,7 +249,9 @@ def claim_cells(j: Judged) -> list[str]:
     ]
 
 
-def claims_table(judged: list[Judged]) -> str:
+def claims_table(
+    judged: list[Judged],  # claims with their tests, in the order of the table
+) -> str:
     "Markdown, one line per claim."
     head = ['claim', 'from', 'test', 'difference [95 %, the widest interval]', 'seeds × questions', 'p (Holm)']
     return markdown_table([[*head, 'seeds better, worse', 'verdict'], *map(claim_cells, judged)])
@@ -250,7 +260,11 @@ def claims_table(judged: list[Judged]) -> str:
 VERDICT_COLOURS = dict(holds=COLOURS[2], unclear=COLOURS[7], fails=COLOURS[5])
 
 
-def draw_claim(ax, y: int, j: Judged):
+def draw_claim(
+    ax,
+    y: int,
+    j: Judged,  # a claim with its test, which must have data
+):
     "One claim on matplotlib's `ax` at height `y`; with one seed, its line goes all the way."
     colour = VERDICT_COLOURS[j.verdict]
     if j.difference.seeds < 2:
@@ -261,7 +275,10 @@ def draw_claim(ax, y: int, j: Judged):
     ax.plot(100 * j.difference.mean, y, 'o', color=colour, ms=5)
 
 
-def claims_plot(judged: list[Judged], title: str = ''):
+def claims_plot(
+    judged: list[Judged],  # claims with their tests; those without data are left out
+    title: str = '',
+):
     "Difference in points with its widest 95 % interval, one row per claim about accuracy that could be tested."
     shown = [j for j in judged if j.difference and j.claim.measure == 'debate'][::-1]
     fig, (ax,) = figure(8.2, 0.9 + 0.26 * max(len(shown), 1))

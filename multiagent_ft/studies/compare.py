@@ -89,7 +89,9 @@ class StudyRun(NamedTuple):
     folders: list[Path]  # run folders
 
 
-def check_tasks(configs: list[Config]):
+def check_tasks(
+    configs: list[Config],  # of all runs of a study
+):
     "Read every task and split its questions, once each. Raises `MaftError` for the first that cannot be."
     from multiagent_ft.runs.run import RunContext, split_questions
 
@@ -188,7 +190,7 @@ def init_study_dir(folder: Path, base: Config | None, what: str = 'comparison'):
 
 # %% ../../nbs/studies/36_compare.ipynb #5f840f9c
 def shared_tokens(
-    folders: list[Path],
+    folders: list[Path],  # of the runs
     store: Store,
     memo: Path,  # remembers the tokens of entries already counted
 ) -> dict[str, int]:
@@ -249,7 +251,9 @@ def addresses(cfg: Config) -> Counter:
     return out
 
 
-def requests(configs: list[Config]) -> dict[str, int]:
+def requests(
+    configs: list[Config],  # of all runs of a study
+) -> dict[str, int]:
     "Answers to generate for all runs: `apart`, and `together` (at most: rows that turn out equal share more)."
     each = [addresses(c) for c in {c.out: c for c in configs}.values()]
     union = Counter()
@@ -272,7 +276,11 @@ def tokens_of(s, answers: int, questions: int) -> tuple[float, float]:
     return answers * s.generated / max(s.answers, 1), questions * s.example_tokens / max(s.questions, 1)
 
 
-def estimate_time(configs: list[Config], base: Config, answers: int) -> str:
+def estimate_time(
+    configs: list[Config],  # of all runs of a study
+    base: Config,
+    answers: int,
+) -> str:
     "A guess at tokens and minutes, in a line, from a few questions asked now."
     from multiagent_ft.runs.plan import duration, sample, seconds_for, size
     from multiagent_ft.runs.run import RunContext, split_questions, worker_count
@@ -367,7 +375,9 @@ def compare(
     return dict(table=table, study=study, made=dict(done.made), tokens=tokens)
 
 
-def savings_note(tokens: dict) -> str:
+def savings_note(
+    tokens: dict,  # its `apart` and `together`
+) -> str:
     "`shared_tokens` in a sentence."
     return (
         f'Tokens generated: {tokens["apart"]:,} if every row ran on its own, {tokens["together"]:,} together'

@@ -313,7 +313,12 @@ def embedder(name: str = SPELLING) -> Callable:  # or the folder of a transforme
     return char_ngrams if name == SPELLING else encoder(name)
 
 
-def measure_iteration(here: Path, questions: int, embedding: Callable, likelihood: bool) -> dict:
+def measure_iteration(
+    here: Path,  # `iteration-K` of a run
+    questions: int,
+    embedding: Callable,  # takes texts, returns vectors: (texts, dimensions)
+    likelihood: bool,  # also measure log-probabilities, which needs the model
+) -> dict:
     "`diversity` of the evaluation debates of one iteration's folder."
     debates, society = (
         [transcript_from_dict(d) for d in read_jsonl(here / 'eval.jsonl')[:questions]],
@@ -364,7 +369,9 @@ def format_measure(m: dict) -> str:  # a `Measure` as a dictionary
     return f'{m["value"]:.3f}{interval}'
 
 
-def diversity_table(pages: list[dict]) -> list[list[str]]:
+def diversity_table(
+    pages: list[dict],  # one per iteration, as `measure_iteration` returns it
+) -> list[list[str]]:
     "Head and one row per iteration, with 95 % intervals over questions."
     names = list(dict.fromkeys(m for p in pages for m in p['measures']))
     rows = [['iteration', 'questions', 'unparsed', *names]]

@@ -235,7 +235,9 @@ def debates_row(r: dict, debates: str, h: dict) -> dict:  # 'training' or 'evalu
     )
 
 
-def debates_of(r: dict) -> dict[str, dict]:
+def debates_of(
+    r: dict,  # one run and iteration, as `record` makes it
+) -> dict[str, dict]:
     "{'training' and 'evaluation': health} of a record, as far as it has them."
     evaluation = r['health'] | dict(asked=r['questions'], cost=r['cost'])
     training = r['training'].get('debates')

@@ -36,7 +36,10 @@ def svg_element(fig) -> str:
     return svg[svg.index('<svg') :]
 
 
-def thumbnail(fig, dpi: int = 66) -> bytes:
+def thumbnail(
+    fig,
+    dpi: int = 66,  # dots per inch of the PNG
+) -> bytes:
     "`fig` as a small PNG of at most 64 colours, chosen so that none is far from the original, for stored outputs."
     from PIL import Image
 
@@ -56,7 +59,12 @@ def style(i: int) -> dict:
     return dict(color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8])
 
 
-def figure(width: float = 6.6, height: float = 3.2, panels: int = 1, rows: int = 1):
+def figure(
+    width: float = 6.6,  # inches, of the whole figure
+    height: float = 3.2,  # inches, of the whole figure
+    panels: int = 1,  # side by side, in each row
+    rows: int = 1,
+):
     "(figure, axes): one panel, or several side by side, row by row."
     from matplotlib.figure import Figure
 
@@ -91,7 +99,10 @@ def size_of(table: list[TableRow]) -> str:
     return f'{span(questions)} questions × {span(seeds)} seed{"s" if max(seeds, default=1) > 1 else ""}'
 
 
-def titled(ax, *parts: str):
+def titled(
+    ax,
+    *parts: str,  # joined by blanks
+):
     "A small title for `ax`, on the left."
     ax.set_title(plain(' '.join(parts).strip()), fontsize=9, loc='left')
 
@@ -160,7 +171,14 @@ class Panel(NamedTuple):
     share: bool = True  # values are shares, shown in per cent
 
 
-def draw_curve(ax, points: list[Point], name: str, i: int, shift: float, factor: float):
+def draw_curve(
+    ax,
+    points: list[Point],  # ascending by iteration
+    name: str,
+    i: int,
+    shift: float,
+    factor: float,  # 100 where shares are shown in per cent, otherwise 1
+):
     "Curve number `i` on matplotlib's `ax`, moved by `shift` so that intervals do not hide each other."
     steps, values = [p.iteration + shift for p in points], [factor * p.value for p in points]
     ax.plot(steps, values, **style(i), ms=4, lw=1.5, label=plain(name))
@@ -169,7 +187,10 @@ def draw_curve(ax, points: list[Point], name: str, i: int, shift: float, factor:
             ax.vlines(p.iteration + shift, factor * p.low, factor * p.high, color=COLOURS[i % 8], lw=1.2, alpha=0.7)
 
 
-def draw_panel(ax, panel: Panel):
+def draw_panel(
+    ax,
+    panel: Panel,  # its curves, and what its axes say
+):
     "Draw one panel on matplotlib's `ax`; a curve of one point, where others have more, also as a dotted line across."
     factor, n = 100 if panel.share else 1, len(panel.series)
     steps = {p.iteration for points in panel.series.values() for p in points}
@@ -196,6 +217,11 @@ def panels_plot(panels: list[Panel]):
     return fig
 
 
-def iterations_plot(series: dict[str, list[Point]], label: str, title: str = '', share: bool = True):
+def iterations_plot(
+    series: dict[str, list[Point]],  # {name of a curve: its points}
+    label: str,
+    title: str = '',
+    share: bool = True,  # values are shares, shown in per cent
+):
     "One panel, see `Panel`."
     return panels_plot([Panel(title=title, label=label, series=series, share=share)])

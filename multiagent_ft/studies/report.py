@@ -760,7 +760,11 @@ def own_markup(name: str):  # a file of the page
     return Markup(environment().loader.get_source(environment(), name)[0])
 
 
-def page(r: Results, debates: int = 5000, other: Results | None = None) -> str:
+def page(
+    r: Results,  # the run that is reported
+    debates: int = 5000,
+    other: Results | None = None,
+) -> str:
     "The whole report as one HTML document that loads nothing from elsewhere; `other`: a run to hold it against."
     s, script = r.about, own_markup('report.js') if r.debates else ''
     versions = ', '.join(f'{name} {version}' for name, version in r.provenance.get('versions', {}).items())

@@ -80,7 +80,9 @@ class PaperExperiment:
         return published(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
 
-def rows_for(*names: str) -> tuple[StudyRow, ...]:
+def rows_for(
+    *names: str,  # of recipes
+) -> tuple[StudyRow, ...]:
     "Rows for recipes under their own names. Raises `MaftError` for an unknown one."
     return tuple(StudyRow(label=n, recipe=load_recipe(n).name) for n in names)
 
@@ -220,13 +222,21 @@ def tasks_for(x: PaperExperiment, model: str, asked: list[str] = ()) -> list[str
     return list(x.tasks) if model != 'nano' else ['words' if transfer else 'arithmetic']
 
 
-def base_for(x: PaperExperiment, cfg: Config, task: str) -> Config:
+def base_for(
+    x: PaperExperiment,  # its own settings win over those of `cfg`
+    cfg: Config,
+    task: str,
+) -> Config:
     "The settings that all rows share."
     data = None if task in GENERATED else cfg.data
     return cfg.but(**x.settings | dict(task=task, iterations=x.iterations, data=data))
 
 
-def rows_on(x: PaperExperiment, cfg: Config, task: str) -> list[StudyRow]:
+def rows_on(
+    x: PaperExperiment,  # an experiment of the paper
+    cfg: Config,
+    task: str,
+) -> list[StudyRow]:
     """Its rows; one that is trained elsewhere is trained on the paper's task, or on nano on arithmetic. Raises
     `MaftError` if that is the task of the evaluation."""
 
@@ -251,7 +261,10 @@ def paper_columns(x: PaperExperiment, task: str) -> list[tuple[str, str]]:
     return [pair for pair in every if pair[1] == task] or every
 
 
-def as_printed(number: tuple[float, float | None] | None) -> str:
+def as_printed(
+    number: tuple[float, float | None]
+    | None,  # value in per cent and its standard error, where the paper gives one; None: not in the paper
+) -> str:
     "A number of the paper, as it is printed there."
     if number is None:
         return ''
@@ -259,7 +272,12 @@ def as_printed(number: tuple[float, float | None] | None) -> str:
     return f'{value:g}' if stderr is None else f'{value:.2f} ± {stderr:.2f}'
 
 
-def comparison_table(x: PaperExperiment, model: str, task: str, table: list[TableRow]) -> str:
+def comparison_table(
+    x: PaperExperiment,  # an experiment of the paper
+    model: str,
+    task: str,
+    table: list[TableRow],
+) -> str:
     "Markdown: our rows, a separator, the paper's numbers for the same rows; rows that are ours alone are marked."
     columns, ours = paper_columns(x, task) if x.iterations == 1 else [], {row.label for row in x.controls}
     separator = ['‖'] * bool(columns)
@@ -281,7 +299,10 @@ def format_point(p: Point | None, share: bool) -> str:
     return value if low is None else f'{value} [{low}, {high}]'
 
 
-def by_iteration_table(series: dict[str, list[Point]], share: bool = True) -> str:
+def by_iteration_table(
+    series: dict[str, list[Point]],  # {name of a curve: its points}
+    share: bool = True,  # values are shares, shown in per cent
+) -> str:
     "Markdown: one row per curve, one column per iteration; shares in per cent."
     steps = sorted({p.iteration for points in series.values() for p in points})
     at = {name: {p.iteration: p for p in points} for name, points in series.items()}
@@ -289,7 +310,10 @@ def by_iteration_table(series: dict[str, list[Point]], share: bool = True) -> st
     return markdown_table([['row', *map(str, steps)], *rows])
 
 
-def paper_series(x: PaperExperiment, measure: str = '') -> dict[str, list[Point]]:
+def paper_series(
+    x: PaperExperiment,  # an experiment of the paper
+    measure: str = '',
+) -> dict[str, list[Point]]:
     "The paper's curves, {model row: points}; accuracies as shares."
     curves = {}
     for (row, model, column), (value, _) in x.numbers.items():
@@ -380,7 +404,11 @@ def about_diversity(measures: 'DataFrame') -> str:  # see `measures_table`
     return f'Embedder: {first.embedder}{spelling}; {size}; [95 %, {brackets}].'
 
 
-def write_diversity(folder: Path, x: PaperExperiment, records: list[dict]) -> str:
+def write_diversity(
+    folder: Path,
+    x: PaperExperiment,  # an experiment of the paper
+    records: list[dict],
+) -> str:
     """Write diversity.jsonl.gz, diversity.csv and diversity.png/svg; Markdown tables of every measure, ours and the
     paper's."""
     save_records(folder / 'diversity.jsonl.gz', records)
@@ -399,7 +427,12 @@ def write_diversity(folder: Path, x: PaperExperiment, records: list[dict]) -> st
 
 # %% ../../nbs/studies/37_reproduce.ipynb #195173ff
 def plan_experiment(
-    x: PaperExperiment, cfg: Config, seeds: list[int], out: Path, asked: list[str] = (), measure: bool = True
+    x: PaperExperiment,  # an experiment of the paper
+    cfg: Config,
+    seeds: list[int],
+    out: Path,
+    asked: list[str] = (),
+    measure: bool = True,
 ) -> list[str]:
     "The plan of an experiment, in lines."
     lines = [f'{x.name} ({x.source} of arXiv 2501.05707): {x.title}']
@@ -421,7 +454,12 @@ def heading(x: PaperExperiment, seeds: list[int]) -> str:
     )
 
 
-def iteration_part(x: PaperExperiment, title: str, study: Study, folder: Path) -> str:
+def iteration_part(
+    x: PaperExperiment,  # an experiment of the paper
+    title: str,
+    study: Study,
+    folder: Path,
+) -> str:
     """Accuracy by iteration, ours and the paper's, as Markdown; writes iterations.png/svg with both. '' for a single
     iteration."""
     if x.iterations == 1:
@@ -451,7 +489,9 @@ def our_numbers(model: str, task: str, study: Study) -> list[dict]:
     return found
 
 
-def paper_numbers(x: PaperExperiment) -> list[dict]:
+def paper_numbers(
+    x: PaperExperiment,  # an experiment of the paper
+) -> list[dict]:
     "The paper's numbers in the same columns; it gives neither counts nor intervals."
     if x.diversity:
         return []  # nats and cosines, not per cent: they stand in diversity.csv
@@ -462,7 +502,9 @@ def paper_numbers(x: PaperExperiment) -> list[dict]:
     return found
 
 
-def numbers_frame(numbers: list[dict]) -> 'DataFrame':
+def numbers_frame(
+    numbers: list[dict],  # rows by name of column; what one lacks stays empty
+) -> 'DataFrame':
     "Such numbers as a frame, `COLUMNS`."
     import pandas as pd
 
@@ -478,7 +520,12 @@ class Part(NamedTuple):
     folder: Path
 
 
-def parts_of(x: PaperExperiment, cfg: Config, out: Path, asked: list[str]) -> list[Part]:
+def parts_of(
+    x: PaperExperiment,  # an experiment of the paper
+    cfg: Config,
+    out: Path,
+    asked: list[str],
+) -> list[Part]:
     "The tasks of an experiment, their folders made. Raises `MaftError` for one that holds something else."
     out = Path(out)
     parts = [
@@ -491,7 +538,12 @@ def parts_of(x: PaperExperiment, cfg: Config, out: Path, asked: list[str]) -> li
     return parts
 
 
-def write_part(x: PaperExperiment, part: Part, study: Study, note: str) -> tuple[list[TableRow], str]:
+def write_part(
+    x: PaperExperiment,  # the experiment
+    part: Part,  # the task of it that was run
+    study: Study,
+    note: str,  # a line below the table, about tokens
+) -> tuple[list[TableRow], str]:
     "Write tables and plots of one task: its table, and its part of the page in Markdown."
     model, baseline = part.base.model, x.baseline or part.rows[0].label
     title = f'{model} on {part.task}'
@@ -509,7 +561,14 @@ class PartResult(NamedTuple):
     made: Counter
 
 
-def run_part(x: PaperExperiment, part: Part, seeds: list[int], out: Path, questions: int, embed: str) -> PartResult:
+def run_part(
+    x: PaperExperiment,  # the experiment
+    part: Part,  # the task of it that is run
+    seeds: list[int],
+    out: Path,
+    questions: int,
+    embed: str,
+) -> PartResult:
     "Run one task of an experiment and write its tables and plots."
     done = run_all(part.rows, part.base, seeds=seeds, root=out)
     study = Study([r for r in done.records if r['task'] == part.task])
@@ -523,7 +582,7 @@ def run_part(x: PaperExperiment, part: Part, seeds: list[int], out: Path, questi
 
 
 def reproduce(
-    x: PaperExperiment,
+    x: PaperExperiment,  # an experiment of the paper
     cfg: Config,
     seeds: list[int],
     out: Path = Path('runs/paper'),

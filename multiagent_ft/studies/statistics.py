@@ -31,7 +31,10 @@ def frame(scores: 'DataFrame | dict') -> 'DataFrame':  # (questions, seeds), or 
     return scores
 
 
-def paired(a: 'DataFrame | dict', b: 'DataFrame | dict') -> 'DataFrame':
+def paired(
+    a: 'DataFrame | dict',  # scores of A, questions by seeds
+    b: 'DataFrame | dict',  # scores of B, with the same seeds
+) -> 'DataFrame':
     "Scores of B minus those of A, question by question within each seed. Raises `MaftError` where they do not match."
     import pandas as pd
 
@@ -189,7 +192,10 @@ def within_seeds(a: 'DataFrame | dict', b: 'DataFrame | dict') -> dict[int, Comp
     return {s: compare(a[s].dropna().to_dict(), b[s].dropna().to_dict()) for s in a.columns}
 
 
-def significant_seeds(within: dict[int, Comparison], level: float = 0.05) -> tuple[int, int]:
+def significant_seeds(
+    within: dict[int, Comparison],  # {seed: the comparison of A and B in it}
+    level: float = 0.05,
+) -> tuple[int, int]:
     "In how many seeds McNemar's test alone finds B better, and worse."
     better = [c.difference > 0 for c in within.values() if c.p < level]
     return sum(better), len(better) - sum(better)
@@ -257,12 +263,16 @@ def format_estimate(e: Estimate | None, sign: str = '') -> str:
     return f'{100 * e.mean:{sign}.1f} ± {100 * e.stderr:.1f} [{100 * e.low:{sign}.1f}, {100 * e.high:{sign}.1f}]'
 
 
-def small_p(p: float | None) -> str:
+def small_p(
+    p: float | None,  # None: no test was made
+) -> str:
     "A p as a table shows it."
     return '' if p is None else '< 0.001' if p < 0.001 else f'{p:.3f}'
 
 
-def format_count(n: float | None) -> str:
+def format_count(
+    n: float | None,  # None: it was not counted
+) -> str:
     "A number of tokens as a table shows it."
     return '' if n is None else f'{n:,.0f}'
 
