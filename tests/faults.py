@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault in ANSWERS:
             self.answer(*ANSWERS[fault])
         else:
-            got = proxy.client.request(self.command, proxy.upstream + self.path.removeprefix('/v1'), content=body)
+            got = proxy.client.request(self.command, proxy.upstream.removesuffix('/v1') + self.path, content=body)
             if fault == 'cut':
                 self.answer(got.status_code, {}, got.content, most=len(got.content) // 2)
                 self.close_connection = True

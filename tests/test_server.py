@@ -14,7 +14,7 @@ from faults import Proxy
 from multiagent_ft.engines import huggingface as hf
 
 from multiagent_ft.engines import server as module
-from multiagent_ft.core import MaftError, Message, seed_for
+from multiagent_ft.core import Completion, MaftError, Message, seed_for
 from multiagent_ft.method.prompts import Engine, EngineSpec, Request, Sampling, opening
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.engines.by_name import engine_for
@@ -354,13 +354,49 @@ def test_verdict_of_a_probe(adapter, base, noise, measured, verdict):
     assert module.AdapterProbe(adapter, base, noise, measured).verdict() == verdict
 
 
-def test_tokenizer_mismatch_is_detected(served, llama, tmp_path):
-    "Token ids of one vocabulary are other words in another, and nothing else would say so."
+SAYS_LITTLE = [(), ('detokenize',), ('detokenize', 'return_token_ids'), ('detokenize', 'return_token_ids', 'usage')]
+
+
+@pytest.mark.parametrize('ignored', SAYS_LITTLE)
+def test_another_tokenizer_is_refused_before_anything_is_asked(nano_handle, llama, ignored):
+    "Named by hand, by what the server spells, by the ids or their number it makes of a known text; else a note."
+    server, url = nano_handle
+    server.ignores.update(ignored)
+    same = ServerEngine(url, 'nano')
+    assert bool(same.notes) == ('usage' in ignored)
+    if 'usage' in ignored:
+        other = ServerEngine(url, llama, model='nano')
+        assert 'has the tokenizer of' in other.notes[0] and 'cannot be told' in other.notes[0]
+        return
+    with pytest.raises(MaftError, match='whose tokenizer is not that of .*: what is .* here is .* there') as e:
+        ServerEngine(url, llama, model='nano')
+    assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('text', ['42', '{', ''])
+def test_another_tokenizer_is_refused_though_its_short_answers_decode_alike(llama, tmp_path, text):
+    "A server that says two bytes spells them alike in every byte-level vocabulary; a longer text tells."
+    other = HFEngine(make('qwen2', tmp_path / 'qwen2', context=512))
+    server, url = serve(other)
+    ids = other.base.renderer.tok(text).input_ids
+    server.RequestHandlerClass = type('Short', (server.RequestHandlerClass,), {})
+    server.RequestHandlerClass.generate = lambda self, prompt, body: Completion(text, 'stop', prompt, tuple(ids))
+    with pytest.raises(MaftError, match='whose tokenizer is not that of'):
+        ServerEngine(url, llama, model=other.name).generate(asks(2))
+    server.shutdown()
+    server.server_close()
+
+
+def test_completions_of_another_tokenizer_are_refused(local, llama, tmp_path):
+    "Where the server says nothing of its tokenizer at the start, each completion is compared."
+    server, url = serve(local)
+    server.ignores.update(['detokenize', 'usage', 'prompt_token_ids'])
     other = make('qwen2', tmp_path / 'qwen2', context=512)
-    with pytest.raises(MaftError, match='tokenizer is not that of'):
-        ServerEngine(served(), other, model=str(llama), max_length=400).generate(
-            [Request((Message('user', f'What is {i}+4?'),), i, Sampling(0.8, 0.95, 20)) for i in range(4)]
-        )
+    remote = ServerEngine(url, other, model=str(llama), max_length=400)
+    with pytest.raises(MaftError, match='it sent .*, and its token ids mean'):
+        remote.generate([Request((Message('user', f'What is {i}+4?'),), i, Sampling(0.8, 0.95, 20)) for i in range(4)])
+    server.shutdown()
+    server.server_close()
 
 
 def test_engines_by_name(llama, tmp_path, served):

@@ -341,6 +341,35 @@ def test_ambiguous_choice_gold_is_none():
     assert letter_of('A', ['A', 'B']) == 'A' and letter_of(1, ['1', '2']) == 'B'
 
 
+@pytest.mark.parametrize(
+    'answers, gold',
+    [
+        (['0', '1', '2', '17'], 'BBBB'),  # texts: 17 is no position
+        (['0', '1', '2', '2'], None),  # texts or positions: the row says which may be meant
+        ([4, 1, 2, 3], 'DABC'),  # from 1: there is no choice at position 4
+        ([0, 1, 2, 3], 'ABCD'),
+        (['b', 'B', 'b', 'B'], 'BBBB'),
+    ],
+)
+def test_all_rows_say_how_choices_are_named(tmp_path, answers, gold):
+    rows = [dict(question='Which?', choices=['x', str(a), 'y', 'z'], answer=a) for a in answers]
+    if gold:
+        task = Task.from_rows(rows, name='quiz')
+        assert [p.gold for p in task.load()[0]] == list(gold)
+        return
+    with pytest.raises(MaftError, match=r"'0' may be choice A \(by its position\) or B \(by its text\)"):
+        Task.from_rows(rows, name='quiz').load()
+
+
+@pytest.mark.parametrize('column', ['answerKey', 'answer_index', 'correct_answer', 'label'])
+def test_usual_names_of_the_right_choice(column):
+    "ARC says answerKey and labels its choices; MMLU-Pro has an index beside the answer."
+    choices = dict(text=['red', 'blue'], label=['1', '2']) if column == 'answerKey' else ['red', 'blue']
+    right = '2' if column == 'answerKey' else 1
+    task = Task.from_rows([{'question': 'Which?', 'choices': choices, column: right}] * 2, name='quiz')
+    assert [p.gold for p in task.load()[0]] == ['B', 'B']
+
+
 # Your own data
 # ------------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,14 @@
     python tools/serve.py MODEL [PORT]
 
 Understands the part of vLLM's interface that `multiagent_ft.engines.server` uses: /v1/models, /v1/completions (text or
-token ids as prompt, seed, stop_token_ids, return_token_ids, logprobs), /v1/chat/completions, /v1/load_lora_adapter.
+token ids as prompt, seed, stop_token_ids, return_token_ids, logprobs), /v1/chat/completions, /v1/load_lora_adapter,
+/detokenize.
 """
 
 import json, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PAGES = ('/v1/completions', '/v1/chat/completions', '/detokenize')
 
 
 class Server(ThreadingHTTPServer):
@@ -17,7 +20,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(('127.0.0.1', port), Handler)
         self.engine, self.key, self.trouble = engine, key, trouble
         self.lock, self.adapters = threading.Lock(), {}
-        self.ignores = set()  # of a request: adapters, logprobs, return_token_ids; nothing is said about it
+        self.ignores = (
+            set()
+        )  # of a request: adapters, logprobs, return_token_ids, usage, detokenize; nothing is said about it
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,8 +65,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path == '/v1/load_lora_adapter':
             self.load_adapter(body.get('lora_name'), body.get('lora_path'))
+        elif self.path not in PAGES or 'detokenize' in self.server.ignores and self.path == '/detokenize':
+            self.fail(404, 'Not Found')
         elif body['model'] != self.server.engine.name and body['model'] not in self.server.adapters:
             self.fail(404, f'The model {body["model"]} does not exist.')
+        elif self.path == '/detokenize':
+            self.send(200, dict(prompt=self.server.engine.base.renderer.tok.decode(body['tokens'])))
         else:
             self.complete(body)
 
@@ -79,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
         engine = self.server.engine
         chat = self.path == '/v1/chat/completions'
-        ids = engine.render(tuple(Message(**m) for m in body['messages'])) if chat else tuple(body['prompt'])
+        ids = engine.render(tuple(Message(**m) for m in body['messages'])) if chat else self.prompt_ids(body['prompt'])
         if len(ids) + body['max_tokens'] > engine.context:
             return self.fail(400, f"This model's maximum context length is {engine.context} tokens.")
         completion = self.generate(ids, body)
@@ -87,10 +96,17 @@ class Handler(BaseHTTPRequestHandler):
         choice = dict(message=dict(role='assistant', content=text)) if chat else dict(text=text)
         if self.wants(body, 'return_token_ids'):
             choice['token_ids'] = list(completion.token_ids)
+        if self.wants(body, 'return_token_ids') and 'prompt_token_ids' not in self.server.ignores:
+            choice['prompt_token_ids'] = list(ids)
         if self.wants(body, 'logprobs'):
             choice['logprobs'] = dict(token_logprobs=self.logprobs(ids, completion.token_ids, body['model']))
         choice |= dict(index=0, finish_reason=completion.finish)
-        self.send(200, dict(model=body['model'], choices=[choice]))
+        usage = {} if 'usage' in self.server.ignores else dict(usage=dict(prompt_tokens=len(ids)))
+        self.send(200, dict(model=body['model'], choices=[choice]) | usage)
+
+    def prompt_ids(self, prompt):
+        "A text gets the special tokens of its tokenizer."
+        return tuple(self.server.engine.base.renderer.tok(prompt).input_ids if isinstance(prompt, str) else prompt)
 
     def generate(self, ids, body):
         from multiagent_ft.engines.huggingface import Row, generate_batch

@@ -42,6 +42,7 @@ from multiagent_ft.runs.data import (
     name_of,
     problems_of,
     read_task_file,
+    right_choice_column,
     split_name,
 )
 
@@ -213,8 +214,9 @@ def _described(d, grader=None, parts=None):
     "The task that a checked description stands for."
     if d.default_kind and not d.choices and d.kind != 'text' and (parts or d.data):
         cells = next(iter(parts.values()))()[0].cells if parts else first_cells(d)
-        column = choices_column(cells)
-        d = replace(d, choices=column, kind='choice', default_kind=False) if column else d
+        if column := choices_column(cells):
+            right = right_choice_column(cells) if d.answer == 'answer' else d.answer
+            d = replace(d, choices=column, answer=right, kind='choice', default_kind=False)
     skip = d.unreadable == 'skip'
     load = cache(partial(problems_of, d, parts))
     return Task(d.name, d.kind, d.instruction, load=load, skip_unreadable=skip, grader=grader)
