@@ -678,7 +678,7 @@ def vllm_room() -> dict[str, str]:
 
 
 def vllm_engine(model: str, asked: Asked, requests: list, python: str) -> dict:
-    "What vLLM does as an engine of this package, with our draws; `error` where it fails. `requests` are `asked` as such."
+    "What vLLM does as an engine of this package on `requests`, with our draws; `error` where it fails."
     import psutil
     from multiagent_ft.engines.vllm import VLLMEngine
 
