@@ -10,11 +10,11 @@ __all__ = ['VOCABULARY', 'CASES', 'TRAINERS', 'BARE_VLLM', 'PARTS', 'USUAL', 'SA
            'compare_generation', 'debate_by_workers', 'examples_by_agent', 'any_example', 'finetune_jobs',
            'compare_finetuning', 'trained_tokens', 'all_naive', 'warm_up', 'train_by_workers', 'peak', 'peak_memory',
            'memory_workload', 'Lengths', 'random_examples', 'note_time', 'step_clock', 'ours_trains', 'training_step',
-           'compare_trainers', 'overhead', 'Asked', 'clocked', 'plain_generate', 'bare_vllm', 'first_round', 'asked_of',
-           'plain_rows', 'compare_engines', 'speeds', 'memories', 'in_a_process', 'Compared', 'Size', 'size_of',
-           'bench', 'measures_of', 'beside_others', 'check_bench', 'parallelism', 'Table', 'number', 'against_naive',
-           'speed_table', 'megabytes', 'memory_table', 'overhead_table', 'engines_table', 'training_table', 'tables',
-           'failures']
+           'compare_trainers', 'overhead', 'Asked', 'clocked', 'plain_generate', 'vllm_room', 'vllm_engine',
+           'bare_vllm', 'first_round', 'asked_of', 'plain_rows', 'compare_engines', 'speeds', 'memories',
+           'in_a_process', 'Compared', 'Size', 'size_of', 'bench', 'measures_of', 'beside_others', 'check_bench',
+           'parallelism', 'Table', 'number', 'against_naive', 'speed_table', 'megabytes', 'memory_table',
+           'overhead_table', 'engines_table', 'training_table', 'tables', 'failures']
 
 # %% ../nbs/61_bench.ipynb #5c3df6e2
 import contextlib, json, os, platform, resource, subprocess, sys, tempfile, time
@@ -671,6 +671,31 @@ def plain_generate(model, asked: Asked, prompts: list[tuple]) -> int:
     return int((ends.cumsum(-1) - ends == 0).sum())  # nothing behind the first stop
 
 
+def vllm_room() -> dict[str, str]:
+    "Environment variables that give vLLM's CPU build all cores of this process."
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else range(cores())
+    return dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, own)))
+
+
+def vllm_engine(model: str, asked: Asked, requests: list, python: str) -> dict:
+    "What vLLM does as an engine of this package on `requests`, with our draws; `error` where it fails."
+    import psutil
+    from multiagent_ft.engines.vllm import VLLMEngine
+
+    longest = max(map(len, asked.prompts)) + asked.new
+    try:
+        engine = VLLMEngine(model, dtype=asked.dtype, python=python, max_length=longest, env=vllm_room())
+        engine.generate([replace(r, sampling=replace(r.sampling, max_new_tokens=4)) for r in requests[:2]])
+        served = psutil.Process(engine.process.process.pid)
+        before = sum(served.cpu_times()[:2])
+        row = clocked(lambda: sum(len(c.token_ids) for c in engine.generate(requests)))
+        row['cpu'] += sum(served.cpu_times()[:2]) - before
+        engine.close()
+    except MaftError as e:
+        return dict(error=str(e)[:300])
+    return row
+
+
 def bare_vllm(model: str, asked: Asked, python: str, folder: Path) -> dict:
     "What vLLM does in the interpreter `python`; `error` where it fails."
     (folder / 'asked.json').write_text(
@@ -682,10 +707,8 @@ def bare_vllm(model: str, asked: Asked, python: str, folder: Path) -> dict:
             )
         )
     )
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else range(cores())
     quiet = dict(VLLM_NO_USAGE_STATS='1', VLLM_LOGGING_LEVEL='ERROR', VLLM_ENABLE_V1_MULTIPROCESSING='0')
-    room = dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, own)))
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'OMP_NUM_THREADS')} | room | quiet
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'OMP_NUM_THREADS')} | vllm_room() | quiet
     command = [python, '-c', BARE_VLLM, str(folder / 'asked.json')]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
     if done.returncode:
@@ -749,6 +772,7 @@ def compare_engines(
     if vllm:
         with tempfile.TemporaryDirectory() as folder:
             rows['vLLM'] = bare_vllm(base.source, asked, vllm, folder=Path(folder))
+        rows['vLLM, engine of this package'] = vllm_engine(base.source, asked, requests, python=vllm)
     return dict(dtype=asked.dtype, threads=threads, questions=len(asked.prompts), task=task, rows=rows)
 
 # %% ../nbs/61_bench.ipynb #f39a7f6f

@@ -1,6 +1,7 @@
 """Kill a program at every change it makes to the file system. Run as a script, in a process without threads:
 
-    python tests/killing.py kill  PROGRAM FOLDER [--from-scratch] [--every K]   at n = 1, 1+K, … until it comes through
+    python tests/killing.py kill  PROGRAM FOLDER [--from-scratch] [--first N] [--every K]   at n = N, N+K, …
+                                                                    until it comes through
     python tests/killing.py clean PROGRAM FOLDER                    once, undisturbed
     python tests/killing.py race  PROGRAM FOLDER N [ROUNDS]         N concurrent processes
     python tests/killing.py full  PROGRAM FOLDER                    the disk is full from change n on, n = 1, 2, …
@@ -137,10 +138,10 @@ def ended(pid):
     return code
 
 
-def kill(program, folder, fresh, every=1):
+def kill(program, folder, fresh, every=1, first=1):
     "One line per kill: which change, what can be seen right after it, and what a second, undisturbed run left."
     work, look = PROGRAMS[program]
-    for n in range(1, 100_000, every):
+    for n in range(first, 100_000, every):
         here = folder / str(n) if fresh else folder / 'one'
         here.mkdir(parents=True, exist_ok=True)
         r, w = os.pipe()
@@ -421,12 +422,8 @@ if __name__ == '__main__':
         with tempfile.TemporaryDirectory() as d:
             whole_loop(d)
     if what == 'kill':
-        kill(
-            program,
-            Path(folder),
-            '--from-scratch' in rest,
-            int(rest[rest.index('--every') + 1]) if '--every' in rest else 1,
-        )
+        steps = {k: int(rest[rest.index(f'--{k}') + 1]) for k in ('every', 'first') if f'--{k}' in rest}
+        kill(program, Path(folder), '--from-scratch' in rest, **steps)
     elif what == 'clean':
         Path(folder).mkdir(parents=True, exist_ok=True)
         PROGRAMS[program][0](Path(folder))

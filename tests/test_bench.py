@@ -116,5 +116,7 @@ def test_bench_beside_other_programs(tmp_path):
     broken.write_text('#!/bin/sh\necho no vllm here >&2\nexit 1\n')
     broken.chmod(0o755)
     e['rows']['vLLM'] = bench.bare_vllm('nano', asked, str(broken), folder=tmp_path)
-    head, ours, *_, vllm = bench.engines_table('nano', e).lines
+    e['rows']['vLLM, engine of this package'] = bench.vllm_engine('nano', asked, [], python=str(broken))
+    head, ours, *_, vllm, engine = bench.engines_table('nano', e).lines
     assert head[0] == 'program' and ours[-2:] == ['1.00', '1.00'] and vllm[2] == 'failed: no vllm here'
+    assert engine[2] == f'failed: {broken} is no Python that runs: python names the interpreter that has vLLM.'

@@ -341,6 +341,7 @@ def test_what_a_probe_cannot_tell_is_noted(nano_handle, two_adapters, tmp_path):
         (1e-6, 0.05, 1e-6, True, 'same'),
         (0.05, 1e-6, 1e-6, True, 'base'),
         (0.05, 0.06, 1e-6, True, 'other'),
+        (0.5, 0.06, 1e-6, True, 'other'),  # a weak adapter under the name of a strong one
         (1e-6, 1e-6, 1e-6, True, 'unclear'),  # an adapter that does nothing
         (0.1, 0.9, 0.08, True, 'same'),  # 16 bits there
         (0.9, 0.1, 0.08, True, 'base'),

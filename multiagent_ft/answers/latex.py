@@ -21,7 +21,9 @@ DEPTH, DIGITS, POWERS, PARTS, WORDS = 16, 400, 60, 40, 5
 _strange = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]')
 
 
-def check_size(s: str):
+def check_size(
+    s: str,  # an answer as it was read
+):
     "Raises `Unread` for what is visibly too long, too deep or too strange to be an answer."
     if len(s) > LENGTH:
         raise Unread('too long')
@@ -75,7 +77,9 @@ def outside(s: str, change) -> str:
     return ''.join(parts)
 
 
-def mark_words(s: str) -> str:
+def mark_words(
+    s: str,  # an answer, LaTeX and words mixed
+) -> str:
     "Words go into \\text{…}, dollar signs go."
 
     def mark(m):
@@ -219,7 +223,10 @@ _token = re.compile(r'\\[A-Za-z]+|\\.|\S')
 _root = re.compile(r'\s*(\[[^\[\]]*\])')
 
 
-def argument(s: str, i: int) -> tuple[str, int]:
+def argument(
+    s: str,  # LaTeX
+    i: int,
+) -> tuple[str, int]:
     "(the argument that begins at `i`, in braces; the index after it)."
     i += len(re.match(r'\s*', s[i:])[0])
     if s[i : i + 1] == '{':
@@ -233,7 +240,10 @@ def argument(s: str, i: int) -> tuple[str, int]:
     return '{' + m[0] + '}', m.end()
 
 
-def command(s: str, m: re.Match) -> tuple[str, int]:
+def command(
+    s: str,  # LaTeX
+    m: re.Match,
+) -> tuple[str, int]:
     "(the fraction, root or binomial whose name is at `m`, its arguments in braces; the index after it)."
     text, i = m[0], m.end()
     if m[1] == 'sqrt' and (root := _root.match(s, i)):
@@ -260,7 +270,9 @@ def braced(s: str) -> str:
 _repeating = re.compile(r'(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d*)\s*\\(?:overline|bar)\s*\{\s*(\d+)\s*\}')
 
 
-def repeating(m: re.Match) -> str:
+def repeating(
+    m: re.Match,  # digits before the point, behind it, and those that repeat
+) -> str:
     "The fraction that a match of `_repeating` stands for."
     start, period = m[1].replace(',', '') + m[2], m[3]
     return r'\frac{%d}{%d}' % (int(start + period) - int('0' + start), (10 ** len(period) - 1) * 10 ** len(m[2]))
@@ -278,7 +290,10 @@ def trimmed(s: str, chars: str = ' .:;,') -> str:
 _thousands = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)')
 
 
-def open_bracket(s: str, end: int) -> int | None:
+def open_bracket(
+    s: str,  # LaTeX
+    end: int,
+) -> int | None:
     "Index behind the innermost bracket that is open at `end`; None outside of all."
     behind = []
     for m in re.finditer(r'\\[{}]|[()\[\]]', s[:end]):
@@ -306,7 +321,11 @@ _base = re.compile(r'_\s*\{\s*(?:\\text\s*\{\s*)?(%s)\s*\}(?:\s*\})?' % '|'.join
 _vulgar = str.maketrans({c: r'\frac{%s}{%s}' % tuple(f.split('/')) for c, f in VULGAR.items()})
 
 
-def in_braces(s: str, before: str, opens: str) -> str:
+def in_braces(
+    s: str,
+    before: str,
+    opens: str,  # what is written in place of `before`, in front of the brace
+) -> str:
     "`s` with braces for the round brackets that follow `before`: sqrt(2), 2^(1/3)."
     while m := re.search(before + r'\s*\(', s):
         end = closing(s, m.end() - 1, open='(', close=')')
@@ -314,7 +333,9 @@ def in_braces(s: str, before: str, opens: str) -> str:
     return s
 
 
-def tidy(s: str) -> str:
+def tidy(
+    s: str,  # an answer as it was read, checked for size
+) -> str:
     "One way of writing for what LaTeX and people write in many."
     s = _base.sub(lambda m: '_{%d}' % _BASES[m[1]], unstyled(s).translate(_vulgar))
     s = mark_words(_repeating.sub(repeating, unlettered(s)))
@@ -408,7 +429,9 @@ FILLER = frozenset(
 WORDS_HERE = r'\\text\s*\{[^{}]*\}(?:\s*\^\s*(?:\{-?\d+\}|\d))?(?:\s*/\s*[A-Za-z](?![A-Za-z]))?'
 
 
-def words_in(s: str) -> tuple[list[str], list[str]]:
+def words_in(
+    s: str,  # a tidied answer
+) -> tuple[list[str], list[str]]:
     "(the words outside of brackets that matter, the pieces between words); one piece when there are no words."
     pieces = top(s, WORDS_HERE)
     words = [w.lower() for t in pieces[1::2] for w in re.findall(r"[A-Za-z][A-Za-z'-]*", t.removeprefix('\\text'))]

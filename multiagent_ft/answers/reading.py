@@ -93,7 +93,9 @@ NUMBER = re.compile(
 )
 
 
-def number_value(m: re.Match) -> Fraction | None:
+def number_value(
+    m: re.Match,  # a match of the whole pattern
+) -> Fraction | None:
     "Exact value of a match of `NUMBER`; None when it divides by zero."
     sign, whole, part, bare, power, below, top, under = m.groups()
     if any(d and not int(d) for d in (below, under)):
@@ -115,7 +117,9 @@ def places(v: Fraction) -> int | None:
     return max(twos, fives) if d == 1 else None
 
 
-def spell(v: Fraction) -> str:
+def spell(
+    v: Fraction,  # any fraction
+) -> str:
     "One spelling per number: an integer, a finite decimal, or p/q."
     n = places(v)
     if n is None or n > 40:
@@ -296,7 +300,11 @@ def tagged(text: str, ended: bool) -> Piece | None:
     return (inner and (boxed(inner, True) or phrased(inner, True))) or Piece(inner, 'announced', found.start())
 
 
-def phrased(text: str, ended: bool, choice: bool = False) -> Piece | None:
+def phrased(
+    text: str,
+    ended: bool,
+    choice: bool = False,  # look for a letter: 'A:' begins a choice then, not an answer
+) -> Piece | None:
     "What follows the last *the answer is …*, *Answer: …*, or a heading *Final answer*. A choice A: is no such."
     found = None
     for m in (_phrase if 'answer' in text.lower() else _labelled).finditer(text):
@@ -349,7 +357,10 @@ _changed = re.compile(
 _formula = re.compile(r'\s*(?:\$.*\$|\\[(\[].*\\[)\]])\W*', re.S)
 
 
-def read_number(piece: str, how: str = 'announced') -> str | None:
+def read_number(
+    piece: str,
+    how: str = 'announced',  # the way `piece` was announced: a box or a display is read as a formula, all else as prose
+) -> str | None:
     "The one number that `piece` gives, in the spelling of `spell`."
     piece = piece[:LENGTH]
     if how not in ('boxed', 'display') and not _formula.fullmatch(piece):
@@ -426,7 +437,10 @@ def plain_choice(piece: str) -> str:
     return piece
 
 
-def undecided(letter: str, rest: str) -> bool:
+def undecided(
+    letter: str,
+    rest: str,  # the text that follows, to the end of the piece
+) -> bool:
     "Does what follows `letter` name another letter as well? Rejecting one is a comment, and no second answer."
     joined = _join.match(rest)
     if joined and (joined[1] or joined[2]) != letter:
@@ -500,7 +514,12 @@ def choice_displayed(text: str, ended: bool) -> Piece | None:
     return found if found and re.fullmatch(r'\W*[A-Z]\W*', plain_choice(found.text)) else None
 
 
-def beside_box(text: str, box: Piece, ended: bool, letters: str) -> str | None:
+def beside_box(
+    text: str,
+    box: Piece,  # a box that holds no letter
+    ended: bool,
+    letters: str,  # those that are choices, 'ABCD'
+) -> str | None:
     "The letter that is named in the line of a box with a value in it, or after that line."
     rest = text[text.rfind('\n', 0, box.start) + 1 :]
     phrase = choice_phrased(rest, ended)
@@ -545,7 +564,9 @@ def find_choice(text: str, ended: bool, choices: Sequence[str] | None = None) ->
 _span = re.compile(r'\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$(.+?)\$\$|\$([^$\n]+)\$', re.S)
 
 
-def read_math(piece: str) -> str | None:
+def read_math(
+    piece: str,  # what was announced, as it stands in the text
+) -> str | None:
     """LaTeX as it stands, without what only marks it as such. None when there is nothing, or more than anyone would
     call an answer."""
     piece = re.sub(r'^\*+|\*+$', '', piece.strip()).strip().rstrip('.').strip()
@@ -566,7 +587,9 @@ def read_pattern(question: list) -> list | None:
 
 
 @lru_cache(maxsize=None)
-def helper(function: str):
+def helper(
+    function: str,  # its name in this module, or `read_form`
+):
     "The process that calls one of our own functions which could take for ever, started when first needed."
     from multiagent_ft.answers.sandbox import Sandbox
 
@@ -576,7 +599,11 @@ def helper(function: str):
     return Sandbox('multiagent_ft.answers.symbolic', 'read_form', examples, cpu=10)
 
 
-def find_pattern(text: str, ended: bool, pattern: str) -> Piece | None:
+def find_pattern(
+    text: str,
+    ended: bool,
+    pattern: str,  # Python's `re`; its first group is the answer, or all of it without groups
+) -> Piece | None:
     "The last match of a pattern; in a text that was cut, one that more text follows."
     found, end = helper('read_pattern').ask([pattern, text]).get('answer') or (None, 0)
     return Piece(found, 'pattern') if found and (ended or text[end:].strip()) else None
@@ -636,7 +663,7 @@ def read_text(
     kind: str,
     ended: bool = True,  # the text ended by itself; one that was cut is read only where it says what its answer is
     choices: Sequence[str] | None = None,
-    reading: str = 'strict',
+    reading: str = 'strict',  # 'strict': an answer must be announced; 'last': or else the last value counts
 ) -> Piece | None:
     "The answer in a text and how it was found, before its form is known. Raises `MaftError`."
     check_kind(kind)
@@ -679,12 +706,16 @@ def _parse(answer: str) -> Form:
     return Form(('timeout:' if why == 'timeout' else 'text:') + _hashed(re.sub(r'\s+', '', undress(answer))), why)
 
 
-def parse(answer: str) -> Form:
+def parse(
+    answer: str,  # text of an answer: LaTeX, a number, or words
+) -> Form:
     "The canonical form of an answer, and why it is only text, where it is."
     return _parse(answer) if len(answer) <= LENGTH else Form('text:' + _hashed(answer), 'too long')
 
 
-def canonical(answer: str) -> str:
+def canonical(
+    answer: str,  # text of an answer: LaTeX, a number, or words
+) -> str:
     "One string per class of equal answers."
     return (_parse if len(answer) <= LENGTH else parse)(answer).form
 

@@ -112,10 +112,9 @@ class Sandbox:
 
     def __init__(
         self,
-        module: str,
-        function: str,
+        module: str,  # where the function is, with dots
+        function: str,  # its name; arguments and result go through JSON
         examples: tuple = (),  # arguments to call it with once, to warm up
-        # seconds before a child that sleeps is given up; one that works is stopped long before
         clock: float = 60,
         cpu: float = 0.9,  # seconds of work that one question may take
     ):

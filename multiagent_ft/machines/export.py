@@ -55,7 +55,11 @@ def write_adapter(base: Base, chosen: Chosen, folder: Path):
     base.tokenizer.save_pretrained(folder)
 
 
-def write_merged(base: Base, chosen: Chosen, folder: Path):
+def write_merged(
+    base: Base,
+    chosen: Chosen,  # an agent of a run
+    folder: Path,
+):
     "An ordinary model folder: the base with the adapter folded in, or the full weights that were trained."
     from peft import PeftModel
 
@@ -91,7 +95,11 @@ def logprobs_of(model, ids: tuple):
         return model(input_ids=given, use_cache=False).logits[0].float().log_softmax(-1).cpu()
 
 
-def load_plain(folder: Path, base: Base, merged: bool):
+def load_plain(
+    folder: Path,
+    base: Base,
+    merged: bool,  # it is a whole model, not an adapter
+):
     "The folder, loaded as anybody would, in the number format of the base."
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -102,7 +110,12 @@ def load_plain(folder: Path, base: Base, merged: bool):
         return PeftModel.from_pretrained(load_weights(base.source, base.device, base.dtype), folder).eval()
 
 
-def largest_difference(base: Base, chosen: Chosen, folder: Path, merged: bool) -> float:
+def largest_difference(
+    base: Base,
+    chosen: Chosen,  # an agent of a run
+    folder: Path,
+    merged: bool,  # `folder` is a whole model, not an adapter
+) -> float:
     "Between the agent in the run and the one in `folder`, in nats. Raises `MaftError` above the tolerance."
     ids = base.renderer.render(PROBE)
     with base.adapters.with_adapter(chosen.agent.adapter) as model:
@@ -129,7 +142,11 @@ def training_page(adapter: Path) -> dict:
     return page
 
 
-def card(chosen: Chosen, merged: bool, difference: float) -> str:
+def card(
+    chosen: Chosen,  # an agent of a run
+    merged: bool,  # it is exported as a whole model
+    difference: float,  # as `largest_difference` found it, in nats
+) -> str:
     "README.md of an exported agent."
     record, agent, k = chosen
     c, page = record.config, training_page(Path(agent.adapter))
@@ -159,7 +176,10 @@ def spelled(values: dict) -> str:
     return ', '.join(f'{name} {value}' for name, value in values.items())
 
 
-def front_matter(chosen: Chosen, merged: bool) -> list[str]:
+def front_matter(
+    chosen: Chosen,  # an agent of a run
+    merged: bool,  # it is exported as a whole model
+) -> list[str]:
     "The head of a card, as the Hub reads it, and what the agent is."
     c, local = chosen.record.config, chosen.record.config.model == 'nano' or Path(chosen.record.config.model).exists()
     base = Path(c.model).name if local else c.model
@@ -236,8 +256,8 @@ def push_agent(
     name: str,
     repo: str,  # OWNER/NAME
     iteration: int | None = None,
-    merge: bool = False,
-    public: bool = False,
+    merge: bool = False,  # upload a whole model in place of an adapter
+    public: bool = False,  # may all see it?
     dry_run: bool = False,  # send nothing
 ) -> Upload:
     "Export an agent and upload it to the Hugging Face Hub. Raises `MaftError` when the Hub says no."
@@ -249,7 +269,9 @@ def push_agent(
         return Upload(repo, files, private=not public, url=url)
 
 
-def check_repo(repo: str):
+def check_repo(
+    repo: str,  # OWNER/NAME
+):
     "Raises `MaftError` for what is no name of a repository."
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -263,7 +285,12 @@ def check_repo(repo: str):
         raise MaftError(f'{repo!r} is no repository of the Hub: write OWNER/NAME, for example me/my-agent.')
 
 
-def upload(folder: Path, repo: str, private: bool, message: str) -> str:
+def upload(
+    folder: Path,
+    repo: str,  # OWNER/NAME, made if there is none
+    private: bool,  # if it has to be made
+    message: str,  # of the commit
+) -> str:
     "Its address. Raises `MaftError` in one or two lines."
     from huggingface_hub import HfApi
 

@@ -23,7 +23,12 @@ PATIENCE = 90  # seconds without one, and a claim is given to another process
 class Claims:
     "The jobs of a store that are being done, one file each."
 
-    def __init__(self, store: Store, patience: float = PATIENCE, touch: float = TOUCH):
+    def __init__(
+        self,
+        store: Store,
+        patience: float = PATIENCE,  # seconds without a touch after which a claim is taken over
+        touch: float = TOUCH,  # seconds between touches of one's own claims
+    ):
         self.folder, self.patience, self.touch = store.path / 'claims', patience, touch
         self.seen = {}  # file -> (its time of change, ours when we first saw that)
 
@@ -84,7 +89,9 @@ class Claims:
                 os.unlink(file)
 
 
-def is_mine(owner: str) -> bool:
+def is_mine(
+    owner: str,  # as it stands in the claim: a name of `lease_name`
+) -> bool:
     "Was a claim written by this process?"
     return owner.split('.')[1:-1] == lease_name('x').split('.')[1:-1]
 

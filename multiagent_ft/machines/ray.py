@@ -29,7 +29,9 @@ from ..runs.store import OURS, Store
 HANDED_ON = ('PYTHONPATH', 'HF_HOME', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')  # environment variables; no secrets
 
 
-def check_listens(address: str | None):
+def check_listens(
+    address: str | None,  # host and port; None: this machine
+):
     "Raises `MaftError` at once if nothing listens at an address with a port: Ray would try for minutes."
     host, _, port = (address or '').removeprefix('ray://').rpartition(':')
     if host and port.isdigit():
@@ -39,7 +41,10 @@ def check_listens(address: str | None):
             raise no_cluster(address, str(e)) from None
 
 
-def no_cluster(address: str | None, reason: str) -> MaftError:
+def no_cluster(
+    address: str | None,  # as it was tried; None: this machine
+    reason: str,  # in Ray's words
+) -> MaftError:
     "What to say where there is no cluster."
     return MaftError(
         f'no Ray cluster at {address or "this machine"} ({reason}). Start one with `ray start --head`, look with `ray'
@@ -47,7 +52,10 @@ def no_cluster(address: str | None, reason: str) -> MaftError:
     )
 
 
-def connect(address: str | None = None, **more):
+def connect(
+    address: str | None = None,  # of the head; None: RAY_ADDRESS, or this machine
+    **more,
+):
     "Ray, connected to a cluster; `more` are keywords of `ray.init`. Raises `MaftError` where there is none."
     try:
         import ray
@@ -84,7 +92,9 @@ def check_same_engine(message: dict):
         )
 
 
-def job_task(message: dict) -> dict:
+def job_task(
+    message: dict,  # the job, the store's folder and what builds the engine
+) -> dict:
     "A task: do a job over the shared store; the reply as `answer_message` gives it."
     try:
         check_same_engine(message)
@@ -93,7 +103,11 @@ def job_task(message: dict) -> dict:
     return answer_message(message)
 
 
-def job_task_apart(message: dict, names: list[str], *contents: dict) -> dict:
+def job_task_apart(
+    message: dict,  # as for `job_task`
+    names: list[str],  # of folders in the job's arguments, one per member of `contents`
+    *contents: dict,
+) -> dict:
     "The same without a shared disk: `contents` are the folders that the job reads, and its payload comes back."
     with tempfile.TemporaryDirectory(prefix='maft-ray-') as tmp:
         places = dict(zip(names, (unpacked(files, Path(tmp) / name) for name, files in zip(names, contents))))
@@ -125,7 +139,10 @@ def packed(path: Path) -> dict[str, bytes]:
     return {f.relative_to(path).as_posix(): f.read_bytes() for f in sorted(path.rglob('*')) if f.is_file()}
 
 
-def unpacked(files: dict[str, bytes], place: Path) -> str:
+def unpacked(
+    files: dict[str, bytes],  # contents by relative path; '' where there is a single file
+    place: Path,  # a folder, or the single file
+) -> str:
     "The inverse of `packed`; where it is."
     for name, content in files.items():
         file = place / name if name else place
@@ -154,7 +171,11 @@ class RayExecutor(RemoteExecutor):
         self.task = self.ray.remote(job_task if shared else job_task_apart).options(**how)
         self.check_room(num_cpus, num_gpus)
 
-    def check_room(self, num_cpus: float, num_gpus: float):
+    def check_room(
+        self,
+        num_cpus: float,  # of one job
+        num_gpus: float,  # of one job, may be a fraction
+    ):
         "Raises `MaftError` if no node could ever take a job: Ray would wait for one without a word."
         nodes = [node['Resources'] for node in self.ray.nodes() if node['Alive']]
         if not any(r.get('CPU', 0) >= num_cpus and r.get('GPU', 0) >= num_gpus for r in nodes):
@@ -209,7 +230,12 @@ class RayExecutor(RemoteExecutor):
             self.ray.shutdown()
 
 
-def keep_reply(job: Job, store: Store, reply: dict, done: Callable):
+def keep_reply(
+    job: Job,
+    store: Store,
+    reply: dict,  # of `job_task` or `job_task_apart`
+    done: Callable,
+):
     "Count a finished job; put what was sent back into the store."
     if 'files' not in reply:
         return count_reply(job, store, reply, done=done)

@@ -24,7 +24,11 @@ from ..runs.society import Society
 class BadRequest(MaftError):
     "What a client sent cannot be answered; `.status` is the HTTP status."
 
-    def __init__(self, text: str, status: int = 400):
+    def __init__(
+        self,
+        text: str,
+        status: int = 400,  # of HTTP
+    ):
         super().__init__(text)
         self.status = status
 
@@ -111,17 +115,30 @@ def conclusion(transcript: Transcript) -> str:
 class Served:
     "A society that answers one question at a time."
 
-    def __init__(self, society: Society, name: str = 'society', engine=None, waiting: int = 16):
+    def __init__(
+        self,
+        society: Society,
+        name: str = 'society',
+        engine=None,
+        waiting: int = 16,  # questions that may wait, the one at hand included
+    ):
         self.society, self.name, self.engine = society, name, engine or engine_for(society.spec)
         self.turn, self.room, self.began = threading.Lock(), threading.Semaphore(waiting), int(time.time())
 
-    def debate(self, q: Asked, tell: Callable) -> Transcript:
+    def debate(
+        self,
+        q: Asked,  # a question, with what the client wants otherwise
+        tell: Callable,  # takes each answer as a text
+    ) -> Transcript:
         "Debate a question, telling each answer."
         society = replace(self.society, protocol=self.protocol(q))
         with self.turn:
             return society.ask(q.question, q.seed, engine=Told(self.engine, tell))
 
-    def protocol(self, q: Asked) -> Protocol:
+    def protocol(
+        self,
+        q: Asked,  # a question, with what the client wants otherwise
+    ) -> Protocol:
         "The society's, with what the client wants otherwise. Raises `BadRequest` for values that mean nothing."
         own = self.society.protocol
         try:
@@ -129,7 +146,10 @@ class Served:
         except MaftError as e:
             raise BadRequest(str(e)) from None
 
-    def pieces(self, q: Asked) -> Iterator:
+    def pieces(
+        self,
+        q: Asked,  # a question, with what the client wants otherwise
+    ) -> Iterator:
         "The text of the debate piece by piece, the vote last, then the transcript. Raises what the debate raises."
         ready, end = queue.SimpleQueue(), object()
 
@@ -166,14 +186,20 @@ def usage(transcript: Transcript) -> dict:
     return dict(prompt_tokens=prompt, completion_tokens=out, total_tokens=prompt + out)
 
 
-def whole(served: Served, q: Asked) -> dict:
+def whole(
+    served: Served,  # answers it
+    q: Asked,  # one question
+) -> dict:
     "The answer in one piece."
     *pieces, transcript = served.pieces(q)
     choice = dict(index=0, message=dict(role='assistant', content=''.join(pieces)), finish_reason='stop')
     return envelope(served, q, 'chat.completion') | dict(choices=[choice], usage=usage(transcript))
 
 
-def events(served: Served, q: Asked) -> Iterator[str]:
+def events(
+    served: Served,  # answers it
+    q: Asked,  # one question
+) -> Iterator[str]:
     "The answer as server-sent events."
     head = envelope(served, q, 'chat.completion.chunk')
 
@@ -191,7 +217,9 @@ def events(served: Served, q: Asked) -> Iterator[str]:
     yield 'data: [DONE]\n\n'
 
 
-def error_page(e: MaftError) -> dict:
+def error_page(
+    e: MaftError,  # its `status`, if it has one, is HTTP's
+) -> dict:
     "An error in OpenAI's words."
     status = getattr(e, 'status', 500)
     kind = 'invalid_request_error' if status < 500 else 'server_error'
@@ -201,7 +229,10 @@ def error_page(e: MaftError) -> dict:
 MOST = 1 << 20  # bytes of a request
 
 
-def application(served: Served, key: str | None = None):
+def application(
+    served: Served,  # answers the questions
+    key: str | None = None,
+):
     "The ASGI application."
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool

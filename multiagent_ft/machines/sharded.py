@@ -177,7 +177,11 @@ def save_adapter(accelerator, model, folder: Path):
     accelerator.wait_for_everyone()
 
 
-def reloaded_logits(accelerator, page: dict, ids: list[int]):
+def reloaded_logits(
+    accelerator,
+    page: dict,
+    ids: list[int],  # of the probe
+):
     "`probe_logits` of the saved adapter, read again and shared out by the `accelerator`."
     import torch
 
@@ -191,7 +195,7 @@ def sharded_job(
     engine,  # the one of this process; it makes room
     processes: int,
     parent: str | None,
-    examples_file: str,
+    examples_file: str,  # as `save_examples` wrote it
     settings: dict,
     seed: int,
     load: dict,  # keywords of `load_base`
@@ -262,7 +266,11 @@ def dtype_of(load: dict, device: str) -> str:  # keywords of `load_base`
     return asked if asked != 'auto' else 'float32' if device == 'cpu' else 'bfloat16'
 
 
-def check_told(told: dict, steps: int, dtype: str):
+def check_told(
+    told: dict,  # what the processes wrote into sharded.json
+    steps: int,  # that were due
+    dtype: str,
+):
     "Guards, after training: every step was taken, and what was saved is what was trained."
     if len(told['curve']) != steps:
         raise GuardError('examples', f'{len(told["curve"])} steps were taken where {steps} were due.', REPORT)
@@ -270,7 +278,11 @@ def check_told(told: dict, steps: int, dtype: str):
         raise GuardError('saved', f'the saved agent is {told["gap"]:.2g} nats from the trained one.', REPORT)
 
 
-def shared_report(page: dict, examples: list, told: dict) -> dict:
+def shared_report(
+    page: dict,
+    examples: list,
+    told: dict,  # what the processes wrote into sharded.json
+) -> dict:
     "What training.json tells."
     tokens, learned = sum(len(e.input_ids) for e in examples), sum(len(e.token_ids) for e in examples)
     about = dict(settings=page['settings'], seed=page['seed'], rows=len(examples), tokens=tokens, learned=learned)
@@ -278,7 +290,11 @@ def shared_report(page: dict, examples: list, told: dict) -> dict:
     return about | dict(curve=told['curve'], guards=dict(saved=told['gap']), versions=versions())
 
 
-def check_shardable(s: TrainingSettings, processes: int, device: str):
+def check_shardable(
+    s: TrainingSettings,  # of the job
+    processes: int,  # that share the base
+    device: str,
+):
     "Raises `MaftError` for settings that cannot be carried out by so many processes."
     import torch
 
@@ -293,13 +309,22 @@ def check_shardable(s: TrainingSettings, processes: int, device: str):
         raise MaftError(f'train_processes {processes}, but there are {seen} GPUs here: set it to {seen}.')
 
 
-def largest_part(batch: int, processes: int, wanted: int | None) -> int:
+def largest_part(
+    batch: int,
+    processes: int,  # that share a batch
+    wanted: int | None,  # micro-batch that was asked for; None: as large as can be
+) -> int:
     "Examples per forward pass of one process: a divisor of its part of a batch."
     part = batch // processes
     return max(m for m in range(1, part + 1) if part % m == 0 and m <= (wanted or part))
 
 
-def launch(processes: int, page: dict, config: dict, work: Path):
+def launch(
+    processes: int,  # to be started
+    page: dict,
+    config: dict,
+    work: Path,
+):
     "Run `accelerate launch`; raises `MaftError` with its last words when it fails."
     import yaml
 

@@ -78,7 +78,10 @@ def run_job(store: Store, job: Job, engine) -> Result:
     return Result(path, store.misses[job.kind] > before, seconds)
 
 
-def no_progress(n: int, found: bool = False):
+def no_progress(
+    n: int,  # how many are done
+    found: bool = False,  # they were in the store
+):
     "A progress function that shows nothing."
 
 # %% ../../nbs/runs/25_jobs.ipynb #c2772ad0
@@ -135,7 +138,9 @@ def message_for(job: Job, store: Store, spec: EngineSpec) -> dict:
     return dict(store=str(store.path), spec=asdict(spec), job=vars(job))
 
 
-def checked_reply(reply: dict) -> dict:
+def checked_reply(
+    reply: dict,  # as `answer_message` gives it
+) -> dict:
     "A worker's reply. Raises what went wrong there."
     if reply.get('error'):
         raise (MaftError if reply['expected'] else RuntimeError)(reply['error'])
@@ -157,7 +162,10 @@ class WorkerProcess:
             start_new_session=True,
         )
 
-    def send(self, message: dict):
+    def send(
+        self,
+        message: dict,  # JSON-able
+    ):
         try:
             self.process.stdin.write(json.dumps(message) + '\n')
             self.process.stdin.flush()
@@ -235,7 +243,12 @@ class RemoteExecutor:
         pass
 
 
-def count_reply(job: Job, store: Store, reply: dict, done: Callable):
+def count_reply(
+    job: Job,
+    store: Store,
+    reply: dict,  # as `answer_message` gives it
+    done: Callable,
+):
     "Add what a worker did to what this process counts."
     store.misses[job.kind] += reply['made']
     store.spent[job.kind] += reply['seconds']
@@ -247,7 +260,7 @@ class ProcessExecutor(RemoteExecutor):
 
     def __init__(
         self,
-        n: int = 2,
+        n: int = 2,  # how many
         threads: int = 1,  # of each
         gpus: list[str] = (),  # dealt out in turn: a worker sees one, as CUDA_VISIBLE_DEVICES names it
     ):
@@ -481,7 +494,7 @@ class CachedReader:
 
     def __init__(
         self,
-        runner: JobRunner,
+        runner: JobRunner,  # does what is not in the store
         read: Callable,  # (completions, problems) -> an `Answer` or None each
         reader: dict,  # what names it in a key: kind of answer, version of the parser
         block: int = 256,  # completions an entry

@@ -40,7 +40,7 @@ def allowed(t) -> str:  # an annotation
 
 # %% ../../nbs/training/09_settings.ipynb #a9000010
 def option(
-    default: Any,
+    default: Any,  # plain: a number, text, flag or None
     meaning: str,  # one line
     short: str | None = None,  # its short name in a run's settings; default: its own
     later: bool = False,  # added after jobs had been stored: in their keys only where it is set
