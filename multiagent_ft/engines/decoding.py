@@ -6,8 +6,8 @@
 __all__ = ['SCREEN_FROM', 'WINDOW', 'SPAN', 'PREFILL_CHUNK', 'COMPACT_BELOW', 'MOST_SPACE', 'mix64', 'gumbel', 'Draws',
            'first_bits', 'may_exceed', 'draw_screened', 'scores', 'highest', 'SeededSampler', 'draw_whole',
            'draw_nucleus', 'nucleus_of_likeliest', 'PreallocatedLayer', 'Prefilled', 'RecentPrefills', 'prefill',
-           'prefill_chunks', 'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches', 'decode_batch', 'in_chunks',
-           'forward_token', 'preallocate', 'all_preallocated', 'Running']
+           'prefill_chunks', 'NoCache', 'check_filled', 'forward_prompts', 'chunks_of', 'cut_tensor', 'join_caches',
+           'decode_batch', 'in_chunks', 'forward_token', 'preallocate', 'all_preallocated', 'Running']
 
 # %% ../../nbs/engines/12_decoding.ipynb #9214a9a6
 from copy import deepcopy
@@ -303,7 +303,9 @@ def prefill_chunks(
     """The same, always computed: `PREFILL_CHUNK` tokens at a time, each chunk no wider than its longest prompt. A row
     begins at the first 1 of its mask, which is among `inputs`, as is whatever else the model takes."""
     if whole or inputs.get('position_ids') is None:
-        return forward_prompts(model, input_ids, past_key_values=cache, **inputs)
+        output = forward_prompts(model, input_ids, past_key_values=cache, **inputs)
+        check_filled(cache)
+        return output
     n, width = input_ids.shape
     mask = inputs.get('attention_mask')  # transformers drops a mask without zeros
     begins = [0] * n if mask is None else mask.argmax(-1).tolist()
@@ -312,12 +314,24 @@ def prefill_chunks(
         own = deepcopy(cache)
         cut = {k: cut_tensor(v, input_ids.shape, rows, columns=columns) for k, v in inputs.items()}
         output = forward_prompts(model, input_ids[rows, columns], past_key_values=own, **cut)
+        check_filled(own)
         logits.append(output.logits[:, -1:])
         chunks.append((rows, columns, own))
         if on_prompts:
             on_prompts(rows.stop, n)
     join_caches(cache, chunks, n, width=width)
     return CausalLMOutputWithPast(logits=torch.cat(logits), past_key_values=cache)
+
+
+class NoCache(Exception):
+    "The model's code took a cache and left it empty: each token would be written without those before it."
+
+
+def check_filled(cache):  # as for `prefill`
+    "Raises `NoCache` where a cache of layers that are made ready at the start is empty after a forward pass."
+    layers = cache.layers if isinstance(cache, DynamicCache) else []
+    if layers and all(isinstance(layer, DynamicLayer) and layer.keys is None for layer in layers):
+        raise NoCache('it keeps no cache')
 
 
 def forward_prompts(model, ids: torch.Tensor, **inputs):

@@ -14,11 +14,11 @@ __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUM
            'spare_the_head', 'packed_product', 'pack', 'can_pack', 'PackedWeights', 'Base', 'load_base',
            'check_start_adapter', 'lora_settings', 'load_network', 'context_of', 'end_ids', 'plain_generation',
            'HFEngine', 'pad_left', 'pads_matter', 'UnloadedBase', 'Row', 'distinct_rows', 'generate_all',
-           'generate_rows', 'reporter', 'generate_batch', 'check_vocabulary', 'answer_text', 'completion', 'score_all',
-           'ScoredRow', 'score_rows', 'score_batch', 'versions']
+           'generate_rows', 'reporter', 'generate_batch', 'refusing_foreign_code', 'check_vocabulary', 'answer_text',
+           'completion', 'score_all', 'ScoredRow', 'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
-import contextlib, difflib, importlib.metadata, json, logging, re, warnings
+import contextlib, difflib, importlib.metadata, json, logging, re, traceback, warnings
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .chat import Renderer, read_template
 from ..core import Completion, MaftError, Message, digest, file_digest
-from .decoding import RecentPrefills, SeededSampler, decode_batch
+from .decoding import NoCache, RecentPrefills, SeededSampler, decode_batch
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, token_budget
 
 # %% ../../nbs/engines/13_huggingface.ipynb #82c18f5c
@@ -1246,18 +1246,37 @@ def generate_batch(
     ids, mask = pad_left([r.prompt for r in rows], base.pad_id, base.device)
     seeds, samplings = [r.seed for r in rows], [r.sampling for r in rows]
     config = plain_generation(base, max_new_tokens=max(limits))
-    tokens = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=config,
-        custom_generate=decode_batch,
-        sampler=SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device),
-        limits=torch.tensor(limits, device=base.device),
-        kept=kept,
-        on_step=on_step,
-        on_prompts=on_prompts,
-    )
+    sampler = SeededSampler(seeds, samplings, start=ids.shape[1], device=base.device)
+    with refusing_foreign_code(base):
+        tokens = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            custom_generate=decode_batch,
+            sampler=sampler,
+            limits=torch.tensor(limits, device=base.device),
+            kept=kept,
+            on_step=on_step,
+            on_prompts=on_prompts,
+        )
     return [completion(engine, r.prompt, t[:n]) for r, t, n in zip(rows, tokens, limits)]
+
+
+@contextlib.contextmanager
+def refusing_foreign_code(base: Base):
+    "Raises `MaftError` where the code of an architecture fails at what all others do."
+    try:
+        yield
+    except Exception as e:
+        files = [frame.filename for frame in traceback.extract_tb(e.__traceback__)]
+        foreign = any('/transformers/models/' in f or 'transformers_modules' in f for f in files)
+        if isinstance(e, MaftError) or out_of_memory(e) or not (foreign or isinstance(e, NoCache)):
+            raise
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+        raise MaftError(
+            f'{base.name} cannot generate here ({reason}): the {base.model.config.model_type} code in transformers does'
+            ' not work as that of other models does. Use another base model.'
+        ) from e
 
 
 def check_vocabulary(

@@ -390,20 +390,8 @@ def check_trainable(
 
 def write_little(engine):
     "Two prompts of unlike length in one batch. Raises `MaftError` when the model cannot."
-    from multiagent_ft.engines.huggingface import out_of_memory
-
     asked = [Request((Message('user', text),), 0, Sampling(max_new_tokens=3)) for text in ('1+1?', 'One and one is')]
-    try:
-        engine.generate(asked)
-    except MaftError:
-        raise
-    except Exception as e:  # the model's own code
-        if not out_of_memory(e):
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
-            raise MaftError(
-                f'{engine.base.name} cannot generate here ({reason}): its {engine.base.model.config.model_type} code'
-                ' in transformers does not keep a cache as other models do. Use another base model.'
-            ) from e
+    engine.generate(asked)
 
 
 def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, parent: str | None = None):
@@ -428,9 +416,10 @@ def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, par
 
 
 def _unfit(base, settings, reason):
+    help = 'Use method lora' if settings.method == 'full' else 'Name other layers with target_modules'
     return MaftError(
         f'{base.name} can generate, but its agents cannot be trained with method {settings.method} ({reason[:160]}).'
-        ' Name other layers with target_modules, or use another base model.'
+        f' {help}, or use another base model.'
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #da17eab2

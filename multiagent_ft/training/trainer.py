@@ -7,9 +7,9 @@ __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_P
            'OBJECTIVES', 'init_model', 'lora_config', 'unfit_layers', 'check_method', 'fuse_lora',
            'check_adapter_shape', 'length_grouped_order', 'LengthGroupedSampler', 'tokens_by_step', 'pad_right',
            'Collator', 'completion_loss', 'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces',
-           'our_trainer', 'trainer_class', 'micro_batch_size', 'activation_bytes', 'activation_room', 'tokens_at_once',
-           'needs_checkpointing', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments', 'one_device',
-           'commit_checkpoint', 'latest', 'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible',
+           'our_trainer', 'experts_counted', 'trainer_class', 'micro_batch_size', 'activation_bytes', 'activation_room',
+           'tokens_at_once', 'needs_checkpointing', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments',
+           'one_device', 'commit_checkpoint', 'latest', 'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible',
            'hide_rounding', 'Objective', 'SFT', 'objective_of', 'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
@@ -458,6 +458,20 @@ def our_trainer(trl_trainer: type) -> type:
     return OurTrainer
 
 
+@contextmanager
+def experts_counted(config):
+    "`config` of a mixture says `num_experts` meanwhile, which TRL asks for and some call `num_local_experts`."
+    config = config.get_text_config()
+    missing = not hasattr(config, 'num_experts') and hasattr(config, 'num_local_experts')
+    if missing:
+        config.num_experts = config.num_local_experts
+    try:
+        yield
+    finally:
+        if missing:
+            del config.num_experts
+
+
 @lru_cache(maxsize=1)
 def trainer_class():
     "TRL's `SFTTrainer`, ours, with a loss that skips the prompts' logits on a CPU."
@@ -466,7 +480,8 @@ def trainer_class():
     class AgentTrainer(our_trainer(SFTTrainer)):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             if inputs['input_ids'].device.type != 'cpu' or self.aux_loss_enabled:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+                with experts_counted(model.config):
+                    return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
             labels = inputs['labels']
             n = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             return completion_loss(model, inputs['input_ids'], labels) / n
