@@ -781,6 +781,8 @@ def compare_recipes(
     base, entries = config.but(iterations=iterations), [study_row(r) for r in rows]
     with results_only():
         ahead = plan_comparison(entries, base, seeds_from(base.seed, seeds), root=out, measure=plan)
+    if json and plan:
+        return print_json(dict(folder=str(out), plan=ahead))
     tell_plan(ahead, plan)
     with results_only():
         found = compare(entries, base, seeds, out=out, baseline=baseline)
