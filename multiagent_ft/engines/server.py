@@ -146,7 +146,8 @@ def refusal(url: str, status: int, answer, headers: dict, key_env: str) -> Excep
         return ServerRefusal(said, status)
     if status in AGAIN or status >= 500:
         return Unanswered(status, str(answer), retry_after(headers.get('retry-after')))
-    return ServerRefusal(f'{url} says (HTTP {status}): {answer}', status)
+    hint = ' An address ends in /v1, as a rule: is that missing?' if status == 404 and '/v1/' not in url else ''
+    return ServerRefusal(f'{url} says (HTTP {status}): {answer}{hint}', status)
 
 
 def all_of(response, deadline: float) -> bytes:  # monotonic seconds
