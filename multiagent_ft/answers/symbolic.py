@@ -8,9 +8,9 @@ __all__ = ['EXPRESSION', 'PRECISION', 'CLEAN', 'ROUND', 'POINTS', 'UNARY', 'CELL
            'leaf', 'combined', 'evaluate', 'looked_at', 'exact', 'real', 'number', 'bare', 'matrix', 'added',
            'expression', 'is_matrix', 'shape', 'both_signs', 'labelled', 'with_label', 'named_forms', 'roots',
            'several', 'answer', 'exactly', 'named', 'one', 'said_once', 'relation', 'small', 'line', 'ratio',
-           'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'interval', 'inequality', 'chains_of',
-           'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but', 'named_set', 'value', 'huge', 'cases',
-           'family', 'plain_words', 'among_words', 'phrase', 'wordy', 'form', 'read_form']
+           'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'finite_ends', 'interval', 'inequality',
+           'chains_of', 'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but', 'named_set', 'value',
+           'huge', 'cases', 'family', 'plain_words', 'among_words', 'phrase', 'wordy', 'form', 'read_form']
 
 # %% ../../nbs/answers/43_symbolic.ipynb #09b07b68
 import math, random, re
@@ -638,6 +638,20 @@ def without(holes: list, intervals: Sequence[Interval] = EVERYWHERE) -> list[Int
     return sorted(found, key=lambda i: i.at)
 
 
+def finite_ends(
+    sides: list[str],  # tidied LaTeX, from left to right
+    signs: list[str],  # those between them, one fewer
+) -> tuple[list[str], list[str]]:
+    "A chain of inequalities without a side at its beginning or end that says only that something is finite."
+    up, down = ('<', r'\leq'), ('>', r'\geq')
+    below, above = ('-\\infty',), (r'\infty', r'+\infty')
+    if signs and (sides[0] in below and signs[0] in up or sides[0] in above and signs[0] in down):
+        sides, signs = sides[1:], signs[1:]
+    if signs and (sides[-1] in above and signs[-1] in up or sides[-1] in below and signs[-1] in down):
+        sides, signs = sides[:-1], signs[:-1]
+    return sides, signs
+
+
 def interval(
     sides: list[str],  # tidied LaTeX, from left to right
     signs: list[str],  # those between them, one fewer
@@ -645,6 +659,7 @@ def interval(
 ) -> list[Interval] | None:
     "The intervals that a chain of inequalities in one unknown describes, None when it is not that simple."
     (low, high), (least, most), holes = ('(-oo', 'oo)'), (-math.inf, math.inf), []
+    sides, signs = finite_ends(sides, signs)
     for a, sign, b in zip(sides, signs, sides[1:]):
         if not symbols([a, b]) or not (root := line(a, b, name)):
             return None
