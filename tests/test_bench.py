@@ -71,6 +71,13 @@ def test_random_model_generates_only_tokens_of_the_tokenizer(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_json_of_bench_is_one_document_on_stdout():
+    p = run_bench('--model', 'nano', '--part', 'overhead', '--json')
+    assert p.returncode == 0, p.stderr
+    assert {'machine', 'models', 'overhead'} <= set(json.loads(p.stdout))
+
+
 def test_bench_errors(tmp_path):
     with pytest.raises(MaftError, match='unknown part'):
         bench.bench(['nano'], parts=('sped',))

@@ -2,6 +2,7 @@
 or two lines."""
 
 import errno, json, os, pty, re, signal, subprocess, sys, time
+from unittest.mock import ANY
 from pathlib import Path
 import pytest
 from conftest import maft
@@ -387,6 +388,21 @@ def test_config(run_maft, tmp_path):
     assert {'key', 'default', 'meaning'} <= set(json.loads(run_maft('config', '--json').stdout)[0])
     recipes = json.loads(run_maft('recipes', '--json').stdout)
     assert {'multiagent-ft', 'union-ft'} <= {r['recipe'] for r in recipes} and recipes[0]['source']
+
+
+def test_json_of_compare_its_plan_and_diversity_is_one_document_on_stdout(finished, tiny, monkeypatch, capfd):
+    root, _ = finished
+
+    def page(*args):
+        p = here(monkeypatch, capfd, *args, '--json', cwd=root)
+        assert p.returncode == 0, p.stderr
+        return json.loads(p.stdout)
+
+    study = ['compare', 'base', '--model', tiny, *SETS, '--seeds', '1', '--out', 'study']
+    assert page(*study, '--plan') == dict(folder='study', plan=ANY) and not (root / 'study' / 'table.md').exists()
+    found = page(*study)
+    assert found['folder'] == 'study' and [row['recipe'] for row in found['rows']] == ['base']
+    assert [row['iteration'] for row in page('diversity', 'runs/one', '--questions', '2')] == [0, 1]
 
 
 def test_store(finished, monkeypatch, capfd):

@@ -389,7 +389,7 @@ def test_page_of_two_runs(tmp_path):
         debates = [Transcript(Problem(f'q{i}', 'What?', '7'), turns) for i in range(2)]
         write_jsonl(folder / f'iteration-{k}' / 'eval.jsonl', map(transcript_to_dict, debates))
     text = report(one, two).read_text(encoding='utf-8')
-    assert Reader(text) and 'Beside two' in text and '<td>agents</td><td>3</td><td>5</td>' in text
+    assert Reader(text) and 'Beside two' in text and '<th scope="row">agents</th><td>3</td><td>5</td>' in text
     assert 'on the same questions: -83.3 points' in text and 'better on 1, worse on 11 of 12' in text
     found = {(d['id'], d['run']): d['marks'] for d in data_of(text) if d['debates'] == 'evaluation'}
     assert found['q0', ''] == ['ahead'] and found['q0', 'two'] == ['ahead'] and found['q1', 'two'] == ['behind']

@@ -62,10 +62,19 @@ def test_recurrent_and_mixture_models_are_trained_without_unfit_layers(engine, n
     assert wrapped and not [n for n in wrapped if n.endswith(tuple(left_out))]
 
 
+@pytest.mark.parametrize('name', ['granitemoe', 'phimoe'])
+def test_mixture_whose_experts_have_another_name_is_trained_in_full(engine, name):
+    "TRL asks for `num_experts`; the configuration says num_local_experts, and says no more afterwards."
+    e = engine(name)
+    assert ft.check_trainable(e, dict(method='full')) == {} and not hasattr(e.base.model.config, 'num_experts')
+
+
+@pytest.mark.parametrize('iterations', [0, 1])
 @pytest.mark.parametrize('name', ['xlstm', 'gpt'])
-def test_model_that_cannot_generate_is_refused_before_the_first_debate(tmp_path, name):
+def test_model_that_cannot_generate_is_refused_before_the_first_debate(tmp_path, name, iterations):
     make(name, tmp_path / name)
-    cfg = load_config(flags=dict(model=str(tmp_path / name), out=str(tmp_path / 'run'), workers=0, wandb='off'))
+    flags = dict(model=str(tmp_path / name), out=str(tmp_path / 'run'), workers=0, wandb='off', iterations=iterations)
+    cfg = load_config(flags=flags)
     with pytest.raises(MaftError, match='cannot generate here') as e:
         run(cfg)
     assert len(str(e.value).splitlines()) <= 2 and nothing_was_generated(tmp_path)

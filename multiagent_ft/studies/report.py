@@ -157,6 +157,12 @@ class Table(NamedTuple):
     head: list[str]
     rows: list[list]
 
+    def dense(self) -> 'Table':
+        "Without the columns in which no row has anything."
+        kept = [i for i in range(len(self.head)) if any(row[i] not in (None, '') for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return self._replace(head=[self.head[i] for i in kept], rows=rows)
+
 
 def cell(value) -> str:  # of a table
     "`value` as a table shows it: nothing for None, thousands apart."
@@ -194,11 +200,19 @@ def accuracy_points(study: Study) -> dict[str, list[Point]]:
     return points
 
 # %% ../../nbs/studies/39_report.ipynb #4962ee40
-def figure_of(curves: dict[str, list[Point]], label: str, title: str):
-    "A plot as markup for the page."
+def figure_of(
+    curves: dict[str, list[Point]],  # {name of a curve: its points}
+    label: str,
+    title: str,
+):
+    "A plot as markup for the page, its legend below so that it can be read on a phone."
     from markupsafe import Markup
 
-    return Markup(svg_element(iterations_plot(curves, label, title)))
+    fig = iterations_plot(curves, label, title)
+    fig.set_size_inches(5.0, 3.4)
+    for ax in fig.axes:
+        ax.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return Markup(svg_element(fig))
 
 
 def scores_of(study: Study, method: str, iteration: int) -> 'DataFrame':
@@ -274,14 +288,18 @@ def overview(about: dict, study: Study) -> str:  # about: the head of summary.js
     asked, trained = f'{study.records[0]["questions"]:,}', study.iterations.labels_asked
     text = f'{about["agents"]} agents of {about["model"]} debated for {about["rounds"]} rounds. '
     if len(at) == 1:
-        return text + f'They are untrained, and got {percent(last.value)} of {asked} questions of the evaluation right.'
+        return text + f'They are untrained, and got {percent(last.value)} of {asked} evaluation questions right.'
     steps = f'{max(at)} iteration{"s" if max(at) > 1 else ""} of {about["recipe"]}'
-    text += f'In {steps} they met {trained.max()} training questions each time, and were trained on what came of it. '
+    text += (
+        f'In {steps} they debated {trained.max()} training questions each time and were trained on their own turns. '
+    )
     before, after = percent(first.value), percent(last.value)
-    return text + f'Of {asked} questions of the evaluation the debate got {before} right before, and {after} after.'
+    return text + f'Of {asked} evaluation questions the debate got {before} right before training and {after} after it.'
 
 # %% ../../nbs/studies/39_report.ipynb #eb5ff1aa
-def known(value: object) -> bool:
+def known(
+    value: object,  # a cell of a pandas table
+) -> bool:
     "Is there a value? None, NaN and pandas' NA are none."
     import pandas as pd
 
@@ -442,7 +460,14 @@ def agreement_curves(iterations: 'DataFrame') -> dict[str, list[Point]]:
     }
 
 
-LABELS = ['iteration', 'pseudo-labels', 'of these right', 'read as `last`', 'votes tied', 'agents who abstained']
+LABELS = [
+    'iteration',
+    'pseudo-labels',
+    'of these right',
+    'read from the last value',
+    'votes tied',
+    'agents who abstained',
+]
 LABELS += ['examples of generators', 'examples of critics']
 HEALTH = ['iteration', 'debates', 'questions', 'corrected / corrupted per round', 'answers changed']
 HEALTH += ['ties, first → last', 'unparsed, first → last', 'agreement, first → last', 'turns cut short']
@@ -451,7 +476,7 @@ HELD = ['iteration', 'debates', 'pass@1 → pass@n', 'generation–verification 
 SINCE = [
     'iteration',
     'solved before',
-    'learned',
+    'solved since',
     'corrupted',
     'never solved',
     'corrected just now',
@@ -473,7 +498,7 @@ def health_section(study: Study) -> dict:
         Table(
             'What their first answers held, and what was made of it', head=HELD, rows=[measure_row(r) for r in debates]
         ),
-        Table('What became of the questions of the evaluation since iteration 0', head=SINCE, rows=fate_rows(study)),
+        Table('What became of the evaluation questions since iteration 0', head=SINCE, rows=fate_rows(study)),
         Table('Examples of every agent', head=EXAMPLES, rows=example_rows(study)),
     ]
     drawn = {name: points for name, points in curves.items() if points}

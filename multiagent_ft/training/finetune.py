@@ -261,7 +261,11 @@ class Trained:
     gap: float  # of guard `start`
 
 
-def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> float:
+def save_checked(
+    trained: Trained,  # the model as training left it, with what it began as
+    before: BeforeTraining,  # fingerprints and log-probabilities from before training
+    folder: Path,
+) -> float:
     "Write the agent, between the guards that follow training. Returns the largest difference of guard `saved`."
     run, base = trained.run, trained.run.base
     tensors = agent_tensors(trained.model)
@@ -282,7 +286,11 @@ def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> floa
     )
 
 
-def report(objective: Objective, trained: Trained, guards: dict) -> dict:
+def report(
+    objective: Objective,
+    trained: Trained,  # the model as training left it, with its loss curve
+    guards: dict,  # what each found: differences in nats, shares
+) -> dict:
     "What training.json tells of a training run."
     run, turns = trained.run, objective.turns(trained.run.examples)
     return dict(
@@ -300,7 +308,11 @@ def report(objective: Objective, trained: Trained, guards: dict) -> dict:
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #4613a503
-def train_as_fits(objective: Objective, run: TrainingRun, before: BeforeTraining) -> Trained:
+def train_as_fits(
+    objective: Objective,
+    run: TrainingRun,
+    before: BeforeTraining,  # fingerprints and log-probabilities from before training
+) -> Trained:
     "Train; when memory runs out, again with half as many examples at a time, which changes rounding only."
     from multiagent_ft.engines.huggingface import out_of_memory
 
@@ -390,23 +402,16 @@ def check_trainable(
 
 def write_little(engine):
     "Two prompts of unlike length in one batch. Raises `MaftError` when the model cannot."
-    from multiagent_ft.engines.huggingface import out_of_memory
-
     asked = [Request((Message('user', text),), 0, Sampling(max_new_tokens=3)) for text in ('1+1?', 'One and one is')]
-    try:
-        engine.generate(asked)
-    except MaftError:
-        raise
-    except Exception as e:  # the model's own code
-        if not out_of_memory(e):
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
-            raise MaftError(
-                f'{engine.base.name} cannot generate here ({reason}): its {engine.base.model.config.model_type} code'
-                ' in transformers does not keep a cache as other models do. Use another base model.'
-            ) from e
+    engine.generate(asked)
 
 
-def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, parent: str | None = None):
+def take_one_step(
+    base: 'Base',
+    goal: Objective,  # what agents will be trained by
+    settings: TrainingSettings,
+    parent: str | None = None,
+):
     "One training step on two short turns, as a job would take it."
     rate = min(settings.learning_rate, 1e-4)
     settings = replace(settings, epochs=1, batch_size=2, micro_batch=None, learning_rate=rate)
@@ -428,9 +433,10 @@ def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, par
 
 
 def _unfit(base, settings, reason):
+    help = 'Use method lora' if settings.method == 'full' else 'Name other layers with target_modules'
     return MaftError(
         f'{base.name} can generate, but its agents cannot be trained with method {settings.method} ({reason[:160]}).'
-        ' Name other layers with target_modules, or use another base model.'
+        f' {help}, or use another base model.'
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #da17eab2
