@@ -425,7 +425,9 @@ def moved_along(
     return moved + name[len(file) :] if os.path.exists(moved) else name
 
 # %% ../nbs/01_core.ipynb #052b130c
-def function_key(f: Callable) -> dict:
+def function_key(
+    f: Callable,  # written with `def` in a file or notebook, or a partial of such a one
+) -> dict:
     """What names a function in a key: its name, a digest of its source, and the values it was made with. Raises
     `MaftError` when its source cannot be read or such a value is not JSON."""
     if isinstance(f, functools.partial):

@@ -142,7 +142,9 @@ def spell(
     return '-' * (v < 0) + (f'{digits[:-n]}.{digits[-n:]}' if n else digits)
 
 # %% ../../nbs/answers/04_reading.ipynb #68fec8a3
-def settle(v: Fraction) -> Fraction:
+def settle(
+    v: Fraction,  # any number that was read
+) -> Fraction:
     "A decimal of twelve digits or more that a computer printed for a simple fraction becomes that fraction."
     n = places(v)
     if n is None or n < 9 or abs(v) * 10**n < 10**11:
@@ -769,7 +771,10 @@ def canonical(
     return (_parse if len(answer) <= LENGTH else parse)(answer).form
 
 # %% ../../nbs/answers/04_reading.ipynb #2209e820
-def same(a: str | None, b: str | None) -> bool:
+def same(
+    a: str | None,  # text of one answer
+    b: str | None,  # text of another; equal in any order
+) -> bool:
     "Are these two answers equal? None is no answer, and equal to nothing."
     return a is not None and b is not None and canonical(a) == canonical(b)
 

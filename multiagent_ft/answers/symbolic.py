@@ -169,7 +169,11 @@ def function(name: str, args: list, k: int):
     return point(f'{name}({",".join(map(number, args))})', k)
 
 # %% ../../nbs/answers/43_symbolic.ipynb #e0cd1dbb
-def leaf(node, k: int, at: dict):
+def leaf(
+    node,
+    k: int,
+    at: dict,  # {name of a symbol: its value}; others have the values of point `k`
+):
     "Value of a symbol, number or constant at look `k`; None when `node` is something else."
     import mpmath as mp, sympy as sp
 
@@ -361,7 +365,9 @@ def shape(values: list) -> str:
     return texts[0] if len(set(texts)) == 1 else 'f[' + ','.join(texts) + ']'
 
 # %% ../../nbs/answers/43_symbolic.ipynb #97c53c67
-def both_signs(p: str) -> list[str]:
+def both_signs(
+    p: str,  # tidied LaTeX of one answer
+) -> list[str]:
     "The two answers that ± makes of one; a set {…} looks after its own."
     if not re.search(r'\\pm|\\mp', p) or p.startswith(r'\{'):
         return [p]
@@ -388,7 +394,9 @@ def labelled(s: str) -> list[str]:
     )
 
 # %% ../../nbs/answers/43_symbolic.ipynb #17f8b852
-def with_label(p: str) -> str:
+def with_label(
+    p: str,  # tidied LaTeX that begins with a label
+) -> str:
     "Form of a part of a labelled list: the label goes for all that follows it."
     label, rest = re.match(r'((?:\\text\s*\{[^{}]*\}[\s.:]*)+)(.*)', p, re.S).groups()
     return ' '.join(words_in(label)[0]) + ': ' + answer(rest)
@@ -476,7 +484,9 @@ def named(
     return ' '.join(words).lower(), p[p.index(cut[1], len(cut[0])) + len(cut[1]) :].strip()
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a8712ed8
-def one(p: str) -> tuple[str | None, str]:
+def one(
+    p: str,  # tidied LaTeX of one answer
+) -> tuple[str | None, str]:
     "(name, form) of a single answer; name None when nothing is named, '' for a relation."
     if quantity := named(p):
         name, p = quantity
@@ -550,7 +560,9 @@ def ratio(
     return 'f[' + ','.join(number(x / (abs(lead) if keep_sign else lead)) for x in d) + ']'
 
 # %% ../../nbs/answers/43_symbolic.ipynb #74887066
-def bare_name(left: str) -> str:
+def bare_name(
+    left: str,  # tidied LaTeX
+) -> str:
     "The name on the left of an equation, without its argument."
     return re.sub(r'\s|\(.*', '', left)
 
@@ -663,7 +675,10 @@ def interval(
     return [Interval(low, high, (least, most))]
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a9e59f1c
-def inequality(sides: list[str], signs: list[str]) -> str:
+def inequality(
+    sides: list[str],  # tidied LaTeX, from left to right
+    signs: list[str],  # those between them, one fewer
+) -> str:
     "Form of a chain of <, ≤, ≠, ≥, >."
     free = symbols(sides)
     if len(free) == 1 and set(signs) <= set(FLIP) and (found := interval(sides, signs, *free)):
@@ -714,7 +729,9 @@ def between(
     return Interval(upper.low, lower.high, (upper.at[0], lower.at[1]))
 
 # %% ../../nbs/answers/43_symbolic.ipynb #765c5bed
-def encloses(s: str) -> bool:
+def encloses(
+    s: str,  # tidied LaTeX that begins with a bracket
+) -> bool:
     "Does the first bracket close with the last?"
     depth = 0
     for i, c in enumerate(s):
@@ -724,7 +741,9 @@ def encloses(s: str) -> bool:
     return False
 
 # %% ../../nbs/answers/43_symbolic.ipynb #2b187b24
-def bracketed(s: str) -> str:
+def bracketed(
+    s: str,  # tidied LaTeX from bracket to bracket
+) -> str:
     "Form of (…), […], {…}."
     if s.startswith(r'\{'):
         m = re.match(
