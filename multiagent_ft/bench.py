@@ -112,7 +112,11 @@ def only_tokens_of(tokenizer, model):
     model.model.norm.weight.data *= 8
 
 
-def bench_model(name: str, folder: Path, layers: int) -> str:
+def bench_model(
+    name: str,
+    folder: Path,
+    layers: int,  # of `half-billion`
+) -> str:
     "What to hand to `HFEngine`: `half-billion` is made in `folder`, anything else is as it is."
     return str(half_billion(folder / 'half-billion', layers)) if name == 'half-billion' else name
 
@@ -164,7 +168,7 @@ class Workload:
 
 def timed_debate(
     work: Workload,
-    runner: JobRunner,
+    runner: JobRunner,  # does the jobs
     problems: list[Problem] | None = None,  # default: all of the workload
     block: int | None = None,  # problems per job; default: the batch size
 ) -> tuple[list[Transcript], float]:
@@ -276,7 +280,12 @@ def matmul_seconds(engine, turns: list[Turn]) -> float:
     return (layers * (read + new) + embedding * new) / matmul_rate(engine.base.device)
 
 # %% ../nbs/61_bench.ipynb #b728f3e4
-def sft_config(engine, s: TrainingSettings, folder: str, defaults: bool):
+def sft_config(
+    engine,
+    s: TrainingSettings,  # of both
+    folder: str,
+    defaults: bool,
+):
     "TRL's settings for the same training; with its own precision and checkpointing if `defaults`."
     from trl import SFTConfig
 
@@ -300,7 +309,7 @@ def naive_training(
     source: str,  # the model, as a folder or an id
     engine,  # its device, precision and tokenizer
     examples: list[Example],
-    s: TrainingSettings,
+    s: TrainingSettings,  # of both
     defaults: bool = False,  # TRL's own precision and activation checkpointing
     callbacks: list = [],  # of transformers
 ) -> float:
@@ -393,7 +402,11 @@ def any_example(engine, transcript: Transcript, agent: Agent) -> Example:
     return Example(tuple(c.prompt_ids), (*c.token_ids[:-1], min(engine.stop_ids)))
 
 
-def finetune_jobs(work: Workload, examples: dict[Agent, list[Example]], s: TrainingSettings) -> list[Job]:
+def finetune_jobs(
+    work: Workload,
+    examples: dict[Agent, list[Example]],
+    s: TrainingSettings,  # of all agents
+) -> list[Job]:
     "One finetuning job per agent, from fresh adapters."
 
     def job(agent: Agent, mine: list[Example]) -> Job:
@@ -409,7 +422,11 @@ def finetune_jobs(work: Workload, examples: dict[Agent, list[Example]], s: Train
     return [job(agent, mine) for agent, mine in examples.items()]
 
 # %% ../nbs/61_bench.ipynb #03b228bc
-def compare_finetuning(work: Workload, transcripts: list[Transcript], s: TrainingSettings) -> dict:
+def compare_finetuning(
+    work: Workload,
+    transcripts: list[Transcript],
+    s: TrainingSettings,  # of all agents
+) -> dict:
     """Figures in tokens per second (prompts counted, padding not) for all agents of one iteration: ours, the naive
     baseline, a bare loop."""
     import torch
@@ -436,22 +453,38 @@ def compare_finetuning(work: Workload, transcripts: list[Transcript], s: Trainin
     return figures
 
 
-def trained_tokens(each: list[list[Example]], s: TrainingSettings) -> int:
+def trained_tokens(
+    each: list[list[Example]],  # examples, agent by agent
+    s: TrainingSettings,  # its epochs count
+) -> int:
     "Tokens that training on these examples reads, all epochs."
     return s.epochs * sum(len(x.input_ids) for examples in each for x in examples)
 
 
-def all_naive(work: Workload, each: list[list[Example]], s: TrainingSettings, defaults: bool = False) -> float:
+def all_naive(
+    work: Workload,
+    each: list[list[Example]],  # examples, agent by agent
+    s: TrainingSettings,  # of all agents
+    defaults: bool = False,  # TRL's own precision and activation checkpointing
+) -> float:
     "Seconds of the naive baseline, agent after agent."
     return sum(naive_training(work.spec.args['model'], work.engine, xs, s=s, defaults=defaults) for xs in each)
 
 
-def warm_up(job: Job, s: TrainingSettings, **key) -> Job:
+def warm_up(
+    job: Job,
+    s: TrainingSettings,  # of the job
+    **key,
+) -> Job:
     "One epoch of a job under another key (`key` is added to it): nothing measured has to be imported first."
     return replace(job, key=dict(job.key, warm=True, **key), args=dict(job.args, settings=asdict(replace(s, epochs=1))))
 
 
-def train_by_workers(work: Workload, jobs: list[Job], s: TrainingSettings) -> float:
+def train_by_workers(
+    work: Workload,
+    jobs: list[Job],
+    s: TrainingSettings,  # of the jobs
+) -> float:
     "Seconds that the jobs take in worker processes; their start is not counted."
     with work.processes('train-workers') as executor:
         executor.run([warm_up(jobs[0], s, worker=i) for i in range(work.workers)])
@@ -500,7 +533,13 @@ def peak_memory(
         )
 
 
-def memory_workload(case: str, spec: EngineSpec, folder: Path, agents: int, new: int) -> tuple[Workload, list]:
+def memory_workload(
+    case: str,  # one of `CASES`
+    spec: EngineSpec,
+    folder: Path,
+    agents: int,
+    new: int,  # tokens of an answer at most
+) -> tuple[Workload, list]:
     "The workload of a memory case, and the copies of the model that the naive baseline holds beside it."
     from multiagent_ft.engines.huggingface import HFEngine
     from multiagent_ft.runs.tasks import load_task, split
@@ -531,7 +570,11 @@ class Lengths(NamedTuple):
     answer: int = 200
 
 
-def random_examples(vocabulary: int, stop: int, lengths: Lengths) -> list[Example]:
+def random_examples(
+    vocabulary: int,  # ids below this are drawn
+    stop: int,
+    lengths: Lengths,  # tokens of prompts and answers, and how many examples
+) -> list[Example]:
     "Examples of random tokens that end in `stop`."
     import numpy as np
 
@@ -540,12 +583,18 @@ def random_examples(vocabulary: int, stop: int, lengths: Lengths) -> list[Exampl
     return [Example(tuple(row[: lengths.prompt]), (*row[lengths.prompt : -1], stop)) for row in rows]
 
 
-def note_time(ended: list[float], *args, **kw):
+def note_time(
+    ended: list[float],  # gets the time, in seconds of `perf_counter`
+    *args,
+    **kw,  # what the trainer tells, not used
+):
     "Note that a step ends now, whatever a trainer tells of it."
     ended.append(time.perf_counter())
 
 
-def step_clock(ended: list[float]):
+def step_clock(
+    ended: list[float],  # gets the time of each step's end
+):
     "A callback of transformers that notes when each step ends."
     from transformers import TrainerCallback
 
@@ -554,7 +603,12 @@ def step_clock(ended: list[float]):
     return clock
 
 
-def ours_trains(engine, examples: list[Example], s: TrainingSettings, ended: list[float]):
+def ours_trains(
+    engine,
+    examples: list[Example],
+    s: TrainingSettings,  # of the job
+    ended: list[float],
+):
     "One job of ours; the end of each step goes into `ended`."
     from multiagent_ft.training.finetune import finetune_job
 
@@ -585,7 +639,12 @@ def training_step(case: str, model: str, dtype: str, threads: int, **lengths: in
     return dict(peak=peak() - before, model=weights, seconds=(ended[-1] - ended[0]) / (len(ended) - 1))
 
 
-def compare_trainers(model: str, layers: int, dtype: str = 'auto', lengths: Lengths = Lengths()) -> dict:
+def compare_trainers(
+    model: str,
+    layers: int,  # of `half-billion`
+    dtype: str = 'auto',
+    lengths: Lengths = Lengths(),  # tokens of prompts and answers, and how many examples
+) -> dict:
     "`training_step` of every trainer, each in its own process."
     with tempfile.TemporaryDirectory() as d:
         how = dict(model=bench_model(model, Path(d), layers), dtype=dtype, threads=cores(), **lengths._asdict())
@@ -677,7 +736,12 @@ def vllm_room() -> dict[str, str]:
     return dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, own)))
 
 
-def vllm_engine(model: str, asked: Asked, requests: list, python: str) -> dict:
+def vllm_engine(
+    model: str,
+    asked: Asked,
+    requests: list,
+    python: str,  # an interpreter that has vLLM
+) -> dict:
     "What vLLM does as an engine of this package on `requests`, with our draws; `error` where it fails."
     import psutil
     from multiagent_ft.engines.vllm import VLLMEngine
@@ -733,7 +797,12 @@ def asked_of(engine, requests: list) -> Asked:
     return Asked(prompts, engine.stop_ids, engine.base.pad_id, new=how.max_new_tokens, top_p=how.top_p, dtype=numbers)
 
 
-def plain_rows(source: str, asked: Asked, few: int, device: str) -> dict[str, dict]:
+def plain_rows(
+    source: str,  # the model, as a folder or an id
+    asked: Asked,
+    few: int,  # so many prompts are asked one by one
+    device: str,
+) -> dict[str, dict]:
     "What transformers does, with the model as it loads it."
     import torch
     from multiagent_ft.engines.huggingface import load_weights
@@ -815,14 +884,21 @@ def speeds(
         return dict(generation=generation, finetuning=compare_finetuning(work, transcripts, s))
 
 
-def memories(model: str, layers: int, **size) -> dict:
+def memories(
+    model: str,
+    layers: int,  # of `half-billion`
+    **size,
+) -> dict:
     "Peak memory of every case, each in its own process; `size` as for `peak_memory`."
     with tempfile.TemporaryDirectory() as d:
         source = bench_model(model, Path(d), layers)
         return {case: in_a_process('peak_memory', case=case, model=source, **size) for case in CASES}
 
 
-def in_a_process(function: str, **kw) -> dict:
+def in_a_process(
+    function: str,  # its name in this module; its result must be JSON-able
+    **kw,  # its arguments, JSON-able
+) -> dict:
     "The result of a function of this module, run in a fresh Python with one thread; or `error` and its last line."
     code = (
         'import json, sys\nfrom multiagent_ft import bench\n'
@@ -905,7 +981,11 @@ def bench(
 
 
 def measures_of(
-    name: str, layers: int, questions: int | None, gpu: bool, compared: Compared
+    name: str,
+    layers: int,  # of `half-billion`
+    questions: int | None,
+    gpu: bool,  # the model is on one, so there are no worker processes
+    compared: Compared,  # the other programs and the questions they answer
 ) -> dict[str, Callable]:  # arguments as for `bench`
     "What measures each part of one model."
     size, how = size_of(name, questions), parallelism(name, gpu=gpu)
@@ -920,14 +1000,22 @@ def measures_of(
     return {part: measure for part, measure in measures.items() if (name, part) != ('nano', 'memory')}
 
 
-def beside_others(name: str, layers: int, questions: int, compared: Compared) -> dict:
+def beside_others(
+    name: str,
+    layers: int,  # of `half-billion`
+    questions: int,
+    compared: Compared,  # the other programs and the questions they answer
+) -> dict:
     "`compare_engines` in a process of its own."
     with tempfile.TemporaryDirectory() as d:
         how = dict(questions=questions, threads=cores(), **compared._asdict())
         return in_a_process('compare_engines', model=bench_model(name, Path(d), layers), **how)
 
 
-def check_bench(models: list[str], parts: tuple):
+def check_bench(
+    models: list[str],  # names, folders or ids
+    parts: tuple,  # of `PARTS`
+):
     "A misspelled name fails now, not after a quarter of an hour."
     from multiagent_ft.engines.huggingface import find_model, load_tokenizer
 
@@ -937,7 +1025,10 @@ def check_bench(models: list[str], parts: tuple):
         load_tokenizer(find_model(name))
 
 
-def parallelism(model: str, gpu: bool) -> dict:
+def parallelism(
+    model: str,
+    gpu: bool,  # the model is on one
+) -> dict:
     "Small models gain by worker processes, large ones by threads."
     small = model == 'nano'
     return dict(workers=cores() if small and cores() > 1 and not gpu else 0, threads=1 if small else cores())
@@ -953,17 +1044,26 @@ class Table(NamedTuple):
 SPEED_HEAD = ['tokens/s', 'ours', 'naive', 'ours / naive', 'upper bound', 'ours / bound']
 
 
-def number(x: float) -> str:
+def number(
+    x: float,  # not negative
+) -> str:
     "Whole from 20 on, one decimal below."
     return f'{x:,.0f}' if x >= 20 else f'{x:.1f}'
 
 
-def against_naive(what: str, ours: float, naive: float) -> list[str]:
+def against_naive(
+    what: str,  # is compared
+    ours: float,  # tokens a second
+    naive: float,  # tokens a second
+) -> list[str]:
     "A line with ours, the naive baseline, and their ratio."
     return [what, number(ours), number(naive), f'{ours / naive:.1f}', '', '']
 
 
-def speed_table(title: str, s: dict) -> Table:
+def speed_table(
+    title: str,
+    s: dict,  # as measured
+) -> Table:
     "What `compare_generation` or `compare_finetuning` measured."
     first = against_naive(f'one process, {s["threads"]} thread(s)', s['ours'], s['naive'])
     lines = [SPEED_HEAD, [*first[:4], number(s['upper_bound']), f'{s["ours"] / s["upper_bound"]:.0%}']]
@@ -976,12 +1076,17 @@ def speed_table(title: str, s: dict) -> Table:
     return Table(f'{title}, {s["tokens"]:,} tokens', lines)
 
 # %% ../nbs/61_bench.ipynb #25591e55
-def megabytes(n: float) -> str:
+def megabytes(
+    n: float,  # bytes
+) -> str:
     "Bytes as whole MB."
     return f'{n / 1e6:,.0f}'
 
 
-def memory_table(title: str, cases: dict) -> Table:
+def memory_table(
+    title: str,
+    cases: dict,  # {case: what `peak_memory` measured}
+) -> Table:
     "One line per case, in MB, next to one agent's."
     one = cases['one'].get('peak')
     lines = [['MB', 'agents', 'weights of one model', 'adapters', 'peak', 'peak / one agent']]
@@ -994,14 +1099,19 @@ def memory_table(title: str, cases: dict) -> Table:
     return Table(title, lines)
 
 
-def overhead_table(o: dict) -> Table:
+def overhead_table(
+    o: dict,  # as measured
+) -> Table:
     "Where the seconds of a small run went."
     seconds = [f'{o[k]:.1f}' for k in ('seconds', 'generating', 'training')]
     head = ['seconds', 'generating', 'training', 'neither']
     return Table('nano: a small run, one process', [head, [*seconds, f'{o["share"]:.1%}']])
 
 
-def engines_table(title: str, e: dict) -> Table:
+def engines_table(
+    title: str,
+    e: dict,  # as measured
+) -> Table:
     "What `compare_engines` measured."
     ours, lines = e['rows']['this package'], [ENGINES_HEAD]
     for program, m in e['rows'].items():
@@ -1015,7 +1125,10 @@ def engines_table(title: str, e: dict) -> Table:
     return Table(f'{title}, {e["questions"]} questions of {e["task"]}, {e["threads"]} thread(s)', lines)
 
 
-def training_table(title: str, t: dict) -> Table:
+def training_table(
+    title: str,
+    t: dict,  # as measured
+) -> Table:
     "What `compare_trainers` measured."
     lines, ours = [TRAINING_HEAD], t['rows']['ours']
     for trainer, m in t['rows'].items():

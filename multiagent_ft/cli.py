@@ -10,13 +10,13 @@ __all__ = ['METAVAR', 'VALUES', 'MORE', 'CONFIG', 'SET', 'QUICK', 'QUIET', 'SHAR
            'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder',
            'OTHER', 'OtherRun', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store', 'StoreDir', 'nano', 'complain',
            'ending', 'values_of', 'completing', 'flag', 'silence', 'takes_settings', 'results_only', 'print_json',
-           'rich_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict', 'show', 'option',
-           'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command', 'plan_command', 'print_bench',
-           'bench_command', 'doctor_command', 'eval_command', 'debate_command', 'debate_page', 'watched_debate',
-           'answer_lines', 'untrained_society', 'print_lines', 'tell_plan', 'study_page', 'compare_recipes',
-           'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run', 'export_run', 'push_run',
-           'serve_society', 'show_recipes', 'settings_page', 'configuration', 'open_store', 'store_ls', 'store_verify',
-           'store_prune', 'nano_train', 'nano_measure', 'main']
+           'rich_table', 'narrow_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
+           'show', 'option', 'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command',
+           'plan_command', 'print_bench', 'bench_command', 'doctor_command', 'eval_command', 'debate_command',
+           'debate_page', 'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan',
+           'study_page', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run',
+           'export_run', 'push_run', 'serve_society', 'show_recipes', 'settings_page', 'configuration', 'open_store',
+           'store_ls', 'store_verify', 'store_prune', 'nano_train', 'nano_measure', 'main']
 
 # %% ../nbs/71_cli.ipynb #83e939b2
 import errno, inspect, os, re, shlex, sys, traceback
@@ -207,7 +207,12 @@ def print_json(page):
     print(dumps(page, indent=1, ensure_ascii=False))
 
 # %% ../nbs/71_cli.ipynb #abfb7c6c
-def rich_table(rows: list[list[str]], title: str, left: tuple, narrow: bool = False):
+def rich_table(
+    rows: list[list[str]],
+    title: str,
+    left: tuple,  # heads of the columns that are words; the others are flush right
+    narrow: bool = False,
+):
     "The table as rich draws it; `narrow`: no frame, and heads and values that continue below instead of being cut."
     from rich import box
     from rich.table import Table
@@ -219,6 +224,23 @@ def rich_table(rows: list[list[str]], title: str, left: tuple, narrow: bool = Fa
     for row in rows[1:]:
         table.add_row(*(x.replace(' ± ', '±') if narrow else x for x in row))
     return table
+
+
+def narrow_table(
+    rows: list[list[str]],  # head first
+    title: str,
+    left: tuple,  # heads of the columns that are words
+    console,  # of rich, as wide as the table may be
+):
+    "The table without a frame, upright or with a column per row, whichever takes fewer lines."
+    from itertools import zip_longest
+
+    turned = [[*row] for row in zip_longest(*rows, fillvalue='')]
+    upright = rich_table(rows, title, left=left, narrow=True)
+    return min(
+        (upright, rich_table(turned, title, left=turned[0][:1], narrow=True)),
+        key=lambda table: len(console.render_lines(table, pad=False)),
+    )
 
 
 def print_rows(
@@ -233,7 +255,7 @@ def print_rows(
     width = width or (None if sys.stdout.isatty() else 10_000)
     console, table = Console(width=width, markup=False), rich_table(rows, title, left=left)  # a name may hold brackets
     whole = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.print(table if whole <= console.width else rich_table(rows, title, left=left, narrow=True))
+    console.print(table if whole <= console.width else narrow_table(rows, title, left=left, console=console))
 
 # %% ../nbs/71_cli.ipynb #e99ddbfb
 COLOURS = ('cyan', 'magenta', 'yellow', 'green', 'blue', 'red')
@@ -421,7 +443,9 @@ def _top(
     pass
 
 # %% ../nbs/71_cli.ipynb #1c8c73d5
-def headline(c: Config) -> str:
+def headline(
+    c: Config,  # the settings, as given
+) -> str:
     "A run in one line, with what its recipe fixes."
     c = settled(c)
 
@@ -729,7 +753,7 @@ RowsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar='RECIPE…',
-        help='Recipes, each perhaps with settings of its own: multiagent-ft:w=0.3,agents=5.',
+        help='Recipes by name, or FILE.py:NAME; each perhaps with settings of its own: multiagent-ft:w=0.3,agents=5.',
         show_default=False,
         autocompletion=completing('recipe'),
     ),

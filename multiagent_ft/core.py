@@ -62,11 +62,11 @@ class Completion:
 # %% ../nbs/01_core.ipynb #f75c3803
 _tags = '(?i:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
 _opening = re.compile(
-    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>\s*(?:analysis|commentary)'
+    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING|think)\|>|<\|channel\|>\s*(?:analysis|commentary)'
     r'|\Aanalysis(?=[A-Z])|\AHere is my thought process:'
 )
 _closed = re.compile(
-    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>\s*final\s*<\|message\|>'
+    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING|/think|end_think)\|>|<\|channel\|>\s*final\s*<\|message\|>'
     r'|(?<=\w|[.!?\s])assistantfinal(?=\W|[A-Z\d])|Here is my response:'
 )
 
@@ -425,7 +425,9 @@ def moved_along(
     return moved + name[len(file) :] if os.path.exists(moved) else name
 
 # %% ../nbs/01_core.ipynb #052b130c
-def function_key(f: Callable) -> dict:
+def function_key(
+    f: Callable,  # written with `def` in a file or notebook, or a partial of such a one
+) -> dict:
     """What names a function in a key: its name, a digest of its source, and the values it was made with. Raises
     `MaftError` when its source cannot be read or such a value is not JSON."""
     if isinstance(f, functools.partial):

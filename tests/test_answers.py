@@ -397,6 +397,54 @@ def test_extract_choice_by_its_text(text, answer):
 
 
 @pytest.mark.parametrize(
+    'text,kind,answer',
+    [
+        ('He earns **$24** a day.\n\n**$24**', 'number', '24'),
+        ('He earns **$24** a day.\n\n**Tuesday**', 'number', None),
+        ('2. Two numbers\n\n**3 and 4**', 'number', None),
+        ('Therefore\n\n**$\\frac{2}{5}$**', 'math', '\\frac{2}{5}'),
+        ('The answer is _24_.', 'number', '24'),
+        ('The answer is 24 (that is, 8*3).', 'number', '24'),
+        ('The answer is 24 (8 bags × $3).', 'number', '24'),
+        ('The answer is 24 (or 25).', 'number', None),
+        ('The answer is 3 (mod 7).', 'number', None),
+        ('Answer: 8*3=<<8*3=24>>24', 'number', '24'),
+        ('Answer: <<24>>', 'number', '24'),
+        ('The answer is US$24.50.', 'number', '24.5'),
+        ('The answer is Rs. 24', 'number', '24'),
+        ('The answer is 24k', 'number', None),
+        ('The answer is 24 km', 'number', '24'),
+        ('The answer is 2**10', 'number', None),
+        ('The letter is D', 'choice', 'D'),
+        ("Both fit, so I'd go with C.", 'choice', 'C'),
+        ('If I choose A, the sum is odd.', 'choice', None),
+        ('**C**, as opposed to D', 'choice', 'C'),
+        ('B, I think.', 'choice', 'B'),
+        (r'It is the point $(\boxed{3}, \boxed{4})$.', 'math', '(3, 4)'),
+        (r'The answer is $\frac{2}{7}$, i.e. about a quarter.', 'math', r'\frac{2}{7}'),
+        ('<|think|>\\boxed{5}', 'number', None),
+        ('<|think|>\\boxed{5}<|/think|>\\boxed{6}', 'number', '6'),
+    ],
+)
+def test_extract_as_models_write(text, kind, answer):
+    assert extract(text, kind) == answer
+
+
+@pytest.mark.parametrize(
+    'a,b',
+    [
+        ('2**10', '1024'),
+        (r'-\infty<x<3', r'(-\infty,3)'),
+        (r'x>3', r'\infty>x>3'),
+        (r'3\leq x<\infty', r'[3,\infty)'),
+        ('US$24', '24'),
+    ],
+)
+def test_equal_in_these_spellings_too(a, b):
+    assert same(a, b)
+
+
+@pytest.mark.parametrize(
     'text,answer',
     [
         ('The answer is (F).', None),

@@ -268,6 +268,7 @@ def test_lint_detects_each_fault(tmp_path):
         ('code', '#| exports\ndef f(): pass', []),
         ('code', "#| export\ndef g(later: 'Later') -> 'g': pass", []),
         ('code', "#| export\nclass Later:\n    def again(self) -> 'Last': pass", []),
+        ('code', '#| export\ndef h(\n    a,  # a number\n    question,\n): pass', []),
         ('code', ' ', []),
         ('code', 'print(1)', [dict(output_type='stream', name='stderr', text=['oops'])]),
         ('code', '1', [dict(output_type='execute_result', data={'text/plain': ["'/tmp/abc/def'"]}, metadata={})]),
@@ -286,6 +287,7 @@ def test_lint_detects_each_fault(tmp_path):
         'not Python',
         'f is exported twice',
         'do not know Later',
+        'g(later) is explained nowhere',
         'an empty cell',
         'stderr',
         'this machine: /tmp/abc',
@@ -295,6 +297,7 @@ def test_lint_detects_each_fault(tmp_path):
     ):
         assert expected in output, expected
     assert 'do not know Last' not in output  # the docs do not show methods
+    assert 'h(' not in output  # beside it, and in the glossary
 
 
 def test_ruff_check_and_format():

@@ -557,3 +557,5 @@ def test_wrong_model_name_is_refused(nano_server, run_maft, tmp_path):
     assert done.returncode == 2 and 'serves nano, not Qwen/Qwen3-8B' in done.stderr
     done = run_maft('run', '--engine', 'server')
     assert done.returncode == 2 and 'OPENAI_BASE_URL' in done.stderr
+    done = run_maft('run', '--engine', 'server', '--set', f'engine.url={nano_server.removesuffix("/v1")}')
+    assert done.returncode == 2 and 'An address ends in /v1' in done.stderr

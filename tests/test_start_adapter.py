@@ -1,6 +1,8 @@
 "Agents that begin with a LoRA adapter of the user's: `--adapter DIR`."
 
-import json, shutil
+import json, shutil, signal, subprocess, sys
+from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 from making import run_results
@@ -62,6 +64,24 @@ def test_explain_names_the_adapter_and_the_training_step_that_was_tried(home):
 @pytest.mark.slow
 def test_resumed_run_with_an_adapter_has_the_same_bytes(home, tmp_path):
     run(Config(**SMALL | dict(out=tmp_path / 'run', store=tmp_path / 'store', adapter=str(home / 'mine'))))
+    assert run_results(tmp_path / 'run') == run_results(home / 'second')
+
+
+@pytest.mark.slow
+def test_killed_run_with_an_adapter_resumes_to_the_same_bytes(home, tmp_path):
+    "SIGKILL after more and more lines of output, then through."
+    maft = Path(sys.executable).with_name('maft')
+    flags = [f'--set={k}={v}' for k, v in SMALL.items() if k != 'quiet']
+    places = ['--adapter', str(home / 'mine'), '--out', str(tmp_path / 'run'), '--store', str(tmp_path / 'store')]
+    kills = 0
+    for lines in (2, 3, 4, 6, None):
+        with subprocess.Popen([maft, 'run', *flags, *places], stdout=PIPE, stderr=STDOUT, text=True) as p:
+            for i, _ in enumerate(p.stdout, 1):
+                if i == lines:
+                    p.kill()
+        assert p.returncode in (0, -signal.SIGKILL)
+        kills += p.returncode != 0
+    assert p.returncode == 0 and kills >= 2
     assert run_results(tmp_path / 'run') == run_results(home / 'second')
 
 

@@ -18,13 +18,14 @@ The rules, and why:
   ids        each cell has one: nbdev writes it into the module
   keywords   a call has at most three arguments by position (exported cells; RATCHET has what is left)
   words      the field's words and plain English (notebooks, tests, tools, documents; RATCHET has what is left)
+  arguments  each argument of a public function is explained: beside it, in the docstring, or in the glossary
 
-    python tools/lint_nbs.py --arguments lists arguments of public functions that are explained nowhere: not beside
-                                         them, not in the docstring, not in the glossary
-    python tools/lint_nbs.py --ratchet   write the counts of the last two into tools/ratchet.json: they may only fall
+    python tools/lint_nbs.py --ratchet   write the counts of `keywords` and `words` into tools/ratchet.json: they may
+                                         only fall
 """
 
 import ast, builtins, io, json, re, sys, tokenize
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -258,13 +259,21 @@ def check_module(path, cells):
         yield code[0][0] if code else 0, f'the first code cell is `#| default_exp {module}`'
 
 
+def check_arguments(cells):
+    "Is every argument of a public function explained? Yields (cell number, fault)."
+    usual, kinds = usual_arguments(), helped(map(code_tree, filter(is_exported, cells)))
+    for i, c in enumerate(cells):
+        for what in unexplained(source(c), usual, kinds) if is_exported(c) and code_tree(c).body else ():
+            yield i, f'{what} is explained nowhere: write `# …` beside it, or name it in the docstring or the glossary'
+
+
 def lint(path):
     "Every fault of one notebook, as `file, cell N (id): what is wrong`."
     path = Path(path).resolve()
     nb = json.loads(path.read_text(encoding='utf-8'))
     cells, numbered = nb['cells'], is_chapter(path)
     faults = [*check_headings(cells, numbered), *check_module(path, cells), *check_cells(cells)]
-    faults += check_annotations(cells)
+    faults += [*check_annotations(cells), *check_arguments(cells)]
     ids = [c.get('id') for c in cells]
     if None in ids or len(set(ids)) < len(ids):
         faults.append((0, 'every cell needs an id of its own'))
@@ -277,10 +286,13 @@ def lint(path):
     return [f'{name}, cell {i} ({ids[i]}): {what}' for i, what in sorted(faults, key=lambda f: f[0])]
 
 
+def is_exported(cell):
+    return cell['cell_type'] == 'code' and exported(directives(source(cell)))
+
+
 def code_of(path):
     "Sources of the exported cells of a notebook."
-    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    return [source(c) for c in cells if c['cell_type'] == 'code' and exported(directives(source(c)))]
+    return [source(c) for c in filter(is_exported, json.loads(path.read_text(encoding='utf-8'))['cells'])]
 
 
 def positional(path):
@@ -307,6 +319,7 @@ def quaint(path):
     ]
 
 
+@cache
 def usual_arguments():
     "Names of arguments that mean the same everywhere, by the table in the glossary."
     cells = json.loads((NBS / 'glossary.ipynb').read_text(encoding='utf-8'))['cells']
@@ -330,20 +343,17 @@ def helped(trees):
     return {n.targets[0].id for n in assigned if ast.unparse(n.value).startswith('Annotated[')}
 
 
-def unexplained(path, usual):
-    "Arguments of a notebook's public functions that nothing explains. Yields `function(argument)`."
-    sources = code_of(path)
-    kinds = helped(map(parsed, sources))
-    for src in sources:
-        lines = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
-        for name, f in public_functions(parsed(src)):
-            doc, a = ast.get_docstring(f) or '', f.args
-            for p in [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]:
-                beside = {p.lineno - 1, p.end_lineno} & lines
-                kind = ast.unparse(p.annotation) if p.annotation else ''
-                says_itself = kind in kinds or kind.startswith('Annotated[')
-                if not (beside or says_itself or p.arg in usual or f'`{p.arg}`' in doc):
-                    yield f'{name}({p.arg})'
+def unexplained(src, usual, kinds):
+    "Arguments of the public functions of a cell that nothing explains. Yields `function(argument)`."
+    lines = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type == tokenize.COMMENT}
+    for name, f in public_functions(parsed(src)):
+        doc, a = ast.get_docstring(f) or '', f.args
+        for p in [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]:
+            beside = {n for n in (p.lineno - 1, p.end_lineno) if n >= f.lineno} & lines
+            kind = ast.unparse(p.annotation) if p.annotation else ''
+            says_itself = kind in kinds or kind.startswith('Annotated[')
+            if not (beside or says_itself or p.arg in usual or f'`{p.arg}`' in doc):
+                yield f'{name}({p.arg})'
 
 
 def texts():
@@ -390,10 +400,6 @@ def main():
     if sys.argv[1:] == ['--ratchet']:
         print(write_ratchet())
         return 0
-    if sys.argv[1:] == ['--arguments']:
-        found = {relative(p): [*unexplained(p, usual_arguments())] for p in notebooks() if is_chapter(p)}
-        print('\n'.join(f'{name}: {len(x)}: {", ".join(x)}' for name, x in found.items() if x))
-        return print(f'{sum(map(len, found.values()))} arguments are explained nowhere')
     faults = [f for p in sys.argv[1:] or notebooks() for f in lint(p)]
     if not sys.argv[1:]:
         faults += over_ratchet()

@@ -208,7 +208,12 @@ def _table(rows: str) -> list[tuple[re.Pattern, str]]:
 SIGNS, LAYOUT = _table(_SIGNS), _table(_LAYOUT)
 
 # %% ../../nbs/answers/42_latex.ipynb #7ab05e92
-def closing(s: str, i: int, open: str = '{', close: str = '}') -> int:
+def closing(
+    s: str,  # LaTeX
+    i: int,
+    open: str = '{',  # the opening bracket
+    close: str = '}',  # the closing one
+) -> int:
     "Index just after the bracket that closes the one at `i`."
     depth = 0
     for m in re.finditer(r'\\.|[%s%s]' % (re.escape(open), re.escape(close)), s[i:], re.S):

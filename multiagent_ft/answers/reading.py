@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LENGTH', 'VULGAR', 'NUMBER', 'EXPLICIT', 'KINDS', 'READINGS', 'PARSER_VERSION', 'unstyled', 'undress', 'number_value',
            'places', 'spell', 'settle', 'before_next_question', 'Box', 'box_at', 'boxes', 'last_box', 'Piece',
-           'line_at', 'boxed', 'hashed', 'tagged', 'phrased', 'last_display', 'displayed', 'lone', 'announced',
-           'read_number', 'plain_choice', 'undecided', 'read_choice', 'choice_phrased', 'choice_line',
+           'line_at', 'boxed', 'hashed', 'tagged', 'phrased', 'last_display', 'displayed', 'bold_line', 'lone',
+           'announced', 'read_number', 'plain_choice', 'undecided', 'read_choice', 'choice_phrased', 'choice_line',
            'choice_displayed', 'beside_box', 'matching_choice', 'find_choice', 'read_math', 'read_pattern', 'helper',
            'find_pattern', 'check_kind', 'find', 'find_last', 'read_text', 'Form', 'parse', 'canonical', 'same',
            'group', 'extract', 'read']
@@ -64,6 +64,10 @@ _undressed = [
 ]
 
 
+_money = re.compile(r'(?<![A-Za-z])(?:US|AU|CA|A|C|HK|NZ|S|R)\$(?=\s?\d)|(?<![A-Za-z])Rs\.?(?=\s?\d)')
+_stars = re.compile(r'(?<=[\d)])\*\*(?=[\d(])')  # a power; the others are bold type
+
+
 def unstyled(text: str) -> str:
     "LaTeX without colours and sizes, without a stray backslash at its end; `,\\!` between digits is a comma."
     if '\\' in text:
@@ -80,7 +84,11 @@ def undress(text: str) -> str:
             text = pattern.sub(by, text)
     if '—' in text:
         text = text.replace('— ', ' ')  # a dash between words, and no sign
-    return text.translate(_characters).replace('**', '').replace('__', '').strip()
+    if '$' in text or 'Rs' in text:
+        text = _money.sub(' ', text)
+    if '**' in text:
+        text = _stars.sub('^', text).replace('**', '')
+    return text.translate(_characters).replace('__', '').strip()
 
 # %% ../../nbs/answers/04_reading.ipynb #8b66fa6f
 NUMBER = re.compile(
@@ -98,12 +106,16 @@ def number_value(
 ) -> Fraction | None:
     "Exact value of a match of `NUMBER`; None when it divides by zero."
     sign, whole, part, bare, power, below, top, under = m.groups()
-    if any(d and not int(d) for d in (below, under)):
+    if (below and not int(below)) or (under and not int(under)):
         return None
-    v = Fraction(re.sub('[, ]', '', whole or '0') + (part or bare or ''))
+    digits, decimals = (whole or '0').replace(',', '').replace(' ', ''), part or bare
+    v = Fraction(digits + decimals) if decimals else Fraction(int(digits))
     if power:
         v *= Fraction(10) ** int(power)
-    v = v / int(below or 1) + (Fraction(int(top), int(under)) if top else 0)
+    if below:
+        v /= int(below)
+    if top:
+        v += Fraction(int(top), int(under))
     return -v if sign and sign[0] == '-' else v
 
 # %% ../../nbs/answers/04_reading.ipynb #11f0fc51
@@ -121,6 +133,8 @@ def spell(
     v: Fraction,  # any fraction
 ) -> str:
     "One spelling per number: an integer, a finite decimal, or p/q."
+    if v.denominator == 1:
+        return str(v.numerator)
     n = places(v)
     if n is None or n > 40:
         return f'{v.numerator}/{v.denominator}'
@@ -128,7 +142,9 @@ def spell(
     return '-' * (v < 0) + (f'{digits[:-n]}.{digits[-n:]}' if n else digits)
 
 # %% ../../nbs/answers/04_reading.ipynb #68fec8a3
-def settle(v: Fraction) -> Fraction:
+def settle(
+    v: Fraction,  # any number that was read
+) -> Fraction:
     "A decimal of twelve digits or more that a computer printed for a simple fraction becomes that fraction."
     n = places(v)
     if n is None or n < 9 or abs(v) * 10**n < 10**11:
@@ -214,6 +230,8 @@ def last_box(text: str) -> str | None:
     "What is boxed in the end, braces nested; '' when that box is not closed or empty; None when there is no box."
     found = boxes(text)
     texts = list(dict.fromkeys(box.text for box in found))
+    if len(found) > 1 and text[: found[0].start].rstrip(' $').endswith('(') and text[found[-1].end :].startswith(')'):
+        return f'({", ".join(box.text for box in found)})'  # a point
     if len(texts) < 2:
         return texts[0] if texts else None
     names = [_name.search(text[max(0, box.start - 16) : box.start]) for box in found]
@@ -248,7 +266,10 @@ _tag = re.compile(
 )
 _environment = re.compile(r'\\begin\{((?:align|aligned|equation|gather|gathered|multline)\*?)\}')
 _sentence = re.compile(r'[.;!?]\s')
-_reason = re.compile(r'[.!?]\s+(?=[A-Z])|,?\s(?:because|since|so|which|but)\b')  # what may follow an answer
+# what may follow an answer
+_reason = re.compile(
+    r'[.!?]\s+(?=[A-Z])|,?\s(?:(?:because|since|so|which|but|that is|or (?:about|approximately|roughly))\b|i\.e\.)'
+)
 # a second line or clause; a sum being worked out
 _more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=')
 _closing_words = re.compile(
@@ -331,6 +352,18 @@ def displayed(text: str, ended: bool) -> Piece | None:
     return Piece(found[0], 'display') if found and len(tail) < 60 and _closing_words.fullmatch(tail) else None
 
 
+_bold_value = re.compile(r'[ \t]*\*\*([^*\n]+)\*\*[ \t.]*\Z')
+
+
+def bold_line(text: str, ended: bool) -> Piece | None:
+    "A last line that is one number or formula in bold type, and nothing else."
+    text = text.rstrip()
+    found = _bold_value.fullmatch(text, text.rfind('\n') + 1) if ended and text.endswith(('**', '**.')) else None
+    value = found and found[1].strip().rstrip('.')
+    alone = value and (NUMBER.fullmatch(undress(value)) or _formula.fullmatch(value))
+    return Piece(value, 'line', found.start()) if alone else None
+
+
 def lone(text: str, ended: bool) -> Piece | None:
     "The text itself, when it is one short line and no calculation."
     line = text.strip()
@@ -343,15 +376,22 @@ EXPLICIT = (boxed, hashed, tagged, phrased)  # these count in a text that was cu
 
 def announced(text: str, ended: bool = True) -> Piece | None:
     "What `text` announces as its answer, by the first way of announcing that it uses; None when it announces nothing."
-    return next((piece for way in (*EXPLICIT, displayed, lone) if (piece := way(text, ended))), None)
+    return next((piece for way in (*EXPLICIT, displayed, bold_line, lone) if (piece := way(text, ended))), None)
 
 # %% ../../nbs/answers/04_reading.ipynb #139ea877
 _clause = re.compile(r'[.;?](?=\s|$)|,(?=\s)(?!\s*[-+$]?\d)|\s(?:because|since|as|so|which|but)\b')
 _exclaimed = re.compile(r'!+(?=\s+[A-Z]|\s*\Z)')
+_annotated = re.compile(r'<<[^<>]*>>(?=\s*-?\d)|<<(?:[^<>]*=)?([^<>]*)>>')  # GSM8K's calculator: 9*2=<<9*2=18>>18
+# a comment, and nothing that makes another number
+_aside = re.compile(
+    r'(?<=[\w%])\s\((?!(?:or|and|not|plus|minus|times|if|mod|base|in|to|per|about|negative|half|dozen|hundred|thousand'
+    r'|[mb]illion)\b)[a-z]+(?:\s[^()]*|,[^()]*)?\)'
+    r'|(?<=[\w%])\s\(\s*\d[^()]*(?:[×·÷*=]|\sx\s)[^()]*\)'
+)
 _next_sum = re.compile(r'[^=]*=[^=]*?,?\s(?:and|then|so)\b(?=[^,.=]*\d[^,.=]*=)(?!.*\bnot\b)')
 # beside a number, makes it another
 _changed = re.compile(
-    r'\\|[\^_+*<>|√π²³×÷·±≤≥!]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])'
+    r'\\|[\^_+*<>|√π²³×÷·±≤≥!]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])|\0k(?![A-Za-z])'
     r'|(?i:\b(?:not|minus|negative|half|dozen|hundred|thousand|[mb]illion)\b)'
 )
 _formula = re.compile(r'\s*(?:\$.*\$|\\[(\[].*\\[)\]])\W*', re.S)
@@ -365,7 +405,9 @@ def read_number(
     piece = piece[:LENGTH]
     if how not in ('boxed', 'display') and not _formula.fullmatch(piece):
         piece = _exclaimed.sub('.', piece)  # 42! ends a sentence; in a formula it is a factorial
-    piece = undress(piece).strip('_')
+    piece = undress(_annotated.sub(r'\1', piece) if '<<' in piece else piece).rstrip('_. ').lstrip('_')
+    if '(' in piece:
+        piece = _aside.sub('', piece)
     while step := _next_sum.match(piece):
         piece = piece[step.end() :]
     first = _clause.split(piece, maxsplit=1)[0]
@@ -374,7 +416,7 @@ def read_number(
     side = re.split('[=≈]', first)[-1]
     side = re.sub(r'(?<=[A-Za-z])\s*(?:\^\s*\{?\d\}?|[²³])', '', side)  # m^2
     found = list(NUMBER.finditer(side))
-    if len(found) != 1 or _changed.search(side[: found[0].start()] + ' ' + side[found[0].end() :]):
+    if len(found) != 1 or _changed.search(f'{side[: found[0].start()]} \0{side[found[0].end() :]}'):
         return None
     v = number_value(found[0])
     return None if v is None else spell(v)
@@ -392,7 +434,8 @@ _letters = [
         rf'\b(?i:option|choice|answer|choose|pick|select)\b\W*(?:is\W+)?\(?([A-Z])\b{_mathematics}',
         rf'^\W*([B-HJ-Z])\b{_mathematics}',
         r'^\W*\(?([a-j])\)(?=\s|$)',
-        r'^(?i:(?:so|thus|hence|therefore)\b[\s,:]*)?(?i:(?:i\s+(?:think|believe|guess|say|pick|choose)\s+)?'
+        r"^(?i:(?:so|thus|hence|therefore)\b[\s,:]*)?(?i:(?:i(?:['’](?:d|ll)|\s+w(?:ould|ill))?"
+        r'\s+(?:think|believe|guess|say|pick|choose|select|go\s+with)\s+)?'
         r"(?:it(?:'s|\s+(?:is|must\s+be|should\s+be|has\s+to\s+be))\s+)?)\(?([A-Z])\)?\W*$",
         r'^\W*(A)(?=\s*[,–—]|\s+\((?![^()]*\)\s*[=<>≈])|\s+-\s(?!\d)|\s+(?:because|since|as|is|and|or)\b)',
     )
@@ -480,11 +523,19 @@ _inverse = re.compile(
     re.M,
 )
 _option_is = re.compile(
-    r'\b(?:correct|right|best|final|my)\s+(?:option|choice|statement)\b[^.\n:=]{0,40}?(?:\bis\b|:)[\s:*_]{0,20}', re.I
+    r'\b(?:correct|right|best|final|my|the)\s+(?:option|choice|statement|letter)\b[^.\n:=]{0,40}?(?:\bis\b|:)'
+    r'[\s:*_]{0,20}'
+    r"|(?:^|[.!?]\s+|\b(?:so|thus|therefore|hence),?\s+)I(?:['’](?:d|ll)|\s+w(?:ould|ill))?"
+    r'\s+(?:pick|choose|select|go\s+with)\s+(?=\W{0,4}(?:(?:option|choice|answer)\W{1,4})?[A-Z]\b)',
+    re.I | re.M,
 )
 _among_others = re.compile(r'\b(?:nor|neither)\W{0,4}\Z|\(?\b[A-Z]\b\)?\W{0,3}(?:and|or)\W{0,4}\Z')
 _mention = re.compile(rf'\b(?i:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b|{_bracketed}')
-_choice_line = re.compile(r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).:]?[ \t*]*)$', re.M)
+_choice_line = re.compile(
+    r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).:]?[ \t*]*'
+    r'|[ \t*]*,[ \t]+(?i:i (?:think|believe|guess)|as opposed|not|rather|because|since)\b.*)$',
+    re.M,
+)
 
 
 def choice_phrased(text: str, ended: bool) -> Piece | None:
@@ -720,7 +771,10 @@ def canonical(
     return (_parse if len(answer) <= LENGTH else parse)(answer).form
 
 # %% ../../nbs/answers/04_reading.ipynb #2209e820
-def same(a: str | None, b: str | None) -> bool:
+def same(
+    a: str | None,  # text of one answer
+    b: str | None,  # text of another; equal in any order
+) -> bool:
     "Are these two answers equal? None is no answer, and equal to nothing."
     return a is not None and b is not None and canonical(a) == canonical(b)
 
@@ -734,7 +788,7 @@ def group(answers: list) -> list[list[int]]:
     return list(groups.values())
 
 # %% ../../nbs/answers/04_reading.ipynb #77ab01c2
-PARSER_VERSION = 3  # of reading and of canonical forms: stored answers of another version are read again
+PARSER_VERSION = 4  # of reading and of canonical forms: stored answers of another version are read again
 
 
 def extract(

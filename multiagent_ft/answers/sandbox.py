@@ -83,7 +83,13 @@ class _Child:
             pass
 
 # %% ../../nbs/answers/41_sandbox.ipynb #49ef4cd2
-def serve_children(module: str, function: str, examples: list, clock: float, cpu: float):
+def serve_children(
+    module: str,  # where the function is, with dots
+    function: str,  # its name
+    examples: list,
+    clock: float,  # seconds before a child that sleeps is given up
+    cpu: float,  # seconds of work that one question may take
+):
     "Main program of the second process: answers the lines of standard input until there are no more."
     questions, answers = os.fdopen(os.dup(0), 'rb'), os.fdopen(os.dup(1), 'wb')
     nowhere = os.open(os.devnull, os.O_RDWR)

@@ -8,9 +8,9 @@ __all__ = ['EXPRESSION', 'PRECISION', 'CLEAN', 'ROUND', 'POINTS', 'UNARY', 'CELL
            'leaf', 'combined', 'evaluate', 'looked_at', 'exact', 'real', 'number', 'bare', 'matrix', 'added',
            'expression', 'is_matrix', 'shape', 'both_signs', 'labelled', 'with_label', 'named_forms', 'roots',
            'several', 'answer', 'exactly', 'named', 'one', 'said_once', 'relation', 'small', 'line', 'ratio',
-           'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'interval', 'inequality', 'chains_of',
-           'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but', 'named_set', 'value', 'huge', 'cases',
-           'family', 'plain_words', 'among_words', 'phrase', 'wordy', 'form', 'read_form']
+           'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'finite_ends', 'interval', 'inequality',
+           'chains_of', 'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but', 'named_set', 'value',
+           'huge', 'cases', 'family', 'plain_words', 'among_words', 'phrase', 'wordy', 'form', 'read_form']
 
 # %% ../../nbs/answers/43_symbolic.ipynb #09b07b68
 import math, random, re
@@ -169,7 +169,11 @@ def function(name: str, args: list, k: int):
     return point(f'{name}({",".join(map(number, args))})', k)
 
 # %% ../../nbs/answers/43_symbolic.ipynb #e0cd1dbb
-def leaf(node, k: int, at: dict):
+def leaf(
+    node,
+    k: int,
+    at: dict,  # {name of a symbol: its value}; others have the values of point `k`
+):
     "Value of a symbol, number or constant at look `k`; None when `node` is something else."
     import mpmath as mp, sympy as sp
 
@@ -361,7 +365,9 @@ def shape(values: list) -> str:
     return texts[0] if len(set(texts)) == 1 else 'f[' + ','.join(texts) + ']'
 
 # %% ../../nbs/answers/43_symbolic.ipynb #97c53c67
-def both_signs(p: str) -> list[str]:
+def both_signs(
+    p: str,  # tidied LaTeX of one answer
+) -> list[str]:
     "The two answers that ± makes of one; a set {…} looks after its own."
     if not re.search(r'\\pm|\\mp', p) or p.startswith(r'\{'):
         return [p]
@@ -388,7 +394,9 @@ def labelled(s: str) -> list[str]:
     )
 
 # %% ../../nbs/answers/43_symbolic.ipynb #17f8b852
-def with_label(p: str) -> str:
+def with_label(
+    p: str,  # tidied LaTeX that begins with a label
+) -> str:
     "Form of a part of a labelled list: the label goes for all that follows it."
     label, rest = re.match(r'((?:\\text\s*\{[^{}]*\}[\s.:]*)+)(.*)', p, re.S).groups()
     return ' '.join(words_in(label)[0]) + ': ' + answer(rest)
@@ -476,7 +484,9 @@ def named(
     return ' '.join(words).lower(), p[p.index(cut[1], len(cut[0])) + len(cut[1]) :].strip()
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a8712ed8
-def one(p: str) -> tuple[str | None, str]:
+def one(
+    p: str,  # tidied LaTeX of one answer
+) -> tuple[str | None, str]:
     "(name, form) of a single answer; name None when nothing is named, '' for a relation."
     if quantity := named(p):
         name, p = quantity
@@ -550,7 +560,9 @@ def ratio(
     return 'f[' + ','.join(number(x / (abs(lead) if keep_sign else lead)) for x in d) + ']'
 
 # %% ../../nbs/answers/43_symbolic.ipynb #74887066
-def bare_name(left: str) -> str:
+def bare_name(
+    left: str,  # tidied LaTeX
+) -> str:
     "The name on the left of an equation, without its argument."
     return re.sub(r'\s|\(.*', '', left)
 
@@ -626,6 +638,20 @@ def without(holes: list, intervals: Sequence[Interval] = EVERYWHERE) -> list[Int
     return sorted(found, key=lambda i: i.at)
 
 
+def finite_ends(
+    sides: list[str],  # tidied LaTeX, from left to right
+    signs: list[str],  # those between them, one fewer
+) -> tuple[list[str], list[str]]:
+    "A chain of inequalities without a side at its beginning or end that says only that something is finite."
+    up, down = ('<', r'\leq'), ('>', r'\geq')
+    below, above = ('-\\infty',), (r'\infty', r'+\infty')
+    if signs and (sides[0] in below and signs[0] in up or sides[0] in above and signs[0] in down):
+        sides, signs = sides[1:], signs[1:]
+    if signs and (sides[-1] in above and signs[-1] in up or sides[-1] in below and signs[-1] in down):
+        sides, signs = sides[:-1], signs[:-1]
+    return sides, signs
+
+
 def interval(
     sides: list[str],  # tidied LaTeX, from left to right
     signs: list[str],  # those between them, one fewer
@@ -633,6 +659,7 @@ def interval(
 ) -> list[Interval] | None:
     "The intervals that a chain of inequalities in one unknown describes, None when it is not that simple."
     (low, high), (least, most), holes = ('(-oo', 'oo)'), (-math.inf, math.inf), []
+    sides, signs = finite_ends(sides, signs)
     for a, sign, b in zip(sides, signs, sides[1:]):
         if not symbols([a, b]) or not (root := line(a, b, name)):
             return None
@@ -648,7 +675,10 @@ def interval(
     return [Interval(low, high, (least, most))]
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a9e59f1c
-def inequality(sides: list[str], signs: list[str]) -> str:
+def inequality(
+    sides: list[str],  # tidied LaTeX, from left to right
+    signs: list[str],  # those between them, one fewer
+) -> str:
     "Form of a chain of <, ≤, ≠, ≥, >."
     free = symbols(sides)
     if len(free) == 1 and set(signs) <= set(FLIP) and (found := interval(sides, signs, *free)):
@@ -699,7 +729,9 @@ def between(
     return Interval(upper.low, lower.high, (upper.at[0], lower.at[1]))
 
 # %% ../../nbs/answers/43_symbolic.ipynb #765c5bed
-def encloses(s: str) -> bool:
+def encloses(
+    s: str,  # tidied LaTeX that begins with a bracket
+) -> bool:
     "Does the first bracket close with the last?"
     depth = 0
     for i, c in enumerate(s):
@@ -709,7 +741,9 @@ def encloses(s: str) -> bool:
     return False
 
 # %% ../../nbs/answers/43_symbolic.ipynb #2b187b24
-def bracketed(s: str) -> str:
+def bracketed(
+    s: str,  # tidied LaTeX from bracket to bracket
+) -> str:
     "Form of (…), […], {…}."
     if s.startswith(r'\{'):
         m = re.match(

@@ -29,7 +29,10 @@ def control_tokens(tok) -> dict[str, int]:
     return {n: tok.convert_tokens_to_ids(n) for n in sorted(names) if len(n) > 1}
 
 
-def escape_control_tokens(text: str, markers: list[str]) -> str:
+def escape_control_tokens(
+    text: str,
+    markers: list[str],  # what the tokenizer takes for commands, such as '<|im_end|>'
+) -> str:
     "`text` with a blank after the first character of every marker: as readable as before, and no longer a command."
     for m in sorted(markers, key=len, reverse=True):
         text = text.replace(m, f'{m[0]} {m[1:]}')
@@ -42,7 +45,10 @@ DATE = '2024-07-26'  # the day that Llama 3's own template falls back to
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
-def frozen_date(template: str, args: dict | None) -> dict:
+def frozen_date(
+    template: str,  # Jinja, as the tokenizer has it
+    args: dict | None,
+) -> dict:
     "What a template is rendered with: `args`, and in place of the clock one day, their `date` or `DATE`."
     args = dict(args or {})
     try:
@@ -179,7 +185,10 @@ class Renderer:
         "The ids of `text` as an answer, the turn-end token last."
         return (*self.tok(escape_control_tokens(text, self.markers), add_special_tokens=False).input_ids, self.end_id)
 
-    def decode(self, ids) -> str:
+    def decode(
+        self,
+        ids,  # of the answer, a sequence or a tensor of one row
+    ) -> str:
         "The text of an answer's ids, special tokens left out."
         return self.tok.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

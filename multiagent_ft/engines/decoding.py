@@ -71,7 +71,11 @@ def first_bits(streams: np.ndarray, ids: np.ndarray):  # (rows,) uint64; (n,) ui
         yield z
 
 
-def may_exceed(how: Draws, least: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+def may_exceed(
+    how: Draws,  # the seeds of the rows and the step at hand
+    least: torch.Tensor,
+    vocabulary: int,  # how many ids there are
+) -> tuple[torch.Tensor, torch.Tensor]:
     "(rows, ids) of all tokens whose noise is above `least`, (rows,), and perhaps of a few more."
     streams = mix64(mix64(how.seeds) + _signed((how.step + 1) * GOLDEN % (1 << 64))).numpy().view(np.uint64)
     border = np.maximum(np.exp(-np.exp(-least.numpy())) * 2.0**31 - 2, 0).astype(np.uint64) << np.uint64(33)
@@ -101,7 +105,11 @@ def scores(x: torch.Tensor, places: tuple, how: Draws) -> torch.Tensor:  # (rows
     return x[rows, ids].double() / how.temperature[rows, 0] + noise
 
 
-def highest(places: tuple, values: torch.Tensor, n: int) -> torch.Tensor:
+def highest(
+    places: tuple,  # (rows, ids), as `may_exceed` returns them
+    values: torch.Tensor,  # (places,)
+    n: int,  # rows in all; one without a value has -inf
+) -> torch.Tensor:
     "The largest of the `values` in each of `n` rows."
     return torch.full((n,), -torch.inf).double().scatter_reduce(dim=0, index=places[0], src=values, reduce='amax')
 
@@ -112,7 +120,7 @@ class SeededSampler(LogitsProcessor):
     def __init__(
         self,
         seeds: list[int],
-        samplings: list[Sampling],
+        samplings: list[Sampling],  # one per seed
         start: int,  # columns before the first new token
         device='cpu',
     ):
@@ -211,7 +219,13 @@ class PreallocatedLayer(DynamicLayer):
         buffer[..., n : n + m, :] = new
         return buffer, buffer[..., : n + m, :]
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self,
+        key_states,  # (rows, heads, new tokens, head size)
+        value_states,  # the same shape
+        *args,
+        **kwargs,  # what transformers hands to other layers
+    ):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._k = self._v = None
@@ -232,7 +246,11 @@ class Prefilled(NamedTuple):
     def nbytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
-    def is_of(self, ids: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    def is_of(
+        self,
+        ids: torch.Tensor,  # (rows, length) of prompts
+        mask: torch.Tensor | None,  # the same shape, 0 for padding; None where nothing is padded
+    ) -> bool:
         if not torch.equal(ids, self.ids) or (mask is None) != (self.mask is None):
             return False
         return mask is None or torch.equal(mask, self.mask)
@@ -253,11 +271,22 @@ class RecentPrefills:
     def __init__(self):
         self.batches = []  # `Prefilled`, the oldest first
 
-    def find(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Prefilled | None:
+    def find(
+        self,
+        ids: torch.Tensor,  # (rows, length) of prompts
+        mask: torch.Tensor | None,  # the same shape, 0 for padding; None where nothing is padded
+    ) -> Prefilled | None:
         "What is kept of these prompts."
         return next((b for b in self.batches if b.is_of(ids, mask)), None)
 
-    def keep(self, ids: torch.Tensor, mask: torch.Tensor | None, *, cache, output):
+    def keep(
+        self,
+        ids: torch.Tensor,  # (rows, length) of prompts
+        mask: torch.Tensor | None,  # the same shape, 0 for padding; None where nothing is padded
+        *,
+        cache,  # of transformers, which holds these prompts and no more
+        output,  # what the model returned for them
+    ):
         "Keep what was computed, if it is small; the oldest go where there is no room for all."
         if not isinstance(cache, DynamicCache) or not all_preallocated(cache):
             return
@@ -373,16 +402,16 @@ COMPACT_BELOW = 0.9  # finished rows leave the batch once no more than this shar
 
 def decode_batch(
     model,
-    input_ids: torch.Tensor,
+    input_ids: torch.Tensor,  # (rows, length), padded in front
     generation_config: GenerationConfig,  # as `generate` hands them over
     sampler: SeededSampler | None = None,
     limits: torch.Tensor | None = None,  # (rows,) new tokens at most
     compact_below: float = COMPACT_BELOW,
-    kept: RecentPrefills | None = None,
+    kept: RecentPrefills | None = None,  # prompts read before, to be found again; None: none are kept
     on_step: Callable | None = None,  # ({row: its new ids}, [rows that have just ended]) after each step
     on_prompts: Callable | None = None,  # (prompts read, prompts in all) after each chunk of them
     logits_processor=None,
-    stopping_criteria=None,
+    stopping_criteria=None,  # of transformers, not used
     **inputs,
 ) -> list[list[int]]:
     """A decoding loop for `generate(custom_generate=decode_batch)`, which hands over its `inputs`: the new tokens of
@@ -405,7 +434,10 @@ def decode_batch(
         output = forward_token(model, rows.input_ids, **rows.inputs)
 
 
-def in_chunks(device: torch.device, cache: DynamicCache) -> bool:
+def in_chunks(
+    device: torch.device,
+    cache: DynamicCache,  # of transformers
+) -> bool:
     "Are prompts prefilled in chunks there, whose caches can be joined?"
     return device.type == 'cpu' and all_preallocated(cache)
 
@@ -432,7 +464,9 @@ def preallocate(cache: DynamicCache | None, limits: torch.Tensor | None = None) 
     return True
 
 
-def all_preallocated(cache: DynamicCache) -> bool:
+def all_preallocated(
+    cache: DynamicCache,  # of transformers
+) -> bool:
     "No layer with a window of its own?"
     return all(type(layer) is PreallocatedLayer for layer in cache.layers)
 
@@ -440,7 +474,13 @@ def all_preallocated(cache: DynamicCache) -> bool:
 class Running:
     "The rows of a batch that are still in it: their tokens, limits, and what the model is given at the next step."
 
-    def __init__(self, input_ids: torch.Tensor, limits: torch.Tensor, inputs: dict, on_step: Callable | None = None):
+    def __init__(
+        self,
+        input_ids: torch.Tensor,  # (rows, length), padded in front
+        limits: torch.Tensor,  # (rows,) new tokens at most
+        inputs: dict,  # keywords of the model besides the ids
+        on_step: Callable | None = None,  # see `decode_batch`
+    ):
         self.on_step = on_step
         self.input_ids, self.limits, self.inputs = input_ids, limits, inputs
         self.start, self.step = input_ids.shape[1], 0
@@ -448,7 +488,11 @@ class Running:
         self.ended = torch.zeros_like(self.index, dtype=torch.bool)
         self.tokens = [None] * len(input_ids)  # of rows that have left
 
-    def append(self, new: torch.Tensor, stops: torch.Tensor):
+    def append(
+        self,
+        new: torch.Tensor,  # (rows,) one id each
+        stops: torch.Tensor,  # ids that end an answer
+    ):
         "One more token for each row."
         self.input_ids, self.step = torch.cat([self.input_ids, new[:, None]], -1), self.step + 1
         self.full = self.limits <= self.step

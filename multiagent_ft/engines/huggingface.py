@@ -257,7 +257,11 @@ def load_weights(
     return (lm if rounding(lm) else lm.to(device)).eval().requires_grad_(False)
 
 
-def rounding_config(bits: int, device: torch.device, dtype: torch.dtype) -> dict:
+def rounding_config(
+    bits: int,  # 4 or 8
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict:
     """What transformers needs to be told for a base in 4 bits (NF4, computing in `dtype`, as QLoRA has it, arXiv
     2305.14314) or 8 (arXiv 2208.07339; without outliers apart, which would let the rows of a batch change each
     other)."""
@@ -298,7 +302,12 @@ def stored_rounding(model: str, revision: str | None = None) -> str | None:
     return method
 
 
-def settle_rounding(lm: PreTrainedModel, model: str, dtype: torch.dtype, unpacked: bool = False):
+def settle_rounding(
+    lm: PreTrainedModel,  # as transformers loaded it
+    model: str,
+    dtype: torch.dtype,
+    unpacked: bool = False,  # its stored rounding was undone in loading
+):
     "Weights that were unpacked are ordinary now; others compute in `dtype`. Raises `MaftError` if they are neither."
     quantizer = getattr(lm, 'hf_quantizer', None)
     if unpacked or getattr(getattr(quantizer, 'quantization_config', None), 'dequantize', False):
@@ -615,7 +624,10 @@ def _tensors(file):
             ]
 
 # %% ../../nbs/engines/13_huggingface.ipynb #7263c66d
-def adapter_mismatch(folder: str | Path, why: str) -> MaftError:
+def adapter_mismatch(
+    folder: str | Path,
+    why: str,  # in the words of PEFT or torch
+) -> MaftError:
     "The error for an adapter of another model."
     return MaftError(
         f'{folder}: this adapter does not fit the base model ({why[:160]}). Use the model it was trained from.'
@@ -647,14 +659,22 @@ def attach_adapter(model, folder: str | Path, name: str):
 SUMMED_ROWS = 128  # that are in float32 at a time
 
 
-def lora_down(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+def lora_down(
+    x: torch.Tensor,
+    a: torch.Tensor,  # (rank, features) in float32
+) -> torch.Tensor:
     "`x` (rows, features) times the first matrix of an adapter, (rows, rank) in float32."
     if len(x) <= SUMMED_ROWS:  # every step of decoding
         return x.float() @ a.T
     return torch.cat([piece.float() @ a.T for piece in x.split(SUMMED_ROWS)])
 
 
-def add_lora(out: torch.Tensor, down: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+def add_lora(
+    out: torch.Tensor,
+    down: torch.Tensor,
+    b: torch.Tensor,  # (features, rank) in float32
+    scale: float,
+) -> torch.Tensor:
     "Add `scale` times `down` times the second matrix to `out` (rows, features), in place: float32, rounded once."
     for rows, piece in zip(out.split(SUMMED_ROWS), down.split(SUMMED_ROWS)):
         rows.copy_(torch.addmm(rows.float(), piece, b.T, alpha=scale))
@@ -707,8 +727,8 @@ class Adapters:
     def __init__(
         self,
         base,
-        keep: int = 16,
-        merge_below: int = MERGE_BELOW,
+        keep: int = 16,  # so many adapters stay loaded; the one used longest ago goes first
+        merge_below: int = MERGE_BELOW,  # bytes of the base up to which an adapter is added into copies of its weights
         start: str | Path | None = None,  # folder of the adapter that stands in for none: agents begin with it
     ):
         self.base, self.model, self.keep, self.held = base, base, keep, OrderedDict()
@@ -819,13 +839,19 @@ def spare_the_head(model):
 PACK_FROM = 1 << 16  # numbers in a weight matrix from which on this is worth it
 
 
-def packed_product(layer: torch.nn.Linear, packed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def packed_product(
+    layer: torch.nn.Linear,
+    packed: torch.Tensor,  # as `pack` returned them
+    x: torch.Tensor,
+) -> torch.Tensor:
     "What `layer` makes of `x`, by its weights as `pack` returned them."
     plain = dict(attr='none', scalars=[], algorithm='')  # nothing else fused into the product
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, layer.bias, **plain)
 
 
-def pack(layer: torch.nn.Linear) -> torch.Tensor:
+def pack(
+    layer: torch.nn.Linear,  # with weights in bfloat16, on a CPU
+) -> torch.Tensor:
     "The weights of a layer in oneDNN's order: opaque, for `packed_product` alone."
     return torch.ops.mkldnn._reorder_linear_weight(layer.weight, 32)
 
@@ -1067,7 +1093,11 @@ class HFEngine:
         "What had to be changed on the way, such as the batch size."
         return self.base.batch.notes
 
-    def token_budget(self, prompt: int, sampling: Sampling) -> int:
+    def token_budget(
+        self,
+        prompt: int,  # its length in tokens
+        sampling: Sampling,
+    ) -> int:
         return token_budget(self.context, prompt, sampling)
 
     def generate(self, requests: list[Request], on_tokens: Callable | None = None) -> list[Completion]:
@@ -1097,7 +1127,10 @@ def pad_left(sequences: list, pad: int, device='cpu') -> tuple[torch.Tensor, tor
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #94af7c3e
-def pads_matter(model, pad_id: int) -> bool:
+def pads_matter(
+    model,
+    pad_id: int,  # token id that stands in front of shorter prompts
+) -> bool:
     "Do pads in front of a prompt change what `model` says next, although they are masked?"
     if not getattr(model, '_is_stateful', False) or model.device.type == 'meta':
         return False
@@ -1299,7 +1332,11 @@ def answer_text(engine, ids: list[int]) -> str:  # any engine with `stop_ids` an
     return engine.decode(ids[:end])
 
 
-def completion(engine, prompt: tuple, ids: list[int]) -> Completion:
+def completion(
+    engine,
+    prompt: tuple,  # ids as sent
+    ids: list[int],  # new ones, with what follows the first stop token
+) -> Completion:
     "Cut at the first stop token; without one the answer was cut by length."
     end = next((j for j, t in enumerate(ids) if t in engine.stop_ids), None)
     finish, ids = ('length', ids) if end is None else ('stop', ids[: end + 1])

@@ -30,7 +30,11 @@ from .huggingface import HFEngine, adapter_identity, find_model, load_tokenizer
 class ServerRefusal(MaftError):
     "The server understood, and will not; `.status` is its HTTP status."
 
-    def __init__(self, text: str, status: int = 400):
+    def __init__(
+        self,
+        text: str,
+        status: int = 400,  # of HTTP
+    ):
         super().__init__(text)
         self.status = status
 
@@ -38,7 +42,12 @@ class ServerRefusal(MaftError):
 class Unanswered(Exception):
     "No answer this time; `.seconds` is how long the server asks to be left alone, `.text` what it says."
 
-    def __init__(self, status: int | None, text: str, seconds: float = 0.0):
+    def __init__(
+        self,
+        status: int | None,  # of HTTP; None: there was no answer
+        text: str,
+        seconds: float = 0.0,
+    ):
         super().__init__(text)
         self.status, self.text, self.seconds = status, text, seconds
 
@@ -82,7 +91,11 @@ def call_server(
             own.close()
 
 
-def gave_up(url: str, e: Unanswered, tries: int) -> MaftError:
+def gave_up(
+    url: str,  # that was called
+    e: Unanswered,  # the last failure
+    tries: int,  # how many there were
+) -> MaftError:
     "What to say after the last try."
     kept = 'and run the same command again; answers that came are kept.'
     last, times = f'{e.status} {e.text}' if e.status else e.text, f'{tries} {"try" if tries == 1 else "tries"}'
@@ -99,10 +112,10 @@ def gave_up(url: str, e: Unanswered, tries: int) -> MaftError:
 def call_once(
     client,  # an `httpx.Client`
     url: str,
-    body: dict | None = None,
-    key_env: str = 'OPENAI_API_KEY',
-    timeout: float = 600,
-    plain: bool = False,
+    body: dict | None = None,  # sent as JSON with POST; None: GET
+    key_env: str = 'OPENAI_API_KEY',  # name of the environment variable with the key
+    timeout: float = 600,  # seconds for the whole answer
+    plain: bool = False,  # an answer that is no JSON object is fine
     made: list | None = None,  # gets one entry: this try
 ) -> dict | str:
     "One try. Raises `Unanswered` for what may be different next time."
@@ -127,7 +140,9 @@ def call_once(
     return answer
 
 
-def authorization(key_env: str) -> dict:
+def authorization(
+    key_env: str,  # name of the environment variable with the key
+) -> dict:
     "The header that carries the key; none without one. Raises `MaftError` for a key that no header can carry."
     key = os.environ.get(key_env, '').strip()
     if not (key.isascii() and key.isprintable()):
@@ -137,7 +152,13 @@ def authorization(key_env: str) -> dict:
     return {'Authorization': f'Bearer {key}'} if key else {}
 
 
-def refusal(url: str, status: int, answer, headers: dict, key_env: str) -> Exception:
+def refusal(
+    url: str,  # that was called
+    status: int,  # of HTTP
+    answer,
+    headers: dict,  # of the answer, names in lower case
+    key_env: str,  # name of the environment variable with the key
+) -> Exception:
     "What a status from 300 up means: an `answer` to be waited for, or the end."
     if status < 400:
         return ServerRefusal(f'{url} has moved to {headers.get("location", "another address")}: give that one.', status)
@@ -146,7 +167,8 @@ def refusal(url: str, status: int, answer, headers: dict, key_env: str) -> Excep
         return ServerRefusal(said, status)
     if status in AGAIN or status >= 500:
         return Unanswered(status, str(answer), retry_after(headers.get('retry-after')))
-    return ServerRefusal(f'{url} says (HTTP {status}): {answer}', status)
+    hint = ' An address ends in /v1, as a rule: is that missing?' if status == 404 and '/v1/' not in url else ''
+    return ServerRefusal(f'{url} says (HTTP {status}): {answer}{hint}', status)
 
 
 def all_of(response, deadline: float) -> bytes:  # monotonic seconds
@@ -180,7 +202,9 @@ def retry_after(header: str | None) -> float:  # seconds, or a date
         return 0.0
 
 
-def read_body(body: bytes) -> dict | str:
+def read_body(
+    body: bytes,  # JSON or anything else
+) -> dict | str:
     "What a server sent: the object, or its message in one line (servers differ in how they say what went wrong)."
     try:
         sent = json.loads(body)
@@ -248,7 +272,13 @@ class ServerEngine:
 
         return httpx.Client(limits=httpx.Limits(max_connections=self.how.concurrency))
 
-    def call(self, path: str, body: dict | None = None, root: bool = False, **how) -> dict | str:
+    def call(
+        self,
+        path: str,
+        body: dict | None = None,  # sent as JSON with POST; None: GET
+        root: bool = False,
+        **how,  # keywords of `call_server`
+    ) -> dict | str:
         "The server's answer; `root` asks beside /v1, where some pages are."
         wire = {k: getattr(self.how, k) for k in ('key_env', 'timeout', 'tries', 'wait')}
         url = self.url.removesuffix('/v1') if root else self.url
@@ -318,7 +348,9 @@ class ServerEngine:
         )
 
 
-def checked_url(url: str | None) -> str:
+def checked_url(
+    url: str | None,  # as the user gave it
+) -> str:
     "The address without its last slash. Raises `MaftError` where it is none."
     such = 'such as http://localhost:8000/v1'
     if not url:
@@ -346,7 +378,10 @@ def choose_model(engine: ServerEngine, tokenizer: str | None) -> tuple[str, int 
     return model, engine.how.max_length or names[model].get('max_model_len')
 
 
-def is_called(model: str | None, *names: str | None) -> bool:
+def is_called(
+    model: str | None,
+    *names: str | None,  # as the server lists them
+) -> bool:
     "Is one of a server's names for a model that of `model`, its last part, or its folder?"
     if not model:
         return False
@@ -354,7 +389,10 @@ def is_called(model: str | None, *names: str | None) -> bool:
     return any(n and (n in known or Path(n).name == Path(find_model(model)).name) for n in names)
 
 
-def server_renderer(tokenizer: str | None, how: ServerSettings) -> Renderer:
+def server_renderer(
+    tokenizer: str | None,
+    how: ServerSettings,  # revision, template and its arguments
+) -> Renderer:
     "Tokenizer and chat template of the served model. Raises `MaftError` where they cannot be had."
     chat = 'A server that takes messages needs no tokenizer: --set engine.args.chat=true.'
     if tokenizer is None:
@@ -451,7 +489,11 @@ def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the
         return ask(engine, r, use(engine, r.adapter))
 
 
-def complete_ids(engine: ServerEngine, r: Request, model: str) -> Completion:
+def complete_ids(
+    engine: ServerEngine,
+    r: Request,  # one request
+    model: str,
+) -> Completion:
     "Token ids there, token ids back."
     ids, s = engine.render(r.chat), r.sampling
     if not (n := token_budget(engine.context, len(ids), s)):
@@ -469,12 +511,19 @@ def complete_ids(engine: ServerEngine, r: Request, model: str) -> Completion:
     return Completion(text, finish_of(choice), prompt_ids=ids, token_ids=tokens)
 
 
-def text_of(engine: ServerEngine, tokens: tuple[int, ...]) -> str:
+def text_of(
+    engine: ServerEngine,
+    tokens: tuple[int, ...],  # as sampled, at least one
+) -> str:
     "The text of a completion, without the token that ended it."
     return engine.decode(tokens[:-1] if tokens[-1] in engine.stop_ids else tokens)
 
 
-def complete_chat(engine: ServerEngine, r: Request, model: str) -> Completion:
+def complete_chat(
+    engine: ServerEngine,
+    r: Request,  # one request
+    model: str,
+) -> Completion:
     """Messages there, a text back; no token ids. The template is the server's, so what could pass for one of its
     commands is taken apart here."""
     s = r.sampling
@@ -486,7 +535,9 @@ def complete_chat(engine: ServerEngine, r: Request, model: str) -> Completion:
     return Completion((message.get('content') if isinstance(message, dict) else None) or '', finish_of(choice))
 
 
-def without_nulls(body: dict) -> dict:
+def without_nulls(
+    body: dict,  # None takes a field away
+) -> dict:
     "The fields of a request that are not taken away."
     return {k: v for k, v in body.items() if v is not None}
 
@@ -500,12 +551,18 @@ def first_choice(engine: ServerEngine, page: dict) -> dict:
     return choice
 
 
-def finish_of(choice: dict) -> str:
+def finish_of(
+    choice: dict,  # as the server sent it
+) -> str:
     "Why an answer ended, in our words."
     return choice.get('finish_reason') if choice.get('finish_reason') in ('stop', 'length') else 'error'
 
 
-def check_same_tokenizer(engine: ServerEngine, decoded: str, text: str):
+def check_same_tokenizer(
+    engine: ServerEngine,
+    decoded: str,  # what the ids mean here
+    text: str,
+):
     "Raises `MaftError` when a completion's ids, decoded here, are not the text that the server made of them."
     from difflib import SequenceMatcher
 
@@ -576,7 +633,11 @@ LEAST = 0.01  # nats; two programs differ by less than this with the same weight
 class Reference:
     "The served model on transformers, on the CPU: loaded when something is first compared with it."
 
-    def __init__(self, model: str | None, how: ServerSettings):
+    def __init__(
+        self,
+        model: str | None,
+        how: ServerSettings,  # settings of the engine that asks
+    ):
         self.model, self.how, self.noise, self.reason = model, how, None, ''
 
     @cached_property
@@ -616,7 +677,11 @@ def ask_probe(engine: ServerEngine, model: str) -> Probed:  # the server's name 
     return Probed(text_of(engine, ids) if ids else choice.get('text') or '', ids, sure if told else ())
 
 
-def distance(engine: ServerEngine, seen: Probed, adapter: str | None) -> float:
+def distance(
+    engine: ServerEngine,
+    seen: Probed,  # what the server answered
+    adapter: str | None,
+) -> float:
     """How far an answer of the server is from that of transformers with `adapter`: the largest difference of the
     log-probabilities of its tokens in nats, or, where the server sends none, the share of the text that is another."""
     here = engine.reference.engine

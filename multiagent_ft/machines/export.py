@@ -42,7 +42,11 @@ def trained_agent(run: Path, name: str, iteration: int | None = None) -> Chosen:
     return Chosen(record, named[name], k)
 
 # %% ../../nbs/machines/46_export.ipynb #d1b32955
-def write_adapter(base: Base, chosen: Chosen, folder: Path):
+def write_adapter(
+    base: Base,
+    chosen: Chosen,  # an agent of a run
+    folder: Path,
+):
     "The adapter, as PEFT saves one."
     source = Path(chosen.agent.adapter)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*STORES_OWN), dirs_exist_ok=True)

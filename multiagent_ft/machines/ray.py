@@ -77,7 +77,9 @@ def connect(
     return ray
 
 # %% ../../nbs/machines/45_ray.ipynb #145c5fb4
-def check_same_engine(message: dict):
+def check_same_engine(
+    message: dict,  # as for `job_task`
+):
     "Raises `MaftError` if the engine here is not the one whose identity stands in a job's key."
     job = message['job']
     if job['kind'] != 'generate' or 'model' not in job['key']:

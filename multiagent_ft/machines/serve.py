@@ -173,7 +173,11 @@ class Served:
             yield piece
 
 # %% ../../nbs/machines/47_serve.ipynb #f1d7e169
-def envelope(served: Served, q: Asked, kind: str) -> dict:
+def envelope(
+    served: Served,  # answers the question
+    q: Asked,  # one question
+    kind: str,
+) -> dict:
     "What every answer begins with."
     name = digest([q.question, q.seed, time.time()])[:24]
     return dict(id=f'chatcmpl-{name}', object=kind, created=int(time.time()), model=served.name)

@@ -138,7 +138,10 @@ def generator_requests(
     return [request(a, p) for a in generators for p in problems]
 
 # %% ../../nbs/method/03_debate.ipynb #78f8cfd6
-def visible(text: str, keep_thinking: bool = False) -> str:
+def visible(
+    text: str,
+    keep_thinking: bool = False,  # leave the thoughts in
+) -> str:
     "What a later round reads of an answer: without its thoughts, unless they are kept."
     answer = text if keep_thinking else after_thinking(text)
     return text if answer == text else answer.strip()
@@ -346,6 +349,10 @@ def read_again(
     return [replace(t, turns=tuple(map(reread, t.turns))) for t in transcripts]
 
 # %% ../../nbs/method/03_debate.ipynb #7337462c
-def calls_per_question(n: int, rounds: int, summary: bool = True) -> int:
+def calls_per_question(
+    n: int,  # agents of each role
+    rounds: int,
+    summary: bool = True,
+) -> int:
     "Answers one debate asks for: n generators, then per further round n critics and, if wanted, n summaries."
     return n + (rounds - 1) * n * (2 if summary else 1)

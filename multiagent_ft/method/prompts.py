@@ -213,7 +213,10 @@ def load_prompts(name: str | Path | Prompts) -> Prompts:
         raise e if str(path) in str(e) else MaftError(f'{path}: {e}') from None
 
 # %% ../../nbs/method/02_prompts.ipynb #9158bebe
-def opening(question: str, how: str = HOW_TO_ANSWER['number']) -> tuple[Message, ...]:
+def opening(
+    question: str,
+    how: str = HOW_TO_ANSWER['number'],  # what kind of answer is asked for, in words: a value of `HOW_TO_ANSWER`
+) -> tuple[Message, ...]:
     "The chat a generator answers, with the usual prompts."
     return DEBATE.opening(question, how)
 

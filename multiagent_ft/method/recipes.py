@@ -643,7 +643,11 @@ def check_society(
         )
 
 # %% ../../nbs/method/07_recipes.ipynb #06be74f4
-def say_idle(agent: Agent, votes: list[Vote], why: str):
+def say_idle(
+    agent: Agent,
+    votes: list[Vote],
+    why: str,  # ends the sentence: why no label led to an example
+):
     "A line on standard error: `agent` is not trained, and why."
     labels = sum(v.answer is not None for v in votes)
     print(

@@ -111,7 +111,10 @@ def by_invitation(texts: list[list[str]], problems: list[Problem]) -> dict:
     return out
 
 # %% ../../nbs/nano/53_measure.ipynb #e6ebb587
-def heard_kind(peers: list[str], p: Problem) -> str:
+def heard_kind(
+    peers: list[str],  # their answers as texts, at least one
+    p: Problem,  # the question, with its gold answer
+) -> str:
     "What a critic's peers answered: 'right' (all), 'split', 'wrong, alike' or 'wrong, apart'."
     ok = [right(t, p) for t in peers]
     if all(ok):

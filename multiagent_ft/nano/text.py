@@ -34,7 +34,10 @@ def arithmetic_sketch(rng: random.Random) -> Sketch:
     )
 
 # %% ../../nbs/nano/51_text.ipynb #94f430cf
-def carry_lost(x: int, y: int) -> int | None:
+def carry_lost(
+    x: int,  # one factor
+    y: int,  # the other
+) -> int | None:
     "What an author writes for x*y who forgets the carry of the units, where that mistake tempts; otherwise None."
     u, v = x % 10, y % 10
     if x < 0 or y < 0 or u == v or max(x, y) < 10 or not {u, v} <= {6, 7, 8}:
@@ -42,7 +45,10 @@ def carry_lost(x: int, y: int) -> int | None:
     return x * y - u * v // 10 * 10
 
 # %% ../../nbs/nano/51_text.ipynb #aadf0647
-def slipped(right: int, rng: random.Random) -> int:
+def slipped(
+    right: int,  # the right result
+    rng: random.Random,
+) -> int:
     "A careless result: the last digit mistaken for its neighbour (0 and 1, 2 and 3, ...), or ten too many or too few."
     n = abs(right)
     if rng.random() < NEIGHBOUR:

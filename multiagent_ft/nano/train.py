@@ -43,7 +43,9 @@ def phrases() -> list[str]:
     return sorted({p for t in texts for p in re.split(r'[\1\2\d]', t) if len(p) > 2})
 
 # %% ../../nbs/nano/52_train.ipynb #71a0bdd3
-def make_tokenizer(vocab: int = 640):
+def make_tokenizer(
+    vocab: int = 640,  # tokens in all
+):
     """Byte-level BPE: every text survives the round trip, digits and signs stay single, each phrase of the prompts is
     one token."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -187,7 +189,15 @@ def make_optimizers(model) -> list:
     ]
 
 # %% ../../nbs/nano/52_train.ipynb #157b21d0
-def train_block(model, optimizers: list, tokenizer, seed: int, block: int, blocks: int, text: Callable = chats) -> dict:
+def train_block(
+    model,
+    optimizers: list,  # each has weights of its own; all take every step
+    tokenizer,
+    seed: int,
+    block: int,  # its number, from 0
+    blocks: int,  # in all: the learning rate depends on how far training is
+    text: Callable = chats,
+) -> dict:
     "Train on one block of text; returns its mean loss per token and how many tokens it had."
     todo, total, counted, tokens = batches(seed, block, tokenizer, text=text), 0.0, 0, 0
     for i, (ids, mask) in enumerate(todo):
@@ -242,7 +252,12 @@ def save_state(
     return write_atomic(path, save(tensors, dict(place=f'{block} {key}')))  # one entry: safetensors shuffles several
 
 # %% ../../nbs/nano/52_train.ipynb #dbb46c37
-def load_state(path: Path, model, optimizers: list, key: str) -> int:
+def load_state(
+    path: Path,
+    model,
+    optimizers: list,  # in the order in which `save_state` was given them
+    key: str,
+) -> int:
     """Restore what `save_state` wrote; returns the next block. Raises `MaftError` for a file that is damaged or of
     another training run."""
     import torch
@@ -271,7 +286,13 @@ def load_state(path: Path, model, optimizers: list, key: str) -> int:
     return int(block)
 
 # %% ../../nbs/nano/52_train.ipynb #9db0b4a8
-def train_key(tokenizer, seed: int, blocks: int, shape: dict, text: Callable = chats) -> str:
+def train_key(
+    tokenizer,
+    seed: int,
+    blocks: int,  # in all
+    shape: dict,  # of the model: layers, width, heads, see `SHAPE`
+    text: Callable = chats,
+) -> str:
     "A digest of everything the result depends on: settings, tokenizer, and the text itself by its first block."
     first = encode(text(seed, 0), tokenizer)
     return digest(

@@ -191,7 +191,9 @@ SLIM = Recipe(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #5b615532
-def softmax(x: list[float]) -> list[float]:
+def softmax(
+    x: list[float],  # numbers of any size
+) -> list[float]:
     "Positive weights with mean 1."
     e = [exp(v - max(x)) for v in x]
     return [v * len(x) / sum(e) for v in e]
@@ -291,7 +293,13 @@ ROUTING = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/69_answering.ipynb #b78304f0
-def ensemble_tokens(base: 'Base', prompt: tuple[int, ...], adapters: list, seed: int, sampling: Sampling) -> list[int]:
+def ensemble_tokens(
+    base: 'Base',
+    prompt: tuple[int, ...],  # token ids
+    adapters: list,  # folders, or None for the base model
+    seed: int,
+    sampling: Sampling,
+) -> list[int]:
     "Token ids drawn step by step from the mean of the adapters' next-token probabilities."
     import torch
 

@@ -34,7 +34,10 @@ from .kto import mismatched
 from .selftraining import SELF_CONSISTENCY_FT, agreeing_turns, unfiltered_turns
 
 # %% ../../nbs/neighbours/72_controls.ipynb #d3e95e0c
-def passed_on(own: dict[Agent, list], agents: tuple[Agent, ...]) -> dict[Agent, list]:
+def passed_on(
+    own: dict[Agent, list],  # the examples that each agent selected for itself
+    agents: tuple[Agent, ...],
+) -> dict[Agent, list]:
     "What each agent's predecessor would have trained on. Raises `MaftError` where an agent would be its own."
     if len(agents) < 2:
         raise MaftError(
@@ -60,7 +63,11 @@ PERMUTED_FT = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/72_controls.ipynb #529e9e96
-def dealt(own: dict[Agent, list], agents: tuple[Agent, ...], seed) -> dict[Agent, list]:
+def dealt(
+    own: dict[Agent, list],  # the examples that each agent selected for itself
+    agents: tuple[Agent, ...],
+    seed,
+) -> dict[Agent, list]:
     "The examples of all `agents`, shuffled, each agent as many as its own."
     pool = [e for a in agents for e in own[a]]
     rng_for(seed, 'dealt').shuffle(pool)

@@ -42,7 +42,10 @@ def small_sum(
     return Sketch(question, right, tempting=wrong if invites(a, b, c, dial=dial) else None)
 
 # %% ../../nbs/neighbours/74_dial.ipynb #33ad8461
-def unheard(rng, dial: int) -> Sketch:
+def unheard(
+    rng,
+    dial: int,  # the largest sum that tempts, see `invites`
+) -> Sketch:
     "A question that may stand in the text."
     while held_out((s := small_sum(rng, dial)).text):
         pass

@@ -140,7 +140,11 @@ def check_rollout_batch(
     check_batch(ids, mask, ids.masked_fill(on == 0, -100), examples=rollouts)
 
 # %% ../../nbs/neighbours/65_grpo.ipynb #b4b20445
-def check_old(policy, batch: dict, allowed: float):
+def check_old(
+    policy,
+    batch: dict,
+    allowed: float,  # difference in nats that rounding may make
+):
     "Guard `reference`: before the first step the log-probabilities of `policy`, (rows, tokens), are the parent's."
     off = ((policy.detach() - batch['old_per_token_logps']).abs() * batch['completion_mask']).max().item()
     if not off <= allowed:

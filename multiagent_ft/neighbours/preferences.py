@@ -147,7 +147,10 @@ PEER_PREDICTION = MAJORITY_FT.but(
 )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #fcbd3dc1
-def majority_and_minority(transcript: Transcript, v: Vote) -> tuple[list[Turn], list[Turn]]:
+def majority_and_minority(
+    transcript: Transcript,
+    v: Vote,  # the transcript's vote
+) -> tuple[list[Turn], list[Turn]]:
     "Complete last turns that agree with the label, and those that do not, as answers to the bare question."
     prompts = {t.agent: t.completion.prompt_ids for t in transcript.at(1)}
     last = [

@@ -193,7 +193,11 @@ MIXED_MASKS = MULTIAGENT_FT.but(
 )
 
 # %% ../../nbs/neighbours/66_selftraining.ipynb #750d08cb
-def reflection(ctx: RecipeContext, transcript: Transcript, critic: Agent) -> tuple[Message, ...]:
+def reflection(
+    ctx: RecipeContext,
+    transcript: Transcript,
+    critic: Agent,  # one of those that took part
+) -> tuple[Message, ...]:
     "The chat in which an agent is asked to look at its own answers again."
     chat, p = first_chat(transcript.problem.text, critic, ctx.protocol), ctx.protocol
     question = p.prompts.question_for(transcript.problem.text, critic.role, critic.index)

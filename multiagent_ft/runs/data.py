@@ -197,7 +197,10 @@ READERS = {
 UNITS = {'.parquet': 'row', '.json': 'item'}
 
 
-def file_rows(path: Path, part: str) -> list[Row]:
+def file_rows(
+    path: Path,
+    part: str,  # its name, the head of each row's id
+) -> list[Row]:
     "All rows of a file. Raises `MaftError` when there is none, or one cannot be read."
     kind = split_name(path)[1]
     unit = UNITS.get(kind, 'line')
@@ -328,7 +331,10 @@ def chat_turns(v) -> list[tuple[str, str]]:
     return turns
 
 
-def one_question(turns: list[tuple[str, str]], place: str) -> tuple[str, str | None]:
+def one_question(
+    turns: list[tuple[str, str]],  # (role, text) each
+    place: str,  # file and line, for the error
+) -> tuple[str, str | None]:
     "(question, answer or None) of a chat. Raises `MaftError` for one of several questions."
     answer = turns[-1][1] if turns[-1][0] == 'assistant' else None
     asked = turns if answer is None else turns[:-1]
@@ -338,7 +344,10 @@ def one_question(turns: list[tuple[str, str]], place: str) -> tuple[str, str | N
     return '\n\n'.join(text.strip() for _, text in asked if text.strip()), answer
 
 
-def unfolded(row: Row, d: DataSet) -> Row:
+def unfolded(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+) -> Row:
     "The row, with question and answer of its chat as columns where it has nothing else."
     if d.question != 'question' or 'question' in row.cells:
         return row
@@ -349,7 +358,10 @@ def unfolded(row: Row, d: DataSet) -> Row:
     return row
 
 # %% ../../nbs/runs/22_data.ipynb #d7c3ba0f
-def question_of(row: Row, d: DataSet) -> str:
+def question_of(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+) -> str:
     "The question's text. Raises `MaftError` naming line and column when there are none."
     parts = []
     for c in _list(d.question):
@@ -389,7 +401,9 @@ def spelled_list(text: str) -> list | None:
     return None
 
 
-def lettered_columns(cells: dict) -> list[str]:
+def lettered_columns(
+    cells: dict,  # of one row, by column
+) -> list[str]:
     "Columns with one choice each, in order: A, B, C …, or option1, option2 …; [] where there are none."
     found = {}
     for name in cells:
@@ -414,7 +428,9 @@ def _listed(value):
     return (value, None) if isinstance(value, list) else (None, None)
 
 
-def choices_column(cells: dict) -> str | list[str]:
+def choices_column(
+    cells: dict,  # of one row, by column
+) -> str | list[str]:
     "The column that holds choices, or the columns with one each, by their usual names; '' when there are none."
     named = (c for c in cells if str(c).lower() in CHOICES)
     return next((c for c in named if len(_listed(cells[c])[0] or ()) > 1), '') or lettered_columns(cells) or ''
@@ -423,7 +439,9 @@ def choices_column(cells: dict) -> str | list[str]:
 RIGHT_CHOICES = 'answer_key answer_letter answer_index answer_idx correct_answer correct_option correct label gold'
 
 
-def right_choice_column(cells: dict) -> str:
+def right_choice_column(
+    cells: dict,  # of one row, by column
+) -> str:
     "The column that says which choice is right, by its usual names; 'answer' when there is none, or more than one."
     names = [c for c in cells if str(c).lower().replace('answerkey', 'answer_key') in RIGHT_CHOICES.split()]
     return names[0] if len(names) == 1 and 'answer' not in cells else 'answer'
@@ -437,7 +455,10 @@ def _without_letters(texts):
     return [m[1] for m in named] if named and all(named) else texts
 
 
-def labelled_choices(row: Row, d: DataSet) -> tuple[list[str], list | None]:
+def labelled_choices(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+) -> tuple[list[str], list | None]:
     "The choices in order, and their labels where they have some. Raises `MaftError` for fewer than two, or over 26."
     columns = _list(d.choices)
     if len(columns) == 1:
@@ -510,7 +531,10 @@ def gold_of(
     return extract(s if re.search(r'\\f?boxed|\\fbox|####|\banswer is\b', s) else f'\\boxed{{{s}}}', kind)
 
 
-def answered(row: Row, d: DataSet) -> bool:
+def answered(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+) -> bool:
     "Does the row hold an answer? A training question need not."
     v = _within(row.cells, d.answer)
     if v is MISSING:
@@ -519,7 +543,10 @@ def answered(row: Row, d: DataSet) -> bool:
     return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))
 
 
-def way_of_naming(rows: Iterable[Row], d: DataSet) -> str | None:
+def way_of_naming(
+    rows: Iterable[Row],
+    d: DataSet,  # what the file is said to be
+) -> str | None:
     """The one way of `ways_to_name` that names a choice in every row, where some rows alone leave open which is meant;
     None where none does, or it takes none."""
     cells = [(cell(row, d.answer, 'answer'), *labelled_choices(row, d)) for row in rows if answered(row, d)]
@@ -530,7 +557,11 @@ def way_of_naming(rows: Iterable[Row], d: DataSet) -> str | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def problem_of(row: Row, d: DataSet, way: str | None = None) -> Problem:  # how choices are named, see `letter_of`
+def problem_of(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+    way: str | None = None,  # how choices are named, see `letter_of`
+) -> Problem:
     "The row's problem; gold None when there is no answer, or none that can be read."
     if d.default_kind and not d.choices and (c := choices_column(row.cells)):
         raise MaftError(
@@ -596,7 +627,9 @@ def _no_data(d, place, inside):
     return MaftError(f'task {d.name}: no data file ({formats}) in {place}.{choose}')
 
 
-def local_parts(d: DataSet) -> dict[str, Callable]:
+def local_parts(
+    d: DataSet,  # a data set whose `data` is a file or folder
+) -> dict[str, Callable]:
     "What reads each part, by name, of a local file or folder. Raises `MaftError` when there is nothing to read."
     place = Path(d.data)
     if isfile(place):
@@ -616,7 +649,9 @@ def local_parts(d: DataSet) -> dict[str, Callable]:
     raise _no_data(d, place, inside)
 
 
-def first_cells(d: DataSet) -> dict:
+def first_cells(
+    d: DataSet,  # a data set whose `data` is a file or folder
+) -> dict:
     "The cells of the first row of local data; {} when there is none to be had (reading it all will say why)."
     try:
         rows = next(iter(local_parts(d).values()))
@@ -670,7 +705,9 @@ def from_hub(d: DataSet, config: str, part: str | None):  # None = all parts
             datasets.enable_progress_bars()
 
 # %% ../../nbs/runs/22_data.ipynb #68f85787
-def hub_parts(d: DataSet) -> dict[str, Callable]:
+def hub_parts(
+    d: DataSet,  # a data set whose `hub` names one
+) -> dict[str, Callable]:
     "What reads each part, by name, of a data set on the Hub."
     configs, asked = (
         _list(d.config) or [''],
@@ -697,7 +734,10 @@ def hub_parts(d: DataSet) -> dict[str, Callable]:
 _slice = re.compile(r'(.+?)\[(-?\d*)(%?):(-?\d*)(%?)\]')
 
 
-def whole_part(name: str, there: Iterable[str]) -> str:
+def whole_part(
+    name: str,
+    there: Iterable[str],  # names of the parts
+) -> str:
     "The part that `name` is, or is a slice of: 'train' for 'train[:10]' and 'train[10%:]'; '' when it is not there."
     if name in there:
         return name
@@ -705,7 +745,10 @@ def whole_part(name: str, there: Iterable[str]) -> str:
     return m[1] if m and m[1] in there else ''
 
 
-def part_rows(parts: dict[str, Callable], name: str) -> list[Row]:
+def part_rows(
+    parts: dict[str, Callable],  # what reads the rows of each
+    name: str,
+) -> list[Row]:
     "The rows of a part, or of a slice of one."
     if name in parts:
         return parts[name]()
@@ -720,7 +763,10 @@ def part_rows(parts: dict[str, Callable], name: str) -> list[Row]:
     return rows[at(low, low_percent) : at(high, high_percent)]
 
 
-def purposes(d: DataSet, there: list[str]) -> list[list[str]]:
+def purposes(
+    d: DataSet,  # a data set, with what the YAML file says about parts
+    there: list[str],  # names of the parts
+) -> list[list[str]]:
     """Parts to train on and parts to evaluate on; a single list when the same serve for both. Raises `MaftError` when
     that is not clear."""
     if d.split:
@@ -839,7 +885,7 @@ def _problems(d, rows, found, evaluation, way=None):
 
 # %% ../../nbs/runs/22_data.ipynb #47c1e22b
 def problems_of(
-    d: DataSet,
+    d: DataSet,  # a data set, described
     parts: dict[str, Callable] | None = None,  # what reads the rows of each part; default: the files or the Hub
 ) -> tuple[list[Problem], list[Problem], dict]:
     """(training problems, evaluation problems, notes); the same list twice when the data has no parts. Only training

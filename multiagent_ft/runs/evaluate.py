@@ -50,7 +50,10 @@ def flips(
     return dict(corrected=pairs.count((False, True)), corrupted=pairs.count((True, False)))
 
 # %% ../../nbs/runs/27_evaluate.ipynb #3a4ce8ad
-def answers_changed(before: list[Answer | None], after: list[Answer | None]) -> int:
+def answers_changed(
+    before: list[Answer | None],  # one per agent
+    after: list[Answer | None],  # of the same agents, a round later
+) -> int:
     "How many agents answer otherwise than in the round before."
     pairs = zip(before, after, strict=True)
     return sum(not (same_answer(a, b) or a is b is None) for a, b in pairs)
@@ -198,7 +201,11 @@ def tidy(outcomes: list[dict], recipe: str = '', seed: int = 0) -> list[dict]:
     return rows
 
 # %% ../../nbs/runs/27_evaluate.ipynb #95816745
-def wilson(right: int, asked: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(
+    right: int,  # how many of those asked
+    asked: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
     "Interval for the chance of being right, from independent yes/no answers (Wilson 1927, by statsmodels)."
     from statsmodels.stats.proportion import proportion_confint
 
@@ -223,7 +230,10 @@ class Comparison:
         return f'{interval}, better on {self.only_b}, worse on {self.only_a} of {self.n}, p = {self.p:.2g}'
 
 # %% ../../nbs/runs/27_evaluate.ipynb #450802e7
-def differences(a: dict[str, float], b: dict[str, float]) -> list[float]:
+def differences(
+    a: dict[str, float],  # {question: score} of A
+    b: dict[str, float],  # {question: score} of B
+) -> list[float]:
     "B minus A, question by question. Raises `MaftError` unless both were asked the same questions."
     if a.keys() != b.keys():
         raise MaftError(

@@ -285,7 +285,10 @@ def iteration_lines(
     return lines + [_step_line(n, used) for n, used in steps.items() if n not in ('sample', 'finetune')], faults
 
 # %% ../../nbs/runs/31_explain.ipynb #3b32c890
-def check_lines(record: RunRecord, store: Store) -> tuple[list[str], list[str]]:
+def check_lines(
+    record: RunRecord,  # the run, as `run_record` reads it
+    store: Store,
+) -> tuple[list[str], list[str]]:
     "(lines, faults) of the training step that was tried before the first debate; none for nano, which needs no try."
     lines, faults = [], []
     for e in entries_of(record, store, 'check'):

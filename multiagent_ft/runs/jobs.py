@@ -483,7 +483,11 @@ class CachedEngine:
         return out
 
 # %% ../../nbs/runs/25_jobs.ipynb #35ae7b30
-def read_key(completions: list[Completion], problems: list[Problem], reader: dict) -> dict:
+def read_key(
+    completions: list[Completion],
+    problems: list[Problem],
+    reader: dict,  # kind of answer, version of the parser
+) -> dict:
     "What the answers read from one block depend on."
     texts = [[c.text, c.finish] for c in completions]
     return dict(reader=reader, texts=digest(texts), problems=digest([p.text for p in problems]), n=len(texts))

@@ -66,7 +66,10 @@ class Sample:
 
 
 def measure(
-    transcripts: list[Transcript], examples: list[Example], seconds: float, training_speed: float = 0.0
+    transcripts: list[Transcript],
+    examples: list[Example],
+    seconds: float,
+    training_speed: float = 0.0,  # tokens a second; 0: nothing is trained
 ) -> Sample:
     "Count the answers, tokens and examples of a debate."
     turns = [u.completion for t in transcripts for u in t.turns]
@@ -129,7 +132,10 @@ class Speed(NamedTuple):
         return self.prompt * prompts + self.step * steps + self.row * tokens
 
 
-def shortened(requests: list[Request], tokens: int) -> list[Request]:
+def shortened(
+    requests: list[Request],
+    tokens: int,  # of an answer, at most
+) -> list[Request]:
     "The same, with answers of at most so many tokens."
     return [
         replace(r, sampling=replace(r.sampling, max_new_tokens=max(1, min(tokens, r.sampling.max_new_tokens))))
@@ -170,7 +176,12 @@ class Length(NamedTuple):
     cut: bool  # by the clock, before its limit
 
     @classmethod
-    def of(cls, request: Request, completion: Completion, limit: int) -> 'Length':
+    def of(
+        cls,
+        request: Request,
+        completion: Completion,  # what came back for the request as it was sent
+        limit: int,
+    ) -> 'Length':
         tokens = len(completion.token_ids)
         cut = completion.finish == 'length' and tokens == request.sampling.max_new_tokens < limit
         where, prompt = request.where, len(completion.prompt_ids)
@@ -182,7 +193,7 @@ class Clocked:
 
     def __init__(
         self,
-        generate: Callable,
+        generate: Callable,  # takes requests, returns one completion each
         speed: Speed | None = None,  # None: no clock, answers end where they end
         seconds: float = math.inf,  # for all stages together
         stages: int = 1,  # how often it will be called
@@ -220,7 +231,9 @@ def error_of(values: list[float]) -> float:
     return 2 * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def mean_length(lengths: list[Length]) -> Range:
+def mean_length(
+    lengths: list[Length],  # of answers of one role, one or more
+) -> Range:
     "Tokens of an answer, on average, where the clock may have cut some."
     tokens = [x.tokens for x in lengths]
     half = max(tokens) / 2
@@ -254,7 +267,10 @@ def stages_of(context: RunContext) -> int:
     return 1 + asks.hinted + asks.debates * (cfg.rounds - 1) * (1 + cfg.summary)
 
 
-def debates_of(context: RunContext, generate: Callable) -> Callable:
+def debates_of(
+    context: RunContext,
+    generate: Callable,  # takes requests, returns one completion each
+) -> Callable:
     "(problems) -> the transcripts that the recipe trains on, or answers with, by the untrained society."
     ctx = replace(recipe_context(context, 1), generate=generate, read=context.task.read, train=None)
     part, society = 'sample' if context.recipe.sample else 'answer', untrained(context.cfg.agents)
@@ -301,14 +317,21 @@ def selected_examples(context: RunContext, transcripts: list[Transcript]) -> lis
     return [example for own in selected.values() for example in own]
 
 # %% ../../nbs/runs/30_plan.ipynb #a3c1e711
-def ranges_of(lengths: list[Length]) -> dict[str, Range]:
+def ranges_of(
+    lengths: list[Length],  # of answers of all roles
+) -> dict[str, Range]:
     "{role: mean length of its answers}."
     return {
         role: mean_length([x for x in lengths if x.role == role]) for role in dict.fromkeys(x.role for x in lengths)
     }
 
 
-def batch_seconds(lengths: list[Length], speed: Speed, batch: int, means: dict[str, float]) -> float:
+def batch_seconds(
+    lengths: list[Length],  # of the answers
+    speed: Speed,  # of the engine
+    batch: int,
+    means: dict[str, float],  # {role: tokens of an answer on average}
+) -> float:
     "Seconds these answers take as part of full batches, if answers of each role are so long on average."
     seconds = 0.0
     for role, mean in means.items():
@@ -333,7 +356,11 @@ def examples_range(context: RunContext, transcripts: list[Transcript], examples:
     return Range(max(0.0, mean - error), mean, min(max(most, mean), mean + error))
 
 
-def with_range(s: Sample, lengths: dict[str, Range], examples: Range) -> Sample:
+def with_range(
+    s: Sample,  # with likely figures
+    lengths: dict[str, Range],  # {role: tokens of an answer on average}
+    examples: Range,
+) -> Sample:
     "`s` with what it may be at least and at most: generating as lengths do, training as examples do."
     likely = sum(x.likely for x in lengths.values()) or 1
 
@@ -346,7 +373,12 @@ def with_range(s: Sample, lengths: dict[str, Range], examples: Range) -> Sample:
     return replace(s, least=end('least'), most=end('most'))
 
 
-def to_their_ends(transcripts: list[Transcript], lengths: list[Length], speed: Speed, batch: int) -> Sample:
+def to_their_ends(
+    transcripts: list[Transcript],
+    lengths: list[Length],  # of the answers, cut ones among them
+    speed: Speed,  # of the engine
+    batch: int,
+) -> Sample:
     "What these debates come to with answers as long as they are likely to get; nothing about training."
     found = ranges_of(lengths)
     means = {role: x.likely for role, x in found.items()}
@@ -355,7 +387,9 @@ def to_their_ends(transcripts: list[Transcript], lengths: list[Length], speed: S
 
 
 def examples_of_whole(
-    context: RunContext, transcripts: list[Transcript], lengths: list[Length]
+    context: RunContext,
+    transcripts: list[Transcript],
+    lengths: list[Length],  # of the answers, cut ones among them
 ) -> tuple[Range, list[Example]]:
     "Examples per question, and some to train on: of the debates that the clock did not cut, or else any turns."
     cut = {x.problem for x in lengths if x.cut}
@@ -365,7 +399,12 @@ def examples_of_whole(
     return examples_range(context, whole, examples), examples or [example_of(u, i, 'agreed') for i, u in turns]
 
 
-def clocked_debates(context: RunContext, problems: list[Problem], speed: Speed, end: float) -> Sample:
+def clocked_debates(
+    context: RunContext,
+    problems: list[Problem],
+    speed: Speed,  # of the engine, as measured
+    end: float,
+) -> Sample:
     "Debates on few questions, cut where three quarters of the time until `end` are used up."
     cfg, recipe, seconds = context.cfg, context.recipe, end - time.perf_counter()
     clocked = Clocked(context.engine.generate, speed, seconds=0.75 * seconds, stages=stages_of(context))
@@ -380,7 +419,11 @@ def clocked_debates(context: RunContext, problems: list[Problem], speed: Speed, 
     return with_range(s, ranges_of(clocked.lengths), each)
 
 # %% ../../nbs/runs/30_plan.ipynb #750efbef
-def batches(engine, examples: list[Example], s: TrainingSettings) -> list[list[dict]]:
+def batches(
+    engine,
+    examples: list[Example],
+    s: TrainingSettings,  # of the run
+) -> list[list[dict]]:
     """The trainer's batches, made beforehand: each a list of pieces that fit into memory, of tensors on the engine's
     device."""
     from multiagent_ft.training.trainer import Collator
@@ -405,7 +448,11 @@ def batches(engine, examples: list[Example], s: TrainingSettings) -> list[list[d
     ]
 
 # %% ../../nbs/runs/30_plan.ipynb #56f8c805
-def bare_training(engine, examples: list[Example], s: TrainingSettings) -> float:
+def bare_training(
+    engine,
+    examples: list[Example],
+    s: TrainingSettings,  # of the run
+) -> float:
     "Seconds of forward, backward and AdamW alone, on our batches."
     import torch
     from multiagent_ft.engines.huggingface import silence
@@ -431,7 +478,7 @@ def bare_training(engine, examples: list[Example], s: TrainingSettings) -> float
 def learning_speed(
     engine,
     examples: list[Example],
-    s: TrainingSettings,
+    s: TrainingSettings,  # of the run
     at_most: int = 2,  # batches
     seconds: float = math.inf,  # that it may take, about
 ) -> float:
@@ -469,7 +516,10 @@ def adapter_bytes(cfg: Config, model) -> int:
     return sum(4 * cfg.training.rank * (a + b) for a, b in linear)
 
 
-def cache_bytes(model, tokens: int) -> int:
+def cache_bytes(
+    model,
+    tokens: int,  # of all rows together
+) -> int:
     "Bytes of the keys and values of so many tokens."
     c = model.config.get_text_config(decoder=True)
     head = getattr(c, 'head_dim', None) or c.hidden_size // c.num_attention_heads
@@ -507,7 +557,12 @@ def memory(
     )
 
 # %% ../../nbs/runs/30_plan.ipynb #ea7731f7
-def seconds_for(s: Sample, generated: float, trained: float, workers: int = 1) -> float:
+def seconds_for(
+    s: Sample,  # what few questions took
+    generated: float,  # tokens
+    trained: float,  # tokens, prompts included, all epochs
+    workers: int = 1,
+) -> float:
     "Seconds to generate and to train on so many tokens at the speed of the sample."
     speed = s.generated / max(s.seconds, 1e-9)
     return (generated / max(speed, 1e-9) + trained / max(s.training_speed or speed, 1e-9)) / max(workers, 1)
@@ -526,7 +581,12 @@ def _tokens(cfg: Config, s: Sample, answers: int) -> dict:
     )
 
 
-def seconds_range(cfg: Config, s: Sample, answers: int, workers: int = 1) -> tuple[int, int] | None:
+def seconds_range(
+    cfg: Config,
+    s: Sample,  # what few questions took
+    answers: int,
+    workers: int = 1,
+) -> tuple[int, int] | None:
     "Seconds at least and at most, at the speed of the sample; None where the sample does not say."
     if s.least is None or s.most is None:
         return None
@@ -537,7 +597,7 @@ def seconds_range(cfg: Config, s: Sample, answers: int, workers: int = 1) -> tup
 
 def plan(
     cfg: Config,
-    s: Sample,
+    s: Sample,  # what few questions took
     memory: dict,  # as `memory` counts it
     workers: int = 1,
     recipe: Recipe | None = None,  # default: the one `cfg` names
@@ -561,7 +621,10 @@ def plan(
     )
 
 # %% ../../nbs/runs/30_plan.ipynb #d27c9402
-def size(n: float, unit: str = 'B') -> str:
+def size(
+    n: float,  # not negative
+    unit: str = 'B',  # what is counted
+) -> str:
     "Two digits and a prefix: 1234567 -> '1.2 MB'."
     for p in ('', 'k', 'M', 'G', 'T'):
         if abs(n) < 999.5 or p == 'T':
@@ -586,7 +649,10 @@ def time_line(p: dict) -> str:
     )
 
 
-def lines(cfg: Config, p: dict) -> list[str]:
+def lines(
+    cfg: Config,
+    p: dict,  # as `plan` returns it
+) -> list[str]:
     "The plan as a person reads it."
     a = p['answers']
     counted = (

@@ -148,7 +148,10 @@ def server_args(cfg: Config) -> dict:
     return own | dict(tokenizer=cfg.model)
 
 
-def check_adapter(cfg: Config, objects: Objects):
+def check_adapter(
+    cfg: Config,
+    objects: Objects,  # what was handed in as objects
+):
     "Raises `MaftError` if the adapter that the settings name is none, or agents cannot begin with it."
     kind = cfg.engine.name if objects.engine is None else type(objects.engine).__name__
     own = objects.engine is not None or cfg.engine.name != 'hf'
@@ -267,7 +270,13 @@ def engine_key(engine) -> dict:
     return key
 
 
-def object_keys(cfg: Config, objects: Objects, recipe: Recipe, task: Task, prompts: Prompts) -> dict[str, Any]:
+def object_keys(
+    cfg: Config,
+    objects: Objects,  # what was handed in as objects
+    recipe: Recipe,
+    task: Task,
+    prompts: Prompts,
+) -> dict[str, Any]:
     "{recipe, task, prompts, engine: key} of what is not the package's own; empty for a run that uses only names."
     keys = dict(
         recipe=recipe_key(recipe),
@@ -402,7 +411,11 @@ def split_questions(context: RunContext) -> tuple[list[list[Problem]], list[Prob
     return [s.train for s in splits], splits[0].evaluation
 
 # %% ../../nbs/runs/29_run.ipynb #85bae7dd
-def recipe_context(context: RunContext, k: int, evaluating: bool = False) -> RecipeContext:
+def recipe_context(
+    context: RunContext,
+    k: int,
+    evaluating: bool = False,  # for the evaluation, which trains on nothing
+) -> RecipeContext:
     "What the recipe works with in iteration `k`: generation, reading and training as jobs, with progress."
     cfg, step = context.cfg, ['answers']
 
@@ -522,7 +535,11 @@ def _is_ours(f: Callable) -> bool:
     return getattr(f, '__module__', '').startswith('multiagent_ft.')
 
 
-def call_recipe(context: RunContext, part: str, args: tuple):
+def call_recipe(
+    context: RunContext,
+    part: str,  # 'sample', 'label', 'select', 'train' or 'answer'
+    args: tuple,
+):
     "Call one function of the recipe. Raises `MaftError` naming the line when one of the user's own raises."
     f = getattr(context.recipe, part)
     try:
@@ -612,7 +629,10 @@ def right_but_truncated(context: RunContext, agent: Agent, transcripts: list[Tra
     return truncated_turns(transcripts, labels)
 
 
-def training_report(context: RunContext, found: Selection) -> dict:
+def training_report(
+    context: RunContext,
+    found: Selection,  # transcripts, votes and examples of the iteration
+) -> dict:
     """Per agent: examples, unique ones, tokens, buckets, share of corrections, right turns lost to truncation; debates
     that ended early and the critic examples that this cost; and the health of the debates where gold is known."""
     transcripts, labels = found.transcripts, [v.answer for v in found.votes]
@@ -714,7 +734,10 @@ def check_same_objects(folder: Path, keys: dict):
 BEFORE_A_RUN = ('.DS_Store', 'objects.json')  # what a folder may hold that is no run yet
 
 
-def init_run_dir(cfg: Config, keys: dict = {}):
+def init_run_dir(
+    cfg: Config,
+    keys: dict = {},  # of objects, see `object_keys`
+):
     "Make the run folder, or check that it holds this very run. Raises `MaftError` with the difference if it does not."
     folder = cfg.folder
     if (folder / 'config.yaml').exists():
@@ -925,7 +948,12 @@ def _untrained_report(agents: int) -> dict:
     )
 
 
-def run_iterations(context: RunContext, train: list[list[Problem]], evaluation: list[Problem], track: Tracker) -> dict:
+def run_iterations(
+    context: RunContext,
+    train: list[list[Problem]],
+    evaluation: list[Problem],
+    track: Tracker,  # takes each iteration's figures as they are ready
+) -> dict:
     "Run all iterations, writing each one down as it ends. Returns the summary."
     society, iterations, outcomes = untrained(context.cfg.agents), [], []
     context.progress.known = {}  # it may have shown another run
@@ -982,8 +1010,8 @@ def tracker_of(cfg: Config) -> Tracker:
 def run_here(
     cfg: Config,
     executor: Executor | None = None,
-    again: bool = True,
-    objects: Objects = Objects(),
+    again: bool = True,  # look up every step of a finished run; False reads its summary
+    objects: Objects = Objects(),  # what was handed in as objects
     progress: Progress | None = None,
 ) -> dict:
     "`run`, in this folder or not at all. Raises `FolderBusy` while another process is at work there."

@@ -283,7 +283,11 @@ class Grader:
             raise MaftError(f"the grader's {name} gives {found!r} for {about}: {wanted} is needed.")
         return found if name == 'read' else bool(found)
 
-    def equal(self, a: str, b: str) -> bool:
+    def equal(
+        self,
+        a: str,  # text of one answer
+        b: str,  # text of another
+    ) -> bool:
         "`same`, asked in both orders. Raises `MaftError` when they disagree."
         forth, back = self.ask('same', a, b), self.ask('same', b, a)
         if forth != back:

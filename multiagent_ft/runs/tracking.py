@@ -554,7 +554,10 @@ def stop_wandb(
     return within(patience, stop)
 
 # %% ../../nbs/runs/28_tracking.ipynb #8dcf68ff
-def curves(row: dict, above: str = '') -> dict[str, float]:
+def curves(
+    row: dict,
+    above: str = '',  # path of what `row` is a part of, with a slash at its end
+) -> dict[str, float]:
     "The numbers in an event, however deep, by path: {'methods/debate/accuracy': 0.5}."
     found = {}
     for k, v in row.items():
@@ -642,7 +645,9 @@ class TensorBoard:
         self.writer.close()
 
 # %% ../../nbs/runs/28_tracking.ipynb #d9191fa7
-def one_line(e: Exception) -> str:
+def one_line(
+    e: Exception,  # of any kind
+) -> str:
     "What went wrong, short, without line breaks and secrets."
     return scrub(' '.join(str(e).split()) or type(e).__name__)[:200].rstrip('.') + '.'
 

@@ -118,7 +118,13 @@ def run_all(rows: list[StudyRow], base: Config, seeds: list[int], root: Path) ->
     return StudyRun(records, made, list(dict.fromkeys(cfg.out for _, cfg in todo)))
 
 # %% ../../nbs/studies/36_compare.ipynb #44f9c306
-def records_elsewhere(row: StudyRow, cfg: Config, made: Counter, executor, progress: Progress) -> list[dict]:
+def records_elsewhere(
+    row: StudyRow,
+    cfg: Config,
+    made: Counter,  # jobs by kind; those of this evaluation are added
+    executor,
+    progress: Progress,
+) -> list[dict]:
     "Records of a finished run on the task `row.evaluate_on`, with its training at home; `executor` as in `run`."
     from multiagent_ft.runs.run import evaluate_society
 
@@ -215,7 +221,10 @@ def training_key(cfg: Config) -> str:
     return digest([settings, source | dict(functions=functions)])
 
 # %% ../../nbs/studies/36_compare.ipynb #53007689
-def addresses_of(asks: Asks, cfg: Config) -> Iterator[tuple]:
+def addresses_of(
+    asks: Asks,  # of a recipe
+    cfg: Config,
+) -> Iterator[tuple]:
     "Where one question is asked, within a society: generators, hints, then critics and their summaries."
     for j in range(asks.first_answers(cfg)):
         yield 'generator', j
@@ -262,7 +271,11 @@ def requests(
     return dict(apart=sum(run.total() for run in each), together=union.total())
 
 # %% ../../nbs/studies/36_compare.ipynb #eef4e0cf
-def count_requests(rows: list[StudyRow], configs: list[Config], seeds: list[int]) -> tuple[int, str]:
+def count_requests(
+    rows: list[StudyRow],
+    configs: list[Config],  # of all runs of a study
+    seeds: list[int],
+) -> tuple[int, str]:
     "How many answers all rows take together, and that in a line."
     n, plural = requests(configs), 's' if len(seeds) > 1 else ''
     return n['together'], (
@@ -335,7 +348,10 @@ def write_study(
     return table
 
 # %% ../../nbs/studies/36_compare.ipynb #097b9963
-def seeds_from(first: int, n: int) -> list[int]:
+def seeds_from(
+    first: int,  # the lowest
+    n: int,
+) -> list[int]:
     "`n` seeds in a row. Raises `MaftError` for none."
     if n < 1:
         raise MaftError(f'--seeds {n}: at least one seed is needed, and three or more to say anything about a method.')

@@ -117,7 +117,11 @@ def consensus_diversity(
     )
 
 # %% ../../nbs/studies/35_diversity.ipynb #91481f5a
-def char_ngrams(texts: list[str], lengths: tuple = (3, 4, 5), places: int = 4096) -> np.ndarray:
+def char_ngrams(
+    texts: list[str],
+    lengths: tuple = (3, 4, 5),  # characters in a run
+    places: int = 4096,  # numbers in a vector
+) -> np.ndarray:
     """Counts of hashed runs of characters, (texts, places), unit length. Blanks count as one; knows spelling, not
     meaning."""
     out = np.zeros((len(texts), places), np.float32)
@@ -259,7 +263,12 @@ def likelihoods(
     return L, T
 
 # %% ../../nbs/studies/35_diversity.ipynb #0f15a478
-def likelihood_measures(L: np.ndarray, T: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Measure]:
+def likelihood_measures(
+    L: np.ndarray,  # (questions, speakers, listeners and the base) sums of log-probabilities
+    T: np.ndarray,  # (questions, speakers) tokens
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Measure]:
     "`nll_of_others`, `kl_between` and `kl_to_base`, in nats per token, from `likelihoods`."
     n = T.shape[1]
     own = L[:, range(n), range(n)]

@@ -129,7 +129,10 @@ def load_records(path: Path) -> list[dict]:
         raise MaftError(f'{path}: not a file of outcomes ({e}).') from None
 
 # %% ../../nbs/studies/33_outcomes.ipynb #b2d4f608
-def outcome_rows(r: dict, method: str) -> dict:
+def outcome_rows(
+    r: dict,  # one run and iteration, as `record` makes it
+    method: str,
+) -> dict:
     "Columns of the tidy table for one record and method."
     answers = r['agents'] if method.startswith('single') else 1
     tokens = r['cost'].get('majority' if method == 'single' else method, {}).get('generated')
@@ -156,7 +159,9 @@ def outcomes_table(records: list[dict]) -> 'DataFrame':
     return whole.astype(dict(recipe='category', question='category', method='category'))
 
 # %% ../../nbs/studies/33_outcomes.ipynb #d4f6182b
-def iteration_row(r: dict) -> dict:
+def iteration_row(
+    r: dict,  # one run and iteration, as `record` makes it
+) -> dict:
     "What one record says about its iteration as a whole."
     training, labels, health = r['training'], r['labels'], r['health']
     return dict(

@@ -136,7 +136,12 @@ def token_axis(ax):
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/studies/34_plots.ipynb #4994b85e
-def accuracy_against(ax, table: list[TableRow], costs: list[float | None], label: str):
+def accuracy_against(
+    ax,
+    table: list[TableRow],
+    costs: list[float | None],  # one per row; None or 0: not known, the row is left out
+    label: str,
+):
     "Draw the accuracy of every row whose cost is known on matplotlib's `ax`."
     for i, (row, cost) in enumerate(zip(table, costs, strict=True)):
         if not cost:
@@ -206,7 +211,9 @@ def draw_panel(
         legend_outside(ax)
 
 # %% ../../nbs/studies/34_plots.ipynb #8a773714
-def panels_plot(panels: list[Panel]):
+def panels_plot(
+    panels: list[Panel],  # at least one
+):
     "Values by iteration, intervals as bars; several panels, two beside each other."
     across, down = min(len(panels), 2), -(-len(panels) // 2)
     fig, axes = figure(6.6 * across, 3.2 * down, panels=across, rows=down)

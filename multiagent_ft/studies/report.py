@@ -200,7 +200,11 @@ def accuracy_points(study: Study) -> dict[str, list[Point]]:
     return points
 
 # %% ../../nbs/studies/39_report.ipynb #4962ee40
-def figure_of(curves: dict[str, list[Point]], label: str, title: str):
+def figure_of(
+    curves: dict[str, list[Point]],  # {name of a curve: its points}
+    label: str,
+    title: str,
+):
     "A plot as markup for the page, its legend below so that it can be read on a phone."
     from markupsafe import Markup
 
@@ -293,7 +297,9 @@ def overview(about: dict, study: Study) -> str:  # about: the head of summary.js
     return text + f'Of {asked} evaluation questions the debate got {before} right before training and {after} after it.'
 
 # %% ../../nbs/studies/39_report.ipynb #eb5ff1aa
-def known(value: object) -> bool:
+def known(
+    value: object,  # a cell of a pandas table
+) -> bool:
     "Is there a value? None, NaN and pandas' NA are none."
     import pandas as pd
 

@@ -255,7 +255,10 @@ def rows_on(
     return [placed(row) for row in x.all_rows]
 
 # %% ../../nbs/studies/37_reproduce.ipynb #8c947348
-def paper_columns(x: PaperExperiment, task: str) -> list[tuple[str, str]]:
+def paper_columns(
+    x: PaperExperiment,  # an experiment of the paper
+    task: str,
+) -> list[tuple[str, str]]:
     "(model, column) of the paper's numbers that belong beside ours: those on this task, or all if it has none."
     every = list(dict.fromkeys((model, column) for _, model, column in x.numbers))
     return [pair for pair in every if pair[1] == task] or every
@@ -290,7 +293,10 @@ def comparison_table(
     return markdown_table(rows)
 
 # %% ../../nbs/studies/37_reproduce.ipynb #bedbb782
-def format_point(p: Point | None, share: bool) -> str:
+def format_point(
+    p: Point | None,  # None: no value there
+    share: bool,  # the value is a share, shown in per cent
+) -> str:
     "A point of a curve as a table shows it: a share in per cent, else a number."
     if p is None:
         return ''
@@ -443,7 +449,10 @@ def plan_experiment(
     return lines
 
 # %% ../../nbs/studies/37_reproduce.ipynb #f52b36ed
-def heading(x: PaperExperiment, seeds: list[int]) -> str:
+def heading(
+    x: PaperExperiment,  # an experiment of the paper
+    seeds: list[int],
+) -> str:
     "Title and remarks of an experiment's page."
     with_seeds = f'seeds {seeds[0]} to {seeds[-1]}' if len(seeds) > 1 else f'seed {seeds[0]}'
     remark = f' {x.remark}' if x.remark else ''

@@ -256,7 +256,10 @@ def score_table(
     ]
 
 # %% ../../nbs/studies/32_statistics.ipynb #054835d7
-def format_estimate(e: Estimate | None, sign: str = '') -> str:
+def format_estimate(
+    e: Estimate | None,  # None: there is none
+    sign: str = '',  # '+' shows it also before what is positive
+) -> str:
     "An estimate in points with standard error and interval."
     if e is None:
         return ''

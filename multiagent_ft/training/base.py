@@ -190,7 +190,9 @@ def save_agent(base: 'Base', model, folder: Path, tensors: dict):
         write_atomic(folder / 'adapter_config.json', json.dumps(config, indent=2, sort_keys=True) + '\n')
 
 
-def canonical_config(c: dict) -> dict:
+def canonical_config(
+    c: dict,  # adapter_config.json, as PEFT has it
+) -> dict:
     "PEFT's settings without what changes from run to run: sets become sorted lists; paths, revisions and versions go."
     drop = dict(base_model_name_or_path=None, revision=None, auto_mapping=None, inference_mode=True)
 

@@ -60,7 +60,11 @@ def with_draws(generate: Callable, draws: int, drawn: dict) -> Callable:
 
 
 def debate_with_draws(
-    ctx: RecipeContext, society: Society, problems: list, seeds: Seeds, draws: int = DRAWS
+    ctx: RecipeContext,
+    society: Society,
+    problems: list,
+    seeds: Seeds,
+    draws: int = DRAWS,  # further draws of every turn
 ) -> list[Transcript]:
     "The whole debate, and further draws of every turn beside it."
     drawn = {}
@@ -112,7 +116,11 @@ def pairs_of(transcript: Transcript, vote: Vote, agent: Agent) -> list[list[Pair
     return out if vote.answer is not None else [[] for _ in out]
 
 
-def pair(preferred: Turn, rejected: Turn, problem: str) -> Pair:
+def pair(
+    preferred: Turn,  # complete
+    rejected: Turn,  # complete, after the same prompt
+    problem: str,
+) -> Pair:
     "The pair of two turns after one prompt."
     c = preferred.completion
     return Pair(
@@ -145,7 +153,11 @@ def preference_pairs(
 class PairCollator:
     "Pads pairs into a batch, the preferred turns first, and has it checked on its way into the model."
 
-    def __init__(self, pairs: list[Pair], pad: int):
+    def __init__(
+        self,
+        pairs: list[Pair],  # all that are trained on
+        pad: int,  # token id that fills up short rows; the mask leaves it out
+    ):
         self.pairs, self.pad, self.seen = pairs, pad, 0
 
     def __call__(self, items: list[dict]) -> dict:
@@ -165,7 +177,10 @@ class PairCollator:
         return batch
 
 
-def check_preference_batch(batch: dict, pairs: list[Pair]):
+def check_preference_batch(
+    batch: dict,
+    pairs: list[Pair],  # those that the batch was made of, in its order
+):
     """Guard `labels`, for pairs: in both halves the loss sees the agent's own turn with its stop token and nothing
     else."""
     labels = batch['input_ids'].masked_fill(batch['completion_mask'] == 0, -100)
@@ -232,7 +247,11 @@ def dpo_trainer_class() -> type:
     return referenced_trainer(DPOTrainer, check_first_rewards)
 
 
-def check_first_rewards(metrics: dict, beta: float, allowed: float):
+def check_first_rewards(
+    metrics: dict,  # what TRL's trainer has logged: {name: values, the latest last}
+    beta: float,  # DPO's, by which TRL multiplies rewards
+    allowed: float,  # difference in nats that rounding may make
+):
     "Guard `reference`, in TRL's own loss: no turn is more probable than under the reference before the first step."
     for side in ('chosen', 'rejected'):
         off = abs(metrics[f'rewards/{side}'][-1]) / beta

@@ -261,7 +261,11 @@ class Trained:
     gap: float  # of guard `start`
 
 
-def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> float:
+def save_checked(
+    trained: Trained,  # the model as training left it, with what it began as
+    before: BeforeTraining,  # fingerprints and log-probabilities from before training
+    folder: Path,
+) -> float:
     "Write the agent, between the guards that follow training. Returns the largest difference of guard `saved`."
     run, base = trained.run, trained.run.base
     tensors = agent_tensors(trained.model)
@@ -282,7 +286,11 @@ def save_checked(trained: Trained, before: BeforeTraining, folder: Path) -> floa
     )
 
 
-def report(objective: Objective, trained: Trained, guards: dict) -> dict:
+def report(
+    objective: Objective,
+    trained: Trained,  # the model as training left it, with its loss curve
+    guards: dict,  # what each found: differences in nats, shares
+) -> dict:
     "What training.json tells of a training run."
     run, turns = trained.run, objective.turns(trained.run.examples)
     return dict(
@@ -300,7 +308,11 @@ def report(objective: Objective, trained: Trained, guards: dict) -> dict:
     )
 
 # %% ../../nbs/training/19_finetune.ipynb #4613a503
-def train_as_fits(objective: Objective, run: TrainingRun, before: BeforeTraining) -> Trained:
+def train_as_fits(
+    objective: Objective,
+    run: TrainingRun,
+    before: BeforeTraining,  # fingerprints and log-probabilities from before training
+) -> Trained:
     "Train; when memory runs out, again with half as many examples at a time, which changes rounding only."
     from multiagent_ft.engines.huggingface import out_of_memory
 
@@ -394,7 +406,12 @@ def write_little(engine):
     engine.generate(asked)
 
 
-def take_one_step(base: 'Base', goal: Objective, settings: TrainingSettings, parent: str | None = None):
+def take_one_step(
+    base: 'Base',
+    goal: Objective,  # what agents will be trained by
+    settings: TrainingSettings,
+    parent: str | None = None,
+):
     "One training step on two short turns, as a job would take it."
     rate = min(settings.learning_rate, 1e-4)
     settings = replace(settings, epochs=1, batch_size=2, micro_batch=None, learning_rate=rate)

@@ -14,7 +14,12 @@ from ..method.examples import Example
 class GuardError(MaftError):
     "A check that is always on has failed. `.guard` is its name."
 
-    def __init__(self, guard: str, saw: str, do: str):
+    def __init__(
+        self,
+        guard: str,  # its name
+        saw: str,  # what is wrong, with figures
+        do: str,  # what to do about it
+    ):
         super().__init__(f'guard "{guard}": {saw}\n{do}')
         self.guard = guard
 
@@ -133,7 +138,9 @@ def check_changed(start: dict, trained: dict):  # fingerprints of the agent's ow
         )
 
 
-def check_finite(tensors: dict):
+def check_finite(
+    tensors: dict,  # by name
+):
     "Guard `finite`: no NaN, no infinity among the trained weights."
     bad = sorted(k for k, t in tensors.items() if not t.isfinite().all())
     if bad:

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from multiagent_ft.engines.huggingface import Base  # brings torch
 
 # %% ../../nbs/training/18_trainer.ipynb #f06fb111
-def init_model(base: 'Base', parent: str | None, s: TrainingSettings, seed: int):
+def init_model(
+    base: 'Base',
+    parent: str | None,
+    s: TrainingSettings,  # of the job
+    seed: int,
+):
     """The model to train: a copy that shares the base's weights and holds the parent's adapter, or a fresh one drawn
     from `seed`."""
     import torch
@@ -54,7 +59,10 @@ def init_model(base: 'Base', parent: str | None, s: TrainingSettings, seed: int)
     return get_peft_model(model, lora_config(model, s))
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000002
-def lora_config(model, s: TrainingSettings):
+def lora_config(
+    model,
+    s: TrainingSettings,  # of the job
+):
     "PEFT's settings of a fresh adapter; layers that cannot carry one are left out, see `unfit_layers`."
     from peft import LoraConfig
 
@@ -103,7 +111,10 @@ def unfit_layers(model) -> dict[str, str]:
     return found
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
-def check_method(base: 'Base', s: TrainingSettings):
+def check_method(
+    base: 'Base',
+    s: TrainingSettings,  # of the job
+):
     "Raises `MaftError` when this base cannot be trained as the settings say."
     from multiagent_ft.engines.huggingface import rounding
 
@@ -225,7 +236,10 @@ def _load_full(model, parent: Path):
         )
 
 # %% ../../nbs/training/18_trainer.ipynb #5fab063a
-def check_adapter_shape(parent: str, s: TrainingSettings):
+def check_adapter_shape(
+    parent: str,
+    s: TrainingSettings,  # of the job
+):
     "Raises `MaftError` when a stored adapter is not of the kind the settings ask for."
     from multiagent_ft.engines.huggingface import lora_settings
 
@@ -252,7 +266,7 @@ def length_grouped_order(
     lengths: list[int],  # tokens per example
     batch: int,  # examples per step
     seed: int,
-    epoch: int,
+    epoch: int,  # from 0; each has an order of its own
     group: bool = True,  # examples of like length together
     span: int = 8,  # batches that are sorted together
 ) -> list[int]:
@@ -273,10 +287,19 @@ def length_grouped_order(
 class LengthGroupedSampler:
     "A sampler: `length_grouped_order` of the epoch that is running."
 
-    def __init__(self, lengths, batch, seed, group):
+    def __init__(
+        self,
+        lengths,  # tokens per example
+        batch,
+        seed,
+        group,  # examples of like length together
+    ):
         self.lengths, self.batch, self.seed, self.group, self.epoch = lengths, batch, seed, group, 0
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(
+        self,
+        epoch: int,  # from 0; transformers calls it
+    ):
         self.epoch = epoch
 
     def __len__(self):
@@ -286,7 +309,11 @@ class LengthGroupedSampler:
         return iter(length_grouped_order(self.lengths, self.batch, self.seed, epoch=self.epoch, group=self.group))
 
 # %% ../../nbs/training/18_trainer.ipynb #800eaa19
-def tokens_by_step(lengths: list[int], s: TrainingSettings, seed: int) -> list[int]:
+def tokens_by_step(
+    lengths: list[int],  # tokens per example
+    s: TrainingSettings,  # of the job
+    seed: int,
+) -> list[int]:
     "How many tokens training has seen after each step, padding not counted."
     seen, total = [], 0
     for epoch in range(s.epochs):
@@ -308,7 +335,11 @@ def pad_right(sequences: list, pad: int):  # of lists of numbers
 class Collator:
     "Pads examples into a batch (behind, where no real token looks) and has it checked on its way into the model."
 
-    def __init__(self, examples: list[Example], pad: int):
+    def __init__(
+        self,
+        examples: list[Example],
+        pad: int,  # token id that fills up short rows; the mask leaves it out
+    ):
         self.examples, self.pad, self.seen = examples, pad, 0
 
     def __call__(self, items: list[dict]) -> dict:
@@ -439,7 +470,9 @@ def _same_in_pieces(torch, lm, ids):
     return one.shape == whole.shape and torch.allclose(one, whole, rtol=0.02, atol=0.1)
 
 # %% ../../nbs/training/18_trainer.ipynb #6be8eb7a
-def our_trainer(trl_trainer: type) -> type:
+def our_trainer(
+    trl_trainer: type,  # a class of TRL, such as its `SFTTrainer`
+) -> type:
     "A TRL trainer class with our order of examples, and without what it writes and sends on the side."
 
     class OurTrainer(trl_trainer):
@@ -533,7 +566,11 @@ def tokens_at_once(base: 'Base') -> int:
     return max(1, min(TOKENS_PER_MICRO_BATCH, fit))
 
 
-def needs_checkpointing(base: 'Base', lengths: list[int], micro: int) -> bool:
+def needs_checkpointing(
+    base: 'Base',
+    lengths: list[int],  # tokens per example
+    micro: int,  # examples per forward pass
+) -> bool:
     "Would a micro-batch of the longest examples leave more behind than `activation_room`? Then layers are run twice."
     longest = sum(sorted(lengths)[-micro:])
     return base.device.type == 'cpu' and longest * activation_bytes(base.model) > 2 * activation_room(base)
@@ -542,11 +579,23 @@ def needs_checkpointing(base: 'Base', lengths: list[int], micro: int) -> bool:
 class Watch:
     "Tells how far training is, stops on NaN and asks for checkpoints: what our callback does at each step."
 
-    def __init__(self, progress: Callable | None, tokens: list[int], every: float | None):
+    def __init__(
+        self,
+        progress: Callable | None,
+        tokens: list[int],  # of each step
+        every: float | None,  # seconds between checkpoints; None: none is made
+    ):
         self.progress, self.tokens, self.every = progress, tokens, every
         self.last, self.asked = time.monotonic(), 0.0
 
-    def on_log(self, args, state, control, logs=None, **kw):
+    def on_log(
+        self,
+        args,
+        state,  # transformers' state of the trainer
+        control,  # transformers' flags for what comes next
+        logs=None,  # figures of this step by name
+        **kw,  # what else transformers tells callbacks
+    ):
         if 'loss' not in logs:
             return
         loss, step = logs['loss'], state.global_step
@@ -556,12 +605,24 @@ class Watch:
             tokens, lr = self.tokens[step - 1], logs['learning_rate']
             self.progress(dict(step=step, steps=state.max_steps, loss=loss, lr=lr, tokens=tokens))
 
-    def on_step_end(self, args, state, control, **kw):
+    def on_step_end(
+        self,
+        args,
+        state,  # transformers' state of the trainer
+        control,  # transformers' flags for what comes next
+        **kw,  # what else transformers tells callbacks
+    ):
         due = self.every is not None and time.monotonic() - self.last >= self.every
         if due and state.global_step < state.max_steps:
             control.should_save, self.asked = True, time.monotonic()
 
-    def on_save(self, args, state, control, **kw):
+    def on_save(
+        self,
+        args,
+        state,  # transformers' state of the trainer
+        control,  # transformers' flags for what comes next
+        **kw,  # what else transformers tells callbacks
+    ):
         commit_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}')
         self.last = time.monotonic()
         if self.every:  # at most a twentieth of the time
@@ -715,7 +776,10 @@ def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examp
         )
 
 
-def fusible(base: 'Base', s: TrainingSettings) -> bool:
+def fusible(
+    base: 'Base',
+    s: TrainingSettings,  # of the job
+) -> bool:
     "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
     import torch
 
