@@ -661,7 +661,7 @@ class Mirror:
     def __init__(
         self,
         folder: Path,
-        project: str | None,  # of W&B; None: W&B is not used
+        project: str | None,  # of W&B; None: $WANDB_PROJECT or 'multiagent-ft'
         config: dict,
         *,
         wanted: str,  # see `wandb_mode`
