@@ -408,6 +408,8 @@ def test_extract_choice_by_its_text(text, answer):
         ('The answer is 24 (8 bags × $3).', 'number', '24'),
         ('The answer is 24 (or 25).', 'number', None),
         ('The answer is 3 (mod 7).', 'number', None),
+        ('The answer is 5 (if x = 2) or 6 (if x = 3).', 'number', None),
+        ('<solution>The answer is 18</solution>', 'number', '18'),
         ('Answer: 8*3=<<8*3=24>>24', 'number', '24'),
         ('Answer: <<24>>', 'number', '24'),
         ('The answer is US$24.50.', 'number', '24.5'),
@@ -438,6 +440,9 @@ def test_extract_as_models_write(text, kind, answer):
         (r'x>3', r'\infty>x>3'),
         (r'3\leq x<\infty', r'[3,\infty)'),
         ('US$24', '24'),
+        (r'(-\infty,\infty)\setminus\{0\}', r'x \neq 0'),
+        (r'x < 1 \lor x > 2', r'x<1\text{ or }x>2'),
+        (r'1 < x \wedge x < 2', '(1,2)'),
     ],
 )
 def test_equal_in_these_spellings_too(a, b):

@@ -136,6 +136,8 @@ _SIGNS = r"""
 \\rbrace(?![a-zA-Z])  ->\\}
 \\[lr]?vert(?![a-zA-Z])|\\mid(?![a-zA-Z])  ->|
 \\(?:big)?cup(?![a-zA-Z])|∪  ->\\cup␣
+\\(?:lor|vee)(?![a-zA-Z])|∨  ->\\text{ or }
+\\(?:land|wedge)(?![a-zA-Z])|∧  ->\\text{ and }
 \\(?:backslash|smallsetminus|setminus)(?![a-zA-Z])|∖  ->\\setminus␣
 (?:(?<![A-Za-z])m\s*)?(?:\\(?:measured|spherical)?angle(?![a-zA-Z])|∠)  ->\\angle␣
 \{,\}  ->,

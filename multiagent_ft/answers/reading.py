@@ -279,6 +279,9 @@ _closing_words = re.compile(
 )
 
 
+_markup = re.compile(r'</?[A-Za-z][\w-]{0,20}>')
+
+
 def line_at(text: str, start: int, ended: bool) -> str:
     "The line or display that begins at `start`; '' when it was cut off."
     line, newline, _ = text[start:].partition('\n')
@@ -292,7 +295,7 @@ def line_at(text: str, start: int, ended: bool) -> str:
     if not ended and not newline:
         sentences = _sentence.split(line)
         return sentences[0].strip() if len(sentences) > 1 else ''
-    return line.strip()
+    return _markup.sub('', line).strip() if '</' in line else line.strip()
 
 
 def boxed(text: str, ended: bool) -> Piece | None:
@@ -414,6 +417,8 @@ def read_number(
     if re.search(r'\band\s+[A-Za-z]\w{0,2}\s*=', first):
         return None  # x = 3 and y = 4 are two
     side = re.split('[=≈]', first)[-1]
+    if side != first and side.count(')') > side.count('('):
+        return None  # the sign was in brackets: 5 (if x = 2)
     side = re.sub(r'(?<=[A-Za-z])\s*(?:\^\s*\{?\d\}?|[²³])', '', side)  # m^2
     found = list(NUMBER.finditer(side))
     if len(found) != 1 or _changed.search(f'{side[: found[0].start()]} \0{side[found[0].end() :]}'):

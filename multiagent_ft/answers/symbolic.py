@@ -759,7 +759,8 @@ def bracketed(
 # %% ../../nbs/answers/43_symbolic.ipynb #30d7214b
 _set_name = re.compile(r'\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*\^\s*(?:\{\s*\w\s*\}|\w))?')
 _numeral = re.compile(r'\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?')
-_except = re.compile(r'\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|-|/)\s*(\\?\{.*\})')
+_reals = r'(?:\\mathbb\s*\{?\s*R\s*\}?|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))'
+_except = re.compile(_reals + r'\s*(?:\\setminus|-|/)\s*(\\?\{.*\})')
 
 
 def numeral(
