@@ -749,12 +749,12 @@ def vllm_engine(
     longest = max(map(len, asked.prompts)) + asked.new
     try:
         engine = VLLMEngine(model, dtype=asked.dtype, python=python, max_length=longest, env=vllm_room())
-        engine.generate([replace(r, sampling=replace(r.sampling, max_new_tokens=4)) for r in requests[:2]])
-        served = psutil.Process(engine.process.process.pid)
-        before = sum(served.cpu_times()[:2])
-        row = clocked(lambda: sum(len(c.token_ids) for c in engine.generate(requests)))
-        row['cpu'] += sum(served.cpu_times()[:2]) - before
-        engine.close()
+        with contextlib.closing(engine):
+            engine.generate([replace(r, sampling=replace(r.sampling, max_new_tokens=4)) for r in requests[:2]])
+            served = psutil.Process(engine.process.process.pid)
+            before = sum(served.cpu_times()[:2])
+            row = clocked(lambda: sum(len(c.token_ids) for c in engine.generate(requests)))
+            row['cpu'] += sum(served.cpu_times()[:2]) - before
     except MaftError as e:
         return dict(error=str(e)[:300])
     return row

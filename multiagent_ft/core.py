@@ -62,11 +62,13 @@ class Completion:
 # %% ../nbs/01_core.ipynb #f75c3803
 _tags = '(?i:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
 _opening = re.compile(
-    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING|think)\|>|<\|channel\|>\s*(?:analysis|commentary)'
+    rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING|think)\|>'
+    r'|<\|channel\|>\s*(?:analysis|commentary)'
     r'|\Aanalysis(?=[A-Z])|\AHere is my thought process:'
 )
 _closed = re.compile(
-    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING|/think|end_think)\|>|<\|channel\|>\s*final\s*<\|message\|>'
+    rf'</{_tags}>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING|/think|end_think)\|>'
+    r'|<\|channel\|>\s*final\s*<\|message\|>'
     r'|(?<=\w|[.!?\s])assistantfinal(?=\W|[A-Z\d])|Here is my response:'
 )
 
