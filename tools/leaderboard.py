@@ -28,7 +28,7 @@ FIRST = (
     ' verifier-vote v-star-by-base ttrl adaptive-consistency confidence-vote likeliest slim-sc self-refine sets'
     ' peer-weighted routing'
 ).split()
-# Learning rates; the first is the package's. With the first three, 9 of 15 were best at an end: the last two were added.
+# Learning rates; the first is the package's. With the first three, 9 of 15 were best at an end: two were added.
 RATES = (0.002, 0.0006, 0.006, 0.0002, 0.02)
 SEED, DEV_SEED = 300, 1002  # development seeds are above 1000
 DEV_TRAIN, DEV_EVAL = 100, 200
