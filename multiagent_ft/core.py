@@ -129,8 +129,10 @@ class Transcript:
         object.__setattr__(self, 'turns', tuple(self.turns))
 
     def at(
-        self, round: int, role: str | None = None
-    ) -> list[Turn]:  # 1..M  # default: the role that answers in that round
+        self,
+        round: int,  # 1..M
+        role: str | None = None,  # default: the role that answers in that round
+    ) -> list[Turn]:
         "The turns of one round by agent, summaries left out unless asked for."
         role = role or ('generator' if round == 1 else 'critic')
         return sorted((t for t in self.turns if t.round == round and t.role == role), key=lambda t: t.agent)
@@ -260,7 +262,10 @@ def fsync_dir(path: Path):
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes | str) -> Path:  # where the complete file appears  # text is written as UTF-8
+def write_atomic(
+    path: Path,  # where the complete file appears
+    data: bytes | str,  # text is written as UTF-8
+) -> Path:
     """Write `data` so that `path` holds either the old bytes or all of the new ones. Raises `MaftError` when it cannot
     be written."""
     path, tmp = Path(path), None
@@ -399,7 +404,9 @@ def load_object(
         raise MaftError(f'{where}: {place} defines no {name!r}.{hint}')
     found = getattr(module, name)
     if kind is not None and not isinstance(found, kind):
-        raise MaftError(f'{where}: expected an object of type {kind.__name__}, found a {type(found).__name__}.')
+        raise MaftError(
+            f'{where}: expected an object of type {kind.__name__}, found one of type {type(found).__name__}.'
+        )
     return found
 
 # %% ../nbs/01_core.ipynb #5c1e08a4

@@ -222,7 +222,7 @@ def table(found: list[Finding]) -> list[list[str]]:  # in the order to be shown
 
 
 def verdict(found: list[Finding]) -> str:  # all of them
-    "The examination in one line."
+    "All findings in one line."
     wrong, notes = ([f.topic for f in found if f.grade == grade] for grade in ('wrong', 'note'))
     if wrong:
         return f'To be fixed before anything runs: {", ".join(wrong)}.'

@@ -367,7 +367,7 @@ USER_FILES = {
     'raises.py:mine': ('x = 1\n\nmine = 1 / 0\n', 'line 3', 'ZeroDivisionError'),
     'exits.py:mine': ('import sys\nsys.exit(3)\n', 'line 2', 'SystemExit'),
     'typo.py:mine': ('mien = "a"\n', 'Did you mean mien?'),
-    'wrong.py:mine': ('mine = 3\n', 'expected an object of type str, found a int'),
+    'wrong.py:mine': ('mine = 3\n', 'expected an object of type str, found one of type int'),
     'bytes.py:mine': (b'mine = "\xff"', 'SyntaxError'),
 }
 

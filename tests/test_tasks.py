@@ -947,7 +947,7 @@ def test_task_from_a_python_file(tmp_path):
     lines = ['from multiagent_ft.runs.tasks import Task', 'mine = Task.from_rows([("1+1?", 2)])', 'three = 3']
     (tmp_path / 'my.py').write_text('\n'.join(lines))
     assert load_task(f'{tmp_path}/my.py:mine').load()[0][0].gold == '2'
-    refused(lambda: load_task(f'{tmp_path}/my.py:three'), 'my.py:three', 'of type Task', 'found a int')
+    refused(lambda: load_task(f'{tmp_path}/my.py:three'), 'my.py:three', 'of type Task', 'found one of type int')
     refused(lambda: load_task(f'{tmp_path}/my.py:mien'), 'Did you mean mine?')
     refused(lambda: load_task(f'{tmp_path}/none.py:mine'), 'none.py', 'no file')
     refused(lambda: load_task('my.py'), 'my.py:mine')

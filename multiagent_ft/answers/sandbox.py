@@ -124,12 +124,9 @@ class Sandbox:
         clock: float = 60,
         cpu: float = 0.9,  # seconds of work that one question may take
     ):
-        self.call, self.process, self.owner, self.lock = (
-            (module, function, list(examples), clock, cpu),
-            None,
-            None,
-            threading.Lock(),
-        )
+        self.call = (module, function, list(examples), clock, cpu)
+        self.process = self.owner = None
+        self.lock = threading.Lock()
         os.register_at_fork(after_in_child=lambda: setattr(self, 'lock', threading.Lock()))
 
     def ask(self, question) -> dict:

@@ -224,8 +224,8 @@ class RemoteExecutor:
         of its own cannot be handed an object."""
         if not isinstance(engine, EngineSpec):
             raise MaftError(
-                f'worker processes build their own engine and cannot be handed a {type(engine).__name__}. Name it'
-                ' (engine="FILE.py:NAME"), or use LocalExecutor (workers: 0).'
+                f'worker processes build their own engine and cannot be handed one of type {type(engine).__name__}.'
+                ' Name it (engine="FILE.py:NAME"), or use LocalExecutor (workers: 0).'
             )
         found = [store.find(job.kind, job.key) for job in jobs]
         for job, path in zip(jobs, found):

@@ -64,7 +64,7 @@ def debate_with_draws(
     society: Society,
     problems: list,
     seeds: Seeds,
-    draws: int = DRAWS,  # further draws of every turn
+    draws: int = DRAWS,  # of every turn, the debate's own included
 ) -> list[Transcript]:
     "The whole debate, and further draws of every turn beside it."
     drawn = {}
