@@ -120,7 +120,7 @@ A100 = GPU('A100', 80 * GB, bandwidth=2039 * GB, flops=312e12)
 
 
 def least_seconds(cfg: Config, gpu: GPU) -> dict[str, float]:
-    "Seconds of one GPU for generating, and for training if every answer is kept: the data sheet's, never reached."
+    "Seconds of one `gpu` for generating, and for training if every answer is kept: the data sheet's, never reached."
     n, asked = needs(cfg), answers(cfg)
     weights = n['base'] / 2  # parameters, of two bytes
     steps = WRITTEN * math.ceil(sum(asked.values()) / cfg.generation.batch_size)
@@ -132,21 +132,21 @@ def least_seconds(cfg: Config, gpu: GPU) -> dict[str, float]:
 
 # %% ../../nbs/machines/49_configurations.ipynb #dcb19486
 def header(cfg: Config, gpu: GPU) -> list[str]:
-    "What stands in the head of a configuration, as comments."
+    "What stands in the head of a configuration, as comments, on such a `gpu`."
     n, asked, least = needs(cfg), sum(answers(cfg).values()), least_seconds(cfg, gpu)
     words = {k: size(v) for k, v in n.items()}
-    times = {k: duration(v) for k, v in least.items()}
+    times = ', '.join(f'{duration(v)} {k}' for k, v in least.items())
     return [
-        f'# {cfg.model} on a GPU of {size(gpu.memory)}: computed from its shape, for {TOKENS - WRITTEN} tokens of prompt',
-        f'# and {WRITTEN} of answer; not run. `maft plan` measures the time where the machine is at hand.',
+        f'# {cfg.model} on a GPU of {size(gpu.memory)}: computed from its shape, for {TOKENS - WRITTEN} tokens',
+        f'# of prompt and {WRITTEN} of answer; not run. `maft plan` measures the time where the machine is at hand.',
         f'# Base {words["base"]}, adapter {words["adapter"]}, cache of a full batch {words["cache"]};',
         f'# generating {words["generating"]}, training {words["training"]}. Answers asked for: {asked:,}.',
-        f'# One {gpu.name} by its data sheet, at the least: {times["generating"]} generating, {times["training"]} training.',
+        f'# One {gpu.name} by its data sheet, at the least: {times}.',
     ]
 
 
 def check_fits(cfg: Config, gpu: GPU):
-    "Raises `MaftError` if generating or training needs more than a GPU has."
+    "Raises `MaftError` if generating or training needs more than the `gpu` has."
     for what in ('generating', 'training'):
         if (n := needs(cfg)[what]) > FREE * gpu.memory:
             raise MaftError(
