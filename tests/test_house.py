@@ -219,6 +219,39 @@ def test_version_is_settings_version():
         getattr(multiagent_ft, 'no_such_thing')
 
 
+def pinned(*files):
+    "{name: version} of the constraints in some files of the top level."
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = [line.strip() for f in files for line in (ROOT / f).read_text().splitlines()]
+    found = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix('==') for r in found}
+
+
+@pytest.mark.parametrize(
+    'extra, files',
+    {
+        '': ['constraints.txt'],
+        'dev': ['constraints.txt'],
+        'server': ['constraints.txt'],
+        'ray': ['constraints.txt', 'constraints-ray.txt'],
+        'vllm': ['constraints-vllm-gpu.txt'],
+    }.items(),
+)
+def test_constraints_fulfil_the_requirements_of_each_installation(extra, files):
+    from configparser import ConfigParser
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    settings, versions = ConfigParser(delimiters=['=']), pinned(*files)
+    settings.read(ROOT / 'settings.ini')
+    wanted = settings['DEFAULT']['requirements'].split()
+    wanted += settings['DEFAULT'][f'{extra}_requirements'].split() if extra else []
+    for r in map(Requirement, wanted):
+        assert r.specifier.contains(versions[canonicalize_name(r.name)]), r
+
+
 @pytest.mark.parametrize('path', lint_nbs.notebooks(), ids=lambda p: p.name)
 def test_notebook_follows_the_house_rules(path):
     assert lint_nbs.lint(path) == []
