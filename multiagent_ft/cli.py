@@ -501,7 +501,11 @@ def plan_command(
     given,
     questions: Annotated[
         int | None,
-        typer.Option(min=1, metavar='N', help='Debate N questions to the end; default: what a minute allows.'),
+        typer.Option(
+            min=1,
+            metavar='N',
+            help='Debate N questions to the end, or more while that is quick; default: what a minute allows.',
+        ),
     ] = None,
     json: AsJson = False,
 ):

@@ -75,7 +75,9 @@ STATUS = 'runs end to end on nano; see the tests of the recipes'
 
 
 def _part(name, f):
-    return f'{name:10}{f.__name__}: {(f.__doc__ or "").strip().splitlines()[0]}' if f else ''
+    "A part of a recipe and the first sentence of what it says of itself."
+    said = ' '.join((f.__doc__ or '').split()) if f else ''
+    return f'{name:10}{f.__name__}: {re.split(r"(?<=[.]) ", said)[0]}' if f else ''
 
 
 def _objective(o):

@@ -8,7 +8,7 @@ __all__ = ['QUICK', 'STEPS', 'MINUTE', 'ROWS', 'answers', 'Sample', 'measure', '
            'sample', 'whole_debates', 'selected_examples', 'ranges_of', 'batch_seconds', 'examples_range', 'with_range',
            'to_their_ends', 'examples_of_whole', 'clocked_debates', 'batches', 'bare_training', 'learning_speed',
            'adapter_bytes', 'cache_bytes', 'step_bytes', 'memory', 'seconds_for', 'seconds_range', 'plan', 'size',
-           'duration', 'time_line', 'lines', 'make_plan']
+           'tokens', 'counted', 'duration', 'about', 'time_line', 'lines', 'make_plan']
 
 # %% ../../nbs/runs/30_plan.ipynb #226b256b
 import math, statistics, time
@@ -621,31 +621,51 @@ def plan(
     )
 
 # %% ../../nbs/runs/30_plan.ipynb #d27c9402
-def size(
-    n: float,  # not negative
-    unit: str = 'B',  # what is counted
-) -> str:
+def size(n: float) -> str:  # bytes, not negative
     "Two digits and a prefix: 1234567 -> '1.2 MB'."
     for p in ('', 'k', 'M', 'G', 'T'):
-        if abs(n) < 999.5 or p == 'T':
-            return f'{n:.2g} {p}{unit}'.strip() if abs(n) < 99.5 else f'{n:.0f} {p}{unit}'.strip()
+        if n < 999.5 or p == 'T':
+            return f'{n:.2g} {p}B' if n < 99.5 else f'{n:.0f} {p}B'
         n /= 1000
 
 
+def tokens(n: float) -> str:  # how many
+    "Two digits, in words: 1234 -> '1,200 tokens', 1234567 -> '1.2 million tokens'."
+    n = float(f'{n:.2g}')
+    for word, unit in (('billion', 1e9), ('million', 1e6)):
+        if n >= unit:
+            return f'{n / unit:g} {word} tokens'
+    return f'{n:,.0f} tokens'
+
+
+def counted(n: int, noun: str, plural: str = 's') -> str:  # what makes a plural of the noun
+    "1, 'hour' -> '1 hour'; 2, 'process', 'es' -> '2 processes'."
+    return f'{n} {noun}{plural * (n != 1)}'
+
+
 def duration(seconds: float) -> str:
-    "4000 -> '1 h 7 min'."
-    h, m = divmod(max(1, round(seconds / 60)), 60)
-    return f'{f"{h} h " if h else ""}{m} min'
+    "4000 -> '1 hour 7 minutes'."
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    parts = counted(hours, 'hour') * (hours > 0), counted(minutes, 'minute') * (minutes > 0)
+    return ' '.join(filter(None, parts))
+
+
+def about(
+    seconds: float,  # most likely
+    between: tuple | None = None,  # seconds at least and at most
+) -> str:
+    "'about 25 minutes (23 minutes to 27 minutes)'; without the range where both of its ends read the same."
+    ends = [duration(s) for s in between or ()]
+    return f'about {duration(seconds)}' + (f' ({" to ".join(ends)})' if len(set(ends)) > 1 else '')
 
 
 def time_line(p: dict) -> str:
     "How long it takes, of a plan `p`, as a person reads it."
     trained = f'and {p["training_tokens_per_second"]:,} trained ' if p['training_tokens_per_second'] else ''
-    between = f' ({" to ".join(map(duration, p["seconds_range"]))})' if p['seconds_range'] else ''
     cut = f'; the clock cut {p["cut"]} answers short' if p['cut'] else ''
     return (
-        f'about {duration(p["seconds"])}{between} at {p["tokens_per_second"]:,} generated {trained}tokens a second and'
-        f' process, as measured just now{cut}'
+        f'{about(p["seconds"], p["seconds_range"])} at {p["tokens_per_second"]:,} generated {trained}tokens a second'
+        f' and process, as measured just now{cut}'
     )
 
 
@@ -655,20 +675,21 @@ def lines(
 ) -> list[str]:
     "The plan as a person reads it."
     a = p['answers']
-    counted = (
+    asked = (
         f'{sum(a.values()):,} answers: {a["sample"]:,} to train on, {a["evaluate"]:,} in evaluation,'
         f' {a["self_consistency"]:,} for self-consistency (maj@{cfg.votes}) (counted)'
     )
     generated = (
-        f'about {size(p["tokens_generated"], "tokens")} to generate after {size(p["tokens_prompt"], "tokens")} of'
-        f' prompts (estimated from {p["measured_on"]} questions)'
+        f'about {tokens(p["tokens_generated"])} to generate after {tokens(p["tokens_prompt"])} of prompts'
+        f' (estimated from {counted(p["measured_on"], "question")})'
     )
-    steps = f'about {p["steps"]:,} training steps on {p["examples"]:,} examples, {size(p["tokens_trained"], "tokens")}'
+    steps = f'about {p["steps"]:,} training steps on {p["examples"]:,} examples, {tokens(p["tokens_trained"])}'
     room = (
-        f'about {size(p["disk"])} on disk, {size(p["memory"])} of memory in {max(p["workers"], 1)} process(es);'
-        f' {2 * cfg.agents} full copies would take {size(p["memory_full_copies"])} for their weights alone'
+        f'about {size(p["disk"])} on disk, {size(p["memory"])} of memory in'
+        f' {counted(max(p["workers"], 1), "process", "es")}; {2 * cfg.agents} full copies would take'
+        f' {size(p["memory_full_copies"])} for their weights alone'
     )
-    return [counted, generated, steps, room, time_line(p), *filter(None, [p.get('note')])]
+    return [asked, generated, steps, room, time_line(p), *filter(None, [p.get('note')])]
 
 # %% ../../nbs/runs/30_plan.ipynb #0efeb693
 def make_plan(

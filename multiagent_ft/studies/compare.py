@@ -295,7 +295,7 @@ def estimate_time(
     answers: int,
 ) -> str:
     "A guess at tokens and minutes, in a line, from a few questions asked now."
-    from multiagent_ft.runs.plan import duration, sample, seconds_for, size
+    from multiagent_ft.runs.plan import about, counted, sample, seconds_for, tokens
     from multiagent_ft.runs.run import RunContext, split_questions, worker_count
 
     # the row that asks and trains most stands for all
@@ -307,12 +307,12 @@ def estimate_time(
     trained_on, workers = sum(rounds.values()) * base.epochs, max(1, worker_count(base))
     generated, trained = tokens_of(measured, answers, trained_on)
     ends = (measured.least or measured, measured, measured.most or measured)
-    tokens = [tokens_of(s, answers, trained_on) for s in ends]
-    least, likely, most = (duration(seconds_for(measured, *some, workers=workers)) for some in tokens)
+    amounts = [tokens_of(s, answers, trained_on) for s in ends]
+    least, likely, most = (seconds_for(measured, *amount, workers=workers) for amount in amounts)
     return (
-        f'about {size(generated, "tokens")} to generate and at most {size(trained, "tokens")} to train on: about'
-        f' {likely} ({least} to {most}) if nothing is finished yet, with {workers}'
-        f' process{"es" if workers > 1 else ""} (guessed from {measured.questions} questions)'
+        f'about {tokens(generated)} to generate and at most {tokens(trained)} to train on:'
+        f' {about(likely, (least, most))} if nothing is finished yet, with {counted(workers, "process", "es")} (guessed'
+        f' from {counted(measured.questions, "question")})'
     )
 
 
