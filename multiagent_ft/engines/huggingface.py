@@ -870,7 +870,7 @@ DONTNEED = 4  # of madvise(2): these pages leave the process, and are read from 
 
 
 def let_go(tensors: list[torch.Tensor]):
-    "Give back the memory of those tensors that lie in mapped files and were not written to; on Linux."
+    "Give back the memory of those `tensors` that lie in mapped files and were not written to; on Linux."
     if sys.platform != 'linux':
         return
     import ctypes, psutil
