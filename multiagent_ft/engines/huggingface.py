@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUMMED_ROWS', 'MERGE_BELOW', 'LARGE_HEAD',
-           'PACK_FROM', 'MORE_THAN_LORA', 'NAMES', 'LOGITS_AT_ONCE', 'silence', 'find_model', 'pick_device',
-           'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub', 'in_cache',
+           'PACK_FROM', 'AT_ONCE', 'DONTNEED', 'MORE_THAN_LORA', 'NAMES', 'LOGITS_AT_ONCE', 'silence', 'find_model',
+           'pick_device', 'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub', 'in_cache',
            'check_model_name', 'check_weights', 'is_four_bit', 'rounding', 'load_weights', 'rounding_config',
            'stored_rounding', 'settle_rounding', 'load_tokenizer', 'parameter_count', 'empty_model', 'free_memory',
            'choose_numbers', 'check_fits', 'place_in_config', 'explain_load_error', 'cached_file_digest', 'hub_commit',
            'base_identity', 'adapter_identity', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora',
            'plain_lora_layers', 'lora_forward', 'adapter_in_pieces', 'Adapters', 'out_of_memory', 'BatchSize',
-           'spare_the_head', 'packed_product', 'pack', 'can_pack', 'PackedWeights', 'Base', 'load_base',
+           'spare_the_head', 'packed_product', 'pack', 'can_pack', 'let_go', 'PackedWeights', 'Base', 'load_base',
            'check_start_adapter', 'lora_settings', 'load_network', 'context_of', 'end_ids', 'plain_generation',
            'HFEngine', 'pad_left', 'pads_matter', 'UnloadedBase', 'Row', 'distinct_rows', 'generate_all',
            'generate_rows', 'reporter', 'generate_batch', 'refusing_foreign_code', 'check_vocabulary', 'answer_text',
            'completion', 'score_all', 'ScoredRow', 'score_rows', 'score_batch', 'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
-import contextlib, difflib, importlib.metadata, json, logging, re, traceback, warnings
+import contextlib, difflib, importlib.metadata, json, logging, mmap, re, sys, traceback, warnings
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
@@ -837,6 +837,7 @@ def spare_the_head(model):
 
 # %% ../../nbs/engines/13_huggingface.ipynb #5ca1ab02
 PACK_FROM = 1 << 16  # numbers in a weight matrix from which on this is worth it
+AT_ONCE = 16  # layers that are in memory twice while they are packed
 
 
 def packed_product(
@@ -865,6 +866,26 @@ def can_pack() -> bool:
     return torch.equal(packed_product(layer, pack(layer), x), layer(x))
 
 
+DONTNEED = 4  # of madvise(2): these pages leave the process, and are read from their file when they are touched again
+
+
+def let_go(tensors: list[torch.Tensor]):
+    "Give back the memory of those `tensors` that lie in mapped files and were not written to; on Linux."
+    if sys.platform != 'linux':
+        return
+    import ctypes, psutil
+
+    maps = [m for m in psutil.Process().memory_maps(grouped=False) if m.path.startswith('/')]
+    as_stored = [m.addr.split('-') for m in maps if m.anonymous == m.swap == 0]  # written to, a page has a copy
+    files = [(int(start, 16), int(end, 16)) for start, end in as_stored]
+    madvise = ctypes.CDLL(None).madvise
+    for t in tensors:
+        first = -(-t.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only
+        size = (t.data_ptr() + t.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if size > 0 and any(start <= first and first + size <= end for start, end in files):
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), DONTNEED)
+
+
 class PackedWeights:
     "The weights of a bfloat16 model's linear layers on a CPU a second time, in the order in which it multiplies."
 
@@ -887,8 +908,11 @@ class PackedWeights:
     def used(self):
         "While this lasts the layers multiply by them; packed at the first time."
         if not self.weights and self.layers and self.fits():
-            with torch.inference_mode():
-                self.weights = [pack(m) for m in self.layers]
+            for i in range(0, len(self.layers), AT_ONCE):
+                some = self.layers[i : i + AT_ONCE]
+                with torch.inference_mode():
+                    self.weights += map(pack, some)
+                let_go([m.weight for m in some])
         for layer, packed in zip(self.layers, self.weights):
             layer.forward = partial(packed_product, layer, packed)
         try:
