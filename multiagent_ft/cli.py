@@ -10,8 +10,8 @@ __all__ = ['METAVAR', 'VALUES', 'MORE', 'CONFIG', 'SET', 'QUICK', 'QUIET', 'SHAR
            'Baseline', 'ExperimentName', 'PAPERS_TASKS', 'PaperTasks', 'PaperDir', 'DiversityQuestions', 'Embedder',
            'OTHER', 'OtherRun', 'AgentName', 'Merge', 'NewDir', 'Repo', 'store', 'StoreDir', 'nano', 'complain',
            'ending', 'values_of', 'completing', 'flag', 'silence', 'takes_settings', 'results_only', 'print_json',
-           'rich_table', 'narrow_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines', 'verdict',
-           'show', 'option', 'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command',
+           'text_console', 'rich_table', 'narrow_table', 'print_rows', 'escape_controls', 'turn_lines', 'debate_lines',
+           'verdict', 'show', 'option', 'examples', 'typed', 'versions', 'headline', 'print_summary', 'run_command',
            'plan_command', 'print_bench', 'bench_command', 'doctor_command', 'eval_command', 'debate_command',
            'debate_page', 'watched_debate', 'answer_lines', 'untrained_society', 'print_lines', 'tell_plan',
            'study_page', 'compare_recipes', 'reproduce_paper', 'diversity_of_run', 'report_run', 'explain_run',
@@ -206,6 +206,13 @@ def print_json(page):
 
     print(dumps(page, indent=1, ensure_ascii=False))
 
+# %% ../nbs/71_cli.ipynb #5de2b5fb
+def text_console(**how):  # keywords of rich's Console
+    "A console that writes lines of text to its file, in Jupyter, too."
+    from rich.console import Console
+
+    return Console(force_jupyter=False, **how)
+
 # %% ../nbs/71_cli.ipynb #abfb7c6c
 def rich_table(
     rows: list[list[str]],
@@ -250,10 +257,9 @@ def print_rows(
     width: int | None = None,  # columns; default: those of the terminal, no limit in a file
 ):
     "A table, on standard output; of a narrow terminal no head is cut (*majori…* might be two methods)."
-    from rich.console import Console
-
     width = width or (None if sys.stdout.isatty() else 10_000)
-    console, table = Console(width=width, markup=False), rich_table(rows, title, left=left)  # a name may hold brackets
+    table = rich_table(rows, title, left=left)
+    console = text_console(width=width, markup=False)  # a name may hold brackets
     whole = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.print(table if whole <= console.width else narrow_table(rows, title, left=left, console=console))
 
@@ -306,9 +312,7 @@ def verdict(answers: list) -> str:
 
 def show(lines: list[tuple[str, str]]):  # as `turn_lines` gives them
     "Print (style, line) pairs, coloured on a terminal."
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = text_console(highlight=False, markup=False, soft_wrap=True)
     for style, line in lines:
         console.print(line, style=style or None)
 
@@ -706,10 +710,8 @@ def watched_debate(
     "The words of a debate as they come; without them only how long it will take, on standard error."
     from multiagent_ft.runs.tracking import LiveDebate
 
-    from rich.console import Console
-
     p, terminal = society.protocol, sys.stdout if words else None
-    console = Console(file=terminal or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+    console = text_console(file=terminal or sys.stderr, highlight=False, markup=False, soft_wrap=True)
 
     def write(text, agent, heading=False):
         colour = COLOURS[agent % len(COLOURS)]
@@ -1040,7 +1042,6 @@ def configuration(config, given, json: AsJson = False):
     if given:
         return print(dump_config(config), end='')
     from itertools import groupby
-    from rich.console import Console
     from rich.table import Table
 
     t = Table('key', 'default', 'meaning', box=None, header_style='bold', padding=(0, 2, 0, 0))
@@ -1051,7 +1052,7 @@ def configuration(config, given, json: AsJson = False):
             own = r['path'].rpartition('.')[2]
             name = r['key'] if own == r['key'] else f'{r["key"]} ({r["path"]})'
             t.add_row(f'  {name}' if section else name, r['default'], f'{r["meaning"]}\n[dim]{r["allowed"]}[/dim]')
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(t)
+    text_console(width=None if sys.stdout.isatty() else 120, highlight=False).print(t)
 
 # %% ../nbs/71_cli.ipynb #fe291416
 store = typer.Typer(no_args_is_help=True, help='Finished work: list it, verify it, remove what no run needs.')

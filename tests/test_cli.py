@@ -5,7 +5,7 @@ import errno, json, os, pty, re, signal, subprocess, sys, time
 from unittest.mock import ANY
 from pathlib import Path
 import pytest
-from conftest import maft
+from conftest import ROOT, maft
 from making import HEAVY, drawn
 
 FAST = (
@@ -107,7 +107,6 @@ print('HEAVY', [m for m in {sorted(HEAVY | {'numpy', 'sympy'})!r} if m in sys.mo
 
 
 def test_readme_commands_exist(monkeypatch, capfd):
-    from conftest import ROOT
 
     readme = (ROOT / 'README.md').read_text()
     commands = set(re.findall(r'\bmaft ([a-z]+)\b', readme))
@@ -658,3 +657,16 @@ def test_tables_cut_no_head_in_a_narrow_terminal(width, capsys):
     assert '…' not in ''.join(lines) and max(map(len, lines)) <= width
     if width >= 60:
         assert '65.2' in ''.join(lines) and 'majority_9' in ''.join(lines)
+
+
+def test_typed_in_a_jupyter_kernel_returns_tables_and_prints_nothing():
+    "There rich writes into the page, unless it is told not to."
+    import nbformat
+    from nbclient import NotebookClient
+
+    code = 'from multiagent_ft.cli import typed\ndone = typed("maft recipes")'
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(x) for x in (code, 'print(done.stdout)')])
+    NotebookClient(page, timeout=120, kernel_name='python3', resources=dict(metadata=dict(path=str(ROOT)))).execute()
+    silent, shown = (cell.outputs for cell in page.cells)
+    assert silent == []
+    assert 'multiagent-ft' in shown[0].text
