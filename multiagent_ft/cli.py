@@ -207,7 +207,9 @@ def print_json(page):
     print(dumps(page, indent=1, ensure_ascii=False))
 
 # %% ../nbs/71_cli.ipynb #5de2b5fb
-def text_console(**how):  # keywords of rich's Console
+def text_console(
+    **how: object,  # keywords of rich's Console
+):
     "A console that writes lines of text to its file, in Jupyter, too."
     from rich.console import Console
 
