@@ -455,9 +455,9 @@ def mix64(x: np.ndarray) -> np.ndarray:  # uint64
 
 
 def gumbel(
-    seed: int,
-    step: int,
-    ids: np.ndarray,  # the request's  # 0 for the first new token  # token ids
+    seed: int,  # the request's
+    step: int,  # 0 for the first new token
+    ids: np.ndarray,  # of tokens
 ) -> np.ndarray:
     "Standard Gumbel noise (float64), a pure function of `seed`, `step` and each id."
     with np.errstate(over='ignore'):
