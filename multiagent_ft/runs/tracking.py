@@ -366,7 +366,8 @@ class LiveDebate:
             about, stage = 'about', min(stage, sum(self.taken) / len(self.taken))
             whole = stage * (1 + left)
         rest = f', {clock(whole)} to the end of the debate' if left else ''
-        return f'round {where.round}, {kind}: {about} {clock(stage)} at {speed:.3g} tokens a second{rest}'
+        pace = f'{speed:,.0f}' if speed >= 10 else f'{speed:.1f}'
+        return f'round {where.round}, {kind}: {about} {clock(stage)} at {pace} tokens a second{rest}'
 
 # %% ../../nbs/runs/28_tracking.ipynb #1c3696d5
 def append_line(
