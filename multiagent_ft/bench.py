@@ -751,6 +751,8 @@ def vllm_engine(
         engine = VLLMEngine(model, dtype=asked.dtype, python=python, max_length=longest, env=vllm_room())
         with contextlib.closing(engine):
             engine.generate([replace(r, sampling=replace(r.sampling, max_new_tokens=4)) for r in requests[:2]])
+            for r in requests:  # the others get their prompts as token ids, too
+                engine.render(r.chat)
             served = psutil.Process(engine.process.process.pid)
             before = sum(served.cpu_times()[:2])
             row = clocked(lambda: sum(len(c.token_ids) for c in engine.generate(requests)))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANKS', 'SERVED', 'ABOUT_TRAINING', 'PLAIN_STARTS', 'MEMORY', 'ABOUT', 'TOLERANCE', 'unserved_settings',
-           'unserved_tensors', 'check_adapter', 'unmix64', 'seeds_at', 'Draw', 'draw_rows', 'seeded_draws', 'Served',
-           'serve', 'explain_vllm_error', 'EngineProcess', 'About', 'about_vllm', 'Adapter', 'VLLMSettings',
+           'unserved_tensors', 'check_adapter', 'unmix64', 'seeds_at', 'Draw', 'RowDraws', 'draw_rows', 'seeded_draws',
+           'Served', 'serve', 'explain_vllm_error', 'EngineProcess', 'About', 'about_vllm', 'Adapter', 'VLLMSettings',
            'VLLMEngine', 'usual_dtype', 'lora_capacity', 'ModelConfig', 'read_config', 'renderer_for', 'started', 'use',
            'row_for', 'generate_all', 'ask', 'batches', 'score_all', 'Probe', 'probe_adapter', 'check_loaded']
 
@@ -117,11 +117,13 @@ def unmix64(x: np.ndarray) -> np.ndarray:  # uint64
     return x
 
 
-def seeds_at(seeds: list[int], steps: list[int]) -> list[int]:
-    "Seeds whose noise at step 0 is that of `seeds` at `steps`, as signed 64-bit numbers."
+def seeds_at(
+    streams: np.ndarray,  # (rows,) uint64: `mix64` of their seeds
+    steps: list[int],  # of the rows
+) -> np.ndarray:
+    "Seeds, (rows,) int64, whose noise at step 0 is that of the rows at `steps`."
     with np.errstate(over='ignore'):
-        streams = mix64(np.array(seeds, np.uint64)) + np.array(steps, np.uint64) * np.uint64(GOLDEN)
-        return unmix64(streams).view(np.int64).tolist()
+        return unmix64(streams + np.array(steps, np.uint64) * np.uint64(GOLDEN)).view(np.int64)
 
 
 class Draw(NamedTuple):
@@ -134,19 +136,43 @@ class Draw(NamedTuple):
     given: int = -1  # this token, whatever its probability: its log-probability is wanted
 
 
+class RowDraws:
+    "Rows of a batch, ready to be drawn for at any step: what does not change from step to step is prepared once."
+
+    def __init__(
+        self,
+        draws: list[Draw],  # one for each row
+        device,  # of the logits
+    ):
+        self.draws = draws
+        kinds = {how: Sampling(*how) for how in {(d.temperature, d.top_p) for d in draws}}
+        samplings = [kinds[d.temperature, d.top_p] for d in draws]
+        self.sampler = SeededSampler([0] * len(draws), samplings, start=0, device=device)
+        self.streams = mix64(np.array([d.seed for d in draws], np.uint64))
+        self.given = {row: d.given for row, d in enumerate(draws) if d.given >= 0}
+
+    def tokens(
+        self,
+        logits,  # tensor (rows, vocabulary) of the next tokens
+        steps: list[int],  # 0 for the first new token
+    ):
+        "The next token of each row, as `prompts.draw` defines it: a tensor of shape (rows,)."
+        import torch
+
+        self.sampler.seeds = torch.from_numpy(seeds_at(self.streams, steps)).to(self.sampler.device)
+        tokens = self.sampler.pick(logits, 0)
+        for row, token in self.given.items():
+            tokens[row] = token
+        return tokens
+
+
 def draw_rows(
     logits,  # tensor (rows, vocabulary) of the next tokens
     draws: list[Draw],
     steps: list[int],  # 0 for the first new token
 ):
     "The next token of each row, as `prompts.draw` defines it: a tensor of shape (rows,)."
-    samplings = [Sampling(temperature=d.temperature, top_p=d.top_p) for d in draws]
-    sampler = SeededSampler(seeds_at([d.seed for d in draws], steps), samplings, start=0, device=logits.device)
-    tokens = sampler.pick(logits, 0)
-    for row, d in enumerate(draws):
-        if d.given >= 0:
-            tokens[row] = d.given
-    return tokens
+    return RowDraws(draws, logits.device).tokens(logits, steps)
 
 # %% ../../nbs/engines/15_vllm.ipynb #1466275d
 @cache
@@ -173,7 +199,7 @@ class _Draws:
     "The methods of both interfaces. A place is a row of the batch in the first, a slot in the second."
 
     def __init__(self, config, *rest):
-        self.places = {}
+        self.places, self.rows = {}, None
 
     @classmethod
     def validate_params(cls, params):
@@ -217,10 +243,15 @@ class _Draws:
                 if place in self.places
             ]
         if rows:
-            where = [row for row, _, _ in rows]
-            tokens = draw_rows(logits[where], [d for _, d, _ in rows], [max(0, step) for _, _, step in rows])
-            logits[where] = -float('inf')
-            logits[where, tokens] = 0
+            where, draws, steps = map(list, zip(*rows))
+            if self.rows is None or self.rows.draws != draws:  # requests joined, left or moved
+                self.rows = RowDraws(draws, logits.device)
+            others = len(where) < len(logits)
+            ours = logits[where] if others else logits
+            tokens = self.rows.tokens(ours, [max(0, step) for step in steps])
+            ours.fill_(-float('inf')).scatter_(1, tokens[:, None], 0.0)
+            if others:
+                logits[where] = ours
         return logits
 
 # %% ../../nbs/engines/15_vllm.ipynb #53a16c7c
