@@ -107,7 +107,6 @@ print('HEAVY', [m for m in {sorted(HEAVY | {'numpy', 'sympy'})!r} if m in sys.mo
 
 
 def test_readme_commands_exist(monkeypatch, capfd):
-
     readme = (ROOT / 'README.md').read_text()
     commands = set(re.findall(r'\bmaft ([a-z]+)\b', readme))
     assert {'run', 'debate', 'plan'} <= commands

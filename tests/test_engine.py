@@ -4,6 +4,7 @@ import json, random, shutil
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,7 +20,7 @@ from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Completion, MaftError, Message, read_jsonl, seed_for
 from multiagent_ft.method.prompts import Engine, ReplayEngine, Request, Sampling
 from multiagent_ft.engines.decoding import SeededSampler
-from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
+from multiagent_ft.engines.huggingface import HFEngine, adapter_identity, let_go
 from multiagent_ft.method.prompts import opening
 
 
@@ -772,3 +773,16 @@ def test_chat_template_without_the_question_is_refused(llama, tmp_path):
     assert '6+6?' in Renderer(tok, 'm').text((Message('user', '6+6?'),))
     (tmp_path / 'chat_template.json').write_text(json.dumps(dict(chat_template=plain)))
     assert read_template(tmp_path / 'chat_template.json') == plain
+
+
+@pytest.mark.parametrize('error', [AttributeError, psutil.AccessDenied])
+def test_memory_is_not_given_back_where_its_map_cannot_be_read(monkeypatch, error):
+    "A kernel without /proc/self/smaps, a container that forbids it: generation must not fail for a hint."
+
+    def unreadable(self, grouped):
+        raise error
+
+    monkeypatch.setattr(psutil.Process, 'memory_maps', unreadable)
+    weights = torch.arange(1 << 16)
+    assert let_go([weights]) is None
+    assert weights.sum() == (1 << 16) * ((1 << 16) - 1) // 2

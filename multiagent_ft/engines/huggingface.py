@@ -875,7 +875,10 @@ def let_go(tensors: list[torch.Tensor]):
         return
     import ctypes, psutil
 
-    maps = [m for m in psutil.Process().memory_maps(grouped=False) if m.path.startswith('/')]
+    try:
+        maps = [m for m in psutil.Process().memory_maps(grouped=False) if m.path.startswith('/')]
+    except (AttributeError, psutil.Error):  # some kernels and containers do not show /proc/self/smaps: all stays
+        return
     as_stored = [m.addr.split('-') for m in maps if m.anonymous == m.swap == 0]  # written to, a page has a copy
     files = [(int(start, 16), int(end, 16)) for start, end in as_stored]
     madvise = ctypes.CDLL(None).madvise
