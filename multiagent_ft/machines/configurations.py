@@ -106,7 +106,7 @@ def needs(cfg: Config) -> dict[str, float]:
 
 # %% ../../nbs/machines/49_configurations.ipynb #3d2adff7
 class GPU(NamedTuple):
-    "What the data sheet says."
+    "What the data sheet says (NVIDIA's; the A100 is the SXM version)."
 
     name: str
     memory: float  # bytes
@@ -124,7 +124,8 @@ def least_seconds(cfg: Config, gpu: GPU) -> dict[str, float]:
     n, asked = needs(cfg), answers(cfg)
     weights = n['base'] / 2  # parameters, of two bytes
     steps = WRITTEN * math.ceil(sum(asked.values()) / cfg.generation.batch_size)
-    writing = steps * (n['base'] + n['cache']) / gpu.bandwidth
+    half_written = n['cache'] * (1 - WRITTEN / TOKENS / 2)  # on average
+    writing = steps * (n['base'] + half_written) / gpu.bandwidth
     reading = 2 * weights * (TOKENS - WRITTEN) * sum(asked.values()) / gpu.flops
     passes = 3 if cfg.training.gradient_checkpointing else 2  # forward, backward, and forward once more
     training = 2 * weights * passes * TOKENS * cfg.training.epochs * asked['sample'] / gpu.flops
