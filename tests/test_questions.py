@@ -12,7 +12,7 @@ from multiagent_ft.neighbours.dial import train_dial, write_questions
 from multiagent_ft.neighbours.questions import QUESTIONS, RowRunner, study_question
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.studies.claims import Claim, judge_all
-from multiagent_ft.studies.compare import StudyRow
+from multiagent_ft.studies.compare import StudyRow, study_row
 from multiagent_ft.studies.outcomes import Study, load_records
 from conftest import ROOT
 
@@ -128,6 +128,14 @@ def test_every_question_runs_small(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_vote_of_fewer_is_the_vote_of_a_run_that_asks_fewer_times(tmp_path):
+    base = load_config(None, TINY | dict(eval='12', iterations='0', store=str(tmp_path / 'store')))
+    runner = RowRunner(base, tmp_path)
+    many, few = (runner.records(study_row(f'majority-equal:samples={n}'), 3)[-1] for n in (20, 3))
+    assert many['right']['vote@3'] == few['right']['majority'] and 'vote@3' not in few['right']
+    assert 0 < sum(many['right']['vote@3']) < 12
+
+
 def test_dial_model_is_made_once_and_answers(tmp_path):
     shape = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=32)
     shape |= dict(intermediate_size=64, max_position_embeddings=1024, tie_word_embeddings=True)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OWNERSHIP', 'OWNERSHIP_FIVE', 'ARMS', 'SPURIOUS', 'NOISE', 'ACCOUNTING', 'PASSES', 'FRONTIER', 'GREEDY', 'SHARPER',
            'QUESTIONS', 'KS', 'Question', 'claims_of', 'study_question', 'RowRunner', 'Drift', 'drift', 'pass_curves',
-           'amortised', 'Against', 'above']
+           'amortised', 'Against', 'above', 'votes_at', 'vote_curves', 'Budget', 'interpolated', 'at_budgets']
 
 # %% ../../nbs/neighbours/73_questions.ipynb #4a0f5250
-import sys
+import math, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +17,13 @@ from ..core import MaftError
 from ..runs.settings import Config
 from ..studies.claims import Claim, claim
 from ..studies.compare import StudyRow, config_for, study_row
-from ..studies.outcomes import pass_at_k, pivoted, records_of
-from ..studies.statistics import Estimate, TableRow, estimate
+from ..studies.outcomes import pass_at_k, pivoted, records_of, training_tokens
+from ..studies.statistics import Estimate, TableRow, estimate, paired
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # imported where it is used
+
+    from multiagent_ft.studies.outcomes import Study
 
 # %% ../../nbs/neighbours/73_questions.ipynb #c9ede4bf
 @dataclass(frozen=True)
@@ -126,10 +128,10 @@ ACCOUNTING = Question(
 PASSES = Question(
     'passes',
     'Is anything learned, or do likely answers become likelier? pass@k of 256 samples, before and after.',
-    rows=tuple(f'{r}:samples=256' for r in ('mixture', 'union-ft-equal', 'majority-ft-equal')),
+    rows=tuple(f'{r}:samples=256' for r in ('mixture', 'union-ft-equal', 'majority-ft-equal', 'debate-distill')),
     settings=dict(train=500, eval=200, iterations=1),
     first_seed=800,
-    reads='pass_curves',
+    reads='pass_curves, vote_curves and at_budgets',
 )
 FRONTIER = Question(
     'frontier',
@@ -286,3 +288,59 @@ def above(table: list[TableRow], curve: list[TableRow], questions: float) -> lis
     priced = [(row, amortised(row, questions)) for row in table]
     there = [(row, t, float(np.interp(np.log(t), x, y))) for row, t in priced if t is not None]
     return [Against(row.recipe, t, curve=at, ahead=row.accuracy.mean - at) for row, t, at in there]
+
+# %% ../../nbs/neighbours/73_questions.ipynb #d47a1c85
+def votes_at(outcomes: 'DataFrame', k: int) -> 'DataFrame':  # of one recipe and iteration
+    "Rows of the vote over the first `k` samples; all of them are the vote itself."
+    samples = outcomes[outcomes.method == 'single'].answers.max()
+    return outcomes[outcomes.method == ('majority' if k == samples else f'vote@{k}')]
+
+
+def vote_curves(outcomes: 'DataFrame') -> dict[tuple[str, int], dict[int, Estimate]]:  # the tidy table
+    "{(recipe, iteration): {k: accuracy of the vote over k samples}}."
+    found = {}
+    for (recipe, i), own in outcomes.groupby(['recipe', 'iteration'], observed=True):
+        samples = int(own[own.method == 'single'].answers.max())
+        known = [int(m.removeprefix('vote@')) for m in own.method.unique() if m.startswith('vote@')]
+        found[recipe, int(i)] = {k: estimate(pivoted(votes_at(own, k))) for k in [*sorted(known), samples]}
+    return found
+
+
+class Budget(NamedTuple):
+    "A trained model's vote against the untrained model's, for the same tokens."
+
+    samples: int  # of the trained model
+    tokens: float  # per question, its share of the training included
+    untrained: float  # samples that the untrained model gets for as many
+    beyond: bool  # were so many not drawn? Then it has all that were
+    ahead: Estimate  # trained minus untrained, on the same questions
+
+
+def interpolated(outcomes: 'DataFrame', curve: dict[int, Estimate], samples: float) -> 'DataFrame':
+    "Scores (questions, seeds) of the vote over so many samples, between those of the neighbouring known numbers."
+    below, over = max(k for k in curve if k <= samples), min((k for k in curve if k >= samples), default=max(curve))
+    share = math.log(samples / below) / math.log(over / below) if over > below else 0
+    return (1 - share) * pivoted(votes_at(outcomes, below)) + share * pivoted(votes_at(outcomes, over))
+
+
+def at_budgets(
+    study: 'Study',
+    recipe: str,
+    questions: float,  # answered in the life of the trained model; inf: training is free
+    ks: tuple[int, ...] = (1, 3, 5, 9, 17, 33, 64),
+) -> list[Budget]:
+    "The trained model of `recipe` at each number of samples against the same model before training."
+    own = study.outcomes[study.outcomes.recipe == recipe]
+    before, after = (own[own.iteration == i] for i in (0, own.iteration.max()))
+    curve = vote_curves(before)[recipe, 0]
+    price, own_price = (x[x.method == 'single'].tokens.mean() for x in (before, after))
+    spent = training_tokens(study.iterations[study.iterations.recipe == recipe])[recipe]
+    share = (spent['collected'] + spent['trained']) / questions
+    found = []
+    for k in ks:
+        tokens = k * own_price + share
+        bought = max(1.0, tokens / price)
+        untrained = interpolated(before, curve, min(bought, max(curve)))
+        ahead = estimate(paired(untrained, pivoted(votes_at(after, k))))
+        found.append(Budget(k, tokens, untrained=bought, beyond=bought > max(curve), ahead=ahead))
+    return found
