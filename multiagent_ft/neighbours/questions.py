@@ -316,7 +316,11 @@ class Budget(NamedTuple):
     ahead: Estimate  # trained minus untrained, on the same questions
 
 
-def interpolated(outcomes: 'DataFrame', curve: dict[int, Estimate], samples: float) -> 'DataFrame':
+def interpolated(
+    outcomes: 'DataFrame',  # of one recipe and iteration
+    curve: dict[int, Estimate],  # its known numbers of samples
+    samples: float,  # at least 1
+) -> 'DataFrame':
     "Scores (questions, seeds) of the vote over so many samples, between those of the neighbouring known numbers."
     below, over = max(k for k in curve if k <= samples), min((k for k in curve if k >= samples), default=max(curve))
     share = math.log(samples / below) / math.log(over / below) if over > below else 0
