@@ -11,6 +11,7 @@ from multiagent_ft.core import MaftError, Message
 from multiagent_ft.training.finetune import finetune_job, finetune_key
 from multiagent_ft.training.guards import GuardError
 from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.runs.jobs import ReportingEngine
 from multiagent_ft.method.examples import Example, load_examples, save_examples
 from multiagent_ft.training.settings import TrainingSettings
 from multiagent_ft.training.base import base_tensors, plain_name
@@ -81,6 +82,17 @@ def report_of(folder):
 
 
 # What a job does
+
+
+def test_progress_moves_within_a_step_of_training(job, engine):
+    said = []
+    watched = ReportingEngine(engine, on_trained=lambda *tokens: said.append(tokens))
+    r = report_of(job('watched', eng=watched, micro_batch=1))
+    assert len(said) == 40 > r['steps']  # 20 examples, twice, one by one
+    assert said == sorted(set(said)) and said[-1] == (2 * r['tokens'],) * 2
+    assert job('silent', micro_batch=1).joinpath('adapter_model.safetensors').read_bytes() == (
+        job('again', eng=watched, micro_batch=1).joinpath('adapter_model.safetensors').read_bytes()
+    )
 
 
 def test_loss_falls_and_report_is_complete(job, engine, rows_file):

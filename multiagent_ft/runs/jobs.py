@@ -336,12 +336,19 @@ def executor_named(name: str, args: dict = {}) -> Executor:  # args: keywords
 
 # %% ../../nbs/runs/25_jobs.ipynb #61f8214d
 class ReportingEngine:
-    "`engine`, which says how far it is whenever it generates."
+    "`engine`, which says how far it is whenever it generates, and lets a job that trains say so."
 
-    def __init__(self, engine, on_tokens: Callable):  # takes a `GenerationProgress`
-        self._engine, self._on_tokens = engine, on_tokens
+    def __init__(
+        self,
+        engine,
+        on_tokens: Callable | None = None,  # takes a `GenerationProgress`
+        on_trained: Callable | None = None,  # takes tokens trained on, and of how many
+    ):
+        self._engine, self._on_tokens, self.on_trained = engine, on_tokens, on_trained
 
     def generate(self, requests: list[Request]) -> list[Completion]:
+        if self._on_tokens is None:
+            return self._engine.generate(requests)
         return generate_with_progress(self._engine, requests, self._on_tokens)
 
     def __getattr__(self, name: str):
@@ -368,10 +375,13 @@ class JobRunner:
         jobs: list[Job],
         done: Callable = no_progress,
         on_tokens: Callable | None = None,  # takes a `GenerationProgress`; called while this process generates
+        on_trained: Callable | None = None,  # takes tokens trained on, and of how many; called while it trains
     ) -> list[Path]:
         "The stored folder of every job, in order."
         local = isinstance(self.executor, LocalExecutor) or self.spec is None
-        engine = self.engine if on_tokens is None else ReportingEngine(self.engine, on_tokens)
+        engine = self.engine
+        if on_tokens or on_trained:
+            engine = ReportingEngine(engine, on_tokens, on_trained)
         paths = self.executor.run(jobs, self.store, engine if local else self.spec, done=done)
         self.used.update(p.name for p in paths)
         return paths

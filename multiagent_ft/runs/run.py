@@ -502,7 +502,11 @@ def finetune_all(context: RunContext, k: int, examples: dict[Agent, list[Example
             bar.fields['agents'] = f'{len(finished)}/{len(jobs)}'
             bar.count(n, found)
 
-        paths = context.runner.run(jobs, count)
+        def trained(tokens, total):  # of one agent
+            agent = list(examples)[len(finished)].name
+            bar.partly(jobs[len(finished)].size * tokens / total, f'{agent}: {tokens:,} of {total:,} tokens')
+
+        paths = context.runner.run(jobs, count, on_trained=trained)
     return {agent.name: str(path) for agent, path in zip(examples, paths)}
 
 # %% ../../nbs/runs/29_run.ipynb #f28467ba

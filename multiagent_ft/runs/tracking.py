@@ -108,6 +108,7 @@ class Bar:
         self.done = self.found = 0
         self.fields = {}  # shown at the end of the line
         self.batch, self.earlier = None, 0  # the `GenerationProgress` of what is being written; tokens before it
+        self.part, self.part_said = 0.0, ''  # how many of the job at hand are made, and what is said of it
         self._live, self._shown, self._lock = None, False, threading.RLock()
 
     def advance(
@@ -118,6 +119,7 @@ class Bar:
         "Count `n` more, just made."
         with self._lock:
             self.done += n
+            self.part, self.part_said = 0.0, ''
             self.fields |= fields
             self._tick()
 
@@ -138,19 +140,26 @@ class Bar:
             if batch is not self.batch:
                 self.earlier += self.batch.tokens if self.batch else 0
                 self.batch = batch
-            if self._live:
-                self._live.show()
-            elif self._shown and self.progress.now() - self.last >= self.patience():
-                self._say(self.status())
+            self._look()
+
+    def partly(
+        self,
+        n: float,  # so many of the job at hand are made; `advance` will count them
+        said: str = '',  # shown beside it
+    ):
+        "Show how far a long job is."
+        with self._lock:
+            self.part, self.part_said = n, f'  {said}' if said else ''
+            self._look()
 
     def patience(self) -> float:
         "Seconds between two plain lines within a batch: a tenth of the time so far, so that logs stay short."
         return max(self.progress.every, self.seconds() / 10)
 
     def writing(self) -> tuple[int, str]:
-        "Answers of the batch at hand that are complete, and its tokens and speed in words."
+        "How many of the batch or job at hand are complete, and its tokens and speed in words."
         if self.batch is None:
-            return 0, ''
+            return int(self.part), self.part_said
         if not self.batch.tokens:
             read, prompts = self.batch.prompts
             return 0, f'  {read} of {prompts} prompts read' if read else ''
@@ -163,6 +172,7 @@ class Bar:
     def seconds_left(self) -> float | None:
         "At the speed so far; before the first answer is complete: if every answer is as long as it may be."
         complete, _ = self.writing()
+        complete = max(complete, self.part)
         left, made = self.total - self.done - complete, self.done - self.found + complete
         if made or self.batch is None or not self.batch.tokens:
             return eta(left, made, self.seconds())
@@ -200,6 +210,12 @@ class Bar:
         if self._live:
             self._live.show()
         elif self.done < self.total and self.progress.now() - self.last >= self.progress.every:
+            self._say(self.status())
+
+    def _look(self):
+        if self._live:
+            self._live.show()
+        elif self._shown and self.progress.now() - self.last >= self.patience():
             self._say(self.status())
 
     def _say(self, line):

@@ -181,6 +181,7 @@ def finetune_job(
             **sized(base, goal.lengths(examples), settings),
             folder=work,
             progress=progress,
+            trained=getattr(engine, 'on_trained', None),
             checkpoint_seconds=checkpoint_seconds if scratch else None,
         )
         trained = train_as_fits(goal, run, before)

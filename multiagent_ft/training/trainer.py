@@ -584,9 +584,26 @@ class Watch:
         progress: Callable | None,
         tokens: list[int],  # of each step
         every: float | None,  # seconds between checkpoints; None: none is made
+        trained: Callable | None = None,  # called with (tokens trained on, of how many) after every micro-batch
     ):
-        self.progress, self.tokens, self.every = progress, tokens, every
-        self.last, self.asked = time.monotonic(), 0.0
+        self.progress, self.tokens, self.every, self.trained = progress, tokens, every, trained
+        self.last, self.asked, self.parts = time.monotonic(), 0.0, 0
+
+    def show(self, step: int, share: float = 0):  # steps complete, and how much of the next one is
+        "Say how many tokens have been trained on; within a step all micro-batches count the same."
+        if self.trained:
+            before, after = ([0, *self.tokens, self.tokens[-1]][i] for i in (step, step + 1))
+            self.trained(before + int(share * (after - before)), self.tokens[-1])
+
+    def on_substep_end(
+        self,
+        args,
+        state,  # transformers' state of the trainer
+        control,  # transformers' flags for what comes next
+        **kw,  # what else transformers tells callbacks
+    ):
+        self.parts += 1
+        self.show(state.global_step, self.parts / args.gradient_accumulation_steps)
 
     def on_log(
         self,
@@ -612,6 +629,8 @@ class Watch:
         control,  # transformers' flags for what comes next
         **kw,  # what else transformers tells callbacks
     ):
+        self.parts = 0
+        self.show(state.global_step)
         due = self.every is not None and time.monotonic() - self.last >= self.every
         if due and state.global_step < state.max_steps:
             control.should_save, self.asked = True, time.monotonic()
@@ -650,6 +669,7 @@ class TrainingRun:
     folder: Path  # for checkpoints; training resumes from a complete one that lies there
     checkpointing: bool = False  # layers are run again in the backward pass: the same numbers in less memory
     progress: Callable | None = None  # called with dict(step, steps, loss, lr, tokens)
+    trained: Callable | None = None  # called with (tokens trained on, of how many) after every micro-batch
     checkpoint_seconds: float | None = None  # between checkpoints; None: none are written
 
 # %% ../../nbs/training/18_trainer.ipynb #7c963565
@@ -731,8 +751,8 @@ def run_trainer(
     from transformers import PrinterCallback
 
     s = run.settings
-    watch = progress_callback_class()
-    trainer.add_callback(watch(run.progress, tokens_by_step(lengths, s, run.seed), run.checkpoint_seconds))
+    watch, tokens = progress_callback_class(), tokens_by_step(lengths, s, run.seed)
+    trainer.add_callback(watch(run.progress, tokens, run.checkpoint_seconds, trained=run.trained))
     trainer.remove_callback(PrinterCallback)
     trainer.our_order = LengthGroupedSampler(lengths, s.batch_size, run.seed, group=s.group_by_length)
     if fusible(run.base, s):
