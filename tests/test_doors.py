@@ -218,9 +218,9 @@ def test_unknown_names_are_refused(files, door, name, parts):
 @pytest.mark.parametrize(
     'kw, parts',
     [
-        (dict(task={}), ['task is a dict', 'Task']),
-        (dict(recipe=full_debate), ['recipe is a function', 'Recipe']),
-        (dict(engine=object()), ['engine is a object', 'generate']),
+        (dict(task={}), ['task is of type dict', 'Task']),
+        (dict(recipe=full_debate), ['recipe is of type function', 'Recipe']),
+        (dict(engine=object()), ['engine is of type object', 'generate']),
         (dict(agnets=3), ['unknown key agnets', 'did you mean agents?']),
         (dict(train=0), ['train is 0', 'a whole number, 1 or more']),
     ],

@@ -75,7 +75,7 @@ def _check_template(name, template):
     allowed = PLACEHOLDERS[name]
     known = ', '.join(f'{{{p}}}' for p in allowed) or 'no placeholder'
     if not isinstance(template, str):
-        raise MaftError(f'prompt {name} is a {type(template).__name__}: it must be text.')
+        raise MaftError(f'prompt {name} is of type {type(template).__name__}: it must be text.')
     try:
         parts = [(found, spec, how) for _, found, spec, how in Formatter().parse(template) if found is not None]
     except ValueError as e:

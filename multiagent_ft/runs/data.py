@@ -112,8 +112,8 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
             ) from None
         if not isinstance(row, dict):
             raise MaftError(
-                f'{path}, line {i}: expected an object like {{"question": …, "answer": …}}, found a'
-                f' {type(row).__name__}.'
+                f'{path}, line {i}: expected an object like {{"question": …, "answer": …}}, found'
+                f' {type(row).__name__} {str(row)[:40]}.'
             )
         yield i, row
 

@@ -1222,11 +1222,11 @@ def _check_kinds(objects: Objects):
         found = getattr(objects, what)
         if found is not None and not isinstance(found, kind):
             raise MaftError(
-                f'{what} is a {type(found).__name__}: it must be a {kind.__name__}, a name, or FILE.py:NAME.'
+                f'{what} is of type {type(found).__name__}: it must be a {kind.__name__}, a name, or FILE.py:NAME.'
             )
     if objects.engine is not None and not hasattr(objects.engine, 'generate'):
         name = type(objects.engine).__name__
-        raise MaftError(f'engine is a {name}: it must have render, generate and identity, or be a name.')
+        raise MaftError(f'engine is of type {name}: it must have render, generate and identity, or be a name.')
 
 # %% ../../nbs/runs/29_run.ipynb #85e4ed4f
 def check_unseen(folder: Path, last: int, problems: list[Problem]):

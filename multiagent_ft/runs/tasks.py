@@ -182,7 +182,7 @@ def _row(cells, part, i):
     if isinstance(cells, (tuple, list)) and len(cells) == 2:
         cells = dict(zip(('question', 'answer'), cells))
     if not isinstance(cells, dict):
-        raise MaftError(f'{place}: expected a dict or (question, answer), found a {type(cells).__name__}.')
+        raise MaftError(f'{place}: expected a dict or (question, answer), found {type(cells).__name__} {str(cells)[:40]}.')
     plain = {k: v.item() if hasattr(v, 'item') and not getattr(v, 'ndim', 0) else v for k, v in cells.items()}
     return Row({k: v.tolist() if hasattr(v, 'tolist') else v for k, v in plain.items()}, f'{part}-{i}', place)
 
@@ -202,7 +202,7 @@ def _row_parts(rows, name):
 def _with_grader(d, grader, where):
     "The checked description of a task whose answers `grader` may read."
     if grader is not None and not isinstance(grader, Grader):
-        raise MaftError(f'{where}: grader is a {type(grader).__name__}; give Grader(same=…) or Grader(verify=…).')
+        raise MaftError(f'{where}: grader is of type {type(grader).__name__}; give Grader(same=…) or Grader(verify=…).')
     if grader is None or grader.read is None:
         return checked(d, where)
     if not d.instruction:
