@@ -182,7 +182,9 @@ def _row(cells, part, i):
     if isinstance(cells, (tuple, list)) and len(cells) == 2:
         cells = dict(zip(('question', 'answer'), cells))
     if not isinstance(cells, dict):
-        raise MaftError(f'{place}: expected a dict or (question, answer), found {type(cells).__name__} {str(cells)[:40]}.')
+        raise MaftError(
+            f'{place}: expected a dict or (question, answer), found {type(cells).__name__} {str(cells)[:40]}.'
+        )
     plain = {k: v.item() if hasattr(v, 'item') and not getattr(v, 'ndim', 0) else v for k, v in cells.items()}
     return Row({k: v.tolist() if hasattr(v, 'tolist') else v for k, v in plain.items()}, f'{part}-{i}', place)
 
