@@ -534,7 +534,7 @@ SHAPES = (
 Shapes = Annotated[list[str] | None, option(metavar='MODEL', help=SHAPES)]
 Parts = Annotated[
     list[str] | None,
-    option(metavar='PART', help='speed, memory, overhead, engines or training. May be repeated. Default: the first three.'),
+    option(metavar='PART', help='speed, memory, overhead, engines or training; may be repeated. Default: first three.'),
 ]
 PerDebate = Annotated[int | None, option(min=4, metavar='N', help='Questions per debate; more is slower and steadier.')]
 Layers = Annotated[int, typer.Option(min=1, max=24, metavar='N', help='Layers of half-billion, of 24.')]
