@@ -248,37 +248,8 @@ class Piece(NamedTuple):
     start: int = 0  # where in the text
 
 
-_label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
-_labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
-# what another agent answered, and that an answer is correct, announces nothing
-_others = r"(?<!['’]s )(?<!s['’] )(?<!\btheir )(?<!\bhis )(?<!\bher )(?<!\byour )"
-_judged = r'(?!\W*(?:(?:not|also|indeed|therefore|thus)\s+)*(?:(?:in)?correct|wrong|(?:un)?clear|that)\b)'
-_phrase = re.compile(
-    rf'(?:{_label}|'
-    rf'{_others}\banswer\b(?:[\s*_]{{0,6}}=|(?! questions?\b)[^.\n:=]{{0,60}}?'
-    rf'(?:(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b){_judged}|:)))'
-    r'[\s:*_]{0,20}'
-    r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
-    re.I | re.M,
-)
-_tag = re.compile(
-    r'(?:<(?:final_?)?answer>|<\|begin_of_box\|>)(.*?)(</(?:final_?)?answer>|<\|end_of_box\|>|\Z)', re.S | re.I
-)
 _environment = re.compile(r'\\begin\{((?:align|aligned|equation|gather|gathered|multline)\*?)\}')
 _sentence = re.compile(r'[.;!?]\s')
-# what may follow an answer
-_reason = re.compile(
-    r'[.!?]\s+(?=[A-Z])|,?\s(?:(?:because|since|so|which|but|that is|or (?:about|approximately|roughly))\b|i\.e\.)'
-)
-# a second line or clause; a sum being worked out
-_more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=')
-_closing_words = re.compile(
-    r'(?:[\s.,;:!*$∎□■]|\\(?:blacksquare|square|Box|qed|q?quad)(?![a-z])|\\[,;]'
-    r'|(?:QED|as (?:required|desired|claimed))\b)*',
-    re.I,
-)
-
-
 _markup = re.compile(r'</?[A-Za-z][\w-]{0,20}>')
 
 
@@ -297,7 +268,7 @@ def line_at(text: str, start: int, ended: bool) -> str:
         return sentences[0].strip() if len(sentences) > 1 else ''
     return _markup.sub('', line).strip() if '</' in line else line.strip()
 
-
+# %% ../../nbs/answers/04_reading.ipynb #50811176
 def boxed(text: str, ended: bool) -> Piece | None:
     "The last box."
     box = last_box(text)
@@ -312,6 +283,11 @@ def hashed(text: str, ended: bool) -> Piece | None:
         return None
     return Piece(line.strip() if ended or newline else '', 'announced', at)
 
+# %% ../../nbs/answers/04_reading.ipynb #50811177
+_tag = re.compile(
+    r'(?:<(?:final_?)?answer>|<\|begin_of_box\|>)(.*?)(</(?:final_?)?answer>|<\|end_of_box\|>|\Z)', re.S | re.I
+)
+
 
 def tagged(text: str, ended: bool) -> Piece | None:
     "What stands between <answer> and </answer>."
@@ -322,6 +298,21 @@ def tagged(text: str, ended: bool) -> Piece | None:
         return None
     inner = found[1].strip() if ended or found[2] else ''
     return (inner and (boxed(inner, True) or phrased(inner, True))) or Piece(inner, 'announced', found.start())
+
+# %% ../../nbs/answers/04_reading.ipynb #50811178
+_label = r'^[ \t*_>#-]{0,12}a[ \t]*:'
+_labelled = re.compile(_label + r'[\s:*_]{0,20}', re.I | re.M)
+# what another agent answered, and that an answer is correct, announces nothing
+_others = r"(?<!['’]s )(?<!s['’] )(?<!\btheir )(?<!\bhis )(?<!\bher )(?<!\byour )"
+_judged = r'(?!\W*(?:(?:not|also|indeed|therefore|thus)\s+)*(?:(?:in)?correct|wrong|(?:un)?clear|that)\b)'
+_phrase = re.compile(
+    rf'(?:{_label}|'
+    rf'{_others}\banswer\b(?:[\s*_]{{0,6}}=|(?! questions?\b)[^.\n:=]{{0,60}}?'
+    rf'(?:(?:\bis\b|\bare\b|\b(?:would|should|must|will) be\b){_judged}|:)))'
+    r'[\s:*_]{0,20}'
+    r'|^[ \t>]*(?:[#*_]+[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?|final[ \t]+)answer[ \t]*[*_#]*[ \t]*\n\s{0,20}',
+    re.I | re.M,
+)
 
 
 def phrased(
@@ -335,6 +326,13 @@ def phrased(
         if not choice or m[0].strip()[1:2] != ':':
             found = m
     return found and Piece(line_at(text, found.end(), ended), 'announced', found.start())
+
+# %% ../../nbs/answers/04_reading.ipynb #50811179
+_closing_words = re.compile(
+    r'(?:[\s.,;:!*$∎□■]|\\(?:blacksquare|square|Box|qed|q?quad)(?![a-z])|\\[,;]'
+    r'|(?:QED|as (?:required|desired|claimed))\b)*',
+    re.I,
+)
 
 
 def last_display(text: str) -> tuple[str, int] | None:
@@ -354,7 +352,8 @@ def displayed(text: str, ended: bool) -> Piece | None:
     tail = text[found[1] :] if found else ''
     return Piece(found[0], 'display') if found and len(tail) < 60 and _closing_words.fullmatch(tail) else None
 
-
+# %% ../../nbs/answers/04_reading.ipynb #5081117a
+_formula = re.compile(r'\s*(?:\$.*\$|\\[(\[].*\\[)\]])\W*', re.S)
 _bold_value = re.compile(r'[ \t]*\*\*([^*\n]+)\*\*[ \t.]*\Z')
 
 
@@ -367,13 +366,21 @@ def bold_line(text: str, ended: bool) -> Piece | None:
     return Piece(value, 'line', found.start()) if alone else None
 
 
+# what may follow an answer
+_reason = re.compile(
+    r'[.!?]\s+(?=[A-Z])|,?\s(?:(?:because|since|so|which|but|that is|or (?:about|approximately|roughly))\b|i\.e\.)'
+)
+# a second line or clause; a sum being worked out
+_more_than_a_value = re.compile(r'\n|[,;!?](?=\s)|\.\s|[^A-Za-z\s]\s*=')
+
+
 def lone(text: str, ended: bool) -> Piece | None:
     "The text itself, when it is one short line and no calculation."
     line = text.strip()
     short = ended and len(line) < 100 and not _more_than_a_value.search(line) and not re.search(r'\$\$|\\\[', line)
     return Piece(line, 'line') if short else None
 
-
+# %% ../../nbs/answers/04_reading.ipynb #5081117b
 EXPLICIT = (boxed, hashed, tagged, phrased)  # these count in a text that was cut, too
 
 
@@ -397,7 +404,6 @@ _changed = re.compile(
     r'\\|[\^_+*<>|√π²³×÷·±≤≥!]|-\s*[({]|\d|(?<![A-Za-z])[xyzn](?![A-Za-z])|\0k(?![A-Za-z])'
     r'|(?i:\b(?:not|minus|negative|half|dozen|hundred|thousand|[mb]illion)\b)'
 )
-_formula = re.compile(r'\s*(?:\$.*\$|\\[(\[].*\\[)\]])\W*', re.S)
 
 
 def read_number(
@@ -445,6 +451,24 @@ _letters = [
         r'^\W*(A)(?=\s*[,–—]|\s+\((?![^()]*\)\s*[=<>≈])|\s+-\s(?!\d)|\s+(?:because|since|as|is|and|or)\b)',
     )
 ]
+_hedges = re.compile(
+    r'(?:(?:(?:most|very)\s+)?(?:likely|probably|definitely|clearly|certainly|indeed|therefore|thus|simply)\b[\s,:]*'
+    r'|to\s+be\s+)+',
+    re.I,
+)
+_replaced = re.compile(r'\W*not\s+(?:option\s+)?\(?[A-Z]\)?,?\s+but\s+(?:rather\s+)?(?=(?:option\s+)?\(?[A-Z]\b)', re.I)
+
+
+def plain_choice(piece: str) -> str:
+    "`piece` without fonts, bold type and signs that only mark it as mathematics."
+    piece = re.sub(rf'\\(?:{_fonts})\s*\{{([^{{}}]*)\}}', r'\1', unstyled(piece[:LENGTH]))
+    piece = re.sub(r'\\[()\[\]]|[*$`]|\\(?=[({ ])|__', '', piece).strip()
+    for pattern in (_replaced, _hedges):
+        if m := pattern.match(piece):
+            piece = piece[m.end() :]
+    return piece
+
+# %% ../../nbs/answers/04_reading.ipynb #8ed4d4e3
 _rejected_before = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|instead of|rather than|(?:eliminat|exclud)\w*|rul\w+ out)\b|n['’]t\b",
     re.I,
@@ -457,12 +481,6 @@ _rejected_after = re.compile(
     r'|ruled out))',
     re.I,
 )
-_hedges = re.compile(
-    r'(?:(?:(?:most|very)\s+)?(?:likely|probably|definitely|clearly|certainly|indeed|therefore|thus|simply)\b[\s,:]*'
-    r'|to\s+be\s+)+',
-    re.I,
-)
-_replaced = re.compile(r'\W*not\s+(?:option\s+)?\(?[A-Z]\)?,?\s+but\s+(?:rather\s+)?(?=(?:option\s+)?\(?[A-Z]\b)', re.I)
 _comment = re.compile(
     r'[.;!?](?=\s)|,?\s+(?=(?:not|rather than|instead of|because|since|as|which|so|over|unlike)\b)'
     r'|,\s+(?!(?:and|or)\b)(?!\W*[A-Z]\b)'
@@ -473,16 +491,6 @@ _join = re.compile(
     r"\W{0,3}(?:(?:(?i:\b(?:or|and)\b)|/|&)\s*(?i:option\s+)?\(?([A-Z])(?![\w'’])(?<!I(?=\s[a-z]))"
     r"|,\s*\(?([A-Z])(?![\w'’]|\s+[a-z]))"
 )
-
-
-def plain_choice(piece: str) -> str:
-    "`piece` without fonts, bold type and signs that only mark it as mathematics."
-    piece = re.sub(rf'\\(?:{_fonts})\s*\{{([^{{}}]*)\}}', r'\1', unstyled(piece[:LENGTH]))
-    piece = re.sub(r'\\[()\[\]]|[*$`]|\\(?=[({ ])|__', '', piece).strip()
-    for pattern in (_replaced, _hedges):
-        if m := pattern.match(piece):
-            piece = piece[m.end() :]
-    return piece
 
 
 def undecided(
@@ -503,7 +511,7 @@ def undecided(
         for m in _another.finditer(later, turn.end())
     )
 
-
+# %% ../../nbs/answers/04_reading.ipynb #8ed4d4e4
 def read_choice(piece: str, letters: str = ascii_uppercase) -> str | None:
     "The letter that `piece` names, as a capital; None when it is not one of `letters`."
     piece = plain_choice(piece)
@@ -535,12 +543,6 @@ _option_is = re.compile(
     re.I | re.M,
 )
 _among_others = re.compile(r'\b(?:nor|neither)\W{0,4}\Z|\(?\b[A-Z]\b\)?\W{0,3}(?:and|or)\W{0,4}\Z')
-_mention = re.compile(rf'\b(?i:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b|{_bracketed}')
-_choice_line = re.compile(
-    r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).:]?[ \t*]*'
-    r'|[ \t*]*,[ \t]+(?i:i (?:think|believe|guess)|as opposed|not|rather|because|since)\b.*)$',
-    re.M,
-)
 
 
 def choice_phrased(text: str, ended: bool) -> Piece | None:
@@ -555,6 +557,13 @@ def choice_phrased(text: str, ended: bool) -> Piece | None:
             found = Piece(next(filter(None, m.groups())), 'announced', m.start())
     return found
 
+# %% ../../nbs/answers/04_reading.ipynb #2c51f7ab
+_choice_line = re.compile(
+    r'^[ \t*_>#-]*\(?([A-Z])(?:[ \t*]*[).:][ \t*]*\S.*|[).:]?[ \t*]*'
+    r'|[ \t*]*,[ \t]+(?i:i (?:think|believe|guess)|as opposed|not|rather|because|since)\b.*)$',
+    re.M,
+)
+
 
 def choice_line(text: str, ended: bool) -> Piece | None:
     "A reply that begins with its choice, *B. Paris*, or ends with a letter on a line of its own."
@@ -568,6 +577,9 @@ def choice_displayed(text: str, ended: bool) -> Piece | None:
     "A display at the end that is nothing but a letter: any other formula names no choice."
     found = displayed(text, ended)
     return found if found and re.fullmatch(r'\W*[A-Z]\W*', plain_choice(found.text)) else None
+
+# %% ../../nbs/answers/04_reading.ipynb #2c51f7ac
+_mention = re.compile(rf'\b(?i:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b|{_bracketed}')
 
 
 def beside_box(
@@ -585,7 +597,7 @@ def beside_box(
         letter = named.pop() if len(named) == 1 else None
     return letter if letter and letter in letters else None
 
-
+# %% ../../nbs/answers/04_reading.ipynb #2c51f7ad
 def matching_choice(piece: str, choices: Sequence[str]) -> str | None:
     "The letter of the one choice whose text or value `piece` has; None when it is none, or more than one."
 
@@ -599,7 +611,7 @@ def matching_choice(piece: str, choices: Sequence[str]) -> str | None:
             return found[0] if len(found) == 1 else None
     return None
 
-
+# %% ../../nbs/answers/04_reading.ipynb #2c51f7ae
 def find_choice(text: str, ended: bool, choices: Sequence[str] | None = None) -> Piece | None:
     "The letter that a text answers, and how it says so."
     letters = ascii_uppercase[: len(choices)] if choices else ascii_uppercase

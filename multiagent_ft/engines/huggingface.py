@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUMMED_ROWS', 'MERGE_BELOW', 'LARGE_HEAD',
-           'PACK_FROM', 'AT_ONCE', 'DONTNEED', 'MORE_THAN_LORA', 'NAMES', 'LOGITS_AT_ONCE', 'silence', 'find_model',
+           'DONTNEED', 'PACK_FROM', 'AT_ONCE', 'MORE_THAN_LORA', 'NAMES', 'LOGITS_AT_ONCE', 'silence', 'find_model',
            'pick_device', 'multiplies_bfloat16', 'pick_dtype', 'model_files', 'hub_answers', 'asks_hub', 'in_cache',
-           'check_model_name', 'check_weights', 'is_four_bit', 'rounding', 'load_weights', 'rounding_config',
-           'stored_rounding', 'settle_rounding', 'load_tokenizer', 'parameter_count', 'empty_model', 'free_memory',
-           'choose_numbers', 'check_fits', 'place_in_config', 'explain_load_error', 'cached_file_digest', 'hub_commit',
+           'check_weights', 'check_model_name', 'is_four_bit', 'rounding', 'load_weights', 'stored_rounding',
+           'settle_rounding', 'rounding_config', 'load_tokenizer', 'parameter_count', 'empty_model', 'free_memory',
+           'choose_numbers', 'check_fits', 'explain_load_error', 'place_in_config', 'cached_file_digest', 'hub_commit',
            'base_identity', 'adapter_identity', 'adapter_mismatch', 'attach_adapter', 'lora_down', 'add_lora',
            'plain_lora_layers', 'lora_forward', 'adapter_in_pieces', 'Adapters', 'out_of_memory', 'BatchSize',
            'spare_the_head', 'packed_product', 'pack', 'can_pack', 'let_go', 'PackedWeights', 'Base', 'load_base',
@@ -144,6 +144,30 @@ def in_cache(model: str) -> bool:
 
     return isinstance(try_to_load_from_cache(model, 'config.json'), str)
 
+# %% ../../nbs/engines/13_huggingface.ipynb #2f6b80c4
+def check_weights(model: str):
+    "Raises `MaftError` for weights in a folder that are missing, or that Git or the system keeps from us."
+    folder = Path(model)
+    if not isdir(folder):
+        return
+    try:
+        index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
+        missing = sorted({f for f in index['weight_map'].values() if not (folder / f).exists()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        missing = []
+    if missing:
+        raise MaftError(
+            f'{model}: {missing[0]} is missing ({len(missing)} of its files in all). Fetch the model again.'
+        )
+    for f in sorted(folder.glob('*.safetensors')):
+        try:
+            with open(f, 'rb') as opened:
+                start = opened.read(40)
+        except OSError as e:
+            raise MaftError(f'{f}: cannot be read ({e.strerror}). Fix that, or fetch the model again.') from None
+        if start.startswith(b'version https://git-lfs'):
+            raise MaftError(f'{f} is a pointer of Git LFS, not the weights: `git lfs pull` in {model} fetches them.')
+
 
 TOKENIZERS = ('tokenizer*', 'vocab.*', '*.model', 'merges.txt', '*.tiktoken')  # the files they are kept in
 
@@ -175,30 +199,6 @@ def check_model_name(model: str):
             f'{model}: the folder {place.parent} is here, and holds no {place.name}. {hint} (If a model of the hub is'
             f' meant, fetch it first: `hf download {model}`.)'
         )
-
-
-def check_weights(model: str):
-    "Raises `MaftError` for weights in a folder that are missing, or that Git or the system keeps from us."
-    folder = Path(model)
-    if not isdir(folder):
-        return
-    try:
-        index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
-        missing = sorted({f for f in index['weight_map'].values() if not (folder / f).exists()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        missing = []
-    if missing:
-        raise MaftError(
-            f'{model}: {missing[0]} is missing ({len(missing)} of its files in all). Fetch the model again.'
-        )
-    for f in sorted(folder.glob('*.safetensors')):
-        try:
-            with open(f, 'rb') as opened:
-                start = opened.read(40)
-        except OSError as e:
-            raise MaftError(f'{f}: cannot be read ({e.strerror}). Fix that, or fetch the model again.') from None
-        if start.startswith(b'version https://git-lfs'):
-            raise MaftError(f'{f} is a pointer of Git LFS, not the weights: `git lfs pull` in {model} fetches them.')
 
 # %% ../../nbs/engines/13_huggingface.ipynb #5a11fe01
 def is_four_bit(base: PreTrainedModel) -> bool:
@@ -256,28 +256,7 @@ def load_weights(
         )
     return (lm if rounding(lm) else lm.to(device)).eval().requires_grad_(False)
 
-
-def rounding_config(
-    bits: int,  # 4 or 8
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict:
-    """What transformers needs to be told for a base in 4 bits (NF4, computing in `dtype`, as QLoRA has it, arXiv
-    2305.14314) or 8 (arXiv 2208.07339; without outliers apart, which would let the rows of a batch change each
-    other)."""
-    from transformers import BitsAndBytesConfig
-
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise MaftError(
-            f'a base in {bits} bits needs bitsandbytes: `pip install bitsandbytes`, then run the same command again.'
-        ) from None
-    four = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
-    how = four if bits == 4 else dict(load_in_8bit=True, llm_int8_threshold=0.0)
-    return dict(quantization_config=BitsAndBytesConfig(**how), device_map={'': str(device)})
-
-
+# %% ../../nbs/engines/13_huggingface.ipynb #8f8de142
 def stored_rounding(model: str, revision: str | None = None) -> str | None:
     "How the stored weights of a folder or Hugging Face id are rounded, such as gptq; None: not at all."
     from transformers import PretrainedConfig
@@ -325,6 +304,27 @@ def settle_rounding(
             )
         if table == 'quant_state':
             m.compute_dtype = dtype
+
+# %% ../../nbs/engines/13_huggingface.ipynb #8f8de143
+def rounding_config(
+    bits: int,  # 4 or 8
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict:
+    """What transformers needs to be told for a base in 4 bits (NF4, computing in `dtype`, as QLoRA has it, arXiv
+    2305.14314) or 8 (arXiv 2208.07339; without outliers apart, which would let the rows of a batch change each
+    other)."""
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MaftError(
+            f'a base in {bits} bits needs bitsandbytes: `pip install bitsandbytes`, then run the same command again.'
+        ) from None
+    four = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
+    how = four if bits == 4 else dict(load_in_8bit=True, llm_int8_threshold=0.0)
+    return dict(quantization_config=BitsAndBytesConfig(**how), device_map={'': str(device)})
 
 
 def load_tokenizer(
@@ -421,38 +421,6 @@ def check_fits(model: str, parameters: int, dtype: str, device: torch.device):  
     )
 
 # %% ../../nbs/engines/13_huggingface.ipynb #e5d0ced1
-@contextlib.contextmanager
-def _explained(model):
-    try:
-        yield
-    except (MaftError, torch.OutOfMemoryError):
-        raise
-    # tokenizers and safetensors raise bare Exceptions
-    except Exception as e:
-        if isinstance(e, KeyError) and (place := place_in_config(model, e.args[0])):
-            raise MaftError(
-                f'{model}: its config.json says {place} {e.args[0]!r}, which this transformers'
-                f' ({importlib.metadata.version("transformers")}) does not know. Upgrade it, or use another model.'
-            ) from e
-        named = f'{type(e).__name__}: {e}' if isinstance(e, (KeyError, AssertionError)) else str(e)
-        raise MaftError(explain_load_error(model, named)) from e
-
-
-def place_in_config(model: str, word) -> str | None:
-    "Where in the config.json of a folder `word` is the value, as a path such as rope_scaling.type."
-    try:
-        todo = [('', json.loads((Path(model) / 'config.json').read_text(encoding='utf-8')))]
-    except (OSError, ValueError, RecursionError):
-        return None
-    while todo:
-        place, page = todo.pop()
-        for name, value in page.items() if isinstance(page, dict) else ():
-            if value == word:
-                return f'{place}{name}'
-            todo.append((f'{place}{name}.', value))
-    return None
-
-
 def _files_fault(model, message, low):
     "What is wrong with the files of a model, in a line; None when the message says something else."
     if 'gguf' in low and 'not supported' in low:
@@ -515,6 +483,38 @@ def explain_load_error(model: str, message: str) -> str:  # by transformers or t
     reason = ' '.join(message.split()) or 'no reason given'
     reason = reason if len(reason) < 200 else reason[:200].rpartition(' ')[0] + ' …'
     return f'{model}: cannot be loaded ({reason}). Look into its config.json, or fetch it again.'
+
+# %% ../../nbs/engines/13_huggingface.ipynb #e5d0ced2
+def place_in_config(model: str, word) -> str | None:
+    "Where in the config.json of a folder `word` is the value, as a path such as rope_scaling.type."
+    try:
+        todo = [('', json.loads((Path(model) / 'config.json').read_text(encoding='utf-8')))]
+    except (OSError, ValueError, RecursionError):
+        return None
+    while todo:
+        place, page = todo.pop()
+        for name, value in page.items() if isinstance(page, dict) else ():
+            if value == word:
+                return f'{place}{name}'
+            todo.append((f'{place}{name}.', value))
+    return None
+
+
+@contextlib.contextmanager
+def _explained(model):
+    try:
+        yield
+    except (MaftError, torch.OutOfMemoryError):
+        raise
+    # tokenizers and safetensors raise bare Exceptions
+    except Exception as e:
+        if isinstance(e, KeyError) and (place := place_in_config(model, e.args[0])):
+            raise MaftError(
+                f'{model}: its config.json says {place} {e.args[0]!r}, which this transformers'
+                f' ({importlib.metadata.version("transformers")}) does not know. Upgrade it, or use another model.'
+            ) from e
+        named = f'{type(e).__name__}: {e}' if isinstance(e, (KeyError, AssertionError)) else str(e)
+        raise MaftError(explain_load_error(model, named)) from e
 
 # %% ../../nbs/engines/13_huggingface.ipynb #e89726fa
 @lru_cache(maxsize=4096)
@@ -836,10 +836,6 @@ def spare_the_head(model):
         head.register_forward_pre_hook(_contiguous)
 
 # %% ../../nbs/engines/13_huggingface.ipynb #5ca1ab02
-PACK_FROM = 1 << 16  # numbers in a weight matrix from which on this is worth it
-AT_ONCE = 16  # layers that are in memory twice while they are packed
-
-
 def packed_product(
     layer: torch.nn.Linear,
     packed: torch.Tensor,  # as `pack` returned them
@@ -865,7 +861,7 @@ def can_pack() -> bool:
     x = torch.linspace(-1, 1, 3 * 64).reshape(3, 1, 64).bfloat16()
     return torch.equal(packed_product(layer, pack(layer), x), layer(x))
 
-
+# %% ../../nbs/engines/13_huggingface.ipynb #5ca1ab05
 DONTNEED = 4  # of madvise(2): these pages leave the process, and are read from their file when they are touched again
 
 
@@ -887,6 +883,10 @@ def let_go(tensors: list[torch.Tensor]):
         size = (t.data_ptr() + t.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
         if size > 0 and any(start <= first and first + size <= end for start, end in files):
             madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), DONTNEED)
+
+# %% ../../nbs/engines/13_huggingface.ipynb #5ca1ab06
+PACK_FROM = 1 << 16  # numbers in a weight matrix from which on this is worth it
+AT_ONCE = 16  # layers that are in memory twice while they are packed
 
 
 class PackedWeights:
@@ -1018,7 +1018,7 @@ def load_base(
         commit=hub_commit(source, revision),
     )
 
-
+# %% ../../nbs/engines/13_huggingface.ipynb #e68c31bf
 def check_start_adapter(folder: str | Path) -> str:
     "The folder of a LoRA adapter that agents may begin with. Raises `MaftError` for anything else."
     if not isdir(folder):
@@ -1057,7 +1057,7 @@ def lora_settings(folder: str | Path) -> dict:
         raise MaftError(f'adapter {folder} {extra}: agents are plain LoRA adapters. Begin with one of those, or none.')
     return page
 
-
+# %% ../../nbs/engines/13_huggingface.ipynb #e68c31c0
 def load_network(
     source: str,  # folder, Hugging Face id or file
     dtype: str,  # as `load_base` takes it

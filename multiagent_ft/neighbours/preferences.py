@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHARPNESS', 'EAST_VOTE', 'EAST', 'FLIP_WEIGHTS', 'PEER_PREDICTION', 'MV_DPO', 'MV_KTO', 'V_STAR', 'V_STAR_VOTE',
            'FLIP_DRAWS', 'ACC_COLLAB', 'PREFERENCES', 'entropy', 'by_entropy', 'flip_rate', 'by_flips', 'peer_scores',
-           'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns', 'collected',
-           'once_each', 'samples_and_pairs', 'each_from_base', 'sample_pairs', 'verdict', 'log_likelihoods',
-           'verifier_scores', 'best_of_k', 'check_k', 'last_draws', 'Reading', 'debate_and_readers', 'flip_pairs',
+           'by_peer_vote', 'by_peer_scores', 'majority_and_minority', 'majority_pairs', 'judged_turns', 'sample_pairs',
+           'collected', 'once_each', 'samples_and_pairs', 'each_from_base', 'log_likelihoods', 'verifier_scores',
+           'verdict', 'check_k', 'best_of_k', 'last_draws', 'Reading', 'debate_and_readers', 'flip_pairs',
            'actor_and_critic_pairs', 'AsksReaders']
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #64bcb818
@@ -177,7 +177,7 @@ def majority_pairs(
         say_idle(agent, votes, 'and in none of these debates is there a minority that ended its turn.')
     return {agent: found}
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #4ea504de
 def judged_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Judged]]:
@@ -213,6 +213,18 @@ MV_KTO = MV_DPO.but(
 )
 
 # %% ../../nbs/neighbours/67_preferences.ipynb #32f321a9
+def sample_pairs(
+    transcript: Transcript,
+    v: Vote,  # the transcript's vote; pairs need its answer
+) -> list[Pair]:
+    "Pairs of complete first answers, the label's and another, equal ones once, none twice."
+    once = list({t.completion.token_ids: t for t in transcript.at(1) if t.completion.finish == 'stop'}.values())
+    if v.answer is None:
+        return []
+    good, bad = [t for t in once if agrees(t, v.answer)], [t for t in once if not agrees(t, v.answer)]
+    return [pair(a, b, transcript.problem.id) for a, b in zip(good, bad)]
+
+# %% ../../nbs/neighbours/67_preferences.ipynb #f3dc7f26
 def collected(ctx: RecipeContext, transcripts: list[Transcript], votes: list[Vote]) -> tuple[list, list]:
     "Transcripts and votes of all iterations, earlier ones first."
     rounds = [*ctx.past, (transcripts, votes)]
@@ -237,34 +249,12 @@ def samples_and_pairs(
         say_idle(critic, votes, 'and in none of their samples are there both that agree with it and that do not.')
     return found
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #2728eb13
 def each_from_base(ctx: RecipeContext, society: Society, examples: dict[Agent, list]) -> Society:
     "As `train_each`, every agent from the base."
     return train_each(ctx, with_adapter(society, None), {replace(a, adapter=None): own for a, own in examples.items()})
 
-
-def sample_pairs(
-    transcript: Transcript,
-    v: Vote,  # the transcript's vote; pairs need its answer
-) -> list[Pair]:
-    "Pairs of complete first answers, the label's and another, equal ones once, none twice."
-    once = list({t.completion.token_ids: t for t in transcript.at(1) if t.completion.finish == 'stop'}.values())
-    if v.answer is None:
-        return []
-    good, bad = [t for t in once if agrees(t, v.answer)], [t for t in once if not agrees(t, v.answer)]
-    return [pair(a, b, transcript.problem.id) for a, b in zip(good, bad)]
-
-
-def verdict(
-    transcript: Transcript,
-    chosen: Turn | None,  # one of the transcript's turns
-) -> Transcript:
-    "`transcript`, ended by the answer that was chosen (None: none could be); it took no call."
-    text, answer = (chosen.text, chosen.answer) if chosen else ('', None)
-    last = Turn(0, 'critic', transcript.rounds + 1, completion=Completion(text, 'chosen'), answer=answer)
-    return replace(transcript, turns=(*transcript.turns, last))
-
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #da4b0235
 def log_likelihoods(ctx: RecipeContext, prompt_ids: list, token_ids: list, adapter: str | None) -> list[float]:
     "Log-probability of each list of tokens after its prompt. Raises `MaftError` where the engine knows none."
     if ctx.engine is None or not ctx.engine.capabilities().logprobs:
@@ -279,6 +269,25 @@ def verifier_scores(ctx: RecipeContext, turns: list[Turn], adapter: str | None) 
     "Log-probability of each turn under the verifier. Raises `MaftError` where the engine knows none."
     ids = [t.completion.prompt_ids for t in turns], [t.completion.token_ids for t in turns]
     return log_likelihoods(ctx, *ids, adapter=adapter)
+
+# %% ../../nbs/neighbours/67_preferences.ipynb #a6cbc0d6
+def verdict(
+    transcript: Transcript,
+    chosen: Turn | None,  # one of the transcript's turns
+) -> Transcript:
+    "`transcript`, ended by the answer that was chosen (None: none could be); it took no call."
+    text, answer = (chosen.text, chosen.answer) if chosen else ('', None)
+    last = Turn(0, 'critic', transcript.rounds + 1, completion=Completion(text, 'chosen'), answer=answer)
+    return replace(transcript, turns=(*transcript.turns, last))
+
+
+def check_k(
+    k: int | None,
+    samples: int,  # how many there are per question
+):
+    "Raises `MaftError` when more samples are to be chosen among than there are."
+    if k is not None and not 1 <= k <= samples:
+        raise MaftError(f'best of {k}, and there are {samples} samples: ask for at most that many, or set samples={k}.')
 
 
 def best_of_k(
@@ -296,16 +305,7 @@ def best_of_k(
 
     return [verdict(tr, best(tr)) for tr in transcripts]
 
-
-def check_k(
-    k: int | None,
-    samples: int,  # how many there are per question
-):
-    "Raises `MaftError` when more samples are to be chosen among than there are."
-    if k is not None and not 1 <= k <= samples:
-        raise MaftError(f'best of {k}, and there are {samples} samples: ask for at most that many, or set samples={k}.')
-
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #a4889ab4
 V_STAR = MULTIAGENT_FT.but(
     'v-star',
     source='arXiv 2402.06457: right samples train the generator, pairs a verifier, best of k',
@@ -341,7 +341,7 @@ def last_draws(
         if t.agent == critic.index and t.role == role and t.round == transcript.rounds
     ]
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #2da51092
 @dataclass(frozen=True)
 class Reading:
     "One draw of a critic's last turn, to be read by the next agent."
@@ -362,7 +362,7 @@ class Reading:
             chat, tr.problem, role=role, **where, sampling=ctx.protocol.sampling, adapter=reader.adapter
         )
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #978fd8bc
 def debate_and_readers(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "A debate with two draws of every turn, and what the next agent answers after each draw of a critic's last turn."
     transcripts = debate_with_draws(ctx, society, problems, seeds=seeds, draws=FLIP_DRAWS)
@@ -379,7 +379,7 @@ def debate_and_readers(ctx: RecipeContext, society: Society, problems: list[Prob
         read[r.transcript.problem.id].append(turn)
     return [replace(tr, turns=(*tr.turns, *read[tr.problem.id])) for tr in transcripts]
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #4a9d346f
 def flip_pairs(
     transcript: Transcript,
     v: Vote,  # the transcript's vote; pairs need its answer
@@ -395,7 +395,7 @@ def flip_pairs(
     ]
     return pairs if v.answer is not None else []
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #10dcd787
 def actor_and_critic_pairs(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Pair]]:
@@ -410,7 +410,7 @@ def actor_and_critic_pairs(
             say_idle(a, votes, 'and after none of its prompts did one draw lead to it and another not.')
     return found
 
-
+# %% ../../nbs/neighbours/67_preferences.ipynb #8f80af60
 @dataclass(frozen=True)
 class AsksReaders(AsksDraws):
     "A debate with further draws, and a reader of each draw of a critic's last turn."

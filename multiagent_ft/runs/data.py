@@ -381,10 +381,6 @@ def question_of(
     return ' '.join(parts)
 
 # %% ../../nbs/runs/22_data.ipynb #589dd845
-CHOICES = ('choices', 'options', 'answer_choices', 'candidates')
-_lettered = re.compile(r'(?i:(option|choice|opt|op|answer|ending)?[ _-]?)([A-Za-z0-9])')
-
-
 def spelled_list(text: str) -> list | None:
     "The list that a text spells: as JSON, or as Python or numpy prints one (`['x' 'y']`); None when it spells none."
     if not (text[:1] == '[' and text[-1:] == ']'):
@@ -399,6 +395,21 @@ def spelled_list(text: str) -> list | None:
             continue
         return found if isinstance(found, list) else None
     return None
+
+
+def _listed(value):
+    "(texts, labels or None) of a cell with choices; (None, None) when it holds none."
+    if isinstance(value, str):
+        value = spelled_list(value.strip())
+    if isinstance(value, dict) and isinstance(value.get('text'), list):
+        return value['text'], value.get('label')
+    if isinstance(value, dict) and value and all(re.fullmatch('[A-Z]|[1-9]', str(k)) for k in value):
+        return list(value.values()), list(value)
+    return (value, None) if isinstance(value, list) else (None, None)
+
+# %% ../../nbs/runs/22_data.ipynb #3cb61e79
+CHOICES = ('choices', 'options', 'answer_choices', 'candidates')
+_lettered = re.compile(r'(?i:(option|choice|opt|op|answer|ending)?[ _-]?)([A-Za-z0-9])')
 
 
 def lettered_columns(
@@ -417,17 +428,6 @@ def lettered_columns(
     return []
 
 
-def _listed(value):
-    "(texts, labels or None) of a cell with choices; (None, None) when it holds none."
-    if isinstance(value, str):
-        value = spelled_list(value.strip())
-    if isinstance(value, dict) and isinstance(value.get('text'), list):
-        return value['text'], value.get('label')
-    if isinstance(value, dict) and value and all(re.fullmatch('[A-Z]|[1-9]', str(k)) for k in value):
-        return list(value.values()), list(value)
-    return (value, None) if isinstance(value, list) else (None, None)
-
-
 def choices_column(
     cells: dict,  # of one row, by column
 ) -> str | list[str]:
@@ -435,7 +435,7 @@ def choices_column(
     named = (c for c in cells if str(c).lower() in CHOICES)
     return next((c for c in named if len(_listed(cells[c])[0] or ()) > 1), '') or lettered_columns(cells) or ''
 
-
+# %% ../../nbs/runs/22_data.ipynb #234e4835
 RIGHT_CHOICES = 'answer_key answer_letter answer_index answer_idx correct_answer correct_option correct label gold'
 
 
@@ -446,7 +446,7 @@ def right_choice_column(
     names = [c for c in cells if str(c).lower().replace('answerkey', 'answer_key') in RIGHT_CHOICES.split()]
     return names[0] if len(names) == 1 and 'answer' not in cells else 'answer'
 
-
+# %% ../../nbs/runs/22_data.ipynb #5383b8d3
 def _without_letters(texts):
     "The texts of choices, the letters that some data put into them (A. Paris) and empty ones at the end left out."
     while texts and not texts[-1]:
@@ -542,7 +542,7 @@ def answered(
     # NaN is not equal to itself
     return v is not None and v == v and (not isinstance(v, str) or bool(v.strip()))
 
-
+# %% ../../nbs/runs/22_data.ipynb #e410af13
 def way_of_naming(
     rows: Iterable[Row],
     d: DataSet,  # what the file is said to be
@@ -556,7 +556,7 @@ def way_of_naming(
     fits = [way for way in ('label', 'letter', 'text', 'position', 'number') if all(f.get(way) for f in found)]
     return fits[0] if len(fits) == 1 else None
 
-
+# %% ../../nbs/runs/22_data.ipynb #9f15045b
 def problem_of(
     row: Row,
     d: DataSet,  # what the file is said to be
@@ -762,7 +762,7 @@ def part_rows(
 
     return rows[at(low, low_percent) : at(high, high_percent)]
 
-
+# %% ../../nbs/runs/22_data.ipynb #ead92b45
 def purposes(
     d: DataSet,  # a data set, with what the YAML file says about parts
     there: list[str],  # names of the parts
@@ -822,7 +822,7 @@ def _of_level(row, d, found):
     found.levels.update(levels)
     return bool(set(levels) & set(wanted))
 
-
+# %% ../../nbs/runs/22_data.ipynb #fd7864ee
 def _ambiguous_choice(row, d):
     "The error for a row whose answer may name one choice or another; None where it names none."
     value = cell(row, d.answer, 'answer')
@@ -850,21 +850,7 @@ def _bad_answer(row, d):
         ' rows out there with `unreadable: skip`.'
     )
 
-
-def _no_questions(d, found):
-    levels = levels_in(d.levels) if d.level else []
-    of_level = f'of level {", ".join(map(str, levels))}; there are {", ".join(map(str, sorted(found.levels)))}.'
-    return MaftError(f'task {d.name}: no questions {of_level if levels else "with a readable answer."}')
-
-
-def _no_answers(row, d):
-    cell(row, d.answer, 'answer')  # is it the column that is missing?
-    return MaftError(
-        f'{row.place}, column {d.answer}: no answer here, nor in any other row. Evaluation needs some; only training'
-        ' does not.'
-    )
-
-
+# %% ../../nbs/runs/22_data.ipynb #befd8e20
 def _problems(d, rows, found, evaluation, way=None):
     "The problems among `rows`, what is left out noted in `found`; `way` is how choices are named."
     for row in rows:
@@ -882,6 +868,20 @@ def _problems(d, rows, found, evaluation, way=None):
         elif p.gold is None:
             raise _bad_answer(row, d)
         yield p
+
+# %% ../../nbs/runs/22_data.ipynb #b147a57c
+def _no_questions(d, found):
+    levels = levels_in(d.levels) if d.level else []
+    of_level = f'of level {", ".join(map(str, levels))}; there are {", ".join(map(str, sorted(found.levels)))}.'
+    return MaftError(f'task {d.name}: no questions {of_level if levels else "with a readable answer."}')
+
+
+def _no_answers(row, d):
+    cell(row, d.answer, 'answer')  # is it the column that is missing?
+    return MaftError(
+        f'{row.place}, column {d.answer}: no answer here, nor in any other row. Evaluation needs some; only training'
+        ' does not.'
+    )
 
 # %% ../../nbs/runs/22_data.ipynb #47c1e22b
 def problems_of(

@@ -9,8 +9,8 @@ __all__ = ['LABELS', 'HEALTH', 'HELD', 'SINCE', 'EXAMPLES', 'MARKS', 'AGAINST', 
            'scores_of', 'paired_test', 'unparsed_of', 'accuracy_section', 'Headline', 'headline', 'overview', 'known',
            'number', 'flips_of', 'health_row', 'measure_row', 'fate_row', 'fate_rows', 'example_rows', 'label_row',
            'label_rows', 'label_warnings', 'debate_warnings', 'warnings_of', 'label_curves', 'agreement_curves',
-           'health_section', 'cost_rows', 'cost_table', 'Beside', 'other_name', 'debate_right', 'same_questions',
-           'against', 'last_of', 'beside_text', 'differing_settings', 'accuracy_beside', 'evaluation_beside', 'beside',
+           'health_section', 'cost_rows', 'cost_table', 'other_name', 'debate_right', 'same_questions', 'against',
+           'last_of', 'beside_text', 'differing_settings', 'accuracy_beside', 'evaluation_beside', 'Beside', 'beside',
            'with_debates_of', 'right_agents', 'marks', 'Debate', 'choose', 'Reading', 'reading', 'turn_data',
            'debate_data', 'json_block', 'Browser', 'count_marks', 'browser', 'environment', 'own_markup', 'page',
            'report']
@@ -92,7 +92,7 @@ def read_summary(folder: Path) -> tuple[dict, dict]:
         )
     return summary, provenance
 
-
+# %% ../../nbs/studies/39_report.ipynb #6eda2d06
 def read_transcripts(file: Path) -> list[Transcript]:
     "The debates in a file; [] where there is none."
     return [transcript_from_dict(d) for d in read_jsonl(file)] if file.is_file() else []
@@ -236,7 +236,7 @@ def unparsed_of(study: Study, iteration: int) -> str:
     counts = rows.groupby('method', observed=True).unparsed.sum()
     return ', '.join(f'{m}: {counts[m]}' for m in methods_of(study) if counts.get(m))
 
-
+# %% ../../nbs/studies/39_report.ipynb #b5c20d1c
 def accuracy_section(study: Study) -> dict:
     "Plot, table and the paired comparison of the last iteration with the first."
     curves = accuracy_points(study)
@@ -333,7 +333,7 @@ def health_row(row: 'Series') -> list:  # of the table of debates
         row.empty_summaries,
     ]
 
-
+# %% ../../nbs/studies/39_report.ipynb #19062705
 def measure_row(row: 'Series') -> list:  # of the table of debates
     "What the first answers held, and what checking and refining them added."
     passed = [row[c] for c in row.index if c.startswith('pass_at_') and known(row[c])]
@@ -346,7 +346,7 @@ def measure_row(row: 'Series') -> list:  # of the table of debates
         percent(row.false_consensus),
     ]
 
-
+# %% ../../nbs/studies/39_report.ipynb #26c32320
 def fate_row(row: 'Series') -> list:  # of the table of debates, of the evaluation
     "What became of the questions of the evaluation since iteration 0."
     changes = (number(row[f'questions_{what}']) for what in ('corrected', 'corrupted'))
@@ -362,7 +362,7 @@ def fate_rows(study: Study) -> list[list]:
     rows = study.debates[study.debates.never.notna()]
     return [fate_row(row) for _, row in rows.iterrows()]
 
-
+# %% ../../nbs/studies/39_report.ipynb #76c048ba
 def example_rows(study: Study) -> list[list]:
     "One row per iteration and agent: what it trained on."
     rows = []
@@ -459,7 +459,7 @@ def agreement_curves(iterations: 'DataFrame') -> dict[str, list[Point]]:
         for column, shown in names.items()
     }
 
-
+# %% ../../nbs/studies/39_report.ipynb #8bb4af41
 LABELS = [
     'iteration',
     'pseudo-labels',
@@ -486,7 +486,7 @@ SINCE += ['agreement, change', 'accuracy, change', '']
 EXAMPLES = ['iteration', 'agent', 'examples', 'different', 'tokens', 'of which', 'w asked', 'w reached']
 EXAMPLES += ['right but truncated']
 
-
+# %% ../../nbs/studies/39_report.ipynb #f50092d9
 def health_section(study: Study) -> dict:
     "Pseudo-labels and agreement as a plot; pseudo-labels, debates, measures and examples as tables."
     curves = label_curves(study.iterations) | agreement_curves(study.iterations)
@@ -524,15 +524,6 @@ def cost_table(study: Study) -> Table:
     return Table('Calls and tokens', head=head, rows=[row for r in study.records for row in cost_rows(r)])
 
 # %% ../../nbs/studies/39_report.ipynb #be51de02
-class Beside(NamedTuple):
-    "What the page says of two runs."
-
-    name: str  # of the other run
-    text: str  # the comparison, in a sentence
-    plot: str
-    tables: list[Table]
-
-
 def other_name(r: Results, other: Results) -> str:  # the run of the page, and the other one
     "What the page calls the other run: its folder's name, or as much of its path as tells it from this one's."
     here, there = r.folder.absolute().parts, other.folder.absolute().parts
@@ -563,7 +554,7 @@ def last_of(r: Results) -> int:  # a run
     "Its last iteration."
     return int(r.study.iterations.iteration.max())
 
-
+# %% ../../nbs/studies/39_report.ipynb #f2790e28
 def beside_text(r: Results, other: Results, name: str) -> str:  # two runs; what the other one is called
     "The last debates of both, in a sentence."
     k, j = last_of(r), last_of(other)
@@ -576,7 +567,7 @@ def beside_text(r: Results, other: Results, name: str) -> str:  # two runs; what
     why = 'The two were asked different questions and cannot be paired'
     return f'{why}: the last debate is right on {mine} here, on {its} in {name}.'
 
-
+# %% ../../nbs/studies/39_report.ipynb #4a8e0c38
 def differing_settings(r: Results, other: Results) -> list[list]:  # two runs
     "The settings in which two runs differ: key, here, there."
     a, b = (semantic(config_of(x.folder)) for x in (r, other))
@@ -603,6 +594,15 @@ def evaluation_beside(r: Results, other: Results) -> list[list]:  # two runs
         *map(list, zip(HELD[2:], *(measure_row(row)[2:] for row in last))),
     ]
 
+# %% ../../nbs/studies/39_report.ipynb #a79213fb
+class Beside(NamedTuple):
+    "What the page says of two runs."
+
+    name: str  # of the other run
+    text: str  # the comparison, in a sentence
+    plot: str
+    tables: list[Table]
+
 
 def beside(r: Results, other: Results) -> Beside:  # the run of the page, and the other one
     "Two runs on one page."
@@ -617,7 +617,7 @@ def beside(r: Results, other: Results) -> Beside:  # the run of the page, and th
     plot = figure_of(curves, 'debate right, in % [95 %]', r.study.size)
     return Beside(name, beside_text(r, other, name), plot=plot, tables=tables)
 
-
+# %% ../../nbs/studies/39_report.ipynb #73e4ba9a
 def with_debates_of(r: Results, other: Results) -> Results:  # the run of the page, and the other one
     "`r` with the evaluation debates of another run; where only one of the two was right at last, they say so."
     k, j = last_of(r), last_of(other)
@@ -716,7 +716,7 @@ def turn_data(u: Turn, talk: Talk) -> dict:  # a turn, and the debate it belongs
         about['examples'] = [revealed(name) for name in trained]
     return about
 
-
+# %% ../../nbs/studies/39_report.ipynb #f91c8277
 def debate_data(d: Debate) -> dict:  # a debate with its marks
     "One debate as the script of the page reads it."
     talk, t = d.talk, d.talk.transcript
@@ -733,7 +733,7 @@ def json_block(data: object) -> str:
     text = json.dumps(data, separators=(',', ':'))
     return Markup(text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026'))
 
-
+# %% ../../nbs/studies/39_report.ipynb #ec8ebf42
 class Browser(NamedTuple):
     "The debates that are shown, and how many there are of each mark ('' for all)."
 
@@ -784,7 +784,7 @@ def own_markup(name: str):  # a file of the page
 
     return Markup(environment().loader.get_source(environment(), name)[0])
 
-
+# %% ../../nbs/studies/39_report.ipynb #1a575377
 def page(
     r: Results,  # the run that is reported
     debates: int = 5000,
@@ -819,7 +819,7 @@ def page(
         )
     )
 
-
+# %% ../../nbs/studies/39_report.ipynb #878ed300
 def report(
     folder: Path,  # a run folder
     other: Path | None = None,  # another one, to be compared on the same page
