@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'PATIENCE', 'NO_SUCH_PAGE', 'KNOWN_TEXT', 'PROBE', 'PROBE_TOKENS', 'LEAST', 'ServerRefusal', 'Unanswered',
-           'call_server', 'gave_up', 'call_once', 'authorization', 'refusal', 'all_of', 'retry_after', 'read_body',
-           'ServerSettings', 'ServerEngine', 'checked_url', 'choose_model', 'is_called', 'server_renderer',
-           'find_interface', 'first_token', 'loads_adapters', 'use', 'load', 'what_all_say', 'complete', 'complete_ids',
-           'text_of', 'complete_chat', 'without_nulls', 'first_choice', 'finish_of', 'check_same_tokenizer',
-           'detokenized', 'tokenized', 'check_tokenizer', 'other_tokenizer', 'Reference', 'Probed', 'ask_probe',
-           'distance', 'AdapterProbe', 'probe_adapter', 'check_loaded']
+           'retry_after', 'read_body', 'authorization', 'refusal', 'all_of', 'call_once', 'gave_up', 'call_server',
+           'ServerSettings', 'checked_url', 'is_called', 'server_renderer', 'Reference', 'ServerEngine', 'choose_model',
+           'what_all_say', 'without_nulls', 'first_choice', 'finish_of', 'first_token', 'find_interface', 'detokenized',
+           'tokenized', 'other_tokenizer', 'check_tokenizer', 'loads_adapters', 'load', 'use', 'text_of',
+           'check_same_tokenizer', 'complete_ids', 'complete_chat', 'complete', 'Probed', 'ask_probe', 'distance',
+           'AdapterProbe', 'probe_adapter', 'check_loaded']
 
 # %% ../../nbs/engines/14_server.ipynb #a1d9900a
 import json, os, threading, time
@@ -51,11 +51,139 @@ class Unanswered(Exception):
         super().__init__(text)
         self.status, self.text, self.seconds = status, text, seconds
 
+# %% ../../nbs/engines/14_server.ipynb #14ce0004
+def retry_after(header: str | None) -> float:  # seconds, or a date
+    "How many seconds a server asks to be left alone; 0 where it does not say."
+    from datetime import datetime, timezone
+    from email.utils import parsedate_to_datetime
 
+    try:
+        return max(0.0, float(header))
+    except (TypeError, ValueError):
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0006
+def read_body(
+    body: bytes,  # JSON or anything else
+) -> dict | str:
+    "What a server sent: the object, or its message in one line (servers differ in how they say what went wrong)."
+    try:
+        sent = json.loads(body)
+    except ValueError:
+        sent = body.decode('utf-8', 'replace')
+    if isinstance(sent, dict) and not sent.get('error') and 'detail' not in sent:
+        return sent
+    while isinstance(sent, dict):
+        sent = sent.get('error') or sent.get('message') or sent.get('detail') or str(sent)
+    return ' '.join(str(sent).split())[:300]
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0009
+def authorization(
+    key_env: str,  # name of the environment variable with the key
+) -> dict:
+    "The header that carries the key; none without one. Raises `MaftError` for a key that no header can carry."
+    key = os.environ.get(key_env, '').strip()
+    if not (key.isascii() and key.isprintable()):
+        raise MaftError(
+            f'the key in the environment variable {key_env} holds characters that no key has. Copy it again.'
+        )
+    return {'Authorization': f'Bearer {key}'} if key else {}
+
+# %% ../../nbs/engines/14_server.ipynb #14ce000c
 AGAIN = (408, 409, 425, 429)  # and all from 500 up
+
+
+def refusal(
+    url: str,  # that was called
+    status: int,  # of HTTP
+    answer,
+    headers: dict,  # of the answer, names in lower case
+    key_env: str,  # name of the environment variable with the key
+) -> Exception:
+    "What a status from 300 up means: an `answer` to be waited for, or the end."
+    if status < 400:
+        return ServerRefusal(f'{url} has moved to {headers.get("location", "another address")}: give that one.', status)
+    if status in (401, 403):
+        said = f'{url} refuses the key (HTTP {status}). Put the right one into the environment variable {key_env}.'
+        return ServerRefusal(said, status)
+    if status in AGAIN or status >= 500:
+        return Unanswered(status, str(answer), retry_after(headers.get('retry-after')))
+    hint = ' An address ends in /v1, as a rule: is that missing?' if status == 404 and '/v1/' not in url else ''
+    return ServerRefusal(f'{url} says (HTTP {status}): {answer}{hint}', status)
+
+# %% ../../nbs/engines/14_server.ipynb #14ce000f
+def all_of(response, deadline: float) -> bytes:  # monotonic seconds
+    "The body of an httpx `response`; of a refusal, as far as it came."
+    import httpx
+
+    parts = []
+    try:
+        for part in response.iter_bytes():
+            parts.append(part)
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout('the answer took too long')
+    except httpx.TransportError:
+        if response.status_code < 400:
+            raise
+    return b''.join(parts)
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0012
+def call_once(
+    client,  # an `httpx.Client`
+    url: str,
+    body: dict | None = None,  # sent as JSON with POST; None: GET
+    key_env: str = 'OPENAI_API_KEY',  # name of the environment variable with the key
+    timeout: float = 600,  # seconds for the whole answer
+    plain: bool = False,  # an answer that is no JSON object is fine
+    made: list | None = None,  # gets one entry: this try
+) -> dict | str:
+    "One try. Raises `Unanswered` for what may be different next time."
+    import httpx
+
+    if made is not None:
+        made.append(url)
+    limits, deadline = httpx.Timeout(timeout, connect=min(timeout, 30.0)), time.monotonic() + timeout
+    request = dict(json=body, headers=authorization(key_env), timeout=limits)
+    try:
+        with client.stream('GET' if body is None else 'POST', url, **request) as r:
+            status, headers = r.status_code, r.headers
+            answer = read_body(all_of(r, deadline))
+    except httpx.TransportError as e:
+        raise Unanswered(None, str(e) or type(e).__name__) from None
+    except httpx.InvalidURL as e:
+        raise MaftError(f'{url} is no address of a server: {e}.') from None
+    if status >= 300:
+        raise refusal(url, status, answer, headers=headers, key_env=key_env)
+    if not plain and not isinstance(answer, dict):
+        raise Unanswered(status, f'no JSON object but {answer[:80]!r}')
+    return answer
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0016
 PATIENCE = 900  # seconds; a server that asks for more is not waited for
 
 
+def gave_up(
+    url: str,  # that was called
+    e: Unanswered,  # the last failure
+    tries: int,  # how many there were
+) -> MaftError:
+    "What to say after the last try."
+    kept = 'and run the same command again; answers that came are kept.'
+    last, times = f'{e.status} {e.text}' if e.status else e.text, f'{tries} {"try" if tries == 1 else "tries"}'
+    said = f'{url} did not answer in {times} (last: {last}).'
+    if e.seconds > PATIENCE:
+        return MaftError(f'{url} asks to be left alone for {e.seconds / 60:.0f} minutes ({e.text}). Wait {kept}')
+    if e.status == 429:
+        return MaftError(
+            f'{said} It is busy: try later, or with fewer calls at a time (engine.args.concurrency) {kept}'
+        )
+    return MaftError(f'{said} Is the server up? Start it {kept}')
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0019
 def call_server(
     url: str,  # ends in a path such as /v1/completions
     body: dict | None = None,  # None makes it a GET
@@ -90,132 +218,6 @@ def call_server(
         if client is None:
             own.close()
 
-
-def gave_up(
-    url: str,  # that was called
-    e: Unanswered,  # the last failure
-    tries: int,  # how many there were
-) -> MaftError:
-    "What to say after the last try."
-    kept = 'and run the same command again; answers that came are kept.'
-    last, times = f'{e.status} {e.text}' if e.status else e.text, f'{tries} {"try" if tries == 1 else "tries"}'
-    said = f'{url} did not answer in {times} (last: {last}).'
-    if e.seconds > PATIENCE:
-        return MaftError(f'{url} asks to be left alone for {e.seconds / 60:.0f} minutes ({e.text}). Wait {kept}')
-    if e.status == 429:
-        return MaftError(
-            f'{said} It is busy: try later, or with fewer calls at a time (engine.args.concurrency) {kept}'
-        )
-    return MaftError(f'{said} Is the server up? Start it {kept}')
-
-
-def call_once(
-    client,  # an `httpx.Client`
-    url: str,
-    body: dict | None = None,  # sent as JSON with POST; None: GET
-    key_env: str = 'OPENAI_API_KEY',  # name of the environment variable with the key
-    timeout: float = 600,  # seconds for the whole answer
-    plain: bool = False,  # an answer that is no JSON object is fine
-    made: list | None = None,  # gets one entry: this try
-) -> dict | str:
-    "One try. Raises `Unanswered` for what may be different next time."
-    import httpx
-
-    if made is not None:
-        made.append(url)
-    limits, deadline = httpx.Timeout(timeout, connect=min(timeout, 30.0)), time.monotonic() + timeout
-    request = dict(json=body, headers=authorization(key_env), timeout=limits)
-    try:
-        with client.stream('GET' if body is None else 'POST', url, **request) as r:
-            status, headers = r.status_code, r.headers
-            answer = read_body(all_of(r, deadline))
-    except httpx.TransportError as e:
-        raise Unanswered(None, str(e) or type(e).__name__) from None
-    except httpx.InvalidURL as e:
-        raise MaftError(f'{url} is no address of a server: {e}.') from None
-    if status >= 300:
-        raise refusal(url, status, answer, headers=headers, key_env=key_env)
-    if not plain and not isinstance(answer, dict):
-        raise Unanswered(status, f'no JSON object but {answer[:80]!r}')
-    return answer
-
-
-def authorization(
-    key_env: str,  # name of the environment variable with the key
-) -> dict:
-    "The header that carries the key; none without one. Raises `MaftError` for a key that no header can carry."
-    key = os.environ.get(key_env, '').strip()
-    if not (key.isascii() and key.isprintable()):
-        raise MaftError(
-            f'the key in the environment variable {key_env} holds characters that no key has. Copy it again.'
-        )
-    return {'Authorization': f'Bearer {key}'} if key else {}
-
-
-def refusal(
-    url: str,  # that was called
-    status: int,  # of HTTP
-    answer,
-    headers: dict,  # of the answer, names in lower case
-    key_env: str,  # name of the environment variable with the key
-) -> Exception:
-    "What a status from 300 up means: an `answer` to be waited for, or the end."
-    if status < 400:
-        return ServerRefusal(f'{url} has moved to {headers.get("location", "another address")}: give that one.', status)
-    if status in (401, 403):
-        said = f'{url} refuses the key (HTTP {status}). Put the right one into the environment variable {key_env}.'
-        return ServerRefusal(said, status)
-    if status in AGAIN or status >= 500:
-        return Unanswered(status, str(answer), retry_after(headers.get('retry-after')))
-    hint = ' An address ends in /v1, as a rule: is that missing?' if status == 404 and '/v1/' not in url else ''
-    return ServerRefusal(f'{url} says (HTTP {status}): {answer}{hint}', status)
-
-
-def all_of(response, deadline: float) -> bytes:  # monotonic seconds
-    "The body of an httpx `response`; of a refusal, as far as it came."
-    import httpx
-
-    parts = []
-    try:
-        for part in response.iter_bytes():
-            parts.append(part)
-            if time.monotonic() > deadline:
-                raise httpx.ReadTimeout('the answer took too long')
-    except httpx.TransportError:
-        if response.status_code < 400:
-            raise
-    return b''.join(parts)
-
-
-def retry_after(header: str | None) -> float:  # seconds, or a date
-    "How many seconds a server asks to be left alone; 0 where it does not say."
-    from datetime import datetime, timezone
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, float(header))
-    except (TypeError, ValueError):
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def read_body(
-    body: bytes,  # JSON or anything else
-) -> dict | str:
-    "What a server sent: the object, or its message in one line (servers differ in how they say what went wrong)."
-    try:
-        sent = json.loads(body)
-    except ValueError:
-        sent = body.decode('utf-8', 'replace')
-    if isinstance(sent, dict) and not sent.get('error') and 'detail' not in sent:
-        return sent
-    while isinstance(sent, dict):
-        sent = sent.get('error') or sent.get('message') or sent.get('detail') or str(sent)
-    return ' '.join(str(sent).split())[:300]
-
 # %% ../../nbs/engines/14_server.ipynb #1ec7ee11
 @dataclass(frozen=True)
 class ServerSettings:
@@ -244,7 +246,70 @@ class ServerSettings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
                 raise MaftError(f'engine server: {name} is {value!r}: it must be a number, {least:g} or more.')
 
+# %% ../../nbs/engines/14_server.ipynb #14ce001f
+def checked_url(
+    url: str | None,  # as the user gave it
+) -> str:
+    "The address without its last slash. Raises `MaftError` where it is none."
+    such = 'such as http://localhost:8000/v1'
+    if not url:
+        raise MaftError(f'engine server needs an address: --set engine.url=…, {such}, or OPENAI_BASE_URL.')
+    if not url.lower().startswith(('http://', 'https://')):
+        raise MaftError(f'{url!r} is no address of a server: it begins with http:// or https://, {such}.')
+    if urlsplit(url).username or urlsplit(url).password:
+        raise MaftError('the address of the server holds a password: put it into OPENAI_API_KEY instead.')
+    return url.rstrip('/')
 
+# %% ../../nbs/engines/14_server.ipynb #14ce0022
+def is_called(
+    model: str | None,
+    *names: str | None,  # as the server lists them
+) -> bool:
+    "Is one of a server's names for a model that of `model`, its last part, or its folder?"
+    if not model:
+        return False
+    known = {model, find_model(model), Path(model).name}
+    return any(n and (n in known or Path(n).name == Path(find_model(model)).name) for n in names)
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0025
+def server_renderer(
+    tokenizer: str | None,
+    how: ServerSettings,  # revision, template and its arguments
+) -> Renderer:
+    "Tokenizer and chat template of the served model. Raises `MaftError` where they cannot be had."
+    chat = 'A server that takes messages needs no tokenizer: --set engine.args.chat=true.'
+    if tokenizer is None:
+        raise MaftError(f'engine server needs the tokenizer of the served model (--model). {chat}')
+    try:
+        own = dict(revision=how.revision, trust_remote_code=how.trust_remote_code, chat_template=how.chat_template)
+        tok = load_tokenizer(find_model(tokenizer), **own)
+    except MaftError as e:
+        raise MaftError(f'{e} {chat}') from None
+    return Renderer(tok, tokenizer, args=how.template_args)
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0028
+class Reference:
+    "The served model on transformers, on the CPU: loaded when something is first compared with it."
+
+    def __init__(
+        self,
+        model: str | None,
+        how: ServerSettings,  # settings of the engine that asks
+    ):
+        self.model, self.how, self.noise, self.reason = model, how, None, ''
+
+    @cached_property
+    def engine(self) -> HFEngine | None:
+        "None, and `reason` says why, where the weights are not here."
+        text = dict(chat_template=self.how.chat_template, template_args=self.how.template_args)
+        code = dict(revision=self.how.revision, trust_remote_code=self.how.trust_remote_code)
+        try:
+            return HFEngine(self.model, device='cpu', max_length=self.how.max_length, **text, **code)
+        except MaftError as e:
+            self.reason = str(e)
+            return None
+
+# %% ../../nbs/engines/14_server.ipynb #14ce002b
 class ServerEngine:
     "An OpenAI-compatible server that completes token ids, or messages where it cannot."
 
@@ -347,21 +412,7 @@ class ServerEngine:
             **(dict(chat=True) if self.chat else self.renderer.identity()),
         )
 
-
-def checked_url(
-    url: str | None,  # as the user gave it
-) -> str:
-    "The address without its last slash. Raises `MaftError` where it is none."
-    such = 'such as http://localhost:8000/v1'
-    if not url:
-        raise MaftError(f'engine server needs an address: --set engine.url=…, {such}, or OPENAI_BASE_URL.')
-    if not url.lower().startswith(('http://', 'https://')):
-        raise MaftError(f'{url!r} is no address of a server: it begins with http:// or https://, {such}.')
-    if urlsplit(url).username or urlsplit(url).password:
-        raise MaftError('the address of the server holds a password: put it into OPENAI_API_KEY instead.')
-    return url.rstrip('/')
-
-
+# %% ../../nbs/engines/14_server.ipynb #14ce002d
 def choose_model(engine: ServerEngine, tokenizer: str | None) -> tuple[str, int | None]:
     "(the server's name for the model, its context). Raises `MaftError` when it does not serve that model."
     wanted, names = engine.how.model, engine.names()
@@ -377,35 +428,44 @@ def choose_model(engine: ServerEngine, tokenizer: str | None) -> tuple[str, int 
         raise MaftError(f'{engine.url} serves {shown or "no model"}, not {wanted or tokenizer or "just one"}.{help}')
     return model, engine.how.max_length or names[model].get('max_model_len')
 
-
-def is_called(
-    model: str | None,
-    *names: str | None,  # as the server lists them
-) -> bool:
-    "Is one of a server's names for a model that of `model`, its last part, or its folder?"
-    if not model:
-        return False
-    known = {model, find_model(model), Path(model).name}
-    return any(n and (n in known or Path(n).name == Path(find_model(model)).name) for n in names)
+# %% ../../nbs/engines/14_server.ipynb #14ce002f
+def what_all_say(engine: ServerEngine, model: str) -> dict:  # the server's name for it
+    "What every request says; `body` of the settings comes last."
+    own = {} if engine.how.chat else dict(return_token_ids=True)
+    return dict(model=model) | own | engine.how.body
 
 
-def server_renderer(
-    tokenizer: str | None,
-    how: ServerSettings,  # revision, template and its arguments
-) -> Renderer:
-    "Tokenizer and chat template of the served model. Raises `MaftError` where they cannot be had."
-    chat = 'A server that takes messages needs no tokenizer: --set engine.args.chat=true.'
-    if tokenizer is None:
-        raise MaftError(f'engine server needs the tokenizer of the served model (--model). {chat}')
-    try:
-        own = dict(revision=how.revision, trust_remote_code=how.trust_remote_code, chat_template=how.chat_template)
-        tok = load_tokenizer(find_model(tokenizer), **own)
-    except MaftError as e:
-        raise MaftError(f'{e} {chat}') from None
-    return Renderer(tok, tokenizer, args=how.template_args)
+def without_nulls(
+    body: dict,  # None takes a field away
+) -> dict:
+    "The fields of a request that are not taken away."
+    return {k: v for k, v in body.items() if v is not None}
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0032
+def first_choice(engine: ServerEngine, page: dict) -> dict:
+    "The first choice of an answer. Raises `MaftError` where there is none."
+    choices = page.get('choices')
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not ({'text', 'message'} & choice.keys()):
+        raise MaftError(f'{engine.url} answered with something that is no completion: {str(page)[:200]}')
+    return choice
 
 
+def finish_of(
+    choice: dict,  # as the server sent it
+) -> str:
+    "Why an answer ended, in our words."
+    return choice.get('finish_reason') if choice.get('finish_reason') in ('stop', 'length') else 'error'
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0035
 NO_SUCH_PAGE = (400, 404, 405, 415, 422, 501)  # what servers say to a request that they do not know
+
+
+def first_token(engine: ServerEngine) -> dict:
+    "The answer to a prompt in token ids."
+    prompt = list(engine.renderer.render((Message('user', 'Hello'),)))
+    page = engine.call('/completions', what_all_say(engine, engine.model) | dict(prompt=prompt, max_tokens=1))
+    return first_choice(engine, page)
 
 
 def find_interface(engine: ServerEngine) -> tuple[bool, bool]:
@@ -423,152 +483,6 @@ def find_interface(engine: ServerEngine) -> tuple[bool, bool]:
         said = f'{engine.url} does not say how many tokens {engine.model} can take'
         raise MaftError(f'{said}: give max_length (--set engine.args.max_length=…).')
     return False, known or bool(choice.get('token_ids'))
-
-
-def first_token(engine: ServerEngine) -> dict:
-    "The answer to a prompt in token ids."
-    prompt = list(engine.renderer.render((Message('user', 'Hello'),)))
-    page = engine.call('/completions', what_all_say(engine, engine.model) | dict(prompt=prompt, max_tokens=1))
-    return first_choice(engine, page)
-
-
-def loads_adapters(engine: ServerEngine) -> bool:
-    "Does the server load adapters while it runs? Asked with an empty request, which a server that does so refuses."
-    try:
-        engine.call('/load_lora_adapter', {}, plain=True)
-    except ServerRefusal as e:
-        return e.status not in (404, 405, 501)
-    return True
-
-
-def use(engine: ServerEngine, adapter: str | None) -> str:
-    "The server's name for an adapter, which is loaded there unless it was."
-    if adapter is None:
-        return engine.model
-    name = f'maft-{adapter_identity(adapter)[:24]}'
-    with engine.lock:
-        if name not in engine.loaded:
-            if name not in engine.names():
-                load(engine, name, Path(adapter).resolve())
-            check_loaded(engine, adapter, name)
-        engine.loaded[name] = adapter
-    return name
-
-
-def load(engine: ServerEngine, name: str, folder: Path):
-    "Load an adapter on the server. Raises `MaftError` that says what the server lacks."
-    try:
-        engine.call('/load_lora_adapter', dict(lora_name=name, lora_path=str(folder)), plain=True, tries=2)
-    except MaftError as e:  # vLLM says 500 to an adapter that it cannot take
-        if name in engine.names():  # another client was first
-            return
-        unknown = getattr(e, 'status', 0) in (404, 405) and folder.name not in str(e)
-        start = 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora --max-lora-rank RANK'
-        help = f'cannot load adapters while it runs. Start it with: {start}' if unknown else f'cannot load {folder}'
-        raise MaftError(f'{engine.url} {help} (it must see the same disk). It says: {e}') from None
-
-# %% ../../nbs/engines/14_server.ipynb #334336c8
-def what_all_say(engine: ServerEngine, model: str) -> dict:  # the server's name for it
-    "What every request says; `body` of the settings comes last."
-    own = {} if engine.how.chat else dict(return_token_ids=True)
-    return dict(model=model) | own | engine.how.body
-
-
-def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the server's name for it
-    "One request, one call; one more if the server has lost the adapter since."
-    ask = complete_chat if engine.chat else complete_ids
-    try:
-        return ask(engine, r, model)
-    except ServerRefusal as e:
-        if 'context length' in str(e) or 'context window' in str(e):
-            return Completion('', 'context_overflow', () if engine.chat else engine.render(r.chat))
-        if e.status != 404 or r.adapter is None:
-            raise
-        with engine.lock:
-            engine.loaded.pop(model, None)
-        return ask(engine, r, use(engine, r.adapter))
-
-
-def complete_ids(
-    engine: ServerEngine,
-    r: Request,  # one request
-    model: str,
-) -> Completion:
-    "Token ids there, token ids back."
-    ids, s = engine.render(r.chat), r.sampling
-    if not (n := token_budget(engine.context, len(ids), s)):
-        return Completion('', 'context_overflow', ids)
-    drawn = dict(temperature=s.temperature, top_p=s.top_p, seed=r.seed % 2**31)
-    if engine.how.draws:
-        drawn = dict(temperature=0, vllm_xargs=dict(maft=[r.seed, s.temperature, s.top_p, len(ids)]))
-    body = what_all_say(engine, model) | dict(prompt=list(ids), max_tokens=n, stop_token_ids=engine.stop_ids) | drawn
-    choice = first_choice(engine, engine.call('/completions', without_nulls(body)))
-    text, tokens = choice.get('text') or '', tuple(choice.get('token_ids') or ())
-    if tokens:
-        decoded = text_of(engine, tokens)
-        check_same_tokenizer(engine, decoded, text)
-        text = decoded
-    return Completion(text, finish_of(choice), prompt_ids=ids, token_ids=tokens)
-
-
-def text_of(
-    engine: ServerEngine,
-    tokens: tuple[int, ...],  # as sampled, at least one
-) -> str:
-    "The text of a completion, without the token that ended it."
-    return engine.decode(tokens[:-1] if tokens[-1] in engine.stop_ids else tokens)
-
-
-def complete_chat(
-    engine: ServerEngine,
-    r: Request,  # one request
-    model: str,
-) -> Completion:
-    """Messages there, a text back; no token ids. The template is the server's, so what could pass for one of its
-    commands is taken apart here."""
-    s = r.sampling
-    messages = [dict(role=m.role, content=MARKER.sub(lambda f: f'{f[0][0]} {f[0][1:]}', m.content)) for m in r.chat]
-    drawn = dict(temperature=s.temperature, top_p=s.top_p, seed=r.seed % 2**31)
-    body = dict(model=model, messages=messages, max_tokens=s.max_new_tokens) | drawn | engine.how.body
-    choice = first_choice(engine, engine.call('/chat/completions', without_nulls(body)))
-    message = choice.get('message')
-    return Completion((message.get('content') if isinstance(message, dict) else None) or '', finish_of(choice))
-
-
-def without_nulls(
-    body: dict,  # None takes a field away
-) -> dict:
-    "The fields of a request that are not taken away."
-    return {k: v for k, v in body.items() if v is not None}
-
-
-def first_choice(engine: ServerEngine, page: dict) -> dict:
-    "The first choice of an answer. Raises `MaftError` where there is none."
-    choices = page.get('choices')
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict) or not ({'text', 'message'} & choice.keys()):
-        raise MaftError(f'{engine.url} answered with something that is no completion: {str(page)[:200]}')
-    return choice
-
-
-def finish_of(
-    choice: dict,  # as the server sent it
-) -> str:
-    "Why an answer ended, in our words."
-    return choice.get('finish_reason') if choice.get('finish_reason') in ('stop', 'length') else 'error'
-
-
-def check_same_tokenizer(
-    engine: ServerEngine,
-    decoded: str,  # what the ids mean here
-    text: str,
-):
-    "Raises `MaftError` when a completion's ids, decoded here, are not the text that the server made of them."
-    from difflib import SequenceMatcher
-
-    ours, theirs = (' '.join(str(x).split())[:200] for x in (decoded, text))
-    if min(len(ours), len(theirs)) >= 4 and SequenceMatcher(None, ours, theirs, autojunk=False).ratio() < 0.5:
-        raise other_tokenizer(engine, f'it sent {theirs[:40]!r}, and its token ids mean {ours[:40]!r} here')
 
 # %% ../../nbs/engines/14_server.ipynb #eee836a6
 KNOWN_TEXT = (
@@ -598,6 +512,14 @@ def tokenized(engine: ServerEngine, text: str) -> list[int] | int | None:
     count = usage.get('prompt_tokens') if isinstance(usage, dict) else None
     return ids or (count if isinstance(count, int) else None)
 
+# %% ../../nbs/engines/14_server.ipynb #14ce0038
+def other_tokenizer(engine: ServerEngine, evidence: str) -> MaftError:  # what shows it
+    "The error for a tokenizer that is not that of the served model."
+    return MaftError(
+        f'{engine.url} serves {engine.model}, whose tokenizer is not that of {engine.renderer.name}: {evidence}.'
+        ' Give the tokenizer of the served model (--model).'
+    )
+
 
 def check_tokenizer(engine: ServerEngine):
     "Raises `MaftError` where token ids mean another text there than here; a note where the server does not say."
@@ -616,40 +538,124 @@ def check_tokenizer(engine: ServerEngine):
     if ''.join(ours.split()) != ''.join(theirs.split()):
         raise other_tokenizer(engine, f'what is {ours[:40]!r} here is {theirs[:40]!r} there')
 
+# %% ../../nbs/engines/14_server.ipynb #14ce003f
+def loads_adapters(engine: ServerEngine) -> bool:
+    "Does the server load adapters while it runs? Asked with an empty request, which a server that does so refuses."
+    try:
+        engine.call('/load_lora_adapter', {}, plain=True)
+    except ServerRefusal as e:
+        return e.status not in (404, 405, 501)
+    return True
 
-def other_tokenizer(engine: ServerEngine, evidence: str) -> MaftError:  # what shows it
-    "The error for a tokenizer that is not that of the served model."
-    return MaftError(
-        f'{engine.url} serves {engine.model}, whose tokenizer is not that of {engine.renderer.name}: {evidence}.'
-        ' Give the tokenizer of the served model (--model).'
-    )
+
+def load(engine: ServerEngine, name: str, folder: Path):
+    "Load an adapter on the server. Raises `MaftError` that says what the server lacks."
+    try:
+        engine.call('/load_lora_adapter', dict(lora_name=name, lora_path=str(folder)), plain=True, tries=2)
+    except MaftError as e:  # vLLM says 500 to an adapter that it cannot take
+        if name in engine.names():  # another client was first
+            return
+        unknown = getattr(e, 'status', 0) in (404, 405) and folder.name not in str(e)
+        start = 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora --max-lora-rank RANK'
+        help = f'cannot load adapters while it runs. Start it with: {start}' if unknown else f'cannot load {folder}'
+        raise MaftError(f'{engine.url} {help} (it must see the same disk). It says: {e}') from None
+
+
+def use(engine: ServerEngine, adapter: str | None) -> str:
+    "The server's name for an adapter, which is loaded there unless it was."
+    if adapter is None:
+        return engine.model
+    name = f'maft-{adapter_identity(adapter)[:24]}'
+    with engine.lock:
+        if name not in engine.loaded:
+            if name not in engine.names():
+                load(engine, name, Path(adapter).resolve())
+            check_loaded(engine, adapter, name)
+        engine.loaded[name] = adapter
+    return name
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0043
+def text_of(
+    engine: ServerEngine,
+    tokens: tuple[int, ...],  # as sampled, at least one
+) -> str:
+    "The text of a completion, without the token that ended it."
+    return engine.decode(tokens[:-1] if tokens[-1] in engine.stop_ids else tokens)
+
+
+def check_same_tokenizer(
+    engine: ServerEngine,
+    decoded: str,  # what the ids mean here
+    text: str,
+):
+    "Raises `MaftError` when a completion's ids, decoded here, are not the text that the server made of them."
+    from difflib import SequenceMatcher
+
+    ours, theirs = (' '.join(str(x).split())[:200] for x in (decoded, text))
+    if min(len(ours), len(theirs)) >= 4 and SequenceMatcher(None, ours, theirs, autojunk=False).ratio() < 0.5:
+        raise other_tokenizer(engine, f'it sent {theirs[:40]!r}, and its token ids mean {ours[:40]!r} here')
+
+# %% ../../nbs/engines/14_server.ipynb #334336c8
+def complete_ids(
+    engine: ServerEngine,
+    r: Request,  # one request
+    model: str,
+) -> Completion:
+    "Token ids there, token ids back."
+    ids, s = engine.render(r.chat), r.sampling
+    if not (n := token_budget(engine.context, len(ids), s)):
+        return Completion('', 'context_overflow', ids)
+    drawn = dict(temperature=s.temperature, top_p=s.top_p, seed=r.seed % 2**31)
+    if engine.how.draws:
+        drawn = dict(temperature=0, vllm_xargs=dict(maft=[r.seed, s.temperature, s.top_p, len(ids)]))
+    body = what_all_say(engine, model) | dict(prompt=list(ids), max_tokens=n, stop_token_ids=engine.stop_ids) | drawn
+    choice = first_choice(engine, engine.call('/completions', without_nulls(body)))
+    text, tokens = choice.get('text') or '', tuple(choice.get('token_ids') or ())
+    if tokens:
+        decoded = text_of(engine, tokens)
+        check_same_tokenizer(engine, decoded, text)
+        text = decoded
+    return Completion(text, finish_of(choice), prompt_ids=ids, token_ids=tokens)
+
+# %% ../../nbs/engines/14_server.ipynb #14ce0048
+def complete_chat(
+    engine: ServerEngine,
+    r: Request,  # one request
+    model: str,
+) -> Completion:
+    """Messages there, a text back; no token ids. The template is the server's, so what could pass for one of its
+    commands is taken apart here."""
+    s = r.sampling
+    messages = [dict(role=m.role, content=MARKER.sub(lambda f: f'{f[0][0]} {f[0][1:]}', m.content)) for m in r.chat]
+    drawn = dict(temperature=s.temperature, top_p=s.top_p, seed=r.seed % 2**31)
+    body = dict(model=model, messages=messages, max_tokens=s.max_new_tokens) | drawn | engine.how.body
+    choice = first_choice(engine, engine.call('/chat/completions', without_nulls(body)))
+    message = choice.get('message')
+    return Completion((message.get('content') if isinstance(message, dict) else None) or '', finish_of(choice))
+
+# %% ../../nbs/engines/14_server.ipynb #14ce004a
+def complete(engine: ServerEngine, r: Request, model: str) -> Completion:  # the server's name for it
+    "One request, one call; one more if the server has lost the adapter since."
+    ask = complete_chat if engine.chat else complete_ids
+    try:
+        return ask(engine, r, model)
+    except ServerRefusal as e:
+        if 'context length' in str(e) or 'context window' in str(e):
+            return Completion('', 'context_overflow', () if engine.chat else engine.render(r.chat))
+        if e.status != 404 or r.adapter is None:
+            raise
+        with engine.lock:
+            engine.loaded.pop(model, None)
+        return ask(engine, r, use(engine, r.adapter))
 
 # %% ../../nbs/engines/14_server.ipynb #b14a0002
 PROBE = (Message('user', 'Which number is larger, 17 or 71? Say why in one sentence.'),)
+
+
 PROBE_TOKENS = 24
+
+
 LEAST = 0.01  # nats; two programs differ by less than this with the same weights in float32
-
-
-class Reference:
-    "The served model on transformers, on the CPU: loaded when something is first compared with it."
-
-    def __init__(
-        self,
-        model: str | None,
-        how: ServerSettings,  # settings of the engine that asks
-    ):
-        self.model, self.how, self.noise, self.reason = model, how, None, ''
-
-    @cached_property
-    def engine(self) -> HFEngine | None:
-        "None, and `reason` says why, where the weights are not here."
-        text = dict(chat_template=self.how.chat_template, template_args=self.how.template_args)
-        code = dict(revision=self.how.revision, trust_remote_code=self.how.trust_remote_code)
-        try:
-            return HFEngine(self.model, device='cpu', max_length=self.how.max_length, **text, **code)
-        except MaftError as e:
-            self.reason = str(e)
-            return None
 
 
 class Probed(NamedTuple):
@@ -676,7 +682,7 @@ def ask_probe(engine: ServerEngine, model: str) -> Probed:  # the server's name 
     told = len(sure) == len(ids) > 0 and all(isinstance(x, (int, float)) for x in sure)
     return Probed(text_of(engine, ids) if ids else choice.get('text') or '', ids, sure if told else ())
 
-
+# %% ../../nbs/engines/14_server.ipynb #14ce0051
 def distance(
     engine: ServerEngine,
     seen: Probed,  # what the server answered
@@ -694,7 +700,7 @@ def distance(
     same = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     return 1 - same / max(len(a), len(b), 1)
 
-
+# %% ../../nbs/engines/14_server.ipynb #14ce0054
 class AdapterProbe(NamedTuple):
     "How far the server's answer with an adapter is from three things on transformers, see `distance`."
 
@@ -712,7 +718,7 @@ class AdapterProbe(NamedTuple):
             return 'other' if self.measured else 'unclear'
         return 'same' if self.base > max(self.adapter, 2 * self.noise) else 'unclear'
 
-
+# %% ../../nbs/engines/14_server.ipynb #14ce0057
 def probe_adapter(engine: ServerEngine, adapter: str, name: str) -> AdapterProbe:  # the server's name for it
     "Ask the server and transformers the same question. Needs `engine.reference.engine`."
     if engine.reference.noise is None:

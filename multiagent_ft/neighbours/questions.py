@@ -89,7 +89,7 @@ SPURIOUS = Question(
     'spurious',
     'Does finetuning on wrong votes, on answers drawn by lot, or on the mere format help, too?',
     rows=('majority-equal', *ARMS),
-    settings=dict(train=500, eval=500, iterations=1),
+    settings=dict(train=1200, eval=500, iterations=1),  # of 500 fewer than 400 votes were wrong: unequal arms
     claims=claims_of(
         'spurious',
         {
@@ -98,15 +98,15 @@ SPURIOUS = Question(
             'The vote beats no filter': 'vote-ft > unfiltered-ft',
         },
     ),
-    first_seed=600,
+    first_seed=610,  # 600 and 601 were seen with unequal arms
 )
 NOISE = Question(
     'noise',
     'Is the share of right labels all that counts, or also whether the wrong ones are shared mistakes?',
     rows=('majority-equal', 'systematic-noise-ft', 'random-noise-ft'),
-    settings=dict(train=500, eval=500, iterations=1),
+    settings=dict(train=1200, eval=500, iterations=1),
     claims=claims_of('noise', {'Slips do less harm than shared mistakes': 'random-noise-ft > systematic-noise-ft'}),
-    first_seed=600,  # the samples of `spurious`
+    first_seed=610,  # the samples of `spurious`
 )
 
 # %% ../../nbs/neighbours/73_questions.ipynb #cfcc073c

@@ -88,7 +88,7 @@ class Society(method.Society):
         found = debate(problems, self, protocol, generate=generate, seeds=Seeds(seed, 'ask'), read=reader(kind))
         return found[0]
 
-
+# %% ../../nbs/runs/21_society.ipynb #21ce0004
 def with_engine(
     society: method.Society, spec: EngineSpec, protocol: Protocol, kind: str = 'number', base: dict | None = None
 ) -> Society:
@@ -124,9 +124,6 @@ def check_same_base(
         )
 
 # %% ../../nbs/runs/21_society.ipynb #ef652806
-STORES_OWN = ('key.json', 'checksums.json')  # what the store writes beside a job's files
-
-
 def link_or_copy(
     src: str,  # an existing file
     dst: str,  # a path where there is none yet
@@ -137,19 +134,8 @@ def link_or_copy(
     except OSError:
         shutil.copy2(src, dst)
 
-
-def same_files(
-    a: Path,  # one folder
-    b: Path,  # the other
-) -> bool:
-    "Do two folders hold the same files, the store's own aside? Links to one file are the same without being read."
-    mine, theirs = (
-        {f.relative_to(d).as_posix(): f for f in Path(d).rglob('*') if f.is_file() and f.name not in STORES_OWN}
-        for d in (a, b)
-    )
-    return mine.keys() == theirs.keys() and all(
-        os.path.samefile(f, theirs[n]) or _contents(f) == _contents(theirs[n]) for n, f in mine.items()
-    )
+# %% ../../nbs/runs/21_society.ipynb #21ce000a
+STORES_OWN = ('key.json', 'checksums.json')  # what the store writes beside a job's files
 
 
 CONFIG = 'adapter_config.json'
@@ -165,6 +151,20 @@ def _contents(file):
         return file_digest(file)
 
 
+def same_files(
+    a: Path,  # one folder
+    b: Path,  # the other
+) -> bool:
+    "Do two folders hold the same files, the store's own aside? Links to one file are the same without being read."
+    mine, theirs = (
+        {f.relative_to(d).as_posix(): f for f in Path(d).rglob('*') if f.is_file() and f.name not in STORES_OWN}
+        for d in (a, b)
+    )
+    return mine.keys() == theirs.keys() and all(
+        os.path.samefile(f, theirs[n]) or _contents(f) == _contents(theirs[n]) for n, f in mine.items()
+    )
+
+# %% ../../nbs/runs/21_society.ipynb #21ce000d
 def name_base(adapter: Path, model: str):  # an adapter's folder; Hugging Face id, folder, or 'nano'
     "Write into an adapter's settings which base it stands on, so that PEFT's own loaders find it."
     if (file := Path(adapter) / CONFIG).is_file():
@@ -175,7 +175,7 @@ def name_base(adapter: Path, model: str):  # an adapter's folder; Hugging Face i
         config = json.loads(file.read_text(encoding='utf-8')) | dict(base_model_name_or_path=base)
         write_atomic(file, json.dumps(config, indent=2, sort_keys=True) + '\n')
 
-
+# %% ../../nbs/runs/21_society.ipynb #21ce0010
 def _place(agent: Agent, folder: Path, model: str | None) -> str | None:
     "Copy an agent's adapter below `folder`, unless it is there; its path relative to `folder`."
     if agent.adapter is None:
@@ -192,7 +192,7 @@ def _place(agent: Agent, folder: Path, model: str | None) -> str | None:
         os.replace(part, dest)
     return f'adapters/{agent.name}'
 
-
+# %% ../../nbs/runs/21_society.ipynb #21ce0012
 PLACES = ('model', 'adapter', 'chat_template', 'python')  # arguments of an engine that may be files or folders
 
 
@@ -208,6 +208,14 @@ def _spec_page(spec: EngineSpec, folder: Path) -> dict:
     local = any(os.path.isabs(str(v)) for v in page['args'].values()) or os.path.isabs(page['engine'])
     return page | (dict(place=os.path.abspath(folder)) if local else {})
 
+# %% ../../nbs/runs/21_society.ipynb #21ce0015
+def _no_room(path, why):
+    why = why.partition(': ')[0].partition('] ')[2] or why  # '[Errno 28] No space left on device: …'
+    return (
+        f'cannot write {path}: {why}. Free some room, or fix that (or choose another folder), and run the same command'
+        ' again; nothing done so far is lost.'
+    )
+
 
 @contextmanager
 def disk_full(path: Path):
@@ -219,15 +227,7 @@ def disk_full(path: Path):
     except OSError as e:
         raise MaftError(_no_room(path, e.strerror or str(e))) from e
 
-
-def _no_room(path, why):
-    why = why.partition(': ')[0].partition('] ')[2] or why  # '[Errno 28] No space left on device: …'
-    return (
-        f'cannot write {path}: {why}. Free some room, or fix that (or choose another folder), and run the same command'
-        ' again; nothing done so far is lost.'
-    )
-
-
+# %% ../../nbs/runs/21_society.ipynb #21ce0018
 def save_society(society: method.Society, folder: Path) -> Path:
     """Write `folder`/society.json and `folder`/adapters/…; paths of adapters are relative to `folder`. Raises
     `MaftError` when the disk is full."""
@@ -259,7 +259,7 @@ def _spec(page: dict, folder: Path) -> EngineSpec:
     spec = EngineSpec(page['engine'], page['args'])
     return _mapped(spec, lambda name: moved_along(name, old, new=os.path.abspath(folder))) if old else spec
 
-
+# %% ../../nbs/runs/21_society.ipynb #21ce001e
 def saved_base(folder: Path) -> dict:
     "The `base_key` in a society's folder; {} where none can be read."
     try:
@@ -268,7 +268,7 @@ def saved_base(folder: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
-
+# %% ../../nbs/runs/21_society.ipynb #21ce0021
 def _society(page: dict, folder: Path) -> Society:
     agents = [
         Agent(a['role'], a['index'], a['adapter'] and str((folder / a['adapter']).absolute())) for a in page['agents']
