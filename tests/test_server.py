@@ -2,6 +2,7 @@
 
 import json, shutil, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -550,6 +551,26 @@ def test_a_server_that_loads_no_adapters_says_how_it_would(nano_server, run_maft
         assert refused.returncode == 2 and proxy.count('/completions') == 1  # the one that finds out what it can do
         assert 'cannot use adapters' in refused.stderr and 'token ids and' not in refused.stderr
         assert 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True' in refused.stderr
+
+
+@pytest.mark.parametrize('says, hint', [('Not Found', True), ('No adapter found for disk/lora', False)])
+def test_hint_for_a_server_that_loads_no_adapters_whatever_the_folder_is_called(says, hint):
+    class Refusing:
+        url = 'http://h/v1'
+
+        def call(self, page, *a, **kw):
+            raise module.refusal(f'{self.url}{page}', 404, says, {}, 'KEY')
+
+        def names(self):
+            return []
+
+    with pytest.raises(MaftError) as e:
+        module.load(Refusing(), 'maft-1', Path('disk/lora'))
+    assert ('VLLM_ALLOW_RUNTIME_LORA_UPDATING=True' in str(e.value)) == hint
+
+
+def test_hint_at_a_missing_v1_begins_a_sentence():
+    assert 'Not Found. An address ends in /v1' in str(module.refusal('http://h/models', 404, 'Not Found', {}, 'KEY'))
 
 
 def test_wrong_model_name_is_refused(nano_server, run_maft, tmp_path):

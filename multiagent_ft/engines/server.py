@@ -112,8 +112,9 @@ def refusal(
         return ServerRefusal(said, status)
     if status in AGAIN or status >= 500:
         return Unanswered(status, str(answer), retry_after(headers.get('retry-after')))
-    hint = ' An address ends in /v1, as a rule: is that missing?' if status == 404 and '/v1/' not in url else ''
-    return ServerRefusal(f'{url} says (HTTP {status}): {answer}{hint}', status)
+    if status == 404 and '/v1/' not in url:
+        answer = f'{str(answer).rstrip(".")}. An address ends in /v1, as a rule: is that missing?'
+    return ServerRefusal(f'{url} says (HTTP {status}): {answer}', status)
 
 # %% ../../nbs/engines/14_server.ipynb #14ce000f
 def all_of(response, deadline: float) -> bytes:  # monotonic seconds
@@ -555,7 +556,7 @@ def load(engine: ServerEngine, name: str, folder: Path):
     except MaftError as e:  # vLLM says 500 to an adapter that it cannot take
         if name in engine.names():  # another client was first
             return
-        unknown = getattr(e, 'status', 0) in (404, 405) and folder.name not in str(e)
+        unknown = getattr(e, 'status', 0) in (404, 405) and folder.name not in str(e).replace('load_lora_adapter', '')
         start = 'VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora --max-lora-rank RANK'
         help = f'cannot load adapters while it runs. Start it with: {start}' if unknown else f'cannot load {folder}'
         raise MaftError(f'{engine.url} {help} (it must see the same disk). It says: {e}') from None
