@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'LARGE', 'AMOUNTS', 'trainer_logprobs', 'base_logprobs', 'check_start',
-           'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'sized',
-           'read_examples', 'checked_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked', 'report',
-           'train_as_fits', 'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable',
+           'check_parent_taken_over', 'tolerance', 'settings_of', 'finetune_key', 'finetune_job', 'write_report',
+           'sized', 'read_examples', 'checked_examples', 'BeforeTraining', 'work_dir', 'Trained', 'save_checked',
+           'report', 'train_as_fits', 'half_micro_batch', 'make_room', 'free_memory', 'versions', 'check_trainable',
            'write_little', 'take_one_step', 'check_job', 'check_key', 'needs_check']
 
 # %% ../../nbs/training/19_finetune.ipynb #9c0417eb
@@ -186,9 +186,17 @@ def finetune_job(
         )
         trained = train_as_fits(goal, run, before)
         guards = dict(start=trained.gap, saved=save_checked(trained, before, Path(folder)))
-        write_atomic(Path(folder) / 'training.json', json.dumps(report(goal, trained, guards), indent=1) + '\n')
+        write_report(folder, report(goal, trained, guards))
     del trained
     make_room(base)
+
+
+def write_report(
+    folder: str | Path,  # of the agent
+    page: dict,  # as `report` made it
+):
+    "Write training.json beside the adapter."
+    write_atomic(Path(folder) / 'training.json', json.dumps(page, indent=1) + '\n')
 
 
 def sized(base: 'Base', lengths: list[int], settings: TrainingSettings) -> dict:  # lengths: tokens per example
