@@ -56,6 +56,8 @@ def run(name: str, args):
 
     out = args.out / name
     q, rows = planned(name, out)
+    if name == 'dial' and args.plan and not (out / 'questions.jsonl').exists():
+        raise SystemExit(f'A plan of the dial needs its four models in {out}: begin the run, which makes them first.')
     if name == 'dial' and not args.plan:
         make_models(out, args.blocks)
     same = dict(workers=0, quiet=True, wandb='off', store=args.out / 'store') | q.settings
