@@ -7,10 +7,11 @@ __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_P
            'OBJECTIVES', 'init_model', 'unfit_layers', 'lora_config', 'check_method', 'fuse_lora',
            'check_adapter_shape', 'length_grouped_order', 'LengthGroupedSampler', 'tokens_by_step', 'pad_right',
            'Collator', 'completion_loss', 'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces',
-           'our_trainer', 'trainer_class', 'experts_counted', 'micro_batch_size', 'activation_bytes', 'activation_room',
-           'tokens_at_once', 'needs_checkpointing', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments',
-           'one_device', 'commit_checkpoint', 'latest', 'fusible', 'check_count', 'room_for_checkpoints', 'run_trainer',
-           'Objective', 'hide_rounding', 'SFT', 'objective_of', 'objective_name']
+           'our_trainer', 'layers_run_twice', 'remembered', 'trainer_class', 'experts_counted', 'micro_batch_size',
+           'activation_bytes', 'activation_room', 'tokens_remembered', 'tokens_at_once', 'needs_checkpointing', 'Watch',
+           'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
+           'fusible', 'check_count', 'room_for_checkpoints', 'run_trainer', 'Objective', 'hide_rounding', 'SFT',
+           'objective_of', 'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -472,9 +473,17 @@ def _same_in_pieces(torch, lm, ids):
 def our_trainer(
     trl_trainer: type,  # a class of TRL, such as its `SFTTrainer`
 ) -> type:
-    "A TRL trainer class with our order of examples, and without what it writes and sends on the side."
+    """A TRL trainer class with our order of examples, without what it writes and sends on the side, and where layers
+    are to be run twice, with that for long micro-batches only."""
 
     class OurTrainer(trl_trainer):
+        remembers = 0  # tokens; layers keep the activations of a micro-batch of no more
+
+        def training_step(self, model, inputs, *args, **kw):
+            few = 'input_ids' in inputs and inputs['input_ids'].numel() <= self.remembers
+            with remembered(layers_run_twice(model) if few else []):
+                return super().training_step(model, inputs, *args, **kw)
+
         def _get_train_sampler(self, train_dataset=None):
             return self.our_order
 
@@ -488,6 +497,25 @@ def our_trainer(
             return 0  # counts all parameters again at every step
 
     return OurTrainer
+
+
+def layers_run_twice(model) -> list:
+    "The modules that transformers was told to run a second time in the backward pass."
+    return [m for m in model.modules() if getattr(m, 'gradient_checkpointing', False)]
+
+
+@contextmanager
+def remembered(
+    layers: list,  # of `layers_run_twice`
+):
+    "Meanwhile these layers keep their activations."
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True
 
 # %% ../../nbs/training/18_trainer.ipynb #dbe8ecac
 @lru_cache(maxsize=1)
@@ -559,10 +587,14 @@ def activation_room(base: 'Base') -> int:
     return max(ROOM, sum(t.nbytes for t in base_tensors(base).values()) // 2)
 
 # %% ../../nbs/training/18_trainer.ipynb #5a07080e
+def tokens_remembered(base: 'Base') -> int:
+    "Tokens whose activations `activation_room` has room for."
+    return activation_room(base) // max(1, activation_bytes(base.model))
+
+
 def tokens_at_once(base: 'Base') -> int:
-    "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what `activation_room` has room for."
-    fit = activation_room(base) // max(1, activation_bytes(base.model))
-    return max(1, min(TOKENS_PER_MICRO_BATCH, fit))
+    "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what can be remembered."
+    return max(1, min(TOKENS_PER_MICRO_BATCH, tokens_remembered(base)))
 
 
 def needs_checkpointing(
@@ -570,9 +602,8 @@ def needs_checkpointing(
     lengths: list[int],  # tokens per example
     micro: int,  # examples per forward pass
 ) -> bool:
-    "Would a micro-batch of the longest examples leave more behind than `activation_room`? Then layers are run twice."
-    longest = sum(sorted(lengths)[-micro:])
-    return base.device.type == 'cpu' and longest * activation_bytes(base.model) > 2 * activation_room(base)
+    "Would a micro-batch of the longest example, and others padded to it, leave more behind than there is room for?"
+    return base.device.type == 'cpu' and micro * max(lengths) > tokens_remembered(base)
 
 # %% ../../nbs/training/18_trainer.ipynb #cc4a2808
 class Watch:
@@ -796,6 +827,7 @@ def run_trainer(
     trainer.our_order = LengthGroupedSampler(lengths, s.batch_size, run.seed, group=s.group_by_length)
     if fusible(run.base, s):
         fuse_lora(trainer.model)
+    trainer.remembers = 0 if s.gradient_checkpointing else tokens_remembered(run.base)
     checkpoint = latest(run.folder)
     with room_for_checkpoints(run.folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
