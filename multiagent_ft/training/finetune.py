@@ -185,6 +185,7 @@ def finetune_job(
             checkpoint_seconds=checkpoint_seconds if scratch else None,
         )
         trained = train_as_fits(goal, run, before)
+        free_memory()  # of the activations, before the saved adapter is tried
         guards = dict(start=trained.gap, saved=save_checked(trained, before, Path(folder)))
         write_report(folder, report(goal, trained, guards))
     del trained
