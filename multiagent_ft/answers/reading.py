@@ -6,10 +6,10 @@
 __all__ = ['LENGTH', 'VULGAR', 'NUMBER', 'EXPLICIT', 'KINDS', 'READINGS', 'PARSER_VERSION', 'plain_characters', 'unstyled',
            'undress', 'number_value', 'places', 'spell', 'settle', 'before_next_question', 'Box', 'box_at', 'boxes',
            'last_box', 'Piece', 'line_at', 'boxed', 'hashed', 'tagged', 'phrased', 'last_display', 'displayed',
-           'bold_line', 'lone', 'announced', 'read_number', 'plain_choice', 'undecided', 'read_choice',
-           'choice_phrased', 'choice_line', 'choice_displayed', 'beside_box', 'matching_choice', 'find_choice',
-           'read_math', 'read_pattern', 'helper', 'find_pattern', 'check_kind', 'find', 'find_last', 'read_text',
-           'Form', 'parse', 'canonical', 'same', 'group', 'extract', 'read']
+           'bold_line', 'lone', 'announced', 'in_plain_words', 'read_number', 'plain_choice', 'undecided',
+           'read_choice', 'choice_phrased', 'choice_line', 'choice_displayed', 'beside_box', 'matching_choice',
+           'find_choice', 'read_math', 'read_pattern', 'helper', 'find_pattern', 'check_kind', 'find', 'find_last',
+           'read_text', 'Form', 'parse', 'canonical', 'same', 'group', 'extract', 'read']
 
 # %% ../../nbs/answers/04_reading.ipynb #027b21e0
 import re, unicodedata
@@ -454,16 +454,22 @@ _changed = re.compile(
 )
 
 
+def in_plain_words(
+    piece: str,
+    how: str,  # the way `piece` was announced
+) -> str:
+    "`piece` undressed. In a formula `;` separates values and ! is a factorial; in prose both end a sentence."
+    formula = how in ('boxed', 'display') or _formula.fullmatch(piece)
+    piece = piece.replace(';', ',') if formula else _exclaimed.sub('.', piece)
+    return undress(_annotated.sub(r'\1', piece) if '<<' in piece else piece)
+
+
 def read_number(
     piece: str,
     how: str = 'announced',  # the way `piece` was announced: a box or a display is read as a formula, all else as prose
 ) -> str | None:
     "The one number that `piece` gives, in the spelling of `spell`."
-    piece = piece[:LENGTH]
-    formula = how in ('boxed', 'display') or _formula.fullmatch(piece)
-    # in a formula `;` separates values and ! is a factorial; in prose both end a sentence
-    piece = piece.replace(';', ',') if formula else _exclaimed.sub('.', piece)
-    piece = undress(_annotated.sub(r'\1', piece) if '<<' in piece else piece)
+    piece = in_plain_words(piece[:LENGTH], how)
     if _unclear.search(piece):
         return None
     piece = piece.rstrip('_. ').lstrip('_')
