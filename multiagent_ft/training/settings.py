@@ -20,7 +20,7 @@ From0 = Annotated[float, Field(ge=0), 'a number, 0 or more']
 Rate = Annotated[float, Field(gt=0, lt=1), 'a number above 0 and below 1']
 Text = Annotated[str, Field(min_length=1), 'text']
 
-
+# %% ../../nbs/training/09_settings.ipynb #d5530c7e
 def _names(v):
     return [n.strip() for n in v.split(',')] if isinstance(v, str) and ',' in v else v
 
@@ -48,11 +48,11 @@ def option(
     "A documented field of a dataclass of settings."
     return field(default=default, metadata=dict(meaning=meaning, short=short, later=later))
 
-
+# %% ../../nbs/training/09_settings.ipynb #43bd9363
 class SettingsError(MaftError, ValueError):
     "Settings that do not fit together or are out of bounds."
 
-
+# %% ../../nbs/training/09_settings.ipynb #d0b0c410
 @dataclass(frozen=True)
 class TrainingSettings:
     "How an agent is trained."
