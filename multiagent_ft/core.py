@@ -60,7 +60,7 @@ class Completion:
         object.__setattr__(self, 'token_ids', tuple(self.token_ids))
 
 # %% ../nbs/01_core.ipynb #f75c3803
-_tags = '(?i:think|thinking|thoughts?|reasoning|reflection|scratchpad|seed:think)'
+_tags = '(?i:think|thinking|thoughts?|reasoning|analysis|reflection|scratchpad|seed:think)'
 _opening = re.compile(
     rf'<{_tags}>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING|think)\|>'
     r'|<\|channel\|>\s*(?:analysis|commentary)'
