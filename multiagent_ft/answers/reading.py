@@ -875,7 +875,7 @@ def group(answers: list) -> list[list[int]]:
     return list(groups.values())
 
 # %% ../../nbs/answers/04_reading.ipynb #77ab01c2
-PARSER_VERSION = 4  # of reading and of canonical forms: stored answers of another version are read again
+PARSER_VERSION = 5  # of reading and of canonical forms: stored answers of another version are read again
 
 
 def extract(
