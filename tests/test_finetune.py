@@ -84,6 +84,17 @@ def report_of(folder):
 # What a job does
 
 
+def test_layers_run_twice_for_long_micro_batches_alone_and_change_no_byte(job, engine, monkeypatch):
+    whole, kept = payload(job('whole', micro_batch=2)), []
+    lengths = sorted(len(e.input_ids) for e in some_rows(engine))
+    room = 2 * lengths[len(lengths) // 2] * tr.activation_bytes(engine.base.model)  # two examples of usual length
+    remembered = tr.remembered
+    monkeypatch.setattr(tr, 'activation_room', lambda base: room)
+    monkeypatch.setattr(tr, 'remembered', lambda layers: kept.append(len(layers)) or remembered(layers))
+    assert payload(job('twice', micro_batch=2)) == whole
+    assert min(kept) == 0 < max(kept)  # layers are run twice in some micro-batches, remembered in others
+
+
 def test_progress_moves_within_a_step_of_training(job, engine):
     said = []
     watched = ReportingEngine(engine, on_trained=lambda *tokens: said.append(tokens))

@@ -33,7 +33,7 @@ class RunRecord(NamedTuple):
         "Names of the steps of iteration `k`, such as 'iteration-1/sample'."
         return [s for s in self.provenance['steps'] if s.startswith(f'iteration-{k}/')]
 
-
+# %% ../../nbs/runs/31_explain.ipynb #1057023a
 def run_record(folder: Path) -> RunRecord:
     "Read a run folder. Raises `MaftError` if it is not a run, or has no result yet."
     folder, config = Path(folder), config_of(folder)
@@ -64,7 +64,7 @@ def altered_files(folder: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ['provenance.json']
 
-
+# %% ../../nbs/runs/31_explain.ipynb #cf124ea4
 @contextmanager
 def as_written(folder: Path):
     "What goes wrong while a run folder is read becomes a `MaftError` where a file is not as the run wrote it."
@@ -102,7 +102,7 @@ class UsedEntry(NamedTuple):
     path: Path | None = None
     wrong: str | None = None  # None: complete, as it was written
 
-
+# %% ../../nbs/runs/31_explain.ipynb #615c7514
 def entries_of(record: RunRecord, store: Store, step: str) -> list[UsedEntry]:  # e.g. 'iteration-1/evaluate'
     "The entries a step used, each checked."
     found = []
@@ -157,7 +157,7 @@ def _examples_digest(file: Path) -> str | None:
     except (MaftError, KeyError, TypeError):
         return None
 
-
+# %% ../../nbs/runs/31_explain.ipynb #a3555fdf
 def _fault(agent: str, own: TrainedAgent, weights: Weights, *, before: Weights, files: list[Path]) -> str | None:
     "What does not fit in the origin of an agent's weights; None: nothing."
     if own.job and not own.examples_match:
@@ -169,7 +169,7 @@ def _fault(agent: str, own: TrainedAgent, weights: Weights, *, before: Weights, 
         return f'no intact job of this run made the weights of {agent}'
     return None
 
-
+# %% ../../nbs/runs/31_explain.ipynb #67a21e89
 def trained_agents(
     record: RunRecord,  # the run, as `run_record` reads it
     store: Store,
@@ -208,7 +208,7 @@ def _step_line(name: str, used: list[UsedEntry]) -> str:
         f' {_short([e.digest for e in jobs])}'
     )
 
-
+# %% ../../nbs/runs/31_explain.ipynb #86f0eed9
 def _agent_line(name: str, a: TrainedAgent) -> str:
     weights = 'the base model' if a.identity is None else a.identity[:12]
     if a.job:
@@ -225,7 +225,7 @@ def _plain_values(model: dict) -> str:
     plain = {k: v for k, v in model.items() if k != 'adapter' and isinstance(v, (str, int, float))}
     return ', '.join(f'{k} {v[:12] if isinstance(v, str) else v}' for k, v in plain.items())
 
-
+# %% ../../nbs/runs/31_explain.ipynb #60404e7a
 def head_lines(record: RunRecord, model: dict) -> list[str]:  # the part `model` of a generation key
     "What all numbers of a run share: code, base model, engine, seeds, questions."
     c, commit, base = record.config, record.provenance['commit'], model.get('base', {})
@@ -263,7 +263,7 @@ def _broken(k: int, steps: dict[str, list[UsedEntry]]) -> list[str]:
     broken = [(name, e) for name, used in steps.items() for e in used if e.wrong]
     return [f'iteration {k}, {name}: {e.digest[:12]}: {e.wrong}' for name, e in broken]
 
-
+# %% ../../nbs/runs/31_explain.ipynb #efd9c500
 def iteration_lines(
     record: RunRecord,  # the run, as `run_record` reads it
     store: Store,
@@ -297,13 +297,7 @@ def check_lines(
         faults += [f'check: {e.digest[:12]}: {e.wrong}'] * bool(e.wrong)
     return lines, faults
 
-
-def _first_model(record: RunRecord, store: Store) -> dict | None:
-    "The part `model` of the key of the first generation that the store still has."
-    used = (e for s in record.provenance['steps'] for e in entries_of(record, store, s))
-    return next((e.key['model'] for e in used if e.kind == 'generate' and e.key), None)
-
-
+# %% ../../nbs/runs/31_explain.ipynb #e5812f92
 def base_faults(folder: Path) -> list[str]:
     "What has changed since in the base model that a run's agents stand on, where it is a folder of this machine."
     from multiagent_ft.engines.huggingface import adapter_identity, base_identity, find_model
@@ -320,6 +314,12 @@ def base_faults(folder: Path) -> list[str]:
         if start and society.base.get('adapter') != adapter_identity(start):
             faults.append(f'adapter {start}, which agents began with, changed since')
     return faults
+
+# %% ../../nbs/runs/31_explain.ipynb #bc4409ac
+def _first_model(record: RunRecord, store: Store) -> dict | None:
+    "The part `model` of the key of the first generation that the store still has."
+    used = (e for s in record.provenance['steps'] for e in entries_of(record, store, s))
+    return next((e.key['model'] for e in used if e.kind == 'generate' and e.key), None)
 
 
 def explain(folder: Path) -> tuple[list[str], list[str]]:

@@ -50,7 +50,7 @@ class Claim:
         "What a difference is counted in, the factor from shares, and how it is printed."
         return UNITS.get(self.measure, ('', 1, '.3f'))
 
-
+# %% ../../nbs/studies/38_claims.ipynb #8b8292f3
 def row_at(text: str) -> str | tuple[str, int]:  # 'row', or 'row @5' for the row after five iterations
     "A row as a claim names it."
     name, at, iteration = text.partition(' @')
@@ -148,7 +148,7 @@ class Judged:
     def verdict(self) -> str:
         return 'no data' if self.difference is None else verdict(self.difference)
 
-
+# %% ../../nbs/studies/38_claims.ipynb #d3e13e48
 def pick(table: 'DataFrame', row: str | tuple[str, int]) -> 'DataFrame':
     "The part of a tidy table that belongs to a row at its last iteration, or to (row, iteration)."
     name, iteration = (row, None) if isinstance(row, str) else row
@@ -173,7 +173,7 @@ def values_of(
     mine = pick(measures[measures.measure == measure], row).dropna(subset='value')
     return frame({s: {str(s): v} for s, v in zip(mine.seed, mine.value)}) if len(mine) else None
 
-
+# %% ../../nbs/studies/38_claims.ipynb #18b4ea19
 def judge(
     c: Claim,  # what is claimed
     table: 'DataFrame | None',  # the tidy outcomes of its experiment, or its measures of diversity; None without data
@@ -223,7 +223,7 @@ def comparison_name(
     "What a claim compares, in words."
     return f'{row_name(c.better)} > {row_name(c.than)}'
 
-
+# %% ../../nbs/studies/38_claims.ipynb #268552e9
 def claim_cells(
     j: Judged,  # a claim with its test
 ) -> list[str]:
@@ -248,7 +248,7 @@ def claim_cells(
         f'**{j.verdict}**',
     ]
 
-
+# %% ../../nbs/studies/38_claims.ipynb #88593802
 def claims_table(
     judged: list[Judged],  # claims with their tests, in the order of the table
 ) -> str:
@@ -274,7 +274,7 @@ def draw_claim(
         ax.plot([100 * low, 100 * high], [y, y], color=colour, lw=2, alpha=0.7)
     ax.plot(100 * j.difference.mean, y, 'o', color=colour, ms=5)
 
-
+# %% ../../nbs/studies/38_claims.ipynb #9638bc8d
 def claims_plot(
     judged: list[Judged],  # claims with their tests; those without data are left out
     title: str = '',

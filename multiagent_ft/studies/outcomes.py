@@ -6,7 +6,7 @@
 __all__ = ['FEWER', 'MANY', 'COUNTS', 'MEASURES', 'right_counts', 'unparsed_counts', 'right_vote', 'votes_of_fewer',
            'training_of', 'record', 'records_of', 'save_records', 'load_records', 'samples_of', 'tokens_of',
            'outcome_rows', 'outcomes_table', 'iteration_row', 'iterations_table', 'measured', 'debates_row',
-           'debates_of', 'debates_table', 'agents_table', 'Study', 'load_study', 'at_iteration', 'scores', 'pivoted',
+           'debates_of', 'debates_table', 'agents_table', 'Study', 'load_study', 'at_iteration', 'pivoted', 'scores',
            'training_tokens', 'method_table', 'study_table', 'by_iteration', 'pass_at_k', 'right_by_iteration',
            'transitions', 'fates']
 
@@ -35,17 +35,13 @@ def right_counts(outcomes: list[dict]) -> dict[str, list[int]]:
     single = {m: [sum(o[k]) for o in outcomes] for m, k in (('single', 'right_first'), ('single_final', 'right_final'))}
     return votes | single
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #d1999c94
 def unparsed_counts(outcomes: list[dict]) -> dict[str, list[int]]:
     "{method: how many answers could not be parsed, question by question}."
     found = {m: [unparsed([o], m) for o in outcomes] for m in methods(outcomes)}
     return found | dict(single_final=[o['final'].count(None) for o in outcomes])
 
 # %% ../../nbs/studies/33_outcomes.ipynb #5f2b7e90
-FEWER = (1, 3, 5, 9, 17, 33, 64, 128)  # samples
-MANY = 16  # samples: a record of more holds the votes of fewer
-
-
 def right_vote(
     o: dict,  # one line of outcomes.jsonl
     k: int,  # how many of its first answers vote
@@ -55,6 +51,10 @@ def right_vote(
     answers = [None if text is None else Answer(text, canonical(text)) for text in o['first'][:k]]
     v = vote(answers, tie='random', seed=[seed, o['problem']])
     return any(right and same_answer(a, v.answer) for a, right in zip(answers, o['right_first']))
+
+# %% ../../nbs/studies/33_outcomes.ipynb #99aa1a60
+FEWER = (1, 3, 5, 9, 17, 33, 64, 128)  # samples
+MANY = 16  # samples: a record of more holds the votes of fewer
 
 
 def votes_of_fewer(outcomes: list[dict], seed: int) -> dict[str, list[int]]:
@@ -80,7 +80,7 @@ def training_of(it: dict, epochs: int) -> dict:  # an iteration of summary.json
         debates=debates,
     )
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #b5f07a6c
 def record(
     label: str,
     task: str,
@@ -110,7 +110,7 @@ def record(
         health={k: v for k, v in it['health'].items() if k not in ('cost', 'asked')},
     )
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #775018b3
 def records_of(folder: Path, label: str) -> list[dict]:
     "One record per iteration of a run folder. Raises `MaftError` when its files are damaged."
     with as_written(folder):
@@ -143,7 +143,7 @@ def save_records(path: Path, records: list[dict]) -> Path:
     text = ''.join(json.dumps(r, ensure_ascii=False, separators=(',', ':')) + '\n' for r in records)
     return write_atomic(path, gzip.compress(text.encode(), mtime=0))
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #1500c893
 def load_records(path: Path) -> list[dict]:
     "The inverse of `save_records`. Raises `MaftError` when there is no such file, or a broken one."
     try:
@@ -168,7 +168,7 @@ def tokens_of(r: dict, method: str) -> float | None:  # one run and iteration, a
     spent = r['cost'].get('majority' if first_only else method, {}).get('generated')
     return None if spent is None else spent / (r['questions'] * r['agents'] / samples)
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #4e2da4f5
 def outcome_rows(
     r: dict,  # one run and iteration, as `record` makes it
     method: str,
@@ -226,7 +226,7 @@ def iteration_row(
         agreement_final=health['agreement']['final'],
     )
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #df65f8c5
 COUNTS = ('generated_for_training', 'labels_read_last', 'labels_tied', 'agents_abstained')  # may be empty
 
 
@@ -249,7 +249,7 @@ def measured(h: dict) -> dict:  # the health of debates
     collapse = {k if k == 'collapsed' else f'{k}_change': v for k, v in h.get('collapse', {}).items()}
     return flips | {name: h.get(name) for name in MEASURES} | passed | fates | changes | collapse
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #94a6bdbc
 def debates_row(r: dict, debates: str, h: dict) -> dict:  # 'training' or 'evaluation', and their health
     "What one record says about its debates of one kind, and about what they cost."
     ended, cost = h['finish'], h['cost']['debate']
@@ -277,7 +277,7 @@ def debates_row(r: dict, debates: str, h: dict) -> dict:  # 'training' or 'evalu
         **measured(h),
     )
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #2ac0c94e
 def debates_of(
     r: dict,  # one run and iteration, as `record` makes it
 ) -> dict[str, dict]:
@@ -337,7 +337,7 @@ class Study:
         seeds = len({r['seed'] for r in self.records})
         return f'{" or ".join(f"{n:,}" for n in questions)} questions × {seeds} seed{"s" if seeds > 1 else ""}'
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #3cba08e4
 def load_study(path: Path) -> Study:
     "A study from its file. Raises `MaftError` when there is no such file, or a broken one."
     return Study(load_records(path))
@@ -363,6 +363,15 @@ def at_iteration(
     return table[table.iteration == table.recipe.astype(object).map(chosen)]
 
 # %% ../../nbs/studies/33_outcomes.ipynb #927e89e1
+def pivoted(rows: 'DataFrame') -> 'DataFrame':  # of one recipe, iteration and method
+    "Its scores as a frame (questions, seeds), in the order of the rows."
+    import pandas as pd
+
+    seeds = rows.groupby('seed', sort=False)
+    columns = {seed: pd.Series(group.right.to_numpy(), group.question.astype(object)) for seed, group in seeds}
+    return pd.concat(columns, axis=1, sort=False)
+
+# %% ../../nbs/studies/33_outcomes.ipynb #c2e21719
 def scores(
     outcomes: 'DataFrame',  # one iteration per recipe, see `at_iteration`
     method: str = 'debate',
@@ -374,15 +383,6 @@ def scores(
         raise MaftError(f'no {method!r} in these outcomes; there are {", ".join(outcomes.method.unique())}.')
     by_recipe = rows.groupby('recipe', observed=True, sort=False)
     return {name: pivoted(group) for name, group in by_recipe}
-
-
-def pivoted(rows: 'DataFrame') -> 'DataFrame':  # of one recipe, iteration and method
-    "Its scores as a frame (questions, seeds), in the order of the rows."
-    import pandas as pd
-
-    seeds = rows.groupby('seed', sort=False)
-    columns = {seed: pd.Series(group.right.to_numpy(), group.question.astype(object)) for seed, group in seeds}
-    return pd.concat(columns, axis=1, sort=False)
 
 # %% ../../nbs/studies/33_outcomes.ipynb #965e6217
 def training_tokens(iterations: 'DataFrame', iteration: int | None = None) -> dict[str, dict]:
@@ -401,7 +401,7 @@ def training_tokens(iterations: 'DataFrame', iteration: int | None = None) -> di
 
     return {n: dict(collected=mean(n, 'generated_for_training'), trained=mean(n, 'trained')) for n in spent}
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #4e1d7e29
 def method_table(
     outcomes: 'DataFrame',  # the tidy table
     baseline: str | None = None,  # a recipe; None for no comparison
@@ -423,7 +423,7 @@ def method_table(
     }
     return score_table(scores(rows, method), baseline, about=about)
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #a589fa11
 def study_table(study: Study, baseline: str | None = None, iteration: int | None = None) -> list[TableRow]:
     "The table of a study: the vote at the end of each recipe's debate, with all that it cost."
     return method_table(study.outcomes, baseline, iterations=study.iterations, iteration=iteration)
@@ -447,7 +447,7 @@ def pass_at_k(outcomes: 'DataFrame', k: int, method: str = 'single') -> 'DataFra
     counts = (rows.answers * rows.right).round()
     return rows.assign(right=chance_of_any(counts, rows.answers, k), method=f'pass@{k}')
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #5f18ce80
 def right_by_iteration(outcomes: 'DataFrame', method: str) -> 'DataFrame':
     "Scores of `method`, a row per recipe, seed and question, a column per iteration."
     rows = outcomes[outcomes.method == method].astype(dict(recipe=object, question=object))
@@ -462,7 +462,7 @@ def transitions(outcomes: 'DataFrame', method: str = 'debate') -> 'DataFrame':
     by = change.groupby(['recipe', 'iteration'], sort=False).change
     return by.agg(corrected=lambda x: (x > 0).sum(), corrupted=lambda x: (x < 0).sum()).reset_index()
 
-
+# %% ../../nbs/studies/33_outcomes.ipynb #33892a54
 def fates(outcomes: 'DataFrame', method: str = 'debate') -> 'DataFrame':
     "How many questions have each of `FATES` after each iteration, by recipe, over all seeds; `method` is a vote."
     import pandas as pd

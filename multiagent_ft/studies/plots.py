@@ -24,7 +24,7 @@ def rendered(fig, kind: str) -> bytes:  # 'png' or 'svg'
         fig.savefig(out, format=kind, metadata=metadata[kind], dpi=110)
     return out.getvalue()
 
-
+# %% ../../nbs/studies/34_plots.ipynb #a9f6b0b7
 def save_figure(fig, stem: Path) -> list[Path]:  # path without ending
     "Write `fig` as `stem`.png and `stem`.svg."
     return [write_atomic(Path(f'{stem}.{kind}'), rendered(fig, kind)) for kind in ('png', 'svg')]
@@ -35,7 +35,7 @@ def svg_element(fig) -> str:
     svg = rendered(fig, 'svg').decode()
     return svg[svg.index('<svg') :]
 
-
+# %% ../../nbs/studies/34_plots.ipynb #3368d4f6
 def thumbnail(
     fig,
     dpi: int = 66,  # dots per inch of the PNG
@@ -58,7 +58,7 @@ def style(i: int) -> dict:
     "Colour and marker of row `i`: among 64 rows no two share both, among eight no two share either."
     return dict(color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8])
 
-
+# %% ../../nbs/studies/34_plots.ipynb #18980a40
 def figure(
     width: float = 6.6,  # inches, of the whole figure
     height: float = 3.2,  # inches, of the whole figure
@@ -98,7 +98,7 @@ def size_of(table: list[TableRow]) -> str:
 
     return f'{span(questions)} questions × {span(seeds)} seed{"s" if max(seeds, default=1) > 1 else ""}'
 
-
+# %% ../../nbs/studies/34_plots.ipynb #2fd95927
 def titled(
     ax,
     *parts: str,  # joined by blanks
@@ -153,7 +153,7 @@ def accuracy_against(
     ax.set_xlabel(label)
     ax.set_ylabel('right, in % [95 %]')
 
-
+# %% ../../nbs/studies/34_plots.ipynb #0ebf240b
 def cost_plot(table: list[TableRow], title: str = ''):
     """Accuracy against tokens generated per question, and against all tokens generated and trained on in a run;
     logarithmic."""
@@ -191,7 +191,7 @@ def draw_curve(
         if p.low is not None:
             ax.vlines(p.iteration + shift, factor * p.low, factor * p.high, color=COLOURS[i % 8], lw=1.2, alpha=0.7)
 
-
+# %% ../../nbs/studies/34_plots.ipynb #13b89c3d
 def draw_panel(
     ax,
     panel: Panel,  # its curves, and what its axes say
@@ -223,7 +223,7 @@ def panels_plot(
         ax.set_visible(False)
     return fig
 
-
+# %% ../../nbs/studies/34_plots.ipynb #ec1f9db7
 def iterations_plot(
     series: dict[str, list[Point]],  # {name of a curve: its points}
     label: str,

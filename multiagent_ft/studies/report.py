@@ -220,7 +220,7 @@ def scores_of(study: Study, method: str, iteration: int) -> 'DataFrame':
     rows = study.outcomes
     return pivoted(rows[(rows.method == method) & (rows.iteration == iteration)])
 
-
+# %% ../../nbs/studies/39_report.ipynb #748434f9
 def paired_test(study: Study) -> str:
     "The last iteration against the first, on the same questions, in a sentence; '' where there is only one."
     first, last = study.iterations.iteration.min(), study.iterations.iteration.max()
@@ -280,7 +280,7 @@ def headline(study: Study) -> Headline:
         than, method = 'the vote of the first answers', 'majority'
     return Headline(estimate(paired(scores_of(study, method, 0), scores_of(study, 'debate', last))), than)
 
-
+# %% ../../nbs/studies/39_report.ipynb #0bf794ef
 def overview(about: dict, study: Study) -> str:  # about: the head of summary.json
     "What happened, in one paragraph."
     at = {p.iteration: p for p in accuracy_points(study)['debate']}
@@ -310,7 +310,7 @@ def number(value: object):  # of a pandas table
     "A count as a table shows it; None where there is none."
     return int(value) if known(value) else None
 
-
+# %% ../../nbs/studies/39_report.ipynb #bcbbed7c
 def flips_of(row: 'Series') -> str:  # of the table of debates
     "Corrected / corrupted, round by round."
     rounds = sorted(int(c.split('_')[1]) for c in row.index if c.startswith('corrected_') and known(row[c]))
@@ -403,7 +403,7 @@ def label_warnings(it: NamedTuple) -> Iterator[str]:  # a row of the table of it
         right = percent(it.label_accuracy, 0)
         yield f'only {right} of the pseudo-labels were right; the society trained on mistakes.'
 
-
+# %% ../../nbs/studies/39_report.ipynb #c5e595dd
 def debate_warnings(row: 'Series') -> Iterator[str]:  # of the table of debates, of the evaluation
     "A debate that corrupts more than it corrects, turns that were truncated, prompts that were not sent, a collapse."
     from scipy.stats import binomtest

@@ -79,7 +79,7 @@ class PaperExperiment:
         file = files('multiagent_ft.studies') / 'paper_numbers' / f'{self.name}.txt'
         return published(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #b12e2888
 def rows_for(
     *names: str,  # of recipes
 ) -> tuple[StudyRow, ...]:
@@ -204,6 +204,7 @@ TRANSFER = PaperExperiment(
     ),
 )
 
+# %% ../../nbs/studies/37_reproduce.ipynb #bf4ec8b5
 EXPERIMENTS = {e.name: e for e in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE1, FIGURE3, FIGURE10, TRANSFER)}
 
 
@@ -221,7 +222,7 @@ def tasks_for(x: PaperExperiment, model: str, asked: list[str] = ()) -> list[str
     transfer = any(row.evaluate_on for row in x.all_rows)
     return list(x.tasks) if model != 'nano' else ['words' if transfer else 'arithmetic']
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #7a694497
 def base_for(
     x: PaperExperiment,  # its own settings win over those of `cfg`
     cfg: Config,
@@ -231,7 +232,7 @@ def base_for(
     data = None if task in GENERATED else cfg.data
     return cfg.but(**x.settings | dict(task=task, iterations=x.iterations, data=data))
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #8750ea10
 def rows_on(
     x: PaperExperiment,  # an experiment of the paper
     cfg: Config,
@@ -263,7 +264,7 @@ def paper_columns(
     every = list(dict.fromkeys((model, column) for _, model, column in x.numbers))
     return [pair for pair in every if pair[1] == task] or every
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #3d227a54
 def as_printed(
     number: tuple[float, float | None]
     | None,  # value in per cent and its standard error, where the paper gives one; None: not in the paper
@@ -274,7 +275,7 @@ def as_printed(
     value, stderr = number
     return f'{value:g}' if stderr is None else f'{value:.2f} ± {stderr:.2f}'
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #554be001
 def comparison_table(
     x: PaperExperiment,  # an experiment of the paper
     model: str,
@@ -315,7 +316,7 @@ def by_iteration_table(
     rows = [[name, *(format_point(found.get(k), share) for k in steps)] for name, found in at.items()]
     return markdown_table([['row', *map(str, steps)], *rows])
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #5272a6b8
 def paper_series(
     x: PaperExperiment,  # an experiment of the paper
     measure: str = '',
@@ -341,7 +342,7 @@ def diversity_records(
             out += [dict(recipe=row.label, seed=seed, **{k: page[k] for k in kept}) for page in pages]
     return out
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #787822ad
 def measures_table(records: list[dict]) -> 'DataFrame':
     "Such records as a tidy pandas frame, a row per measure: recipe, seed, iteration, measure, value, low, high."
     import pandas as pd
@@ -365,7 +366,7 @@ def measured_point(
     low, high = (e.mean - e.half(), e.mean + e.half()) if e.seeds > 1 else own
     return Point(int(first.iteration), e.mean, low, high=high)
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #ed27eb62
 def diversity_series(measures: 'DataFrame', measure: str) -> dict[str, list[Point]]:  # measures: see `measures_table`
     "{row: values by iteration} of one measure."
     rows, curves = measures[(measures.measure == measure) & measures.value.notna()], {}
@@ -409,7 +410,7 @@ def about_diversity(measures: 'DataFrame') -> str:  # see `measures_table`
     size = f'{first.questions} questions × {seeds} seed{"s" if seeds > 1 else ""}'
     return f'Embedder: {first.embedder}{spelling}; {size}; [95 %, {brackets}].'
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #f6ae995a
 def write_diversity(
     folder: Path,
     x: PaperExperiment,  # an experiment of the paper
@@ -462,7 +463,7 @@ def heading(
         f' their level cannot. Rows marked "(ours)" are ours: this table of the paper does not have them.{remark}\n\n'
     )
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #735b9986
 def iteration_part(
     x: PaperExperiment,  # an experiment of the paper
     title: str,
@@ -497,7 +498,7 @@ def our_numbers(model: str, task: str, study: Study) -> list[dict]:
         found.append(line | dict(right=int(group.right.sum())) | {c: 100 * v for c, v in percent.items()})
     return found
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #4dff14da
 def paper_numbers(
     x: PaperExperiment,  # an experiment of the paper
 ) -> list[dict]:
@@ -510,7 +511,7 @@ def paper_numbers(
         found.append(dict(who='paper', model=model, row=row, value_percent=value, stderr=stderr, **place))
     return found
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #6b4b3f74
 def numbers_frame(
     numbers: list[dict],  # rows by name of column; what one lacks stays empty
 ) -> 'DataFrame':
@@ -546,7 +547,7 @@ def parts_of(
         init_study_dir(part.folder, part.base, 'reproduction')
     return parts
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #a2e726ba
 def write_part(
     x: PaperExperiment,  # the experiment
     part: Part,  # the task of it that was run
@@ -560,7 +561,7 @@ def write_part(
     page = f'## {title}, {study.size}\n\n{comparison_table(x, model, task=part.task, table=table)}'
     return table, page + iteration_part(x, title, study=study, folder=part.folder)
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #e91cb186
 class PartResult(NamedTuple):
     "What came of a part."
 
@@ -589,7 +590,7 @@ def run_part(
         page += write_diversity(part.folder, x, records)
     return PartResult(table, f'{page}\n{note}\n', our_numbers(part.base.model, part.task, study=study), made=done.made)
 
-
+# %% ../../nbs/studies/37_reproduce.ipynb #ee312e51
 def reproduce(
     x: PaperExperiment,  # an experiment of the paper
     cfg: Config,

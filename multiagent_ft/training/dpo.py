@@ -44,7 +44,7 @@ def redrawn(request: Request, draw: int) -> Request:  # 1, 2 …; 0 is the debat
     where = request.where._replace(role=f'{request.where.role} draw {draw}')
     return replace(request, seed=seed_for(request.seed, 'draw', draw), where=where)
 
-
+# %% ../../nbs/training/20_dpo.ipynb #676ab487
 def with_draws(generate: Callable, draws: int, drawn: dict) -> Callable:
     "`generate`, and `draws` - 1 more completions of every agent's request, put into `drawn` by address."
 
@@ -58,7 +58,7 @@ def with_draws(generate: Callable, draws: int, drawn: dict) -> Callable:
 
     return generate_more
 
-
+# %% ../../nbs/training/20_dpo.ipynb #77b46ede
 def debate_with_draws(
     ctx: RecipeContext,
     society: Society,
@@ -95,7 +95,7 @@ class Pair(Example):
     def rejected(self) -> Example:
         return Example(self.prompt_ids, self.rejected_ids, self.problem, round=self.round, bucket=self.bucket)
 
-
+# %% ../../nbs/training/20_dpo.ipynb #2f66c00d
 def turns_by_prompt(transcript: Transcript, agent: Agent) -> list[list[Turn]]:
     "All complete turns of an agent in a debate, further draws included, prompt by prompt; equal ones once."
     found = {}
@@ -105,7 +105,7 @@ def turns_by_prompt(transcript: Transcript, agent: Agent) -> list[list[Turn]]:
             found.setdefault(tuple(t.completion.prompt_ids), {}).setdefault(tuple(t.completion.token_ids), t)
     return [list(turns.values()) for turns in found.values()]
 
-
+# %% ../../nbs/training/20_dpo.ipynb #c01b859a
 def pairs_of(transcript: Transcript, vote: Vote, agent: Agent) -> list[list[Pair]]:
     "The pairs of one agent in one debate, a list for each of its prompts."
     out = []
@@ -176,7 +176,7 @@ class PairCollator:
         self.seen += len(pairs)
         return batch
 
-
+# %% ../../nbs/training/20_dpo.ipynb #fbeb3fa6
 def check_preference_batch(
     batch: dict,
     pairs: list[Pair],  # those that the batch was made of, in its order
@@ -215,7 +215,7 @@ def check_reference(
         saw=saw,
     )
 
-
+# %% ../../nbs/training/20_dpo.ipynb #91668dfa
 def referenced_trainer(
     trainer: type,  # of TRL
     check: Callable,  # check(metrics, beta, allowed=nats) raises if the first step's metrics are off
@@ -246,7 +246,7 @@ def dpo_trainer_class() -> type:
 
     return referenced_trainer(DPOTrainer, check_first_rewards)
 
-
+# %% ../../nbs/training/20_dpo.ipynb #50f52276
 def check_first_rewards(
     metrics: dict,  # what TRL's trainer has logged: {name: values, the latest last}
     beta: float,  # DPO's, by which TRL multiplies rewards
@@ -346,7 +346,7 @@ class AsksDraws(Asks):
         "Calls per question: every turn of an agent `draws` times, summaries once."
         return super().calls(size) + (self.draws - 1) * size.agents * size.rounds
 
-
+# %% ../../nbs/training/20_dpo.ipynb #91397e69
 MULTIAGENT_DPO = MULTIAGENT_FT.but(
     'multiagent-dpo',
     source='arXiv 2305.18290, on pairs that the vote of the debate makes',

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAMBA', 'ROUTERS', 'EXPERTS', 'FOREIGN', 'LOGITS_AT_ONCE', 'TOKENS_PER_MICRO_BATCH', 'ROOM', 'KEPT_OF_HALF',
-           'OBJECTIVES', 'init_model', 'lora_config', 'unfit_layers', 'check_method', 'fuse_lora',
+           'OBJECTIVES', 'init_model', 'unfit_layers', 'lora_config', 'check_method', 'fuse_lora',
            'check_adapter_shape', 'length_grouped_order', 'LengthGroupedSampler', 'tokens_by_step', 'pad_right',
            'Collator', 'completion_loss', 'summed_loss', 'piecewise_loss', 'body_returns', 'takes_pieces',
-           'our_trainer', 'experts_counted', 'trainer_class', 'micro_batch_size', 'activation_bytes', 'activation_room',
-           'tokens_at_once', 'needs_checkpointing', 'Watch', 'progress_callback_class', 'TrainingRun', 'arguments',
-           'one_device', 'commit_checkpoint', 'latest', 'run_trainer', 'room_for_checkpoints', 'check_count', 'fusible',
-           'hide_rounding', 'Objective', 'SFT', 'objective_of', 'objective_name']
+           'our_trainer', 'layers_run_twice', 'remembered', 'trainer_class', 'experts_counted', 'micro_batch_size',
+           'activation_bytes', 'activation_room', 'tokens_remembered', 'tokens_at_once', 'needs_checkpointing', 'Watch',
+           'progress_callback_class', 'TrainingRun', 'arguments', 'one_device', 'commit_checkpoint', 'latest',
+           'fusible', 'check_count', 'room_for_checkpoints', 'run_trainer', 'Objective', 'hide_rounding', 'SFT',
+           'objective_of', 'objective_name']
 
 # %% ../../nbs/training/18_trainer.ipynb #84ca08d7
 import json, math, os, time
@@ -59,6 +60,31 @@ def init_model(
     return get_peft_model(model, lora_config(model, s))
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000002
+# PEFT refuses these: the fused kernels of these models read the weights of two layers without calling them.
+MAMBA = ('mamba', 'mamba2', 'falcon_mamba', 'falcon_h1', 'nemotron_h')
+ROUTERS = ('router', 'gate', 'shared_expert_gate')
+EXPERTS = ('num_experts', 'num_local_experts', 'n_routed_experts')  # a configuration with one of these has routers
+
+
+def unfit_layers(model) -> dict[str, str]:
+    "Linear layers that get no adapter unless they are asked for by name: the end of the name -> why."
+    import torch
+
+    found, experts = {}, any(hasattr(model.config, k) for k in EXPERTS)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear):
+            continue
+        parts = name.split('.')
+        # a class of the model's own, which may return more than a product: PEFT would add to a tuple
+        own = type(layer).forward is not torch.nn.Linear.forward and 'transformers' in type(layer).__module__
+        routes = [i for i, part in enumerate(parts) if part in ROUTERS]
+        if experts and (own or routes):
+            found['.'.join(parts[routes[0] :] if routes else parts[-1:])] = 'routes tokens to experts'
+        elif getattr(model.config, 'model_type', None) in MAMBA and parts[-1] in ('out_proj', 'conv1d'):
+            found[parts[-1]] = 'read by a fused kernel, past any adapter'
+    return found
+
+# %% ../../nbs/training/18_trainer.ipynb #9bca6f39
 def lora_config(
     model,
     s: TrainingSettings,  # of the job
@@ -83,32 +109,6 @@ def lora_config(
         use_rslora=s.rslora,
         use_dora=s.dora,
     )
-
-
-# PEFT refuses these: the fused kernels of these models read the weights of two layers without calling them.
-MAMBA = ('mamba', 'mamba2', 'falcon_mamba', 'falcon_h1', 'nemotron_h')
-
-ROUTERS = ('router', 'gate', 'shared_expert_gate')
-EXPERTS = ('num_experts', 'num_local_experts', 'n_routed_experts')  # a configuration with one of these has routers
-
-
-def unfit_layers(model) -> dict[str, str]:
-    "Linear layers that get no adapter unless they are asked for by name: the end of the name -> why."
-    import torch
-
-    found, experts = {}, any(hasattr(model.config, k) for k in EXPERTS)
-    for name, layer in model.named_modules():
-        if not isinstance(layer, torch.nn.Linear):
-            continue
-        parts = name.split('.')
-        # a class of the model's own, which may return more than a product: PEFT would add to a tuple
-        own = type(layer).forward is not torch.nn.Linear.forward and 'transformers' in type(layer).__module__
-        routes = [i for i, part in enumerate(parts) if part in ROUTERS]
-        if experts and (own or routes):
-            found['.'.join(parts[routes[0] :] if routes else parts[-1:])] = 'routes tokens to experts'
-        elif getattr(model.config, 'model_type', None) in MAMBA and parts[-1] in ('out_proj', 'conv1d'):
-            found[parts[-1]] = 'read by a fused kernel, past any adapter'
-    return found
 
 # %% ../../nbs/training/18_trainer.ipynb #e1000005
 def check_method(
@@ -165,7 +165,7 @@ def fuse_lora(model):
             m.forward = partial(in_bfloat16 if half else in_float32, m)
     return model
 
-
+# %% ../../nbs/training/18_trainer.ipynb #b8956c8c
 @lru_cache(maxsize=1)
 def _lora_product() -> type:
     import torch
@@ -216,7 +216,7 @@ def _load_adapter(model, parent, s):
         raise MaftError(f'adapter {parent} {FOREIGN} ({min(strange)[0]} has no counterpart)')
     return model
 
-
+# %% ../../nbs/training/18_trainer.ipynb #5290aa5c
 def _load_full(model, parent: Path):
     from safetensors.torch import load_file
 
@@ -284,7 +284,7 @@ def length_grouped_order(
     rng.shuffle(batches)
     return [i for b in batches + last for i in b]
 
-
+# %% ../../nbs/training/18_trainer.ipynb #73f40501
 class LengthGroupedSampler:
     "A sampler: `length_grouped_order` of the epoch that is running."
 
@@ -370,7 +370,7 @@ def completion_loss(
     logits = model(input_ids=input_ids, logits_to_keep=columns - 1, use_cache=False).logits
     return summed_loss(logits.flatten(0, 1), labels[:, columns].flatten())
 
-
+# %% ../../nbs/training/18_trainer.ipynb #9461b4fe
 def summed_loss(
     logits,  # (positions, vocabulary)
     labels,  # (positions), -100 where there is no loss
@@ -414,7 +414,7 @@ def body_returns(
     finally:
         del body.forward
 
-
+# %% ../../nbs/training/18_trainer.ipynb #48464440
 @lru_cache(maxsize=1)
 def _piecewise() -> type:
     import torch
@@ -474,9 +474,17 @@ def _same_in_pieces(torch, lm, ids):
 def our_trainer(
     trl_trainer: type,  # a class of TRL, such as its `SFTTrainer`
 ) -> type:
-    "A TRL trainer class with our order of examples, and without what it writes and sends on the side."
+    """A TRL trainer class with our order of examples, without what it writes and sends on the side, and where layers
+    are to be run twice, with that for long micro-batches only."""
 
     class OurTrainer(trl_trainer):
+        remembers = 0  # tokens; layers keep the activations of a micro-batch of no more
+
+        def training_step(self, model, inputs, *args, **kw):
+            few = 'input_ids' in inputs and inputs['input_ids'].numel() <= self.remembers
+            with remembered(layers_run_twice(model) if few else []):
+                return super().training_step(model, inputs, *args, **kw)
+
         def _get_train_sampler(self, train_dataset=None):
             return self.our_order
 
@@ -492,20 +500,25 @@ def our_trainer(
     return OurTrainer
 
 
+def layers_run_twice(model) -> list:
+    "The modules that transformers was told to run a second time in the backward pass."
+    return [m for m in model.modules() if getattr(m, 'gradient_checkpointing', False)]
+
+
 @contextmanager
-def experts_counted(config):
-    "`config` of a mixture says `num_experts` meanwhile, which TRL asks for and some call `num_local_experts`."
-    config = config.get_text_config()
-    missing = not hasattr(config, 'num_experts') and hasattr(config, 'num_local_experts')
-    if missing:
-        config.num_experts = config.num_local_experts
+def remembered(
+    layers: list,  # of `layers_run_twice`
+):
+    "Meanwhile these layers keep their activations."
+    for layer in layers:
+        layer.gradient_checkpointing = False
     try:
         yield
     finally:
-        if missing:
-            del config.num_experts
+        for layer in layers:
+            layer.gradient_checkpointing = True
 
-
+# %% ../../nbs/training/18_trainer.ipynb #dbe8ecac
 @lru_cache(maxsize=1)
 def trainer_class():
     "TRL's `SFTTrainer`, ours, with a loss that skips the prompts' logits on a CPU."
@@ -521,6 +534,20 @@ def trainer_class():
             return completion_loss(model, inputs['input_ids'], labels) / n
 
     return AgentTrainer
+
+# %% ../../nbs/training/18_trainer.ipynb #2d3cdf04
+@contextmanager
+def experts_counted(config):
+    "`config` of a mixture says `num_experts` meanwhile, which TRL asks for and some call `num_local_experts`."
+    config = config.get_text_config()
+    missing = not hasattr(config, 'num_experts') and hasattr(config, 'num_local_experts')
+    if missing:
+        config.num_experts = config.num_local_experts
+    try:
+        yield
+    finally:
+        if missing:
+            del config.num_experts
 
 # %% ../../nbs/training/18_trainer.ipynb #f57ab45c
 TOKENS_PER_MICRO_BATCH = 1500  # on a CPU, where memory does not ask for fewer
@@ -560,11 +587,15 @@ def activation_room(base: 'Base') -> int:
     "Bytes that activations may take on a CPU: half of what the weights take, and at least `ROOM`."
     return max(ROOM, sum(t.nbytes for t in base_tensors(base).values()) // 2)
 
+# %% ../../nbs/training/18_trainer.ipynb #5a07080e
+def tokens_remembered(base: 'Base') -> int:
+    "Tokens whose activations `activation_room` has room for."
+    return activation_room(base) // max(1, activation_bytes(base.model))
+
 
 def tokens_at_once(base: 'Base') -> int:
-    "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what `activation_room` has room for."
-    fit = activation_room(base) // max(1, activation_bytes(base.model))
-    return max(1, min(TOKENS_PER_MICRO_BATCH, fit))
+    "Tokens of a micro-batch on a CPU: `TOKENS_PER_MICRO_BATCH`, or what can be remembered."
+    return max(1, min(TOKENS_PER_MICRO_BATCH, tokens_remembered(base)))
 
 
 def needs_checkpointing(
@@ -572,9 +603,8 @@ def needs_checkpointing(
     lengths: list[int],  # tokens per example
     micro: int,  # examples per forward pass
 ) -> bool:
-    "Would a micro-batch of the longest examples leave more behind than `activation_room`? Then layers are run twice."
-    longest = sum(sorted(lengths)[-micro:])
-    return base.device.type == 'cpu' and longest * activation_bytes(base.model) > 2 * activation_room(base)
+    "Would a micro-batch of the longest example, and others padded to it, leave more behind than there is room for?"
+    return base.device.type == 'cpu' and micro * max(lengths) > tokens_remembered(base)
 
 # %% ../../nbs/training/18_trainer.ipynb #cc4a2808
 class Watch:
@@ -648,7 +678,7 @@ class Watch:
         if self.every:  # at most a twentieth of the time
             self.every = max(self.every, 20 * (self.last - self.asked))
 
-
+# %% ../../nbs/training/18_trainer.ipynb #f6985692
 @lru_cache(maxsize=1)
 def progress_callback_class() -> type:
     "`Watch` as a callback of transformers, which is imported when training starts."
@@ -711,7 +741,7 @@ def arguments(run: TrainingRun) -> dict:
         disable_tqdm=True,
     )
 
-
+# %% ../../nbs/training/18_trainer.ipynb #538267d8
 def one_device(args):
     "TRL's settings, for one device: else transformers would spread a job over all it sees."
     if args.n_gpu > 1:
@@ -741,6 +771,46 @@ def latest(out: Path) -> Path | None:
     return next((f for f in newest_first if complete(f)), None)
 
 # %% ../../nbs/training/18_trainer.ipynb #2c5a9351
+def fusible(
+    base: 'Base',
+    s: TrainingSettings,  # of the job
+) -> bool:
+    "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
+    import torch
+
+    if base.dtype == torch.float32:
+        return s.dtype != 'bfloat16'
+    return base.dtype == torch.bfloat16 and base.device.type == 'cpu' and s.method == 'lora'
+
+
+def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examples, steps, steps before the resume
+    "Guard `examples`: the trainer took every example in every epoch."
+    n, s = len(run.examples), run.settings
+    per_epoch = math.ceil(n / s.batch_size)
+    due = s.epochs * n - resumed // per_epoch * n - resumed % per_epoch * s.batch_size
+    if (seen, steps) != (due, s.epochs * per_epoch):
+        raise GuardError(
+            'examples',
+            f'the trainer took {seen} examples in {steps} steps, where {due} examples in {s.epochs * per_epoch} steps'
+            ' were due.',
+            REPORT,
+        )
+
+# %% ../../nbs/training/18_trainer.ipynb #3f00f1de
+@contextmanager
+def room_for_checkpoints(folder: Path):
+    "Say it in one line when a checkpoint cannot be written."
+    try:
+        yield
+    except RuntimeError as e:
+        if 'StreamWriter' not in str(e):
+            raise
+        raise MaftError(
+            f'a checkpoint could not be written to {folder}: probably there is no room. Free some and run the same'
+            ' command again; nothing done so far is lost.'
+        ) from e
+
+
 def run_trainer(
     trainer,  # of an `our_trainer` class; its collator counts the examples it has `seen`
     run: TrainingRun,
@@ -758,6 +828,7 @@ def run_trainer(
     trainer.our_order = LengthGroupedSampler(lengths, s.batch_size, run.seed, group=s.group_by_length)
     if fusible(run.base, s):
         fuse_lora(trainer.model)
+    trainer.remembers = 0 if s.gradient_checkpointing else tokens_remembered(run.base)
     checkpoint = latest(run.folder)
     with room_for_checkpoints(run.folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -768,52 +839,7 @@ def run_trainer(
     )
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), log
 
-
-@contextmanager
-def room_for_checkpoints(folder: Path):
-    "Say it in one line when a checkpoint cannot be written."
-    try:
-        yield
-    except RuntimeError as e:
-        if 'StreamWriter' not in str(e):
-            raise
-        raise MaftError(
-            f'a checkpoint could not be written to {folder}: probably there is no room. Free some and run the same'
-            ' command again; nothing done so far is lost.'
-        ) from e
-
-
-def check_count(run: TrainingRun, seen: int, steps: int, resumed: int):  # examples, steps, steps before the resume
-    "Guard `examples`: the trainer took every example in every epoch."
-    n, s = len(run.examples), run.settings
-    per_epoch = math.ceil(n / s.batch_size)
-    due = s.epochs * n - resumed // per_epoch * n - resumed % per_epoch * s.batch_size
-    if (seen, steps) != (due, s.epochs * per_epoch):
-        raise GuardError(
-            'examples',
-            f'the trainer took {seen} examples in {steps} steps, where {due} examples in {s.epochs * per_epoch} steps'
-            ' were due.',
-            REPORT,
-        )
-
-
-def fusible(
-    base: 'Base',
-    s: TrainingSettings,  # of the job
-) -> bool:
-    "Does training compute in the base's own format, float32 or, on a CPU, bfloat16?"
-    import torch
-
-    if base.dtype == torch.float32:
-        return s.dtype != 'bfloat16'
-    return base.dtype == torch.bfloat16 and base.device.type == 'cpu' and s.method == 'lora'
-
 # %% ../../nbs/training/18_trainer.ipynb #8c12e7f2
-def hide_rounding(model):
-    "Else TRL rounds the adapter of a base in 4 or 8 bits to bfloat16, and it would not begin where its parent ended."
-    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
-
-
 @runtime_checkable
 class Objective(Protocol):
     "What training means. A frozen dataclass; its fields are part of a job's key."
@@ -837,6 +863,11 @@ class Objective(Protocol):
 
     def train(self, model, run: TrainingRun) -> tuple[Any, list[dict]]:
         "Train `model` in place: (model, loss curve)."
+
+# %% ../../nbs/training/18_trainer.ipynb #054e9656
+def hide_rounding(model):
+    "Else TRL rounds the adapter of a base in 4 or 8 bits to bfloat16, and it would not begin where its parent ended."
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
 
 
 @dataclass(frozen=True)
@@ -914,7 +945,7 @@ def objective_of(named: Objective | str | dict | None) -> Objective:  # a dict h
         )
     return name
 
-
+# %% ../../nbs/training/18_trainer.ipynb #33dc6dc7
 def objective_name(objective: Objective) -> dict | None:
     """How a job names an objective, so that any process can build it again; None for SFT. Raises `MaftError` for one
     that only this process knows."""
