@@ -39,7 +39,7 @@ from multiagent_ft.runs.settings import (
     load_config,
     settled,
 )
-from .core import MaftError, Transcript, Turn, transcript_to_dict
+from .core import MaftError, Transcript, Turn, line_of_user, transcript_to_dict
 
 # %% ../nbs/71_cli.ipynb #bfc013d3
 def complain(text: str):
@@ -63,6 +63,9 @@ def ending(e: BaseException) -> int:  # what a command raised
             f'no room left on the disk{f" for {e.filename}" if e.filename else ""}. Free some and run the same'
             ' command again; what is finished is kept.'
         )
+        return 2
+    if isinstance(e, Exception) and (line := line_of_user(e)):
+        complain(f'{type(e).__name__}: {e} ({line}). Fix it and run the same command again; what is finished is kept.')
         return 2
     traceback.print_exception(e)
     print(
@@ -1021,7 +1024,7 @@ def show_recipes(
         head, *rows = catalogue(None if name is None else [name])
         return print_json([dict(zip(head, row)) for row in rows])
     if name is not None:
-        return print('\n'.join(page(load_recipe(name))))
+        return print('\n'.join(page(load_recipe(name), named=name)))
     rows = catalogue()
     print_rows(rows, f'{len(rows) - 1} recipes', left=('recipe', 'needs', 'training', 'source'))
     print('Calls are per question, at most, for 3 agents and 2 rounds. One of them: maft recipes NAME')

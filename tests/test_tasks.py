@@ -108,6 +108,20 @@ def test_too_few_questions_error_counts_them():
     refused(lambda: split(recorded('gsm8k'), 500, 1320), '1319 different questions to evaluate on')
 
 
+def test_too_few_questions_error_says_what_became_of_the_rows(tmp_path):
+    (tmp_path / 'q.csv').write_text('question,answer\n' + 'What is 1+1?,2\n' * 9 + 'What is 1+2?,\n')
+    refused(
+        lambda: split(load_task(str(tmp_path / 'q.csv')), 2, 2),
+        '2 are asked for',
+        'Found: 10 rows; 8 that occur twice, 1 without an answer (training only), 2 different questions.',
+    )
+
+
+def test_spreadsheet_is_refused_with_what_to_save_it_as(tmp_path):
+    (tmp_path / 'q.xlsx').write_bytes(b'PK')
+    refused(lambda: load_task(str(tmp_path / 'q.xlsx')), 'Save it as one of', 'a spreadsheet as CSV')
+
+
 @needs_shared
 def test_college_mathematics_in_six_lines(tmp_path):
     task = own(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['EXPRESSION', 'PRECISION', 'CLEAN', 'ROUND', 'POINTS', 'UNARY', 'CELLS', 'LABEL', 'NAME', 'QUANTITY', 'FLIP',
-           'EVERYWHERE', 'KNOWN', 'plain', 'tree', 'point', 'letter', 'names', 'symbols', 'size', 'power', 'function',
-           'leaf', 'combined', 'evaluate', 'looked_at', 'exact', 'real', 'number', 'bare', 'matrix', 'added',
-           'expression', 'is_matrix', 'shape', 'both_signs', 'labelled', 'with_label', 'named_forms', 'roots',
-           'several', 'answer', 'exactly', 'named', 'one', 'said_once', 'relation', 'small', 'line', 'ratio',
-           'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'finite_ends', 'interval', 'inequality',
-           'chains_of', 'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but', 'named_set', 'value',
-           'huge', 'cases', 'family', 'plain_words', 'among_words', 'phrase', 'wordy', 'form', 'read_form']
+           'EVERYWHERE', 'KNOWN', 'plain', 'tree', 'point', 'letter', 'names', 'symbols', 'size', 'odd_root', 'power',
+           'function', 'leaf', 'combined', 'evaluate', 'looked_at', 'exact', 'real', 'number', 'bare', 'matrix',
+           'added', 'expression', 'is_matrix', 'shape', 'both_signs', 'labelled', 'with_label', 'named_forms', 'roots',
+           'measures', 'together', 'several', 'answer', 'exactly', 'named', 'one', 'said_once', 'relation', 'small',
+           'line', 'ratio', 'bare_name', 'equation', 'solved', 'Interval', 'union', 'without', 'finite_ends',
+           'interval', 'inequality', 'chains_of', 'region', 'between', 'encloses', 'bracketed', 'numeral', 'all_but',
+           'proportion', 'united', 'named_set', 'value', 'huge', 'cases', 'family', 'plain_words', 'among_words',
+           'phrase', 'wordy', 'clock', 'said', 'form', 'read_form']
 
 # %% ../../nbs/answers/43_symbolic.ipynb #09b07b68
 import math, random, re
@@ -129,6 +130,15 @@ def size(v):
     return max((abs(x) for x in v), default=0) if hasattr(v, 'rows') else abs(v)
 
 
+def odd_root(e) -> int | None:
+    "p, if `e` is p/q with an odd q from 3 to 9 and no whole number; None for any other."
+    import mpmath as mp
+
+    tops = [mp.nint(e * q) for q in (1, 3, 5, 7, 9) if abs(e * q - mp.nint(e * q)) < mp.mpf(10) ** -CLEAN]
+    whole = abs(e - mp.nint(e)) < mp.mpf(10) ** -CLEAN
+    return None if whole or not tops else int(tops[0])
+
+
 def power(b, e):
     "`b` to the `e`, if that is a number one could write down. Raises `Unread`."
     import mpmath as mp
@@ -141,6 +151,8 @@ def power(b, e):
         return mp.mpf(0)
     if size(e) * max(1, abs(mp.log(abs(b)))) > 10**5:
         raise Unread('too large')
+    if not (mp.im(b) or mp.im(e)) and mp.re(b) < 0 and (p := odd_root(mp.re(e))) is not None:
+        return (-1) ** p * mp.power(abs(b), mp.re(e))  # the real root: that of -8 is -2
     return mp.power(b, e)
 
 # %% ../../nbs/answers/43_symbolic.ipynb #b7254220
@@ -424,12 +436,37 @@ def roots(
     return numbered and len(m) < 5 and len({f for _, f in found}) == len(m) and not any(';' in f for _, f in found)
 
 
+_real = re.compile(r'[a-z]\s*\\in\s*\\mathbb\s*\{?\s*R\s*\}?')
+_ends = re.compile(r'[(\[][^;]+;[^;]+[)\]]')
+
+
+_measure = re.compile(r'(-?\d[\d./]*)\s*\\text\s*\{\s*([a-z]+?)s?\s*\}')
+_measures = re.compile(rf'(?:{_measure.pattern}\s*(?:,|\\text\s*\{{\s*and\s*\}})?\s*){{2,}}')
+
+
+def measures(s: str) -> str | None:
+    "Form of a quantity in several units, '5 feet 3 inches'; None when `s` is none."
+    found = _measure.findall(s) if _measures.fullmatch(s) else []
+    return 'list{' + '|'.join(sorted(f'{u}: {n}' for n, u in found)) + '}' if len({u for _, u in found}) > 1 else None
+
+
+def together(
+    forms: list[str],  # sorted, each once
+) -> str:
+    "Form of several answers: a set; intervals of which one has no end are a union."
+    if len(forms) == 1:
+        return forms[0]
+    infinite = all(map(_ends.fullmatch, forms)) and any('oo' in f for f in forms)
+    return ('union{' if infinite else '{') + '|'.join(forms) + '}'
+
+
 def several(
     s: str,  # tidied LaTeX, perhaps with commas
 ) -> tuple[list[str], list[str]]:
     "(the answers of a list, the separators between them). Raises `Unread`."
     cut = top(s, COMMA)
     parts = [p for p in cut[::2] if p.strip(' .')]
+    parts = [p for p in parts if not _real.fullmatch(p)] or parts  # x in R, x \neq 2
     if not parts:
         raise Unread('empty')
     if len(parts) > PARTS:
@@ -443,6 +480,8 @@ def answer(
     "Form of a tidied answer, which may be several: a set, unless there is but one."
     if s[:1] == '{' and closing(s, 0) == len(s) and len(top(s[1:-1], ',')) > 1:
         s = s[1:-1]
+    if several_units := measures(s):
+        return several_units
     if len(parts := labelled(s)) > 1:
         return 'list{' + '|'.join(sorted(map(with_label, parts))) + '}'
     parts, separators = several(s)
@@ -452,16 +491,23 @@ def answer(
     found = named_forms(parts)
     if len({n for n, _ in found}) > 1 and not roots(found):
         found = [(n, f'{n}:={f}' if n else f) for n, f in found]
-    forms = sorted({f for _, f in found})
-    return forms[0] if len(forms) == 1 else '{' + '|'.join(forms) + '}'
+    return together(sorted({f for _, f in found}))
 
 # %% ../../nbs/answers/43_symbolic.ipynb #11bc09f7
-NAME = re.compile(r'\\?[A-Za-z]+(?:\s*_\s*(?:\{[^{}]*\}|\w))?(\s*\([^()]*\))?$')
+NAME = re.compile(
+    r'(?:[A-Za-z]\s*\^\s*\{\s*-\s*1\s*\}(?=\s*\()|\\?[A-Za-z]+(?:\s*_\s*(?:\{[^{}]*\}|\w))?)(\s*\([^()]*\))?$'
+)
 # an angle, a length |AB|, an area [ABC], words: named, and nothing to solve for
 QUANTITY = re.compile(
     r"\\(?:angle|triangle)\s*(?:[A-Z]'?\s*(?:_\s*\{?\w+\}?)?\s*|\\[a-z]+\s*|\d|[a-z](?![a-z])|\{[A-Z\s]+\}\s*)+"
     r'|\|\s*\{?\s*[A-Z]\s*[A-Z]\s*\}?\s*\||\[\s*(?:[A-Z]\s*){3,}\]|(?:E|\\mathbb\{?E\}?)\s*\[[A-Z]\]'
-    r'|(?=.*\\text)(?:\\text\s*\{[^{}\d]*\}|\\(?:angle|triangle)(?![a-z])|[A-Z\s.])*'
+    r'|\\(?:lim|int)(?![a-z]).*|[A-Za-z]{1,3}(?:\s*:\s*[A-Za-z]{1,3})+'
+    r'|(?=.*\\text)(?:\\text\s*\{[^{}\d]*\}(?:\s*\([A-Z]\))?|\\(?:angle|triangle)(?![a-z])|[A-Z\s.])*'
+)
+# a label in words, \text{the area is }5
+_says = re.compile(
+    r'\A((?=\\text\s*\{\s*[A-Za-z]{2})(?:\\text\s*\{[^{}]*\}\s*)*?\\text\s*\{[^{},]*?)\s*(?::|\bis|\bare)\s*\}'
+    r'(?=\s*[-+]?\s*(?:\d|\\(?!text)|\())'
 )
 
 
@@ -477,6 +523,7 @@ def named(
     p: str,  # tidied LaTeX of one answer
 ) -> tuple[str, str] | None:
     "(name, what it is equal to) where a quantity is named: 'angle ABC = 30'. None when it is not."
+    p = _says.sub(r'\1}=', p)
     cut = top(p, r'=|\\approx(?![a-zA-Z])')
     if len(cut) < 3 or not cut[2].strip() or not QUANTITY.fullmatch(cut[0].strip()):
         return None
@@ -484,6 +531,9 @@ def named(
     return ' '.join(words).lower(), p[p.index(cut[1], len(cut[0])) + len(cut[1]) :].strip()
 
 # %% ../../nbs/answers/43_symbolic.ipynb #a8712ed8
+_element = re.compile(NAME.pattern + r'|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)$')
+
+
 def one(
     p: str,  # tidied LaTeX of one answer
 ) -> tuple[str | None, str]:
@@ -494,14 +544,14 @@ def one(
     words, pieces = words_in(p)
     if len(pieces) > 1:
         return None, phrase(words, pieces)
-    if (m := re.fullmatch(r'(.*?)\\(?:in|to)(?![a-zA-Z])(.*)', p)) and NAME.match(m[1].strip()):
+    if (m := re.fullmatch(r'(.*?)\\(?:in|to)(?![a-zA-Z])(.*)', p)) and _element.match(m[1].strip()):
         return None, value(m[2])
     return relation(said_once(p))
 
 
 def said_once(p: str) -> str:
     "`p`, or the half of it that counts where it says the same twice: 'x<5: (-oo,5)'."
-    before, *after = top(p, ':')
+    before, *after = top(p, r'(?<!\d):|:(?!\s*\d)')  # 3:4 is a ratio
     if after and (before.startswith(r'\{') or len(top(before, RELATION)) > 1):
         return after[-1] if r'\text' in before else before
     return p
@@ -782,6 +832,23 @@ def all_but(
     return union(without(list({number(v[0]): v[0] for v in holes}.values())))
 
 
+def proportion(
+    parts: list[str],  # tidied LaTeX, three or more
+) -> str:
+    "Form of a ratio of several, a : b : c: each part divided by the first."
+    first, *others = map(expression, parts)
+    return 'ratio{' + ':'.join(shape([x / y for x, y in zip(v, first)]) for v in others) + '}'
+
+
+def united(
+    parts: list[str],  # tidied LaTeX of sets
+) -> str:
+    "Form of a union; of sets that are written out, of all their elements."
+    if all(re.fullmatch(r'\\\{[^|:]*\\\}', p) for p in parts):
+        return answer(','.join(p[2:-2] for p in parts))
+    return 'union{' + '|'.join(sorted({value(p) for p in parts})) + '}'
+
+
 def named_set(
     s: str,  # tidied LaTeX of one thing
 ) -> str | None:
@@ -794,6 +861,8 @@ def named_set(
         return all_but(m[1].strip('\\{} '))
     if m := _numeral.fullmatch(s):
         return numeral(*m.groups())
+    if len(parts := top(s, ':')) > 3:
+        return proportion(parts[::2])
     return family(s) if re.match(r'\\cup\s*_', s) else None
 
 
@@ -808,7 +877,7 @@ def value(
         return f
     parts = [p.strip(' ,') for p in top(s, r'\\cup(?![a-zA-Z])')[::2] if p.strip(' ,')]
     if len(parts) > 1:
-        return 'union{' + '|'.join(sorted({value(p) for p in parts})) + '}'
+        return united(parts)
     if s.startswith(r'\{') and s.endswith(r'\}') or s[0] in '([' and s[-1] in ')]' and encloses(s):
         return bracketed(s)
     if len(top(s, RELATION)) > 1:
@@ -868,21 +937,32 @@ KNOWN = {
         ),
         'none',
     ),
-    **dict.fromkeys(('all real numbers', 'all reals', 'all the real numbers', 'any real number'), '(-oo;oo)'),
     'dne': 'words:does not exist',
 }
+
+
+_all_reals = re.compile(
+    r'(?:x is )?(?:the )?(?:set of )?(?:all|any|every)(?: of)?(?: the)? (?:real numbers?|reals)(?: numbers?)?'
+)
 
 
 def plain_words(
     words: str,  # in lower case, with blanks between
 ) -> str:
-    "Form of an answer in words."
+    "Form of an answer in words; several, with commas or *and* between them, in any order."
     if words in KNOWN:
         return KNOWN[words]
-    kept = [w for w in words.split() if w not in FILLER] or words.split()
-    if len(kept) > 3:
+    if _all_reals.fullmatch(words):
+        return '(-oo;oo)'
+    parts = [p.split() for p in re.split(r'[,;&]|\b(?:and|or)\b', words) if p.strip()]
+    kept = [[w for w in p if w not in FILLER] or p for p in parts]
+    if sum(map(len, kept)) > 3 and max(map(len, kept)) > 1:
         raise Unread('prose')
-    return 'words:' + ' '.join(kept)
+    return 'words:' + ','.join(sorted(' '.join(p) for p in kept))
+
+
+_what = set('point line interval vector ordered pair coordinates equation function expression curve plane'.split())
+_measured = {'per', 'square', 'cubic', 'squared', 'cubed'}
 
 
 def among_words(
@@ -892,7 +972,9 @@ def among_words(
 ) -> str:
     "Form of mathematics among words; a number with its unit behind it is the number."
     number_only = len(forms) == 1 and re.fullmatch(r'-?[\d./]+(e[+-]?\d+)?', forms[0])
-    if len(forms) == 1 and not words or number_only and first and len(words) <= 3:
+    words = [] if len(forms) == 1 and _what.issuperset(words) else words
+    unit = first and all(UNIT.fullmatch(w) or w in _measured for w in words)
+    if len(forms) == 1 and (not words or unit) or number_only and first and len(words) <= 3:
         return forms[0]
     return 'phrase{' + ' '.join(words) + '|' + '|'.join(forms) + '}'
 
@@ -907,8 +989,12 @@ def phrase(
     ]
     if not parts:
         return plain_words(' '.join(words) or 'nothing')
-    if words in (['except'], ['excluding'], ['besides']) and len(parts) == 1:
-        return all_but(parts[0])
+    if words in (['except'], ['excluding'], ['besides']):
+        parts = [
+            p for p in parts if not re.fullmatch(r'[a-z]|(?:[a-z]\s*\\in\s*)?\\mathbb\s*\{?\s*R\s*\}?', p)
+        ] or parts
+        if len(parts) == 1:
+            return all_but(parts[0])
     return among_words(words, [answer(t) for t in parts], pieces[0])
 
 # %% ../../nbs/answers/43_symbolic.ipynb #0a1964f3
@@ -919,10 +1005,27 @@ def wordy(s: str, words: str) -> bool:
     return sum(w not in FILLER and not UNIT.fullmatch(w) for w in re.findall(r"[a-z'-]{2,}", words)) > WORDS
 
 
+def clock(text: str) -> str | None:
+    "Form of a time of day, '10:30 am', or of a date, '2020-01-05'; None for anything else."
+    text = re.sub(r'\\(?:text|mathrm)\s*\{|[{}~\s]|\\[,;! ]', '', text)
+    if re.fullmatch(r'\d{4}-\d\d-\d\d', text):
+        return 'date ' + text
+    m = re.fullmatch(r'(\d{1,2})(?::([0-5]\d))?([ap])\.?m\.?', text, re.I)
+    return m and f'time {int(m[1])}:{m[2] or "00"} {m[3].lower()}m'
+
+
+def said(s: str) -> str:
+    "The words of a tidied `s` and the commas between them."
+    said = re.sub(r'\\text\s*\{([^{}]*)\}|([,;])|.', r' \1\2', s, flags=re.S)
+    return ' '.join(said.split()).lower()
+
+
 def form(text: str) -> str:
     "The canonical form of an answer in LaTeX: equal strings for equal answers. Raises `Unread`."
     check_size(text)
     text = peeled(text)
+    if moment := clock(text):
+        return moment
     if re.search(r'[A-Za-z]{3}|\b[Nn]o\b', text) and (it := statement(text)):
         return plain_words(it.lower()) if it.isalpha() else form(it)
     s = tidy(unaligned(text))
@@ -934,7 +1037,7 @@ def form(text: str) -> str:
     if only_words and len(words) == 1:
         s, only_words = re.sub(r'\\text\s*\{\s*(\w)\s*\}', r'\1', s), False
     try:
-        return plain_words(words) if only_words else answer(s)
+        return plain_words(said(s)) if only_words else answer(s)
     except Unread:
         if len(words.split()) > 4:
             raise Unread('prose') from None

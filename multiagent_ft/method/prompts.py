@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HOW_TO_ANSWER', 'PLACEHOLDERS', 'DEBATE', 'COOPERATIVE', 'UNIQUE_ID', 'PROMPTS', 'GOLDEN', 'MIX', 'how_to_answer',
            'fenced', 'Prompts', 'load_prompts', 'opening', 'reply', 'Sampling', 'Address', 'Request', 'token_budget',
-           'Capabilities', 'Engine', 'GenerationProgress', 'generate_with_progress', 'EngineSpec', 'mix64', 'gumbel',
-           'nucleus', 'draw', 'spell', 'encode', 'adapter_digest', 'one_by_one', 'ScriptedEngine', 'ReplayEngine',
-           'recorded_texts']
+           'Capabilities', 'Engine', 'GenerationProgress', 'checked_completions', 'generate_with_progress',
+           'EngineSpec', 'mix64', 'gumbel', 'nucleus', 'draw', 'spell', 'encode', 'adapter_digest', 'one_by_one',
+           'ScriptedEngine', 'ReplayEngine', 'recorded_texts']
 
 # %% ../../nbs/method/02_prompts.ipynb #42b7c285
 import inspect, time
@@ -416,6 +416,16 @@ class GenerationProgress:
             self.on_tokens(self)
 
 
+def checked_completions(made: list[Completion], requests: list[Request]) -> list[Completion]:
+    "What an engine has `made`. Raises `MaftError` unless it is one completion per request."
+    if not isinstance(made, (list, tuple)) or not all(isinstance(c, Completion) for c in made):
+        what = type(made[0]).__name__ if isinstance(made, (list, tuple)) and made else type(made).__name__
+        raise MaftError(f'the engine must generate a list of Completion, one per request, in their order; not {what}.')
+    if len(made) != len(requests):
+        raise MaftError(f'the engine generated {len(made)} completions for {len(requests)} requests; one each is due.')
+    return made
+
+
 def generate_with_progress(
     engine: Engine,
     requests: list[Request],
@@ -426,7 +436,8 @@ def generate_with_progress(
         return engine.generate(requests)
     if 'on_tokens' in inspect.signature(engine.generate).parameters:
         return engine.generate(requests, on_tokens=on_tokens)
-    progress, completions = GenerationProgress(requests, on_tokens), engine.generate(requests)
+    progress = GenerationProgress(requests, on_tokens)
+    completions = checked_completions(engine.generate(requests), requests)
     for i, c in enumerate(completions):
         progress.complete(i, c)
     return completions

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict
 from typing import NamedTuple
 from ..method.debate import calls_per_question
-from ..method.recipes import NEIGHBOURS, RECIPES, Recipe, load_recipe, recipe_names
+from ..method.recipes import NEIGHBOURS, RECIPES, Recipe, comes_with_package, load_recipe, recipe_names
 
 # %% ../../nbs/neighbours/70_catalogue.ipynb #c79ff657
 KINDS = {'sft': 'SFT', 'weighted-sft': 'SFT', 'dpo': 'preference', 'kto': 'preference', 'grpo': 'RL'}
@@ -77,7 +77,7 @@ STATUS = 'runs end to end on nano; see the tests of the recipes'
 def _part(name, f):
     "A part of a recipe and the first sentence of what it says of itself."
     said = ' '.join((f.__doc__ or '').split()) if f else ''
-    return f'{name:10}{f.__name__}: {re.split(r"(?<=[.]) ", said)[0]}' if f else ''
+    return f'{name:10}{getattr(f, "__name__", "a partial")}: {re.split(r"(?<=[.]) ", said)[0]}' if f else ''
 
 
 def _objective(o):
@@ -95,7 +95,11 @@ def place(name: str) -> str:
     return f'{wing}/{chapters[module]}_{module}.ipynb'
 
 
-def page(recipe: Recipe, size: Size = Size()) -> list[str]:
+def page(
+    recipe: Recipe,
+    size: Size = Size(),
+    named: str | None = None,  # as on the command line; default: by its name
+) -> list[str]:
     "What there is to say about a recipe, line by line."
     asked = cost(recipe, size)
     parts = [_part(n, getattr(recipe, n)) for n in ('sample', 'label', 'select', 'train', 'answer')]
@@ -104,6 +108,7 @@ def page(recipe: Recipe, size: Size = Size()) -> list[str]:
         f'objective {_objective(recipe.objective)}',
         *(f'          {role}s: {_objective(o)}' for role, o in recipe.objectives.items()),
     ]
+    status = recipe.status or (STATUS if comes_with_package(recipe) else '')
     lines = [
         f'{recipe.name}: {recipe.source}',
         '',
@@ -111,10 +116,14 @@ def page(recipe: Recipe, size: Size = Size()) -> list[str]:
         *(p for p in (parts if recipe.trains else parts[-1:]) if p),
         f'costs     {asked.sample} calls to sample a question, {asked.answer} to answer one (at most)',
         *(f'sets      {k}={v}' for k, v in recipe.settings.items()),
-        f'status    {recipe.status or STATUS}',
+        *([f'status    {status}'] if status else []),
     ]
-    where = place(recipe.name)
-    return [*lines, *([f'made in   nbs/{where}'] if where else []), f'runs with maft run --recipe {recipe.name}']
+    where = place(recipe.name) if comes_with_package(recipe) else ''
+    return [
+        *lines,
+        *([f'made in   nbs/{where}'] if where else []),
+        f'runs with maft run --recipe {named or recipe.name}',
+    ]
 
 # %% ../../nbs/neighbours/70_catalogue.ipynb #8a283151
 ARXIV = re.compile(r'\b\d{4}\.\d{5}\b')

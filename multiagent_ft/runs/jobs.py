@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXECUTORS', 'Job', 'function_at', 'Result', 'run_job', 'no_progress', 'LazyEngine', 'Executor', 'LocalExecutor',
            'write_text', 'WorkerDied', 'message_for', 'checked_reply', 'WorkerProcess', 'answer_message', 'worker_main',
-           'RemoteExecutor', 'count_reply', 'ProcessExecutor', 'executor_named', 'ReportingEngine', 'JobRunner',
-           'generate_key', 'generate_block', 'generate_each', 'blocks', 'generate_job', 'CachedEngine', 'read_key',
-           'CachedReader']
+           'RemoteExecutor', 'count_reply', 'ProcessExecutor', 'executor_named', 'check_executor', 'ReportingEngine',
+           'JobRunner', 'generate_key', 'generate_block', 'generate_each', 'blocks', 'generate_job', 'CachedEngine',
+           'read_key', 'CachedReader']
 
 # %% ../../nbs/runs/25_jobs.ipynb #dc635402
 import importlib, json, os, subprocess, sys, time, traceback
@@ -23,13 +23,14 @@ from multiagent_ft.core import (
     Message,
     Problem,
     digest,
+    line_of_user,
     load_object,
     read_jsonl,
     write_atomic,
     write_jsonl,
 )
 from ..engines.by_name import engine_for
-from ..method.prompts import EngineSpec, Request, Sampling, generate_with_progress
+from ..method.prompts import EngineSpec, Request, Sampling, checked_completions, generate_with_progress
 from .store import Store
 
 # %% ../../nbs/runs/25_jobs.ipynb #c1d5ae22
@@ -199,7 +200,9 @@ def answer_message(message: dict) -> dict:  # store, spec and job, as plain valu
     except MaftError as e:
         return dict(error=str(e), expected=True)
     # whatever it is, the parent is told and raises it there; a worker that died instead would only say that it died
-    except Exception:
+    except Exception as e:
+        if line := line_of_user(e):
+            return dict(error=f'{type(e).__name__}: {e} ({line}). Fix it and run again.', expected=True)
         return dict(error=traceback.format_exc(), expected=False)
 
 
@@ -330,9 +333,20 @@ def executor_named(name: str, args: dict = {}) -> Executor:  # args: keywords
         raise MaftError(f'unknown executor {name!r}: use auto, {", ".join(EXECUTORS)}, or FILE.py:NAME for your own.')
     kind = load_object(EXECUTORS.get(name, name))
     try:
-        return kind(**args)
+        executor = kind(**args) if isinstance(kind, type) or not hasattr(kind, 'run') else kind
     except TypeError as e:
         raise MaftError(f'executor {name} cannot be built with {", ".join(args) or "no argument"}: {e}.') from e
+    return check_executor(executor)
+
+
+def check_executor(executor) -> Executor:
+    "The same. Raises `MaftError` for what cannot be one."
+    if missing := [m for m in ('run', 'close') if not callable(getattr(executor, m, None))]:
+        raise MaftError(
+            f'executor {type(executor).__name__} has no method {" and no method ".join(missing)}: it needs'
+            ' run(jobs, store, engine, done) -> [folder of each job] and close().'
+        )
+    return executor
 
 # %% ../../nbs/runs/25_jobs.ipynb #61f8214d
 class ReportingEngine:
@@ -421,7 +435,11 @@ def generate_block(folder: Path, engine, requests: list[dict], scratch: str | No
         )
         for r in requests
     ]
-    made = generate_each(engine, rs, Path(scratch) / 'answers.jsonl') if scratch else engine.generate(rs)
+    made = (
+        generate_each(engine, rs, Path(scratch) / 'answers.jsonl')
+        if scratch
+        else checked_completions(engine.generate(rs), rs)
+    )
     write_jsonl(folder / 'completions.jsonl', map(vars, made))
 
 

@@ -22,7 +22,7 @@ from ..core import Completion, MaftError, Message, Problem, Transcript
 from ..method.debate import Seeds, generator_requests, untrained
 from ..method.prompts import Request, Sampling
 from ..engines.huggingface import Base, out_of_memory
-from ..method.recipes import Recipe, RecipeContext, load_recipe
+from ..method.recipes import Recipe, RecipeContext, check_examples, check_votes, load_recipe
 from ..method.examples import Example, example_of
 from ..training.settings import TrainingSettings
 from multiagent_ft.training.trainer import (
@@ -341,8 +341,11 @@ def whole_debates(context: RunContext, problems: list[Problem], questions: int) 
 def selected_examples(context: RunContext, transcripts: list[Transcript]) -> list[Example]:
     "What the agents of the untrained society would train on after these debates, all agents together."
     ctx = replace(recipe_context(context, 1), read=context.task.read, train=None)
+    recipe, society = context.recipe, untrained(context.cfg.agents)
     votes = call_recipe(context, 'label', (ctx, transcripts))
-    selected = call_recipe(context, 'select', (ctx, untrained(context.cfg.agents), transcripts, votes))
+    check_votes(recipe, transcripts, votes)
+    selected = call_recipe(context, 'select', (ctx, society, transcripts, votes))
+    check_examples(recipe, society, transcripts, examples=selected)
     return [example for own in selected.values() for example in own]
 
 # %% ../../nbs/runs/30_plan.ipynb #a3c1e711

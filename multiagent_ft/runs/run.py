@@ -6,18 +6,19 @@
 __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'GREY', 'Objects', 'task_for', 'base_arguments', 'vllm_args',
            'server_args', 'check_adapter', 'spec_for', 'protocol_for', 'worker_count', 'executor_for', 'gpus_of',
            'spec_beside', 'recipe_key', 'engine_key', 'object_keys', 'RunContext', 'check_can_train', 'check_disjoint',
-           'split_questions', 'recipe_context', 'finetune_one', 'sharded', 'finetune_all', 'check_base', 'call_recipe',
-           'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last', 'pseudo_label_accuracy',
-           'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration', 'add_self_consistency',
-           'Evaluation', 'evaluate_iteration', 'objects_of', 'check_same_objects', 'init_run_dir', 'asked',
-           'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy', 'run_lock', 'git_commit',
-           'summary_head', 'write_summary', 'source_digest', 'input_digest', 'finished_summary', 'run_iterations',
-           'run', 'tracker_of', 'run_here', 'prompts_unsent', 'so_far', 'summary_title', 'summary_table',
-           'accuracy_figure', 'themed_svg', 'Result', 'accuracy_table', 'read_result', 'Experiment', 'check_unseen',
-           'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society', 'evaluate_run']
+           'split_questions', 'recipe_context', 'check_objective_takes', 'finetune_one', 'sharded', 'finetune_all',
+           'check_base', 'call_recipe', 'Selection', 'select_examples', 'report_idle_agents', 'rests_on_last',
+           'pseudo_label_accuracy', 'examples_by_role', 'right_but_truncated', 'training_report', 'train_iteration',
+           'add_self_consistency', 'Evaluation', 'evaluate_iteration', 'objects_of', 'check_same_objects',
+           'init_run_dir', 'asked', 'check_same_inputs', 'changed_golds', 'report_fit', 'with_its_store', 'FolderBusy',
+           'run_lock', 'git_commit', 'summary_head', 'write_summary', 'source_digest', 'input_digest',
+           'finished_summary', 'run_iterations', 'run', 'tracker_of', 'run_here', 'prompts_unsent', 'so_far',
+           'summary_title', 'summary_table', 'accuracy_figure', 'themed_svg', 'Result', 'accuracy_table', 'read_result',
+           'Experiment', 'check_unseen', 'Evaluated', 'evaluation_config', 'check_objects_given', 'evaluate_society',
+           'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
-import contextlib, io, json, os, subprocess, tempfile, traceback
+import contextlib, io, json, os, subprocess, tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from multiagent_ft.core import (
     file_digest,
     html_table,
     is_object_name,
+    line_of_user,
     read_jsonl,
     remove_partial_files,
     same_answer,
@@ -261,6 +263,8 @@ def engine_key(engine) -> dict:
     name = type(engine).__name__
     try:
         key = engine.identity(None)
+        if not isinstance(key, dict):
+            raise TypeError(f'it is {key!r}')
         digest(key)
     except (AttributeError, TypeError, ValueError) as e:
         raise MaftError(
@@ -317,6 +321,8 @@ class RunContext:
             if not self.shared:
                 undo.callback(executor.close)
             self.engine = self.objects.engine or engine_for(spec_beside(self.spec, executor))
+            if self.spec and is_object_name(self.spec.engine):
+                engine_key(self.engine)
             check_can_train(self)
             undo.pop_all()
         self.runner, self.trace, self.noted = JobRunner(self.store, self.engine, executor, spec=self.spec), {}, 0
@@ -445,11 +451,25 @@ def recipe_context(
     )
 
 # %% ../../nbs/runs/29_run.ipynb #f28467b8
+def check_objective_takes(recipe: Recipe, agent: Agent, examples: list[Example]):
+    "Raises `MaftError` if what the recipe selects is not what its objective trains on, such as turns instead of pairs."
+    objective = objective_of(recipe.objective_of(agent))
+    try:
+        objective.key(examples)
+        objective.lengths(examples)
+    except (AttributeError, TypeError) as e:
+        raise MaftError(
+            f'recipe {recipe.name}: objective {objective.name} cannot train on what select gives {agent.name}'
+            f' ({type(examples[0]).__name__}: {e}). Select what it takes, as `maft recipes` shows for others with it.'
+        ) from e
+
+
 def finetune_one(context: RunContext, k: int, agent: Agent, examples: list[Example]) -> Job:
     "The job that trains one agent; its examples are written into the run folder."
     seed = seed_for(context.cfg.seed, 'finetune', k, agent.name)
     file = save_examples(context.folder / f'iteration-{k}' / 'examples' / f'{agent.name}.jsonl', examples)
     objective = objective_of(context.recipe.objective_of(agent))
+    check_objective_takes(context.recipe, agent, examples)
     args = dict(
         parent=agent.adapter,
         examples_file=str(file.absolute()),
@@ -553,11 +573,10 @@ def call_recipe(
     except Exception as e:
         if _is_ours(f):
             raise
-        frames = [x for x in traceback.extract_tb(e.__traceback__) if 'multiagent_ft' not in x.filename]
-        where = f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+        where = line_of_user(e, named=False)
         raise MaftError(
             f'recipe {context.recipe.name}: its {part} ({getattr(f, "__name__", f)}) raises {type(e).__name__}:'
-            f' {e}{where}. Fix it and run the same command again; what is finished is kept.'
+            f' {e}{where and f" ({where})"}. Fix it and run the same command again; what is finished is kept.'
         ) from e
 
 # %% ../../nbs/runs/29_run.ipynb #bd9a3683

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPS', 'NAMES', 'THINGS', 'RANGES', 'TEMPLATES', 'GENERATED', 'Task', 'choices_in', 'Grader', 'arithmetic', 'work',
            'Sketch', 'word_sketch', 'word_problem', 'words', 'normalized', 'drawn', 'load_task', 'in_random_order',
-           'distinct', 'Split', 'with_values', 'split']
+           'distinct', 'Split', 'report_line', 'with_values', 'split']
 
 # %% ../../nbs/runs/23_tasks.ipynb #250d4b90
 import difflib, operator, random, re
@@ -636,8 +636,8 @@ def _unknown(name):
         return MaftError(f'{name}: name the task in it, such as {name}:mine.')
     if isfile(Path(name).expanduser()):
         return MaftError(
-            f'{name}: a file of no known format, going by its name. Rename it so that it ends in'
-            f' {", ".join(READERS)} (or one of these with .gz or .zip).'
+            f'{name}: a file of no known format, going by its name. Save it as one of {", ".join(READERS)} (or one of'
+            ' these with .gz or .zip); a spreadsheet as CSV.'
         )
     near = difflib.get_close_matches(name, known, 1)
     if not near:
@@ -737,21 +737,26 @@ class Split:
 
     def __str__(self) -> str:
         "The report in one line."
-        if not (r := self.report):
+        if not self.report:
             return f'{len(self.train)} + {len(self.evaluation)} questions'
-        found = {
-            'that occur twice': len(r['repeated']),
-            'of them with another answer': len(r['contradictory']),
-            'in both parts (kept for evaluation)': len(r['in_both']),
-            'of other levels': r['other_levels'],
-            'without an answer (training only)': r.get('unanswered', 0),
-            'without a readable answer': len(r['unreadable']),
-        }
-        return (
-            f'{r["rows"]} rows; '
-            + ''.join(f'{n} {what}, ' for what, n in found.items() if n)
-            + f'{r["different"]} different questions'
-        )
+        return report_line(self.report)
+
+
+def report_line(r: dict) -> str:  # the report of a split
+    "The report in one line."
+    found = {
+        'that occur twice': len(r['repeated']),
+        'of them with another answer': len(r['contradictory']),
+        'in both parts (kept for evaluation)': len(r['in_both']),
+        'of other levels': r.get('other_levels', 0),
+        'without an answer (training only)': r.get('unanswered', 0),
+        'without a readable answer': len(r['unreadable']),
+    }
+    return (
+        f'{r["rows"]} rows; '
+        + ''.join(f'{n} {what}, ' for what, n in found.items() if n)
+        + f'{r["different"]} different questions'
+    )
 
 # %% ../../nbs/runs/23_tasks.ipynb #1c6eb2d6
 def with_values(task: Task, problems: list[Problem], n: int, report: dict) -> list[Problem]:
@@ -775,12 +780,13 @@ def with_values(task: Task, problems: list[Problem], n: int, report: dict) -> li
     return kept
 
 # %% ../../nbs/runs/23_tasks.ipynb #1ebd0883
-def _enough(task, found, asked, pool, purpose):
+def _enough(task, found, asked, pool, purpose, report):
     if asked <= len(found):
         return
     left_out = f' with a readable answer (of {len(pool)})' if len(found) < len(pool) else ''
+    rest = f' Found: {report_line(report)}.' if report.get('rows', report['different']) != report['different'] else ''
     n = f'{len(found)} different questions' if len(found) != 1 else '1 question'
-    raise MaftError(f'task {task.name} has {n}{left_out} {purpose}; {asked} are asked for. Ask for fewer.')
+    raise MaftError(f'task {task.name} has {n}{left_out} {purpose}; {asked} are asked for. Ask for fewer.{rest}')
 
 
 class _Pools(NamedTuple):
@@ -809,7 +815,7 @@ def _evaluation_problems(task, pool, n, seed, report):
     "`n` problems with an answer, from the back of the random order."
     order = in_random_order(list(pool.values()), seed)[::-1]
     found = with_values(task, [p for p in order if p.gold is not None], n=n, report=report)
-    _enough(task, found, asked=n, pool=order, purpose='to evaluate on')
+    _enough(task, found, asked=n, pool=order, purpose='to evaluate on', report=report)
     return found
 
 # %% ../../nbs/runs/23_tasks.ipynb #7c74d920
@@ -835,6 +841,6 @@ def split(
     to_train = with_values(task, order, n=skip + train, report=report)
     beside = f', beside the {evaluation} to evaluate on' if pools.one else ''
     fresh_ones = f', {iteration} iterations with fresh ones each' if skip else ''
-    _enough(task, to_train, asked=skip + train, pool=order, purpose=f'to train on{beside}{fresh_ones}')
+    _enough(task, to_train, asked=skip + train, pool=order, purpose=f'to train on{beside}{fresh_ones}', report=report)
     report['unreadable'] = list(dict.fromkeys(report['unreadable']))
     return Split(to_train[skip:], to_evaluate, report)
