@@ -580,3 +580,59 @@ def test_wrong_model_name_is_refused(nano_server, run_maft, tmp_path):
     assert done.returncode == 2 and 'OPENAI_BASE_URL' in done.stderr
     done = run_maft('run', '--engine', 'server', '--set', f'engine.url={nano_server.removesuffix("/v1")}')
     assert done.returncode == 2 and 'An address ends in /v1' in done.stderr
+
+
+class Says:
+    "An engine of which only what a server answers is looked at."
+
+    url, how, stop_ids, chat = 'http://server/v1', module.ServerSettings(model='m'), [], True
+
+    def __init__(self, page):
+        self.page = page
+
+    def call(self, path, body=None, **how):
+        if isinstance(self.page, Exception):
+            raise self.page
+        return self.page
+
+    names = module.ServerEngine.names
+
+
+@pytest.mark.parametrize(
+    'page, context',
+    [
+        ({'data': [{'id': 'm', 'max_model_len': 2048}]}, 2048),
+        ({'data': [{'id': 'm', 'context_length': 4096, 'max_model_len': None}]}, 4096),
+        (module.read_body(b'[{"id": "m", "context_window": 8192}]'), 8192),
+        ({'models': [{'name': 'm', 'max_context_length': 16}]}, 16),
+        (module.ServerRefusal('no list of models', 404), None),
+    ],
+)
+def test_models_as_servers_list_them(page, context):
+    assert module.choose_model(Says(page), 'm') == ('m', context)
+
+
+def test_contents_in_parts_and_ends_in_other_words():
+    parts = [dict(type='thinking', thinking=['…']), dict(type='text', text='It is '), dict(type='text', text='12.')]
+    for content, finish, expected in (
+        (parts, 'eos_token', ('It is 12.', 'stop')),
+        ('It is 12.', 'end_turn', ('It is 12.', 'stop')),
+        (None, 'MAX_TOKENS', ('', 'length')),
+        ([None, 'odd'], 'content_filter', ('', 'error')),
+    ):
+        page = dict(choices=[dict(message=dict(content=content), finish_reason=finish)])
+        asked = Request((Message('user', '6+6?'),), 0, Sampling())
+        completion = module.complete_chat(Says(page), asked, 'm')
+        assert (completion.text, completion.finish) == expected
+
+
+def test_waiting_time_in_words_is_waited_for_and_an_empty_account_is_not():
+    def after(status, text):
+        return module.refusal('http://server/v1', status, text, headers={}, key_env='KEY')
+
+    assert after(429, 'Rate limit reached. Please try again in 1m2.5s. Visit …').seconds == 62.5
+    assert after(503, 'Loading: retry after 20 seconds').seconds == 20
+    assert after(429, 'Too many requests').seconds == 0
+    empty = after(429, 'You exceeded your current quota, please check your plan and billing details.')
+    assert isinstance(empty, module.ServerRefusal) and 'account' in str(empty)
+    assert module.read_body(b'[{"error": {"message": "API key not valid"}}]') == 'API key not valid'

@@ -164,7 +164,8 @@ def agent_tensors(model) -> dict:
     "What is trained and stored, name -> tensor: the adapter's matrices, or all weights."
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model) if hasattr(model, 'peft_config') else model.state_dict()
+    adapter = hasattr(model, 'peft_config')
+    state = get_peft_model_state_dict(model, save_embedding_layers=False) if adapter else model.state_dict()
     return {k: state[k] for k in sorted(state.keys() - tied(model))}
 
 # %% ../../nbs/training/16_base.ipynb #bb808155

