@@ -136,3 +136,12 @@ def test_no_outlook_where_no_prompt_fits():
     requests = [Request((), seed=0, where=('ask', 'q', 1, 'generator', 0))]
     GenerationProgress(requests, live.watch(requests)).complete(0, Completion('', 'context_overflow', (1, 2)))
     assert said == [] and live.open == [] and len(live.taken) == 1
+
+
+def test_training_progress_says_how_far_it_is_before_the_first_example_is_complete(capsys):
+    from multiagent_ft.runs.tracking import Progress
+
+    with Progress(file=sys.stderr, every=0).bar(3, '1 agent', unit='examples') as bar:
+        bar.partly(0.5, '500 of 3,000 tokens')
+        bar.advance(3)
+    assert '0/3 examples  0%  eta' in capsys.readouterr().err

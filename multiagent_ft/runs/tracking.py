@@ -189,7 +189,7 @@ class Bar:
         done = self.done + complete
         line = f'{self.label}  {done}/{self.total} {self.unit}  {100 * done // max(self.total, 1)}%'
         if done < self.total:
-            at_most = '' if done > self.found or not (tokens and self.batch.tokens) else 'at most '
+            at_most = 'at most ' if done <= self.found and self.batch and self.batch.tokens else ''
             line += f'  eta {at_most}{clock(self.seconds_left())}'
         return line + tokens + ''.join(f'  {k} {v}' for k, v in (self.fields | self.progress.known).items())
 
