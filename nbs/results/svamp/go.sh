@@ -9,7 +9,7 @@ flock -n 9 || { echo 'it is running'; exit 0; }
 export PYTHONPATH=$FOLDER/maft OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 rows=()
 # row by row, each in a process of its own: what training held in memory is given back
-for row in base majority majority-equal debate multiagent-ft union-ft majority-ft; do
+for row in base majority majority-equal debate multiagent-ft union-ft majority-ft base:temperature=0; do
     # the rows before need no critics; how these are asked must be settled before the first debate
     [ "$row" != debate ] || [ -f wording-settled ] || { echo 'settle the wording of critics first, see README'; exit 0; }
     rows+=("$row")
