@@ -252,6 +252,19 @@ def test_constraints_fulfil_the_requirements_of_each_installation(extra, files):
         assert r.specifier.contains(versions[canonicalize_name(r.name)]), r
 
 
+def test_constrained_versions_install_on_the_oldest_python_we_support():
+    "Debian 12 has 3.11.2; where a pinned version refuses it, pip looks for another one without an end."
+    from importlib.metadata import distributions
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+
+    versions = pinned('constraints.txt')
+    there = [d for d in distributions() if versions.get(canonicalize_name(d.name)) == d.version]
+    needs = {d.name: d.metadata['Requires-Python'] for d in there if d.metadata['Requires-Python']}
+    assert len(needs) > 100
+    assert {name: r for name, r in needs.items() if '3.11.0' not in SpecifierSet(r)} == {}
+
+
 @pytest.mark.parametrize('path', lint_nbs.notebooks(), ids=lambda p: p.name)
 def test_notebook_follows_the_house_rules(path):
     assert lint_nbs.lint(path) == []
