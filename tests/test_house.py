@@ -562,7 +562,7 @@ def test_sdist_builds_a_wheel(tmp_path):
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / 'dist').glob('*.tar.gz')
     with tarfile.open(archive) as t:
-        t.extractall(tmp_path / 'out', filter='data')
+        t.extractall(tmp_path / 'out', **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {}))  # 3.11.4
     (unpacked,) = (tmp_path / 'out').iterdir()
     output = subprocess.run(
         [sys.executable, 'setup.py', '-q', '--version'], cwd=unpacked, capture_output=True, text=True

@@ -129,9 +129,7 @@ class Renderer:
             )
         self.tok, self.name, self.args = tok, name, args or {}
         self.control, self._skeletons = control_tokens(tok), {}
-        self.parts, self.opening = False, ''
-        self.parts = self._takes_parts()
-        self.opening = self._missing_opening()
+        self._find_form()
         probe = self.text([Message('user', 'QUESTION'), Message('assistant', 'ANSWER'), Message('user', 'AGAIN')])
         self._check_probe(probe)
         self._check_spelling()
@@ -143,6 +141,11 @@ class Renderer:
         self.watched = set(self.control.values()) - ({tok.unk_token_id} - set(self.stop_ids))
         # asked for twice, when a job is named and when it is done
         self.render, self.identity = lru_cache(2048)(self.render), lru_cache(1)(self.identity)
+
+    def _find_form(self):
+        self.parts, self.opening = False, ''  # both are asked of the template as it stands
+        self.parts = self._takes_parts()
+        self.opening = self._missing_opening()
 
     def _check_probe(self, probe):
         lost = [word for word in ('QUESTION', 'ANSWER', 'AGAIN') if word not in probe]

@@ -95,6 +95,11 @@ def place(name: str) -> str:
     return f'{wing}/{chapters[module]}_{module}.ipynb'
 
 
+def _chapter(recipe):
+    where = place(recipe.name) if comes_with_package(recipe) else ''
+    return [f'made in   nbs/{where}'] if where else []
+
+
 def page(
     recipe: Recipe,
     size: Size = Size(),
@@ -118,12 +123,7 @@ def page(
         *(f'sets      {k}={v}' for k, v in recipe.settings.items()),
         *([f'status    {status}'] if status else []),
     ]
-    where = place(recipe.name) if comes_with_package(recipe) else ''
-    return [
-        *lines,
-        *([f'made in   nbs/{where}'] if where else []),
-        f'runs with maft run --recipe {named or recipe.name}',
-    ]
+    return [*lines, *_chapter(recipe), f'runs with maft run --recipe {named or recipe.name}']
 
 # %% ../../nbs/neighbours/70_catalogue.ipynb #8a283151
 ARXIV = re.compile(r'\b\d{4}\.\d{5}\b')

@@ -339,7 +339,9 @@ def executor_named(name: str, args: dict = {}) -> Executor:  # args: keywords
     return check_executor(executor)
 
 
-def check_executor(executor) -> Executor:
+def check_executor(
+    executor,  # what a class of the user's made
+) -> Executor:
     "The same. Raises `MaftError` for what cannot be one."
     if missing := [m for m in ('run', 'close') if not callable(getattr(executor, m, None))]:
         raise MaftError(
