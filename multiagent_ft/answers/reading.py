@@ -196,7 +196,8 @@ _question = re.compile(
     re.I | re.M,
 )
 _turn_ends = re.compile(
-    r'<\|(?:im_end|eot_id|eom_id|end|return|endoftext|end_of_text|start_header_id)\|>|<end_of_turn>|<eos>|</s>|\[/?INST\]'
+    r'<\|(?:im_end|eot_id|eom_id|end|return|endoftext|end_of_text|start_header_id)\|>'
+    r'|<end_of_turn>|<eos>|</s>|\[/?INST\]'
 )
 
 
