@@ -408,7 +408,7 @@ def test_identity_changes_with_every_file_and_setting(llama, adapters, tmp_path)
         name(dtype='bfloat16'),
         name(max_length=1000),
         name(chat_template=tmp_path / 't.jinja'),
-        name(template_args=dict(enable_thinking=False)),
+        name(template_args=dict(date='2020-01-01')),
         name(changed(model__safetensors=flip)),
         name(changed(config__json=edit(rms_norm_eps=1e-5))),
         name(changed(generation_config__json=edit(eos_token_id=[1, 4, 7]))),
@@ -641,6 +641,7 @@ def test_unusable_models_are_one_line(llama, tmp_path):
         (dict(dtype='int7'), 'unknown dtype'),
         (dict(device='abacus'), 'unknown device'),
         (dict(chat_template=tmp_path / 'none.jinja'), 'cannot be read'),
+        (dict(template_args=dict(colour='red')), "no use for 'colour' of template_args"),
     ]:
         with pytest.raises(MaftError, match=want):
             HFEngine(llama, **kw)

@@ -415,6 +415,7 @@ def test_engines_by_name(llama, tmp_path, served):
     assert engine_for(EngineSpec(f'{tmp_path}/mine.py:Mine', dict(word='x'))).word == 'x'
     for name, args, line in [
         ('vlm', {}, "unknown engine 'vlm'.*hf, vllm, server"),
+        ('mine.py', {}, "unknown engine 'mine.py'.*mine.py:NAME"),
         (f'{tmp_path}/mine.py:Yours', {}, 'defines no'),
         (f'{tmp_path}/mine.py:Half', {}, 'no method generate'),
         ('hf', dict(modle='nano'), 'modle'),

@@ -27,13 +27,14 @@ def engine_for(spec: EngineSpec) -> Engine:
 @lru_cache(maxsize=1)
 def _built(name, spelled):
     if name not in ENGINES and ':' not in name:
-        raise MaftError(f'unknown engine {name!r}: use {", ".join(ENGINES)}, or FILE.py:NAME for one of your own.')
+        own = f'{name}:NAME' if name.endswith('.py') else 'FILE.py:NAME'
+        raise MaftError(f'unknown engine {name!r}: use {", ".join(ENGINES)}, or {own} for one of your own.')
     kind = load_object(ENGINES.get(name, name))
     args = json.loads(spelled)
     try:
         engine = kind if hasattr(kind, 'generate') and not isinstance(kind, type) and not args else kind(**args)
     except TypeError as e:
-        raise MaftError(f'engine {name} cannot be built with {", ".join(args)}: {e}.') from e
+        raise MaftError(f'engine {name} cannot be built with {", ".join(args) or "no argument"}: {e}.') from e
     if missing := [m for m in ('render', 'generate', 'identity') if not callable(getattr(engine, m, None))]:
         raise MaftError(f'engine {name} has no method {" and no method ".join(missing)}.')
     return engine

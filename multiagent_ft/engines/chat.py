@@ -7,7 +7,7 @@ __all__ = ['MARKER', 'DATE', 'NOW', 'control_tokens', 'escape_control_tokens', '
            'in_order', 'Renderer', 'read_template']
 
 # %% ../../nbs/engines/11_chat.ipynb #1b91f59e
-import json, re, unicodedata
+import difflib, json, re, unicodedata
 from contextlib import suppress
 from datetime import date
 from functools import lru_cache
@@ -128,6 +128,7 @@ class Renderer:
                 ' instruction-tuned variant of the model.'
             )
         self.tok, self.name, self.args = tok, name, args or {}
+        self._check_args()
         self.control, self._skeletons = control_tokens(tok), {}
         self._find_form()
         probe = self.text([Message('user', 'QUESTION'), Message('assistant', 'ANSWER'), Message('user', 'AGAIN')])
@@ -146,6 +147,15 @@ class Renderer:
         self.parts, self.opening = False, ''  # both are asked of the template as it stands
         self.parts = self._takes_parts()
         self.opening = self._missing_opening()
+
+    def _check_args(self):
+        words = set(re.findall(r'\w+', self.tok.chat_template))
+        for key in sorted(self.args.keys() - words - {'date'}):
+            near = difflib.get_close_matches(key, sorted(words), 1)
+            raise MaftError(
+                f'the chat template of {self.name} has no use for {key!r} of template_args.'
+                + (f' Did you mean {near[0]}?' if near else ' Leave it out.')
+            )
 
     def _check_probe(self, probe):
         lost = [word for word in ('QUESTION', 'ANSWER', 'AGAIN') if word not in probe]

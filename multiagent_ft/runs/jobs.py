@@ -330,7 +330,8 @@ EXECUTORS = dict(
 def executor_named(name: str, args: dict = {}) -> Executor:  # args: keywords
     "Raises `MaftError` when there is none such, or it cannot be built."
     if name not in EXECUTORS and ':' not in name:
-        raise MaftError(f'unknown executor {name!r}: use auto, {", ".join(EXECUTORS)}, or FILE.py:NAME for your own.')
+        own = f'{name}:NAME' if name.endswith('.py') else 'FILE.py:NAME'
+        raise MaftError(f'unknown executor {name!r}: use auto, {", ".join(EXECUTORS)}, or {own} for your own.')
     kind = load_object(EXECUTORS.get(name, name))
     try:
         executor = kind(**args) if isinstance(kind, type) or not hasattr(kind, 'run') else kind
