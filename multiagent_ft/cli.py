@@ -87,6 +87,7 @@ METAVAR = dict(
     out='DIR',
     store='DIR',
     executor='NAME',
+    budget='HOURS',
     device='NAME',
     wandb='MODE',
 )
@@ -340,6 +341,7 @@ OFTEN = (
     'out',
     'store',
     'executor',
+    'budget',
     'workers',
     'device',
     'wandb',

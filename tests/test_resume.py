@@ -123,6 +123,23 @@ def kill_often(whole, out, times, seeds):
     assert min(kills.values()) >= times, 'too quick to be killed'
 
 
+def test_run_ended_by_its_budget_resumes_to_the_same_bytes(whole, tmp_path):
+    "One job is done for each command, the least a budget allows; the fourth command has none."
+    from multiagent_ft.cli import typed
+
+    out = tmp_path / 'run'
+    line = ' '.join([*ARGS, '--out', str(out), '--workers', '0'])
+    kept = []
+    for _ in range(3):
+        p = typed(f'{line} --budget 1e-12')
+        assert p.returncode == 2 and 'budget of 1e-12 hours' in p.stderr and 'Traceback' not in p.stderr, p.stderr
+        kept.append(len(list((tmp_path / 'store' / 'generate').glob('*/*'))))
+    assert kept == sorted(set(kept)), 'each command adds to the store'
+    p = typed(line)
+    assert p.returncode == 0, p.stderr
+    assert prints(out) == whole[0]
+
+
 def test_run_sigkill_and_resume_is_byte_identical(whole, tmp_path):
     "With workers, against a whole run without."
     kill_often(whole, tmp_path, 1, range(1, 8, 2))

@@ -6,11 +6,11 @@
 __all__ = ['EXECUTORS', 'Job', 'function_at', 'Result', 'run_job', 'no_progress', 'LazyEngine', 'Executor', 'LocalExecutor',
            'write_text', 'WorkerDied', 'message_for', 'checked_reply', 'WorkerProcess', 'answer_message', 'worker_main',
            'RemoteExecutor', 'count_reply', 'ProcessExecutor', 'executor_named', 'check_executor', 'ReportingEngine',
-           'JobRunner', 'generate_key', 'generate_block', 'generate_each', 'blocks', 'generate_job', 'CachedEngine',
-           'read_key', 'CachedReader']
+           'BudgetSpent', 'JobRunner', 'generate_key', 'generate_block', 'generate_each', 'blocks', 'generate_job',
+           'CachedEngine', 'read_key', 'CachedReader']
 
 # %% ../../nbs/runs/25_jobs.ipynb #dc635402
-import importlib, json, os, subprocess, sys, time, traceback
+import importlib, json, math, os, subprocess, sys, time, traceback
 from contextlib import suppress
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
@@ -374,6 +374,10 @@ class ReportingEngine:
         return getattr(self._engine, name)
 
 
+class BudgetSpent(MaftError):
+    "A run has computed for as long as it may."
+
+
 class JobRunner:
     "Store, engine and executor of a run, and the names of the entries it used."
 
@@ -383,9 +387,10 @@ class JobRunner:
         engine,  # renders prompts and names identities in this process
         executor: Executor | None = None,  # default: this process
         spec: EngineSpec | None = None,  # for executors that build their own engine
+        budget: float = math.inf,  # hours that jobs may take, of all processes together
     ):
         self.store, self.engine, self.spec, self.used = store, engine, spec, set()
-        self.executor = executor or LocalExecutor()
+        self.executor, self.budget = executor or LocalExecutor(), budget
 
     def run(
         self,
@@ -394,14 +399,39 @@ class JobRunner:
         on_tokens: Callable | None = None,  # takes a `GenerationProgress`; called while this process generates
         on_trained: Callable | None = None,  # takes tokens trained on, and of how many; called while it trains
     ) -> list[Path]:
-        "The stored folder of every job, in order."
+        """The stored folder of every job, in order. Raises `BudgetSpent` when jobs are missing and the budget is spent;
+        finished ones stay in the store."""
+        if self._is_spent() and not all(self.store.has(job.kind, job.key) for job in jobs):
+            self._stop()
         local = isinstance(self.executor, LocalExecutor) or self.spec is None
         engine = self.engine
         if on_tokens or on_trained:
             engine = ReportingEngine(engine, on_tokens, on_trained)
-        paths = self.executor.run(jobs, self.store, engine if local else self.spec, done=done)
+        engine, done = engine if local else self.spec, self._within_budget(jobs, done)
+        paths = self.executor.run(jobs, self.store, engine, done=done)
         self.used.update(p.name for p in paths)
         return paths
+
+    def _is_spent(self):
+        return sum(self.store.spent.values()) >= 3600 * self.budget
+
+    def _stop(self):
+        raise BudgetSpent(
+            f'the budget of {self.budget:g} hours of computing is spent. What is done is kept: the same command'
+            ' continues from here, for as long again.'
+        )
+
+    def _within_budget(self, jobs, done):
+        left = sum(job.size for job in jobs)
+
+        def counted(n, found=False):
+            nonlocal left
+            done(n, found)
+            left -= n
+            if left > 0 and not found and self._is_spent():
+                self._stop()
+
+        return counted
 
     def close(self):
         self.executor.close()

@@ -18,7 +18,7 @@ __all__ = ['SMALL', 'SERVERS', 'BEFORE_A_RUN', 'SCHEMA', 'GREY', 'Objects', 'tas
            'evaluate_run']
 
 # %% ../../nbs/runs/29_run.ipynb #a1a9e6eb
-import contextlib, io, json, os, subprocess, tempfile
+import contextlib, io, json, math, os, subprocess, tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -325,7 +325,9 @@ class RunContext:
                 engine_key(self.engine)
             check_can_train(self)
             undo.pop_all()
-        self.runner, self.trace, self.noted = JobRunner(self.store, self.engine, executor, spec=self.spec), {}, 0
+        budget = self.cfg.run.budget or math.inf
+        self.runner = JobRunner(self.store, self.engine, executor, spec=self.spec, budget=budget)
+        self.trace, self.noted = {}, 0
         self.cached = CachedEngine(self.runner, self.cfg.batch_size)
         self.read = self._reader()
         return self
