@@ -11,7 +11,7 @@ from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import MaftError, Problem, held_out, rng_for
 from multiagent_ft.method.prompts import DEBATE
 from multiagent_ft.runs.data import BUILT_IN, csv_rows, gold_of, jsonl_rows, letter_of
-from multiagent_ft.runs.tasks import GENERATED, Grader, Task, in_random_order, load_task, normalized, split
+from multiagent_ft.runs.tasks import GENERATED, Grader, Task, familiar, in_random_order, load_task, normalized, split
 
 DATA = SHARED / 'data'
 LOCAL = dict(gsm8k=DATA, svamp=DATA, mmlu=DATA / 'mmlu_stem')
@@ -92,6 +92,18 @@ def test_split_fresh_questions_every_iteration(name):
     assert len(seen) == len(set(seen)) == 600 and not to_evaluate & set(seen)
     assert all(s.evaluation == splits[0].evaluation for s in splits)
     assert split(task, 200, 300, seed=1, iteration=3).train == splits[0].train
+
+
+@needs_shared
+@pytest.mark.parametrize('name,known', [('svamp', 152), ('gsm8k', 0)])
+def test_familiar_evaluation_questions_are_counted(name, known):
+    from multiagent_ft.runs.plan import familiar_note
+
+    s = split(recorded(name), 500, 500)
+    found = familiar(s.train, s.evaluation)
+    assert len(found) == known and len(familiar(s.train, s.train)) > 400
+    note = familiar_note([s.train], s.evaluation)
+    assert note is None if not known else note.startswith(f'{known} of 500 evaluation questions share 13 words')
 
 
 @needs_shared

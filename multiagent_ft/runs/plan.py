@@ -9,7 +9,7 @@ __all__ = ['QUICK', 'STEPS', 'TAGS', 'MINUTE', 'ROWS', 'answers', 'Sample', 'mea
            'batch_seconds', 'examples_range', 'with_range', 'to_their_ends', 'examples_of_whole', 'questions_under',
            'clocked_debates', 'batches', 'bare_training', 'learning_speed', 'adapter_bytes', 'cache_bytes',
            'step_bytes', 'memory', 'seconds_for', 'seconds_range', 'plan', 'size', 'tokens', 'counted', 'duration',
-           'about', 'time_line', 'lines', 'make_plan']
+           'about', 'time_line', 'lines', 'familiar_note', 'make_plan']
 
 # %% ../../nbs/runs/30_plan.ipynb #226b256b
 import math, statistics, time
@@ -34,6 +34,7 @@ from multiagent_ft.training.trainer import (
     tokens_at_once,
 )
 from .run import RunContext, call_recipe, recipe_context, split_questions, worker_count
+from .tasks import familiar
 
 # %% ../../nbs/runs/30_plan.ipynb #bc0b34ea
 def answers(cfg: Config, recipe: Recipe | None = None) -> dict:  # default: the one `cfg` names
@@ -737,9 +738,17 @@ def lines(
         f' {counted(max(p["workers"], 1), "process", "es")}; {2 * cfg.agents} full copies would take'
         f' {size(p["memory_full_copies"])} for their weights alone'
     )
-    return [asked, generated, steps, room, time_line(p), *filter(None, [p.get('note')])]
+    return [asked, generated, steps, room, time_line(p), *filter(None, [p.get('familiar'), p.get('note')])]
 
 # %% ../../nbs/runs/30_plan.ipynb #0efeb693
+def familiar_note(train: list[list[Problem]], evaluation: list[Problem]) -> str | None:  # train: by iteration
+    "How many evaluation questions are worded as one of the training questions is; None for none."
+    found = len(familiar([p for part in train for p in part], evaluation))
+    if found:
+        return f'{found} of {len(evaluation)} evaluation questions share 13 words in a row with a training question'
+    return None
+
+
 def make_plan(
     cfg: Config,
     questions: int | None = None,  # debate so many to the end; default: what `seconds` allow
@@ -759,4 +768,4 @@ def make_plan(
         s = sample(context, fit.fitting, questions, seconds=seconds)
         needed = memory(context.cfg, context.engine.base, s.longest)
         planned = plan(cfg, s, needed, workers=max(1, worker_count(cfg)), recipe=context.recipe)
-    return planned | dict(note=note)
+    return planned | dict(familiar=familiar_note(train, evaluation), note=note)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPS', 'NAMES', 'THINGS', 'RANGES', 'TEMPLATES', 'GENERATED', 'Task', 'choices_in', 'Grader', 'arithmetic', 'work',
-           'Sketch', 'word_sketch', 'word_problem', 'words', 'normalized', 'drawn', 'load_task', 'in_random_order',
-           'distinct', 'Split', 'report_line', 'with_values', 'split']
+           'Sketch', 'word_sketch', 'word_problem', 'words', 'normalized', 'familiar', 'drawn', 'load_task',
+           'in_random_order', 'distinct', 'Split', 'report_line', 'with_values', 'split']
 
 # %% ../../nbs/runs/23_tasks.ipynb #250d4b90
 import difflib, operator, random, re
@@ -589,6 +589,21 @@ def normalized(text: str) -> str:
     plain = [re.sub(r'\s+', ' ', t.translate(_plain)) for t in re.split(r'\n\([A-Z]\) ', text)]
     question, *choices = [_leading.sub('', t.rstrip(' .?!:'), count=1).casefold() for t in plain]
     return '\n'.join([question, *sorted(choices)])
+
+# %% ../../nbs/runs/23_tasks.ipynb #23c0a002
+def familiar(
+    train: list[Problem],
+    evaluation: list[Problem],
+    words: int = 13,  # how many in a row
+) -> list[Problem]:
+    "The questions of `evaluation` that share so many words in a row with one of `train`."
+
+    def runs(p):
+        all = normalized(p.text).split()
+        return {tuple(all[i : i + words]) for i in range(len(all) - words + 1)}
+
+    seen = set().union(*map(runs, train))
+    return [p for p in evaluation if not seen.isdisjoint(runs(p))]
 
 # %% ../../nbs/runs/23_tasks.ipynb #c7b3d5ad
 def drawn(task: Task, part: str, n: int, seed=0, skip: int = 0) -> list[Problem]:
