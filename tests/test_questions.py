@@ -25,12 +25,12 @@ TINY = dict(train='6', eval='4', agents='2', iterations='1', workers='0', quiet=
 
 @cache
 def right(file):
-    "{recipe: {seed: right or wrong, question by question}} after the last iteration, from the raw file."
+    "{recipe at its end, or (recipe, iteration): {seed: right or wrong, question by question}} from the raw file."
     records = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
-    last = {(r['recipe'], r['seed']): r for r in sorted(records, key=lambda r: r['iteration'])}
     found = {}
-    for (recipe, seed), r in last.items():
-        found.setdefault(recipe, {})[seed] = np.array(r['right']['debate'], float)
+    for r in sorted(records, key=lambda r: r['iteration']):
+        for row in (r['recipe'], (r['recipe'], r['iteration'])):
+            found.setdefault(row, {})[r['seed']] = np.array(r['right']['debate'], float)
     return found
 
 
@@ -73,7 +73,8 @@ def recomputed(file, claims):
 def test_leaderboard_verdicts_are_those_of_scipy():
     file = RESULTS / 'leaderboard' / 'outcomes.jsonl.gz'
     rivals = ('multiagent-ft', 'union-ft', 'majority-equal')
-    claims = tuple(Claim('', 'x', better=r, than=rival) for r in right(file) for rival in rivals if r != rival)
+    rows = [r for r in right(file) if isinstance(r, str)]
+    claims = tuple(Claim('', 'x', better=r, than=rival) for r in rows for rival in rivals if r != rival)
     seeds = max(map(len, right(file).values()))
     assert recomputed(file, claims) > 0 or seeds == 1
 
@@ -81,12 +82,10 @@ def test_leaderboard_verdicts_are_those_of_scipy():
 @pytest.mark.parametrize('name', QUESTIONS)
 def test_question_verdicts_are_those_of_scipy(name):
     file = RESULTS / 'questions' / f'{name}.jsonl.gz'
-    at_the_end = tuple(
-        Claim('', 'x', better=c.better, than=c.than) for c in study_question(name).claims if isinstance(c.better, str)
-    )
+    claims = tuple(Claim('', 'x', better=c.better, than=c.than) for c in study_question(name).claims)
     if not file.is_file():
         pytest.skip(f'no outcomes yet: python tools/experiments.py {name}, in nbs/results/questions/README.md')
-    recomputed(file, at_the_end)
+    recomputed(file, claims)
 
 
 # Rows
@@ -125,6 +124,17 @@ def test_every_question_runs_small(name, tmp_path):
     done = subprocess.run(tool, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert load_records(tmp_path / name / 'outcomes.jsonl.gz')
+
+
+@pytest.mark.slow
+def test_one_row_on_seeds_of_ones_own(tmp_path):
+    sizes = [x for k, v in dict(train=6, eval=4, agents=2).items() for x in ('--set', f'{k}={v}')]
+    wanted = ['--row', 'permuted-ft', '--from', '7', '--seeds', '1']
+    tool = [sys.executable, ROOT / 'tools' / 'experiments.py', 'ownership', '--out', tmp_path, *sizes, *wanted]
+    done = subprocess.run(tool, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = load_records(tmp_path / 'ownership' / 'outcomes.jsonl.gz')
+    assert {(r['recipe'], r['seed']) for r in records} == {('permuted-ft', 7)}
 
 
 def test_vote_of_fewer_is_the_vote_of_a_run_that_asks_fewer_times(tmp_path):

@@ -4,6 +4,7 @@
     python tools/experiments.py ownership                    as planned, into runs/questions/ownership
     python tools/experiments.py ownership --plan             answers to generate, and the time it takes here
     python tools/experiments.py ownership --set train=8 --set eval=6 --seeds 1     a small one, to see that it works
+    python tools/experiments.py passes --row debate-distill:samples=256 --from 801 --seeds 2    one row, fresh seeds
     python tools/experiments.py dial                         makes four small models, then runs their rows
 
 The same command continues where it was stopped. Each row that is finished is in OUT/NAME/outcomes.jsonl.gz at once, and
@@ -45,6 +46,14 @@ def show_list():
         print(f'{q.name}: {q.asks}\n    {size}, {q.seeds} seeds from {q.first_seed}; {", ".join(q.rows) or "see 74"}')
 
 
+def chosen(rows: list, labels: list[str]) -> list:
+    "The rows of these names; ends the program for a name that no row has."
+    known = {row.label: row for row in rows}
+    if unknown := [x for x in labels if x not in known]:
+        raise SystemExit(f'There is no row {", ".join(unknown)}. There are: {", ".join(known)}.')
+    return [known[x] for x in labels]
+
+
 def run(name: str, args):
     from multiagent_ft.core import write_atomic
     from multiagent_ft.neighbours.questions import RowRunner
@@ -56,13 +65,16 @@ def run(name: str, args):
 
     out = args.out / name
     q, rows = planned(name, out)
+    if args.row:
+        rows = chosen(rows, args.row)
     if name == 'dial' and args.plan and not (out / 'questions.jsonl').exists():
         raise SystemExit(f'A plan of the dial needs its four models in {out}: begin the run, which makes them first.')
     if name == 'dial' and not args.plan:
         make_models(out, args.blocks)
     same = dict(workers=0, quiet=True, wandb='off', store=args.out / 'store') | q.settings
     base = load_config(None, {k: str(v) for k, v in same.items()}, args.set)
-    seeds = range(q.first_seed, q.first_seed + (args.seeds or q.seeds))
+    first = args.first or q.first_seed
+    seeds = range(first, first + (args.seeds or q.seeds))
     if args.plan:
         return print('\n'.join(plan_comparison(rows, base, seeds=list(seeds), root=out)))
     executor, began, found = executor_for(base), time.process_time(), []
@@ -82,6 +94,8 @@ def main():
     parser.add_argument('name', nargs='?')
     parser.add_argument('--out', type=Path, default=Path('runs/questions'))
     parser.add_argument('--seeds', type=int, help='how many; default: as planned')
+    parser.add_argument('--from', type=int, dest='first', metavar='SEED', help='the first seed; default: as planned')
+    parser.add_argument('--row', action='append', default=[], help='only this row; may be repeated')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE')
     parser.add_argument('--blocks', type=int, help='of text, for the models of the dial')
     parser.add_argument('--list', action='store_true')
