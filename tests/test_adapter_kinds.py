@@ -1,6 +1,6 @@
 "Adapters as others train them: what they hold beside their matrices, and what an engine that shares one base can take."
 
-import json, shutil
+import shutil
 
 import numpy as np
 import pytest
@@ -95,8 +95,8 @@ def test_folder_of_an_adapter_or_above_a_model_is_named(llama, tmp_path):
         check_model_name(str(tmp_path / 'models--a--b'))
 
 
-def test_positions_without_numbers_are_generated_one_by_one_and_minus_one_is_no_limit(tmp_path):
-    "BART's decoder counts its positions itself, pads among them; XLNet calls its length -1."
+def test_positions_without_numbers_are_generated_one_by_one(tmp_path):
+    "BART's decoder counts its positions itself, pads among them."
     small = dict(d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64)
     fields = small | dict(max_position_embeddings=256, is_decoder=True, init_std=0.1)
     bart = make('qwen2', tmp_path / 'bart', architecture=('BartConfig', fields))
@@ -107,8 +107,18 @@ def test_positions_without_numbers_are_generated_one_by_one_and_minus_one_is_no_
     alone = [together.logprobs([p], [a])[0] for p, a in zip(prompts, answers)]
     for a, b in zip(alone, together.logprobs(prompts, answers)):
         assert np.abs(a - b).max() < 1e-4
-    small = dict(d_model=32, n_layer=1, n_head=2, d_inner=64)
-    xlnet = make('qwen2', tmp_path / 'xlnet', architecture=('XLNetConfig', small))
-    assert json.loads((xlnet / 'config.json').read_text()).get('max_position_embeddings') is None
-    engine = HFEngine(xlnet)
-    assert engine.context == 1 << 30 and torch.isfinite(torch.tensor(scored(engine))).all()
+
+
+def test_model_that_reads_both_ways_is_refused(tmp_path):
+    "It would be loaded, train, and write nonsense: RoBERTa when it is not called a decoder, XLNet always."
+    small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    small |= dict(max_position_embeddings=256)
+    xlnet = ('XLNetConfig', dict(d_model=32, n_layer=1, n_head=2, d_inner=64))
+    encoder, decoder = (('RobertaConfig', small | dict(is_decoder=own)) for own in (False, True))
+    for i, architecture in enumerate((encoder, xlnet)):
+        folder = make('qwen2', tmp_path / str(i), architecture=architecture)
+        with pytest.raises(MaftError, match='later tokens change what it says.*"is_decoder": true') as e:
+            HFEngine(folder)
+        assert str(folder) in str(e.value) and len(str(e.value).splitlines()) == 1
+    engine = HFEngine(make('qwen2', tmp_path / 'decoder', architecture=decoder))
+    assert torch.isfinite(torch.tensor(scored(engine))).all()

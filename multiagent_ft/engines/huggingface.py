@@ -14,9 +14,10 @@ __all__ = ['BFLOAT16_FROM', 'BITS', 'TOKENIZERS', 'BYTES', 'METADATA_KEYS', 'SUM
            'plain_lora_layers', 'lora_forward', 'adapter_in_pieces', 'check_shares_base', 'Adapters', 'out_of_memory',
            'BatchSize', 'spare_the_head', 'packed_product', 'pack', 'can_pack', 'let_go', 'PackedWeights', 'Base',
            'load_base', 'check_start_adapter', 'lora_settings', 'load_network', 'context_of', 'end_ids',
-           'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'UnloadedBase', 'Row', 'distinct_rows',
-           'generate_all', 'generate_rows', 'reporter', 'generate_batch', 'refusing_foreign_code', 'check_vocabulary',
-           'answer_text', 'completion', 'score_all', 'ScoredRow', 'score_rows', 'score_batch', 'versions']
+           'plain_generation', 'HFEngine', 'pad_left', 'pads_matter', 'check_causal', 'UnloadedBase', 'Row',
+           'distinct_rows', 'generate_all', 'generate_rows', 'reporter', 'generate_batch', 'refusing_foreign_code',
+           'check_vocabulary', 'answer_text', 'completion', 'score_all', 'ScoredRow', 'score_rows', 'score_batch',
+           'versions']
 
 # %% ../../nbs/engines/13_huggingface.ipynb #3ba46ed6
 import contextlib, difflib, importlib.metadata, inspect, json, logging, mmap, re, sys, traceback, warnings
@@ -1082,6 +1083,7 @@ def load_base(
     tokenizer = load_tokenizer(source, chat_template=chat_template, **how)
     numbers, network = load_network(source, dtype, where, weights=weights, **how)
     spare_the_head(network)
+    check_causal(network, str(model))
     renderer = Renderer(tokenizer, str(model), end_ids(network), args=template_args)
     own_settings, network.generation_config = network.generation_config, plain_generation(renderer)
     return Base(
@@ -1267,6 +1269,25 @@ def pads_matter(
         alone = model(input_ids=ids[:1, -8:], attention_mask=mask[:1, -8:], use_cache=False).logits[0, -1].float()
     rounding = 1e-3 if model.dtype == torch.float32 else 0.05 if stateful else 0.3
     return bool((padded - alone).abs().max() > rounding * alone.std())
+
+
+def check_causal(
+    model,
+    name: str,
+):
+    """Raises `MaftError` for a model in which later tokens change what it says at earlier ones, as in RoBERTa's, which
+    reads both ways unless its configuration calls it a decoder."""
+    if model.device.type == 'meta':
+        return
+    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=model.device)
+    with torch.inference_mode():
+        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 1].float()
+    rounding = 1e-3 if model.dtype == torch.float32 else 0.05
+    if (one - other).abs().max() > rounding * one.std():
+        raise MaftError(
+            f'{name}: later tokens change what it says at earlier ones, so it cannot continue a text. If it was made'
+            ' to, "is_decoder": true is missing in its config.json; else use a causal language model.'
+        )
 
 # %% ../../nbs/engines/13_huggingface.ipynb #13b0a002
 NAMES = (
