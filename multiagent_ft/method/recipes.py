@@ -543,6 +543,7 @@ NEIGHBOURS = MappingProxyType(
         'permuted-ft': 'neighbours.controls:PERMUTED_FT',
         'dealt-ft': 'neighbours.controls:DEALT_FT',
         'each-on-union': 'neighbours.controls:EACH_ON_UNION',
+        'union-thinned-ft': 'neighbours.controls:UNION_THINNED_FT',
         'mixture': 'neighbours.controls:MIXTURE',
         'union-ft-equal': 'neighbours.controls:UNION_FT_EQUAL',
         'majority-ft-greedy': 'neighbours.controls:MAJORITY_FT_GREEDY',
