@@ -150,7 +150,7 @@ def test_every_command_has_examples_that_parse(monkeypatch, capfd):
         ('maft run --recipe multiagent-d', ['multiagent-dpo']),
         ('maft run --task sv', ['svamp']),
         ('maft run --executor s', ['shared']),
-        ('maft compare union', ['union-ft', 'union-ft-equal', 'union-ft-greedy']),
+        ('maft compare union-f', ['union-ft', 'union-ft-equal', 'union-ft-greedy']),
         ('maft run --qui', ['--quick', '--quiet']),
         ('maft run --task my.', []),  # then the shell offers files
     ],
