@@ -5,8 +5,8 @@
 #     nohup FOLDER/go.sh svamp > /dev/null 2>&1 &
 STUDY=${1:-svamp}
 ROWS='base majority majority-equal debate multiagent-ft union-ft majority-ft base:temperature=0'
-# what the paper compares comes first, since the time may not be enough for all rows
-[ "$STUDY" = svamp ] || ROWS='base majority debate multiagent-ft majority-equal majority-ft base:temperature=0 union-ft'
+# the cheap rows first, since the time may not be enough for all of them
+[ "$STUDY" = svamp ] || ROWS='base majority debate majority-equal base:temperature=0 majority-ft multiagent-ft union-ft'
 FOLDER=$(dirname "$(readlink -f "$0")")
 cd "$FOLDER" || exit 1
 exec 9> lock
