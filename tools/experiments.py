@@ -61,7 +61,7 @@ def run(name: str, args):
     from multiagent_ft.runs.settings import load_config
     from multiagent_ft.studies.claims import claims_table, judge_all
     from multiagent_ft.studies.compare import plan_comparison
-    from multiagent_ft.studies.outcomes import Study, save_records
+    from multiagent_ft.studies.outcomes import Study, load_records, save_records
 
     out = args.out / name
     q, rows = planned(name, out)
@@ -77,13 +77,16 @@ def run(name: str, args):
     seeds = range(first, first + (args.seeds or q.seeds))
     if args.plan:
         return print('\n'.join(plan_comparison(rows, base, seeds=list(seeds), root=out)))
-    executor, began, found = executor_for(base), time.process_time(), []
+    executor, began, found, file = executor_for(base), time.process_time(), [], out / 'outcomes.jsonl.gz'
+    if (args.row or args.first) and file.is_file():  # a part of the question: what else is there is kept
+        asked = {(row.label, seed) for row in rows for seed in seeds}
+        found = [r for r in load_records(file) if (r['recipe'], r['seed']) not in asked]
     with closing(executor):
         runner = RowRunner(base, out, executor, tell=lambda x: print(f'{x}  {time.process_time() - began:,.0f} CPU s'))
         for seed in seeds:
             for row in rows:
                 found += runner.records(row, seed)
-                save_records(out / 'outcomes.jsonl.gz', found)
+                save_records(file, found)
             if found and q.claims:
                 judged = judge_all({name: Study(found).outcomes}, q.claims)
                 write_atomic(out / 'verdicts.md', f'# {q.asks}\n\n{claims_table(judged)}')
