@@ -599,8 +599,8 @@ def familiar(
     "The questions of `evaluation` that share so many words in a row with one of `train`."
 
     def runs(p):
-        all = normalized(p.text).split()
-        return {tuple(all[i : i + words]) for i in range(len(all) - words + 1)}
+        said = normalized(p.text).split()
+        return {tuple(said[i : i + words]) for i in range(len(said) - words + 1)}
 
     seen = set().union(*map(runs, train))
     return [p for p in evaluation if not seen.isdisjoint(runs(p))]
