@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['FINISH', 'TURN_COLOURS', 'USER_MODULE', 'HIDDEN', 'MaftError', 'Message', 'Problem', 'Completion', 'after_thinking',
            'Answer', 'same_answer', 'Turn', 'Transcript', 'html_table', 'turn_html', 'transcript_html',
-           'transcript_to_dict', 'transcript_from_dict', 'canonical_json', 'digest', 'file_digest', 'seed_for',
-           'rng_for', 'held_out', 'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl', 'read_jsonl',
-           'line_of_user', 'is_object_name', 'load_object', 'as_absolute', 'moved_along', 'function_key', 'secret_name',
-           'scrub', 'holds_secret', 'redact']
+           'problem_to_dict', 'transcript_to_dict', 'transcript_from_dict', 'canonical_json', 'digest', 'file_digest',
+           'seed_for', 'rng_for', 'held_out', 'fsync_dir', 'write_atomic', 'remove_partial_files', 'write_jsonl',
+           'read_jsonl', 'line_of_user', 'is_object_name', 'load_object', 'as_absolute', 'moved_along', 'function_key',
+           'secret_name', 'scrub', 'holds_secret', 'redact']
 
 # %% ../nbs/01_core.ipynb #a5dc87ca
 import difflib, errno, functools, hashlib, html, importlib.util, inspect, json, math, os, random, re, shutil, sys
 import tempfile, textwrap, traceback
-from dataclasses import dataclass, asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable
 
@@ -38,6 +38,7 @@ class Problem:
     text: str  # the question as a person would ask it
     gold: str | None = None  # the right answer, if it is known
     source: str = ''  # where it came from: file and line, or the generator's name
+    cluster: str = field(default='', repr=False)  # what several questions share, such as a template
 
 # %% ../nbs/01_core.ipynb #a58a7e83
 # 'chosen': an answer picked from among others, which took no call
@@ -187,13 +188,18 @@ def transcript_html(t: Transcript) -> str:  # a finished debate
     return '\n'.join(parts)
 
 # %% ../nbs/01_core.ipynb #2a771bb1
+def problem_to_dict(p: Problem) -> dict:
+    "A plain, JSON-able form of `p`; without a cluster there is no such key, and keys and files are as if none existed."
+    return {k: v for k, v in vars(p).items() if v or k != 'cluster'}
+
+
 def transcript_to_dict(t: Transcript) -> dict:
     "A plain, JSON-able form of `t`."
 
     def turn(u):  # `asdict` would copy every token id
         return vars(u) | dict(completion=vars(u.completion), answer=u.answer and vars(u.answer))
 
-    return dict(problem=vars(t.problem), turns=[turn(u) for u in t.turns])
+    return dict(problem=problem_to_dict(t.problem), turns=[turn(u) for u in t.turns])
 
 
 def transcript_from_dict(

@@ -7,9 +7,9 @@ __all__ = ['PACKED', 'READERS', 'UNITS', 'KEYS', 'SUBJECTS', 'BUILT_IN', 'MISSIN
            'Row', 'split_name', 'bytes_of', 'text_of', 'jsonl_rows', 'json_rows', 'csv_rows', 'parquet_rows',
            'file_rows', 'name_of', 'DataSet', 'cell', 'written', 'chat_turns', 'one_question', 'unfolded',
            'question_of', 'spelled_list', 'lettered_columns', 'choices_column', 'right_choice_column',
-           'labelled_choices', 'ways_to_name', 'letter_of', 'gold_of', 'answered', 'way_of_naming', 'problem_of',
-           'local_parts', 'first_cells', 'from_hub', 'hub_parts', 'whole_part', 'part_rows', 'purposes', 'levels_in',
-           'problems_of', 'read_task_file', 'checked']
+           'labelled_choices', 'ways_to_name', 'letter_of', 'gold_of', 'answered', 'way_of_naming', 'cluster_of',
+           'problem_of', 'local_parts', 'first_cells', 'from_hub', 'hub_parts', 'whole_part', 'part_rows', 'purposes',
+           'levels_in', 'problems_of', 'read_task_file', 'checked']
 
 # %% ../../nbs/runs/22_data.ipynb #aed9df7c
 import ast, csv, difflib, gzip, io, json, logging, re, zipfile, zlib
@@ -230,6 +230,7 @@ class DataSet:
     choices: str | list[str] = ''  # column that holds a list, or one column per choice
     level: str = ''  # column with the level of difficulty
     levels: str | list[str] = ''  # levels wanted: 1-3, or a list
+    cluster: str = ''  # column that is equal for questions that depend on each other: a template, a passage
     data: str = ''  # file, or folder of files; relative to the YAML file
     hub: str = ''  # or a data set of the Hub: owner/name
     config: str | list[str] = ''  # its configuration; several are put together
@@ -557,6 +558,18 @@ def way_of_naming(
     return fits[0] if len(fits) == 1 else None
 
 # %% ../../nbs/runs/22_data.ipynb #9f15045b
+def cluster_of(
+    row: Row,
+    d: DataSet,  # what the file is said to be
+) -> str:
+    "What the row shares with other rows, as text; '' where it stands alone. Raises `MaftError` for what is no text."
+    v = cell(row, d.cluster, 'cluster') if d.cluster else None
+    text = '' if v != v else written(v)  # NaN is not equal to itself
+    if not text and v not in (None, '') and v == v:
+        raise MaftError(f'{row.place}, column {d.cluster}: a cluster is a text or a number, found {str(v)[:40]!r}.')
+    return text
+
+
 def problem_of(
     row: Row,
     d: DataSet,  # what the file is said to be
@@ -573,7 +586,8 @@ def problem_of(
     gold = None
     if answered(row, d):
         gold = gold_of(cell(row, d.answer, 'answer'), d.kind, choices, labels=labels, way=way)
-    return Problem(f'{d.name}/{row.id}', text, gold, source=re.sub(r'.*[/\\]', '', row.place))
+    source = re.sub(r'.*[/\\]', '', row.place)
+    return Problem(f'{d.name}/{row.id}', text, gold, source=source, cluster=cluster_of(row, d))
 
 # %% ../../nbs/runs/22_data.ipynb #13dc3cf6
 def _data_files(place):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FATES', 'scored_vote', 'cost', 'flips', 'answers_changed', 'between_rounds', 'in_order', 'as_written', 'repeats',
-           'repeating', 'outcome', 'mean_and_stderr', 'methods', 'correctness', 'unparsed', 'summarize_outcomes',
-           'tidy', 'wilson', 'Comparison', 'differences', 'compare', 'holm', 'agreement', 'total', 'chance_of_any',
-           'passed', 'measures', 'health', 'fate', 'collapse', 'since_start', 'overflow_note', 'truncation_note', 'Fit',
-           'fit_of', 'fit_note']
+           'repeating', 'outcome', 'mean_and_stderr', 'methods', 'correctness', 'unparsed', 'clusters_of',
+           'summarize_outcomes', 'tidy', 'wilson', 'Comparison', 'differences', 'compare', 'holm', 'agreement', 'total',
+           'chance_of_any', 'passed', 'measures', 'health', 'fate', 'debate_accuracy', 'collapse', 'since_start',
+           'overflow_note', 'truncation_note', 'Fit', 'fit_of', 'fit_note']
 
 # %% ../../nbs/runs/27_evaluate.ipynb #3a9bfbb7
 from collections import Counter
@@ -101,6 +101,10 @@ def repeating(transcript: Transcript) -> dict:
     return dict(repeating=n) if n else {}
 
 
+def _cluster(problem):
+    return dict(cluster=problem.cluster) if problem.cluster else {}
+
+
 def outcome(
     transcript: Transcript,  # one finished debate, its answers read
     task: Task,  # how to compare answers
@@ -117,14 +121,14 @@ def outcome(
     by_agent = _answers_by_round(transcript)
     scored = [{i: task.score(a, p) for i, a in row.items()} for row in by_agent]
     answers, right = in_order(by_agent), in_order(scored)
-    first, final = as_written(answers[0]), as_written(answers[-1])
     summaries = [t.text for t in transcript.turns if t.role == 'summarizer']
     return dict(
         iteration=iteration,
         problem=p.id,
         gold=p.gold,
-        first=first,
-        final=final,
+        **_cluster(p),
+        first=as_written(answers[0]),
+        final=as_written(answers[-1]),
         right_first=right[0],
         right_final=right[-1],
         majority=scored_vote(answers[0], task, p, seed=seed),
@@ -137,14 +141,21 @@ def outcome(
     )
 
 # %% ../../nbs/runs/27_evaluate.ipynb #5b14237c
-def mean_and_stderr(x: list) -> tuple[float, float | None]:  # one number per question: 0/1, or a share
-    """Mean over questions and its standard error (n-1 below the line); None for a single question, which says nothing
-    about spread. Raises `MaftError` when nothing was asked."""
+def mean_and_stderr(
+    x: list,  # one number per question: 0/1, or a share
+    clusters: list | None = None,  # the cluster of each question; default: every question is independent of the others
+) -> tuple[float, float | None]:
+    """Mean over questions and its standard error (n-1 below the line), clustered where questions are; None for a single
+    question or cluster, which says nothing about spread. Raises `MaftError` when nothing was asked."""
     if not x:
         raise MaftError('no outcomes: nothing was asked, so there is no accuracy. Evaluate on at least one question.')
     n = len(x)
     m = sum(x) / n
-    return m, sqrt(sum((v - m) ** 2 for v in x) / (n - 1) / n) if n > 1 else None
+    away = Counter()  # from the mean, summed within each cluster
+    for v, cluster in zip(x, clusters or range(n), strict=True):
+        away[cluster] += v - m
+    groups = len(away)
+    return m, sqrt(sum(d**2 for d in away.values()) / (groups - 1) / (n * n / groups)) if groups > 1 else None
 
 # %% ../../nbs/runs/27_evaluate.ipynb #7b540a63
 def methods(outcomes: list[dict]) -> list[str]:
@@ -167,25 +178,32 @@ def unparsed(outcomes: list[dict], method: str) -> int:
     return sum(o[method]['cast'] == 0 for o in outcomes)
 
 # %% ../../nbs/runs/27_evaluate.ipynb #f83be0c8
+def clusters_of(outcomes: list[dict]) -> dict[str, str]:
+    "{problem: its cluster}; a problem without one stands alone, as a cluster of its own."
+    return {o['problem']: o.get('cluster') or o['problem'] for o in outcomes}
+
+
 def summarize_outcomes(outcomes: list[dict]) -> dict[str, dict]:  # one per question, of one iteration
-    """{method: accuracy, stderr, n, unparsed}, as in summary.json. n counts questions; 'single' has one answer per
-    agent to each."""
+    """{method: accuracy, stderr, n, unparsed}, as in summary.json; `clusters`, too, where questions come in clusters. n
+    counts questions; 'single' has one answer per agent to each."""
     if len({o['problem'] for o in outcomes}) < len(outcomes):
         raise ValueError('a problem occurs twice: give the outcomes of one iteration')
-    table = {}
+    clusters, table = [*clusters_of(outcomes).values()], {}
+    groups = dict(clusters=len(set(clusters))) if len(set(clusters)) < len(clusters) else {}
     for m in methods(outcomes):
-        accuracy, stderr = mean_and_stderr(list(correctness(outcomes, m).values()))
-        table[m] = dict(accuracy=accuracy, stderr=stderr, n=len(outcomes), unparsed=unparsed(outcomes, m))
+        accuracy, stderr = mean_and_stderr(list(correctness(outcomes, m).values()), clusters)
+        table[m] = dict(accuracy=accuracy, stderr=stderr, n=len(outcomes), unparsed=unparsed(outcomes, m), **groups)
     return table
 
 # %% ../../nbs/runs/27_evaluate.ipynb #7bd7328b
 def tidy(outcomes: list[dict], recipe: str = '', seed: int = 0) -> list[dict]:
     """One row for each question and method: recipe, seed, iteration, question, method, right (0 or 1; a share for
     'single'), tokens (generated; of one agent for 'single'), unparsed (answers of 'single' that could not be read; 1
-    where none of a vote's could)."""
+    where none of a vote's could); cluster, where a question has one."""
     rows = []
     for o in outcomes:
         about = dict(recipe=recipe, seed=seed, iteration=o['iteration'], question=o['problem'])
+        about |= {k: o[k] for k in ('cluster',) if k in o}
         agents = max(len(o['first']), 1)
         for m in methods([o]):
             tokens = o['cost']['majority' if m == 'single' else m]['generated']
@@ -224,10 +242,12 @@ class Comparison:
     only_b: int  # questions where B did better
     n: int  # questions asked
     p: float  # chance of so uneven a division if A and B were equally good, two-sided
+    clusters: int | None = None  # of questions that depend on each other; None: each question is independent
 
     def __str__(self):
         interval = f'{100 * self.difference:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]'
-        return f'{interval}, better on {self.only_b}, worse on {self.only_a} of {self.n}, p = {self.p:.2g}'
+        asked = f'{self.n} in {self.clusters} clusters' if self.clusters else self.n
+        return f'{interval}, better on {self.only_b}, worse on {self.only_a} of {asked}, p = {self.p:.2g}'
 
 # %% ../../nbs/runs/27_evaluate.ipynb #450802e7
 def differences(
@@ -243,19 +263,12 @@ def differences(
     return [round(b[k] - a[k], 12) for k in a]
 
 
-def compare(
-    a: dict[str, float],  # `correctness` of one method
-    b: dict[str, float],  # `correctness` of another, over the same problems
-    seed: int = 0,  # of the bootstrap
-    resamples: int = 9999,
-) -> Comparison:
-    """Is B better than A on the same questions? McNemar's exact test for 0/1, a sign-flip test for shares; interval by
-    paired bootstrap."""
+def _compare_questions(d, seed, resamples):
+    "`compare`, of differences of independent questions."
     import numpy as np
     from scipy.stats import bootstrap, permutation_test
     from statsmodels.stats.contingency_tables import mcnemar
 
-    d = np.array(differences(a, b))
     only_a, only_b = int((d < 0).sum()), int((d > 0).sum())
     low = high = float(d.mean())
     draw = dict(n_resamples=resamples, vectorized=True, batch=1000)
@@ -271,6 +284,54 @@ def compare(
     return Comparison(
         difference=float(d.mean()), low=low, high=high, only_a=only_a, only_b=only_b, n=len(d), p=float(p)
     )
+
+
+def _compare_clusters(d, clusters, seed, resamples):
+    "`compare`, of differences of questions that are independent of each other between clusters only."
+    import numpy as np
+    from scipy.stats import bootstrap, permutation_test
+
+    number = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
+    cluster = [number[c] for c in clusters]
+    sums, sizes = np.bincount(cluster, d), np.bincount(cluster)
+    low = high = float(d.mean())
+    draw = dict(n_resamples=resamples, vectorized=True, batch=1000)
+
+    def mean(sums, sizes, axis=-1):
+        return sums.sum(axis) / sizes.sum(axis)
+
+    if len(sums) > 1 and d.any():
+        rng = np.random.default_rng(seed)
+        drawn = bootstrap((sums, sizes), mean, method='percentile', paired=True, rng=rng, **draw)
+        low, high = map(float, drawn.confidence_interval)
+    flipped = permutation_test((sums,), np.sum, permutation_type='samples', rng=np.random.default_rng(seed), **draw)
+    return Comparison(
+        difference=float(d.mean()),
+        low=low,
+        high=high,
+        only_a=int((d < 0).sum()),
+        only_b=int((d > 0).sum()),
+        n=len(d),
+        p=float(flipped.pvalue),
+        clusters=len(sums),
+    )
+
+
+def compare(
+    a: dict[str, float],  # `correctness` of one method
+    b: dict[str, float],  # `correctness` of another, over the same problems
+    seed: int = 0,  # of the bootstrap
+    resamples: int = 9999,
+    clusters: dict | None = None,  # {question: its cluster}; default: every question is independent of the others
+) -> Comparison:
+    """Is B better than A on the same questions? McNemar's exact test for 0/1, a sign-flip test for shares; interval by
+    paired bootstrap. Of questions in clusters, whole clusters are drawn, and change their sign."""
+    import numpy as np
+
+    d, names = np.array(differences(a, b)), [(clusters or {}).get(k, k) for k in a]
+    if len(set(names)) < len(names):
+        return _compare_clusters(d, names, seed=seed, resamples=resamples)
+    return _compare_questions(d, seed, resamples)
 
 # %% ../../nbs/runs/27_evaluate.ipynb #be57edeb
 def holm(ps: dict[str, float]) -> dict[str, float]:  # name of the comparison -> its p
@@ -364,9 +425,16 @@ def fate(right: list[bool]) -> str:  # one question: was its answer right at ite
     return 'corrupted' if any(right) else 'never'
 
 # %% ../../nbs/runs/27_evaluate.ipynb #2caff4b7
+def debate_accuracy(outcomes: list[dict]) -> tuple[float, float | None]:
+    "Accuracy of the debate and its standard error."
+    clusters = [o.get('cluster') or i for i, o in enumerate(outcomes)]
+    return mean_and_stderr([o['debate']['right'] for o in outcomes], clusters)
+
+
 def collapse(first: list[dict], now: list[dict]) -> dict:  # outcomes of two iterations
     "How agreement and accuracy of the debate have changed between two iterations; `collapsed`: one up, the other down."
-    (was, stderr), (accuracy, _) = (mean_and_stderr([o['debate']['right'] for o in x]) for x in (first, now))
+    was, stderr = debate_accuracy(first)
+    accuracy, _ = debate_accuracy(now)
     agreed = agreement(now, 'final') - agreement(first, 'final')
     gained = accuracy - was
     return dict(agreement=agreed, accuracy=gained, collapsed=agreed > 0.02 and gained < -(stderr or 0))

@@ -1098,7 +1098,9 @@ def so_far(iterations: list[dict]) -> dict[str, str]:  # as in a summary
 def summary_title(summary: dict) -> str:
     "What its table shows."
     run = ' · '.join(summary[k] for k in ('recipe', 'model', 'task'))
-    return f'{run} · accuracy in % ± standard error, {summary["eval"]} questions, seed {summary["seed"]}'
+    clusters = next(iter(summary['iterations'][0]['methods'].values())).get('clusters')
+    asked = f'{summary["eval"]} questions' + (f' in {clusters} clusters' if clusters else '')
+    return f'{run} · accuracy in % ± standard error, {asked}, seed {summary["seed"]}'
 
 
 def summary_table(summary: dict) -> list[list[str]]:

@@ -25,6 +25,7 @@ from multiagent_ft.core import (
     held_out,
     is_object_name,
     load_object,
+    problem_to_dict,
     rng_for,
 )
 from ..answers.reading import canonical, parse, read, same
@@ -72,7 +73,8 @@ class Task:
     def key(self) -> dict:
         """What names the task in a run's key: its questions by their content, its functions by their source. Raises
         `MaftError` for a function without a source."""
-        supply = self.load()[:2] if self.load else function_key(self.draw)
+        parts = self.load()[:2] if self.load else ()
+        supply = [[*map(problem_to_dict, part)] for part in parts] if parts else function_key(self.draw)
         return dict(
             name=self.name,
             kind=self.kind,
@@ -771,6 +773,11 @@ def report_line(r: dict) -> str:  # the report of a split
         f'{r["rows"]} rows; '
         + ''.join(f'{n} {what}, ' for what, n in found.items() if n)
         + f'{r["different"]} different questions'
+        + (
+            f'; {r["clusters"]} clusters to evaluate on, {r["clusters_in_both"]} of them in training, too'
+            if 'clusters' in r
+            else ''
+        )
     )
 
 # %% ../../nbs/runs/23_tasks.ipynb #1c6eb2d6
@@ -826,6 +833,14 @@ def _pools(task):
     return _Pools(pool, held, report)
 
 
+def _reported(train, evaluation, report):
+    "The split, with the number of clusters that are evaluated on, and trained on, too, where there are any."
+    report['unreadable'] = list(dict.fromkeys(report['unreadable']))
+    seen, asked = ({p.cluster for p in part if p.cluster} for part in (train, evaluation))
+    clusters = dict(clusters=len(asked), clusters_in_both=len(asked & seen)) if asked else {}
+    return Split(train, evaluation, report | clusters)
+
+
 def _evaluation_problems(task, pool, n, seed, report):
     "`n` problems with an answer, from the back of the random order."
     order = in_random_order(list(pool.values()), seed)[::-1]
@@ -857,5 +872,4 @@ def split(
     beside = f', beside the {evaluation} to evaluate on' if pools.one else ''
     fresh_ones = f', {iteration} iterations with fresh ones each' if skip else ''
     _enough(task, to_train, asked=skip + train, pool=order, purpose=f'to train on{beside}{fresh_ones}', report=report)
-    report['unreadable'] = list(dict.fromkeys(report['unreadable']))
-    return Split(to_train[skip:], to_evaluate, report)
+    return _reported(to_train[skip:], to_evaluate, report)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..answers.reading import canonical
 from ..core import Answer, MaftError, digest, read_jsonl, same_answer, write_atomic
 from ..method.consensus import vote
-from ..runs.evaluate import FATES, chance_of_any, fate, methods, unparsed
+from ..runs.evaluate import FATES, chance_of_any, clusters_of, fate, methods, unparsed
 from ..runs.explain import as_written
 from ..runs.settings import config_of
 from ..runs.tasks import GENERATED
@@ -93,6 +93,8 @@ def record(
     # a question of a generated task is known by its place; those of a file may be asked again with another seed
     questions = [o['problem'] for o in outcomes]
     names = {} if task in GENERATED else dict(question_ids=[digest(q)[:8] for q in questions])
+    if any('cluster' in o for o in outcomes):
+        names |= dict(clusters=[digest(c)[:8] for c in clusters_of(outcomes).values()])
     return dict(
         recipe=label,
         task=task,
@@ -185,16 +187,19 @@ def outcome_rows(
         answers=answers,
         unparsed=r.get('unparsed', {}).get(method),  # of these answers; empty where it is not recorded
         tokens=tokens_of(r, method),  # generated per question (of one agent for 'single'), a mean
+        **({'cluster': r['clusters']} if 'clusters' in r else {}),
     )
 
 
 def outcomes_table(records: list[dict]) -> 'DataFrame':
-    "The tidy table, a pandas frame: recipe, seed, iteration, question, method, right, answers, unparsed, tokens."
+    """The tidy table, a pandas frame: recipe, seed, iteration, question, method, right, answers, unparsed, tokens;
+    cluster, where questions have one."""
     import pandas as pd
 
     blocks = [pd.DataFrame(outcome_rows(r, m)) for r in records for m in r['right']]
     whole = pd.concat([b.astype(dict(unparsed='Int64', tokens=float)) for b in blocks], ignore_index=True)
-    return whole.astype(dict(recipe='category', question='category', method='category'))
+    texts = ('recipe', 'question', 'method', *(c for c in whole if c == 'cluster'))
+    return whole.astype(dict.fromkeys(texts, 'category'))
 
 # %% ../../nbs/studies/33_outcomes.ipynb #d4f6182b
 def iteration_row(
@@ -364,11 +369,13 @@ def at_iteration(
 
 # %% ../../nbs/studies/33_outcomes.ipynb #927e89e1
 def pivoted(rows: 'DataFrame') -> 'DataFrame':  # of one recipe, iteration and method
-    "Its scores as a frame (questions, seeds), in the order of the rows."
+    "Its scores as a frame (questions, seeds), in the order of the rows; questions in clusters are named by both."
     import pandas as pd
 
+    clustered = 'cluster' in rows and rows.cluster.notna().all()
+    names = ['cluster', 'question'] if clustered else ['question']
     seeds = rows.groupby('seed', sort=False)
-    columns = {seed: pd.Series(group.right.to_numpy(), group.question.astype(object)) for seed, group in seeds}
+    columns = {seed: group.astype(dict.fromkeys(names, object)).set_index(names).right for seed, group in seeds}
     return pd.concat(columns, axis=1, sort=False)
 
 # %% ../../nbs/studies/33_outcomes.ipynb #c2e21719

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..answers.reading import same
 from ..core import MaftError, Transcript, Turn, read_jsonl, rng_for, transcript_from_dict, write_atomic
 from ..method.examples import BUCKETS, load_examples
-from ..runs.evaluate import FATES, Comparison, compare, correctness, wilson
+from ..runs.evaluate import FATES, Comparison, clusters_of, compare, correctness, wilson
 from ..runs.explain import as_written
 from ..runs.run import SCHEMA
 from ..runs.settings import config_of, semantic
@@ -182,7 +182,8 @@ def points(x: float | None) -> str:  # a difference of shares
 def accuracy_point(k: int, rows: 'DataFrame') -> Point:  # rows of the table of outcomes: one iteration and method
     "Accuracy after iteration `k` with its 95 % interval."
     asked, right = len(rows), float(rows.right.sum())
-    e = estimate(pivoted(rows)) if rows.answers.max() > 1 else None
+    independent = rows.answers.max() == 1 and 'cluster' not in rows  # yes or no, one question at a time
+    e = None if independent else estimate(pivoted(rows))
     low, high = (e.low, e.high) if e and e.low < e.high else wilson(round(right), asked)
     return Point(int(k), right / asked, low, high=high)
 
@@ -547,7 +548,8 @@ def against(r: Results, other: Results, here: int, there: int) -> Comparison | N
     "Iteration `here` of this run against `there` of the other; None where they were asked other questions."
     if not same_questions(r, other):
         return None
-    return compare(debate_right(other, there), debate_right(r, here), resamples=2000)
+    clusters = clusters_of(r.outcomes)
+    return compare(debate_right(other, there), debate_right(r, here), resamples=2000, clusters=clusters)
 
 
 def last_of(r: Results) -> int:  # a run
