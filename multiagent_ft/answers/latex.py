@@ -346,7 +346,7 @@ def trimmed(s: str, chars: str = ' .:;,') -> str:
         s.rstrip(chars),
     )
 
-
+# %% ../../nbs/answers/42_latex.ipynb #42b0000b
 _thousands = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)')
 
 
@@ -375,7 +375,7 @@ def joined_thousands(s: str) -> str:
 
     return _thousands.sub(join, s)
 
-
+# %% ../../nbs/answers/42_latex.ipynb #42b00008
 _BASES = dict(zip('two three four five six seven eight nine ten eleven twelve sixteen'.split(), [*range(2, 13), 16]))
 _base = re.compile(r'(?<=[\dA-F)}])\s*_\s*((?:\\(?:text|mathrm)\s*)?\{(?:[^{}]|\{[^{}]*\})*\})')
 _symbols = str.maketrans(
@@ -396,7 +396,7 @@ def based(
     base = str(_BASES.get(said[0], said[0])) if len(said) == 1 else ''
     return '_{%s}' % base if base.isdigit() else m[0]
 
-
+# %% ../../nbs/answers/42_latex.ipynb #42b00005
 _prime = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?)(?![A-Za-z])")
 
 
@@ -418,7 +418,7 @@ def in_braces(
         s = s[: m.start()] + opens + '{' + s[m.end() : end - 1] + '}' + s[end:]
     return s
 
-
+# %% ../../nbs/answers/42_latex.ipynb #42b00002
 def tidy(
     s: str,  # an answer as it was read, checked for size
 ) -> str:

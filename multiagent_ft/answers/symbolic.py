@@ -435,7 +435,7 @@ def roots(
     numbered = all(m) and len({x[1] for x in m}) == 1 and [int(x[2]) for x in m] == [*range(1, len(m) + 1)]
     return numbered and len(m) < 5 and len({f for _, f in found}) == len(m) and not any(';' in f for _, f in found)
 
-
+# %% ../../nbs/answers/43_symbolic.ipynb #43b00005
 _real = re.compile(r'[a-z]\s*\\in\s*\\mathbb\s*\{?\s*R\s*\}?')
 _ends = re.compile(r'[(\[][^;]+;[^;]+[)\]]')
 
@@ -459,7 +459,7 @@ def together(
     infinite = all(map(_ends.fullmatch, forms)) and any('oo' in f for f in forms)
     return ('union{' if infinite else '{') + '|'.join(forms) + '}'
 
-
+# %% ../../nbs/answers/43_symbolic.ipynb #43b00002
 def several(
     s: str,  # tidied LaTeX, perhaps with commas
 ) -> tuple[list[str], list[str]]:
@@ -831,7 +831,7 @@ def all_but(
         raise Unread('all but what is not a number')
     return union(without(list({number(v[0]): v[0] for v in holes}.values())))
 
-
+# %% ../../nbs/answers/43_symbolic.ipynb #43b0000c
 def proportion(
     parts: list[str],  # tidied LaTeX, three or more
 ) -> str:
@@ -848,7 +848,7 @@ def united(
         return answer(','.join(p[2:-2] for p in parts))
     return 'union{' + '|'.join(sorted({value(p) for p in parts})) + '}'
 
-
+# %% ../../nbs/answers/43_symbolic.ipynb #43b0000a
 def named_set(
     s: str,  # tidied LaTeX of one thing
 ) -> str | None:
@@ -888,7 +888,7 @@ def value(
         return spell(settle(v)) if max(v.numerator.bit_length(), v.denominator.bit_length()) < 10_000 else huge(v)
     return shape(expression(s))
 
-
+# %% ../../nbs/answers/43_symbolic.ipynb #43b00008
 def huge(
     v: Fraction,  # too long to be spelled in decimals
 ) -> str:

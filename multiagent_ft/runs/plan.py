@@ -290,7 +290,7 @@ def stages_of(context: RunContext) -> int:
     asks = recipe.sample_asks if recipe.sample else recipe.answer_asks
     return 1 + asks.hinted + asks.debates * (cfg.rounds - 1) * (1 + cfg.summary)
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00006
 def opening(context: RunContext, problems: list[Problem]) -> list[Request]:
     "What the untrained generators are asked first."
     agents = untrained(context.cfg.agents).generators
@@ -306,7 +306,7 @@ def debates_of(
     part, society = 'sample' if context.recipe.sample else 'answer', untrained(context.cfg.agents)
     return lambda some: call_recipe(context, part, (ctx, society, some, Seeds(context.cfg.seed, 'plan')))
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00004
 def sample(
     context: RunContext,  # open
     problems: list[Problem],
@@ -338,7 +338,7 @@ def whole_debates(context: RunContext, problems: list[Problem], questions: int) 
     lengths = clocked.lengths[-found.answers :]  # of the last, largest debate
     return with_range(found, ranges_of(lengths), examples_range(context, transcripts, examples))
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00002
 def selected_examples(context: RunContext, transcripts: list[Transcript]) -> list[Example]:
     "What the agents of the untrained society would train on after these debates, all agents together."
     ctx = replace(recipe_context(context, 1), read=context.task.read, train=None)
@@ -378,7 +378,7 @@ def batch_seconds(
         unread = readers * max(0.0, mean - seen)  # what was cut, the next role would have read
     return seconds
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b0000a
 def examples_range(context: RunContext, transcripts: list[Transcript], examples: list[Example]) -> Range:
     "Examples per question. Where no debate came to its end: from none to every turn, half of them likely."
     cfg, recipe = context.cfg, context.recipe
@@ -408,7 +408,7 @@ def with_range(
 
     return replace(s, least=end('least'), most=end('most'))
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00008
 def to_their_ends(
     transcripts: list[Transcript],
     lengths: list[Length],  # of the answers, cut ones among them
@@ -629,7 +629,7 @@ def _tokens(cfg: Config, s: Sample, answers: int) -> dict:
         tokens_trained=round(examples * t.epochs * s.example_tokens / max(s.examples, 1)),
     )
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b0000e
 def seconds_range(
     cfg: Config,
     s: Sample,  # what few questions took
@@ -691,7 +691,7 @@ def counted(n: int, noun: str, plural: str = 's') -> str:  # what makes a plural
     "1, 'hour' -> '1 hour'; 2, 'process', 'es' -> '2 processes'."
     return f'{n} {noun}{plural * (n != 1)}'
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00012
 def duration(seconds: float) -> str:
     "4000 -> '1 hour 7 minutes'."
     hours, minutes = divmod(max(1, round(seconds / 60)), 60)
@@ -707,7 +707,7 @@ def about(
     ends = [duration(s) for s in between or ()]
     return f'about {duration(seconds)}' + (f' ({" to ".join(ends)})' if len(set(ends)) > 1 else '')
 
-
+# %% ../../nbs/runs/30_plan.ipynb #30b00010
 def time_line(p: dict) -> str:
     "How long it takes, of a plan `p`, as a person reads it."
     trained = f'and {p["training_tokens_per_second"]:,} trained ' if p['training_tokens_per_second'] else ''

@@ -230,7 +230,7 @@ def _short_names() -> Iterator[tuple[str, str]]:
         for k, leaf in leaves(cls).items():
             yield leaf.short or k, f'{section}.{k}'
 
-
+# %% ../../nbs/runs/26_settings.ipynb #26b00006
 PATHS = dict(_short_names())  # short name -> path
 SHORT = {path: short for short, path in PATHS.items()}
 OLD = dict(manner='debate.prompts')  # names of former versions
@@ -241,7 +241,7 @@ def path_of(k: str) -> str:
     k = k.replace('-', '_')
     return k if k in SHORT else PATHS.get(k) or OLD.get(k, k)
 
-
+# %% ../../nbs/runs/26_settings.ipynb #26b00004
 def _pairs(values: dict) -> Iterator[tuple[str, Any]]:
     for k, v in values.items():
         if k in SECTIONS and isinstance(v, (Section, SECTIONS[k])):
@@ -276,7 +276,7 @@ def flattened(values: dict) -> dict[str, Any]:
         flat[path] = v
     return flat
 
-
+# %% ../../nbs/runs/26_settings.ipynb #26b00002
 def nested(
     flat: dict,  # {path such as 'training.rank': value}
 ) -> dict[str, Any]:
@@ -516,7 +516,7 @@ def _assigned(s: str) -> tuple[str, str]:
         raise MaftError('--set wants KEY=VALUE, for example --set temperature=0.7')
     return k.strip().replace('-', '_'), v.strip()
 
-
+# %% ../../nbs/runs/26_settings.ipynb #26b0000d
 class Given(NamedTuple):
     "Settings by path, and where each came from."
 
@@ -553,7 +553,7 @@ def given_settings(
     given.take(dict(map(_assigned, sets)), lambda k: '--set')
     return given
 
-
+# %% ../../nbs/runs/26_settings.ipynb #26b0000a
 def load_config(
     file: Path | None = None,  # YAML
     flags: dict | None = None,  # by short name; a value of None = not given
