@@ -148,7 +148,7 @@ def survivors(
             kept.append(t)
     return kept
 
-
+# %% ../../nbs/neighbours/69_answering.ipynb #69b00002
 def slim_consistency(ctx: RecipeContext, society: Society, problems: list[Problem], seeds: Seeds) -> list[Transcript]:
     "Beginnings of all samples, then the whole of those that are not alike, and a vote over these."
     solo, whole = replicas(society, ctx.votes), ctx.protocol.sampling

@@ -201,7 +201,7 @@ def drawn(examples: list, seed, n: int = EXAMPLES) -> list:
     chosen = sorted(rng_for(seed, 'drawn').sample(range(len(examples)), n))
     return [examples[i] for i in chosen]
 
-
+# %% ../../nbs/neighbours/72_controls.ipynb #72b00004
 def agreeing_drawn(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
@@ -225,7 +225,7 @@ def misplaced_drawn(
     ((agent, found),) = sampled_drawn(ctx, society, transcripts, votes=votes).items()
     return {agent: mismatched(found)}
 
-
+# %% ../../nbs/neighbours/72_controls.ipynb #72b00002
 def by_lot(ctx: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
     "Labels: one of the different answers to a question, drawn by lot."
 
@@ -253,7 +253,7 @@ def wrong_votes(ctx: RecipeContext, transcripts: list[Transcript]) -> list[Vote]
     "Labels: the vote where gold says that it is wrong."
     return right_votes(ctx, transcripts, right=False)
 
-
+# %% ../../nbs/neighbours/72_controls.ipynb #72b00007
 VOTE_FT = SELF_CONSISTENCY_FT.but(
     'vote-ft',
     source=f'self-consistency-ft with {EXAMPLES} examples drawn by lot: what the next five are measured against',

@@ -95,7 +95,7 @@ def challenge_and_solve(
     transcripts = ctx.debate(replicas(society, ctx.votes), made, seeds, rounds=1)
     return [replace(tr, turns=(*tr.turns, t)) for tr, t in zip(transcripts, asked, strict=True)]
 
-
+# %% ../../nbs/neighbours/68_reinforcement.ipynb #68b00002
 def usable(ctx: RecipeContext, transcripts: list[Transcript]) -> list[bool]:
     "Is a question complete, not evaluated on, and not asked before in this iteration?"
     seen, found = set(), []
@@ -114,7 +114,7 @@ def share(
     "Of the solver's samples, those that gave the most frequent answer."
     return v.support / max(len(transcript.at(1)), 1)
 
-
+# %% ../../nbs/neighbours/68_reinforcement.ipynb #68b00004
 def solver_and_challenger(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:

@@ -232,7 +232,7 @@ def answer_and_reflect(ctx: RecipeContext, society: Society, problems: list[Prob
     "Every agent answers, then looks at its own answer again."
     return reflect(ctx, society, answer_once(ctx, society, problems, seeds=seeds), seeds=seeds)
 
-
+# %% ../../nbs/neighbours/66_selftraining.ipynb #66b00002
 def improving_turns(
     ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
 ) -> dict[Agent, list[Example]]:
@@ -329,7 +329,7 @@ def synthesise(ctx: RecipeContext, society: Society, problems: list[Problem], se
         for t, c, a in zip(transcripts, completions, answers, strict=True)
     ]
 
-
+# %% ../../nbs/neighbours/66_selftraining.ipynb #66b00004
 def by_first_vote(ctx: RecipeContext, transcripts: list[Transcript]) -> list[Vote]:
     "Labels: the vote over first answers, whatever followed."
     return [vote([t.answer for t in tr.at(1)], tie='none', min_support=ctx.min_support) for tr in transcripts]

@@ -87,7 +87,7 @@ def as_written(answers: list[Answer | None]) -> list[str | None]:
     "Answers as they were written; None where none could be read."
     return [a and a.text for a in answers]
 
-
+# %% ../../nbs/runs/27_evaluate.ipynb #27b00009
 def repeats(text: str) -> bool:
     "Does a text end in the same passage three times over, as models that go round in circles write it?"
     periods = ((p, max(2 * p, 40)) for p in range(1, 300))
@@ -100,7 +100,7 @@ def repeating(transcript: Transcript) -> dict:
     n = sum(map(repeats, cut))
     return dict(repeating=n) if n else {}
 
-
+# %% ../../nbs/runs/27_evaluate.ipynb #27b00007
 def _cluster(problem):
     return dict(cluster=problem.cluster) if problem.cluster else {}
 
@@ -262,7 +262,7 @@ def differences(
         )
     return [round(b[k] - a[k], 12) for k in a]
 
-
+# %% ../../nbs/runs/27_evaluate.ipynb #27b00004
 def _compare_questions(d, seed, resamples):
     "`compare`, of differences of independent questions."
     import numpy as np
@@ -285,7 +285,7 @@ def _compare_questions(d, seed, resamples):
         difference=float(d.mean()), low=low, high=high, only_a=only_a, only_b=only_b, n=len(d), p=float(p)
     )
 
-
+# %% ../../nbs/runs/27_evaluate.ipynb #27b00002
 def _compare_clusters(d, clusters, seed, resamples):
     "`compare`, of differences of questions that are independent of each other between clusters only."
     import numpy as np
