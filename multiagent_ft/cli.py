@@ -701,7 +701,7 @@ def debate_command(
         return print_json(debate_page(transcript))
     show(answer_lines(transcript) if words else debate_lines(transcript))
 
-
+# %% ../nbs/71_cli.ipynb #71b00002
 def debate_page(transcript: Transcript) -> dict:
     "A debate for programs: the transcript, and the vote over its last answers."
     from multiagent_ft.method.consensus import vote, vote_to_dict
@@ -793,7 +793,7 @@ def study_page(found: dict, out: Path) -> dict:
     rows = [numbers(row) for row in found['table']]
     return dict(folder=str(out), rows=rows, tokens=found['tokens'], made=found['made'])
 
-
+# %% ../nbs/71_cli.ipynb #71b00004
 @app.command('compare', epilog=examples('compare'))
 @takes_settings('task', *STUDY)
 def compare_recipes(

@@ -257,7 +257,7 @@ def count_reply(
     store.spent[job.kind] += reply['seconds']
     done(job.size, False)
 
-
+# %% ../../nbs/runs/25_jobs.ipynb #25b00002
 class ProcessExecutor(RemoteExecutor):
     "Do jobs in `n` worker processes, each with an engine of its own; results meet in the store."
 
@@ -373,7 +373,7 @@ class ReportingEngine:
             raise AttributeError(name)
         return getattr(self._engine, name)
 
-
+# %% ../../nbs/runs/25_jobs.ipynb #25b00004
 class BudgetSpent(MaftError):
     "A run has computed for as long as it may."
 

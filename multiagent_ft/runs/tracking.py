@@ -601,7 +601,7 @@ def debate_rows(folder: Path, k: int, n: int = 20) -> list[list]:  # a run's fol
             rows.append([k, *map(scrub, [t.problem.text, t.problem.gold or '', *answers, texts])])
     return rows
 
-
+# %% ../../nbs/runs/28_tracking.ipynb #28b00002
 def adapter_artifact(run, folder: Path, k: int):
     "The adapters of iteration `k` as an artifact of the W&B run `run`; None where there are none."
     import wandb
