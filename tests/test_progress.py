@@ -1,6 +1,7 @@
 "Progress on a real (pseudo-)terminal, in a pipe and in a notebook; the counting itself is tested in the notebook."
 
 import os, pty, subprocess, sys
+from itertools import count
 from making import drawn
 
 CODE = """
@@ -141,7 +142,8 @@ def test_no_outlook_where_no_prompt_fits():
 def test_training_progress_says_how_far_it_is_before_the_first_example_is_complete(capsys):
     from multiagent_ft.runs.tracking import Progress
 
-    with Progress(file=sys.stderr, every=0).bar(3, '1 agent', unit='examples') as bar:
+    clock = count()  # a second passes whenever it is looked at
+    with Progress(file=sys.stderr, every=0, now=lambda: next(clock)).bar(3, '1 agent', unit='examples') as bar:
         bar.partly(0.5, '500 of 3,000 tokens')
         bar.advance(3)
     assert '0/3 examples  0%  eta' in capsys.readouterr().err
