@@ -1,4 +1,5 @@
-"""Count answers of fewer than 60 tokens, which hold no working, in the evaluation debates of the study's run folders.
+"""Count texts of fewer than 60 tokens, which hold no working, in the study's run folders: among the first answers of each
+evaluation, and among what a model was trained on.
 
 python nbs/results/arithmetic/short.py FOLDER/out-arithmetic/runs > nbs/results/arithmetic/short.json
 """
@@ -13,4 +14,8 @@ for file in sorted(Path(sys.argv[1]).glob('*/seed-0/iteration-*/eval.jsonl')):
     first = [u for line in file.open(encoding='utf-8') for u in json.loads(line)['turns'] if u['round'] == 1]
     recipe, k = file.parents[2].name.rpartition('-')[0], file.parent.name.removeprefix('iteration-')
     counts[f'{recipe} {k}'] = [sum(len(u['completion']['token_ids']) < SHORT for u in first), len(first)]
+for folder in sorted(Path(sys.argv[1]).glob('*/seed-0/iteration-1/examples')):
+    lines = [json.loads(line) for file in folder.glob('*.jsonl') for line in file.open(encoding='utf-8')]
+    recipe = folder.parents[2].name.rpartition('-')[0]
+    counts[f'{recipe}, trained on'] = [sum(len(e['token_ids']) < SHORT for e in lines), len(lines)]
 print(json.dumps(counts, indent=1))
