@@ -1,5 +1,5 @@
-"""Count texts of fewer than 60 tokens, which hold no working, in the study's run folders: among the first answers of each
-evaluation, and among what a model was trained on.
+"""Count texts of fewer than 60 tokens, which hold no working, in the study's run folders: among the first
+answers of each evaluation, and among what was trained on.
 
 python nbs/results/arithmetic/short.py FOLDER/out-arithmetic/runs > nbs/results/arithmetic/short.json
 """
