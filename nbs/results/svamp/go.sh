@@ -6,7 +6,7 @@
 STUDY=${1:-svamp}
 ROWS='base majority majority-equal debate multiagent-ft union-ft majority-ft base:temperature=0'
 # the cheap rows first, since the time may not be enough for all of them
-[ "$STUDY" = svamp ] || ROWS='base majority debate majority-equal base:temperature=0 majority-ft multiagent-ft union-ft'
+[ "$STUDY" = svamp ] || ROWS='base majority debate majority-equal base:temperature=0 majority-ft multiagent-ft union-ft debate-distill'
 FOLDER=$(dirname "$(readlink -f "$0")")
 cd "$FOLDER" || exit 1
 exec 9> lock
