@@ -53,6 +53,8 @@ def _by_form(answers, weights):
     "{form: [(answer, weight), …]} of those that answered."
     groups = {}
     for a, w in zip(answers, weights, strict=True):
+        if isinstance(a, str):
+            raise TypeError(f'vote takes what `answers.reading.read` returns, not the text {a[:40]!r}')
         if a is not None:
             groups.setdefault(a.form, []).append((a, w))
     return groups
@@ -74,7 +76,8 @@ def vote(
     min_support: float = 1,  # less than this is no consensus; to train on, 2
     weights: list | None = None,  # one weight per voter, 0 or more; default 1 each
 ) -> Vote:
-    "Plurality by form, whatever the order of `answers`."
+    """Plurality by form, whatever the order of `answers`. Raises `TypeError` for an answer that is a bare text: 1/2 and
+    0.5 are one answer only after they have been read."""
     if tie not in ('none', 'random'):
         raise ValueError(f"tie is {tie!r}, not 'none' or 'random'")
     groups = _by_form(answers, weights or [1] * len(answers))

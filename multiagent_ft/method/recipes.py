@@ -512,6 +512,7 @@ NEIGHBOURS = MappingProxyType(
         'stasc': 'neighbours.selftraining:STASC',
         'stasc-vote': 'neighbours.selftraining:STASC_VOTE',
         'debate-distill': 'neighbours.selftraining:DEBATE_DISTILL',
+        'debate-distill-worked': 'neighbours.selftraining:DEBATE_DISTILL_WORKED',
         'majority-distill': 'neighbours.selftraining:MAJORITY_DISTILL',
         'gsr': 'neighbours.selftraining:GSR',
         'gsr-vote': 'neighbours.selftraining:GSR_VOTE',

@@ -126,6 +126,8 @@ ACCOUNTING = Question(
     first_seed=700,
     reads='multiagent_ft.studies.outcomes.fates, and drift',
 )
+
+# %% ../../nbs/neighbours/73_questions.ipynb #73b00002
 STEPS = Question(  # asked when one seed of `accounting` was known: after twenty iterations the society was far ahead
     'steps',
     'Is it many models that last longer, or one agent taking smaller steps, on a sixth of the examples?',
@@ -143,6 +145,8 @@ STEPS = Question(  # asked when one seed of `accounting` was known: after twenty
     seeds=3,
     first_seed=700,  # the rows of `accounting` that both have are the same
 )
+
+# %% ../../nbs/neighbours/73_questions.ipynb #73b00005
 PASSES = Question(
     'passes',
     'Is anything learned, or do likely answers become likelier? pass@k of 256 samples, before and after.',
@@ -160,6 +164,8 @@ FRONTIER = Question(
     seeds=3,
     reads='amortised and above, with the rows of tables 1 and 2',
 )
+
+# %% ../../nbs/neighbours/73_questions.ipynb #73b00007
 GREEDY = Question(  # asked after two seeds of the leaderboard had suggested it; these seeds are fresh
     'greedy',
     'Is one answer of the untrained model, at temperature 0, as good as all this?',
@@ -200,6 +206,8 @@ SHARPER = Question(  # asked when one seed of `greedy` was known; training is sh
     ),
     first_seed=950,  # the samples, agents and questions of `greedy`
 )
+
+# %% ../../nbs/neighbours/73_questions.ipynb #73b00009
 QUESTIONS = MappingProxyType(
     {
         q.name: q
@@ -326,7 +334,7 @@ def vote_curves(outcomes: 'DataFrame') -> dict[tuple[str, int], dict[int, Estima
         found[recipe, int(i)] = {k: estimate(pivoted(votes_at(own, k))) for k in [*sorted(known), samples]}
     return found
 
-
+# %% ../../nbs/neighbours/73_questions.ipynb #73b00011
 class Budget(NamedTuple):
     "A trained model's vote against the untrained model's, for the same tokens."
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SSD', 'SELF_CONSISTENCY_FT', 'CAP', 'REST_EM', 'REST_EM_VOTE', 'OPERANDS', 'SUM', 'EASY_TO_HARD', 'MIXED_MASKS',
-           'STASC', 'STASC_VOTE', 'DEBATE_DISTILL', 'MAJORITY_DISTILL', 'CANDIDATES', 'ASKS_SYNTHESIS', 'GSR',
-           'GSR_VOTE', 'SELF_TRAINING', 'unfiltered_turns', 'agreeing_turns', 'capped_turns', 'train_from_base',
-           'rescaled', 'sample_easy_to_hard', 'turns_by_bucket', 'reflection', 'reflect', 'answer_and_reflect',
-           'improving_turns', 'AsksReflections', 'as_many_as_agents', 'synthesise', 'by_first_vote',
-           'solved_and_refined', 'refinement_gap']
+           'STASC', 'STASC_VOTE', 'DEBATE_DISTILL', 'MAJORITY_DISTILL', 'DEBATE_DISTILL_WORKED', 'CANDIDATES',
+           'ASKS_SYNTHESIS', 'GSR', 'GSR_VOTE', 'SELF_TRAINING', 'unfiltered_turns', 'agreeing_turns', 'capped_turns',
+           'train_from_base', 'rescaled', 'sample_easy_to_hard', 'turns_by_bucket', 'reflection', 'reflect',
+           'answer_and_reflect', 'improving_turns', 'AsksReflections', 'as_many_as_agents', 'worked_final_turns',
+           'synthesise', 'by_first_vote', 'solved_and_refined', 'refinement_gap']
 
 # %% ../../nbs/neighbours/66_selftraining.ipynb #17e0661f
 import re
@@ -304,6 +304,22 @@ MAJORITY_DISTILL = SELF_CONSISTENCY_FT.but(
     status='control; selection checked by hand',
 )
 
+# %% ../../nbs/neighbours/66_selftraining.ipynb #66b00013
+def worked_final_turns(
+    ctx: RecipeContext, society: Society, transcripts: list[Transcript], votes: list[Vote]
+) -> dict[Agent, list[Example]]:
+    "`all_final_turns` that are at least half as long, in tokens, as the shortest first answer to their question."
+    shortest = {t.problem.id: min(len(turn.completion.token_ids) for turn in t.at(1)) for t in transcripts}
+    examples = all_final_turns(ctx, society, transcripts, votes=votes)
+    return {a: [e for e in some if 2 * len(e.token_ids) >= shortest[e.problem]] for a, some in examples.items()}
+
+
+DEBATE_DISTILL_WORKED = DEBATE_DISTILL.but(
+    'debate-distill-worked',
+    source='debate-distill on final turns that hold their working; a recipe of this project',
+    select=worked_final_turns,
+)
+
 # %% ../../nbs/neighbours/66_selftraining.ipynb #5cbaf6cf
 CANDIDATES = 4
 ASKS_SYNTHESIS = Asks('one', more=CANDIDATES)  # the others, and the turn that reads them
@@ -381,6 +397,7 @@ SELF_TRAINING = (
     STASC,
     STASC_VOTE,
     DEBATE_DISTILL,
+    DEBATE_DISTILL_WORKED,
     MAJORITY_DISTILL,
     GSR,
     GSR_VOTE,

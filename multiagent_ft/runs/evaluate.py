@@ -263,8 +263,8 @@ def differences(
     return [round(b[k] - a[k], 12) for k in a]
 
 # %% ../../nbs/runs/27_evaluate.ipynb #27b00004
-def _compare_questions(d, seed, resamples):
-    "`compare`, of differences of independent questions."
+def _independent(d, seed, resamples):
+    "(low, high, p) of differences of independent questions."
     import numpy as np
     from scipy.stats import bootstrap, permutation_test
     from statsmodels.stats.contingency_tables import mcnemar
@@ -281,13 +281,11 @@ def _compare_questions(d, seed, resamples):
         p = mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue if only_a + only_b else 1.0
     else:
         p = permutation_test((d,), np.mean, permutation_type='samples', rng=np.random.default_rng(seed), **draw).pvalue
-    return Comparison(
-        difference=float(d.mean()), low=low, high=high, only_a=only_a, only_b=only_b, n=len(d), p=float(p)
-    )
+    return low, high, float(p)
 
 # %% ../../nbs/runs/27_evaluate.ipynb #27b00002
-def _compare_clusters(d, clusters, seed, resamples):
-    "`compare`, of differences of questions that are independent of each other between clusters only."
+def _clustered(d, clusters, seed, resamples):
+    "(low, high, p) of differences of questions that are independent of each other between clusters only."
     import numpy as np
     from scipy.stats import bootstrap, permutation_test
 
@@ -305,16 +303,7 @@ def _compare_clusters(d, clusters, seed, resamples):
         drawn = bootstrap((sums, sizes), mean, method='percentile', paired=True, rng=rng, **draw)
         low, high = map(float, drawn.confidence_interval)
     flipped = permutation_test((sums,), np.sum, permutation_type='samples', rng=np.random.default_rng(seed), **draw)
-    return Comparison(
-        difference=float(d.mean()),
-        low=low,
-        high=high,
-        only_a=int((d < 0).sum()),
-        only_b=int((d > 0).sum()),
-        n=len(d),
-        p=float(flipped.pvalue),
-        clusters=len(sums),
-    )
+    return low, high, float(flipped.pvalue)
 
 
 def compare(
@@ -329,9 +318,21 @@ def compare(
     import numpy as np
 
     d, names = np.array(differences(a, b)), [(clusters or {}).get(k, k) for k in a]
-    if len(set(names)) < len(names):
-        return _compare_clusters(d, names, seed=seed, resamples=resamples)
-    return _compare_questions(d, seed, resamples)
+    clustered = len(set(names)) < len(names)
+    if clustered:
+        low, high, p = _clustered(d, names, seed=seed, resamples=resamples)
+    else:
+        low, high, p = _independent(d, seed, resamples)
+    return Comparison(
+        difference=float(d.mean()),
+        low=low,
+        high=high,
+        only_a=int((d < 0).sum()),
+        only_b=int((d > 0).sum()),
+        n=len(d),
+        p=p,
+        clusters=len(set(names)) if clustered else None,
+    )
 
 # %% ../../nbs/runs/27_evaluate.ipynb #be57edeb
 def holm(ps: dict[str, float]) -> dict[str, float]:  # name of the comparison -> its p
