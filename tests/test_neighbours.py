@@ -81,6 +81,37 @@ def saved(found, folder):
     return {a.name: save_examples(folder / f'{a.name}.jsonl', own).read_bytes() for a, own in found.items()}
 
 
+def texts(recipe, script):
+    "What the recipe would train on, as texts."
+    (found,) = selection(recipe, questions(str)[:1], ctx=context(script)).values()
+    return sorted(bytes(e.token_ids[:-1]).decode() for e in found)
+
+
+def test_last_turns_without_working_are_not_distilled():
+    "Critic 1 gives its answer alone, critic 2 in fewer words than anybody's first answer but more than half of it."
+    last = {0: r'three and four make seven: \boxed{7}', 1: r'\boxed{7}', 2: r'3+4=7, so \boxed{7}'}
+
+    def script(request):
+        if request.where.role == 'summarizer':
+            return '7'
+        return last[request.where.draw] if request.where.role == 'critic' else r'3 and 4 make 7, so it is \boxed{7}'
+
+    assert texts(load_recipe('debate-distill'), script) == sorted(last.values())
+    assert texts(load_recipe('debate-distill-worked'), script) == sorted([last[0], last[2]])
+
+
+def test_the_recipe_of_the_real_study_leaves_out_fewer_than_60_tokens():
+    recipe = load_recipe(f'{ROOT}/nbs/results/arithmetic/working.py:debate_distill_worked')
+    end = r' so \boxed{7}'
+    last = {i: 'x' * (n - 1 - len(end)) + end for i, n in enumerate((59, 60, 61))}  # and a token that ends the turn
+
+    def script(request):
+        return last[request.where.draw] if request.where.role == 'critic' else r'7: \boxed{7}'
+
+    assert texts(recipe, script) == sorted([last[1], last[2]])
+    assert texts(load_recipe('debate-distill'), script) == sorted(last.values())
+
+
 # The list
 
 
@@ -116,7 +147,8 @@ def test_leaderboard_has_a_row_for_every_method():
         [sys.executable, ROOT / 'tools' / 'leaderboard.py', '--show'], capture_output=True, text=True
     ).stdout.split()
     left_out = {n for n, where in NEIGHBOURS.items() if where.startswith('neighbours.controls:')}
-    assert set(recipe_names()) - set(shown) == left_out | {'single-agent-ft-t2', 'single-agent-ft-alone-t2'}
+    left_out |= {'single-agent-ft-t2', 'single-agent-ft-alone-t2', 'debate-distill-worked'}  # the tool says why
+    assert set(recipe_names()) - set(shown) == left_out
     assert len(shown) == len(set(shown)) and set(shown) < set(recipe_names())
 
 

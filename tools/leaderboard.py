@@ -20,8 +20,9 @@ import argparse, json, time
 from contextlib import closing
 from pathlib import Path
 
-# Recipes that fix another temperature belong to Figure 10 of the paper; controls to tools/experiments.py.
-LEFT_OUT = ('single-agent-ft-t2', 'single-agent-ft-alone-t2')
+# Recipes that fix another temperature belong to Figure 10 of the paper; controls to tools/experiments.py. The third
+# has the examples of debate-distill on nano, whose critics always show their working.
+LEFT_OUT = ('single-agent-ft-t2', 'single-agent-ft-alone-t2', 'debate-distill-worked')
 FIRST = (
     'base majority majority-equal debate multiagent-ft union-ft majority-ft majority-ft-equal ssd self-consistency-ft'
     ' rest-em-vote rest-em debate-distill majority-distill easy-to-hard east-vote mv-dpo mv-kto v-star-vote'
