@@ -546,6 +546,8 @@ NEIGHBOURS = MappingProxyType(
         'each-on-union': 'neighbours.controls:EACH_ON_UNION',
         'union-thinned-ft': 'neighbours.controls:UNION_THINNED_FT',
         'mixture': 'neighbours.controls:MIXTURE',
+        'union-mixture': 'neighbours.controls:UNION_MIXTURE',
+        'dealt-mixture': 'neighbours.controls:DEALT_MIXTURE',
         'union-ft-equal': 'neighbours.controls:UNION_FT_EQUAL',
         'majority-ft-greedy': 'neighbours.controls:MAJORITY_FT_GREEDY',
         'union-ft-greedy': 'neighbours.controls:UNION_FT_GREEDY',

@@ -150,7 +150,11 @@ STEPS = Question(  # asked when one seed of `accounting` was known: after twenty
 PASSES = Question(
     'passes',
     'Is anything learned, or do likely answers become likelier? pass@k of 256 samples, before and after.',
-    rows=tuple(f'{r}:samples=256' for r in ('mixture', 'union-ft-equal', 'majority-ft-equal', 'debate-distill')),
+    rows=(
+        *(f'{r}:samples=256' for r in ('mixture', 'union-ft-equal', 'majority-ft-equal', 'debate-distill')),
+        # asked when two seeds of `mixture` were known: does it take the agents' own words, or only several agents?
+        *(f'{r}:samples=256' for r in ('union-mixture', 'dealt-mixture')),
+    ),
     settings=dict(train=500, eval=200, iterations=1),
     first_seed=800,
     reads='pass_curves, vote_curves and at_budgets',

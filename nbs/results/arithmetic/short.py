@@ -10,11 +10,11 @@ from pathlib import Path
 
 SHORT = 60  # tokens
 counts = {}
-for file in sorted(Path(sys.argv[1]).glob('*/seed-0/iteration-*/eval.jsonl')):
+for file in sorted(Path(sys.argv[1]).glob('*/seed-*/iteration-*/eval.jsonl')):
     first = [u for line in file.open(encoding='utf-8') for u in json.loads(line)['turns'] if u['round'] == 1]
     recipe, k = file.parents[2].name.rpartition('-')[0], file.parent.name.removeprefix('iteration-')
     counts[f'{recipe} {k}'] = [sum(len(u['completion']['token_ids']) < SHORT for u in first), len(first)]
-for folder in sorted(Path(sys.argv[1]).glob('*/seed-0/iteration-1/examples')):
+for folder in sorted(Path(sys.argv[1]).glob('*/seed-*/iteration-1/examples')):
     lines = [json.loads(line) for file in folder.glob('*.jsonl') for line in file.open(encoding='utf-8')]
     recipe = folder.parents[2].name.rpartition('-')[0]
     counts[f'{recipe}, trained on'] = [sum(len(e['token_ids']) < SHORT for e in lines), len(lines)]
