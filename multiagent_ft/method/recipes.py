@@ -548,6 +548,7 @@ NEIGHBOURS = MappingProxyType(
         'mixture': 'neighbours.controls:MIXTURE',
         'union-mixture': 'neighbours.controls:UNION_MIXTURE',
         'dealt-mixture': 'neighbours.controls:DEALT_MIXTURE',
+        'thinned-equal': 'neighbours.controls:THINNED_EQUAL',
         'union-ft-equal': 'neighbours.controls:UNION_FT_EQUAL',
         'majority-ft-greedy': 'neighbours.controls:MAJORITY_FT_GREEDY',
         'union-ft-greedy': 'neighbours.controls:UNION_FT_GREEDY',

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PERMUTED_FT', 'DEALT_FT', 'EACH_ON_UNION', 'UNION_THINNED_FT', 'MIXTURE', 'UNION_FT_EQUAL', 'UNION_MIXTURE',
-           'DEALT_MIXTURE', 'MAJORITY_FT_GREEDY', 'UNION_FT_GREEDY', 'MULTIAGENT_FT_GREEDY', 'GREEDY', 'EXAMPLES',
-           'VOTE_FT', 'SPURIOUS', 'RIGHT_VOTES_FT', 'WRONG_VOTES_FT', 'LOT_FT', 'UNFILTERED_FT', 'FORMAT_FT',
-           'PRECISION', 'SYSTEMATIC_NOISE', 'RANDOM_NOISE', 'NOISE', 'MIXTURES', 'CONTROLS', 'passed_on',
+           'DEALT_MIXTURE', 'THINNED_EQUAL', 'MAJORITY_FT_GREEDY', 'UNION_FT_GREEDY', 'MULTIAGENT_FT_GREEDY', 'GREEDY',
+           'EXAMPLES', 'VOTE_FT', 'SPURIOUS', 'RIGHT_VOTES_FT', 'WRONG_VOTES_FT', 'LOT_FT', 'UNFILTERED_FT',
+           'FORMAT_FT', 'PRECISION', 'SYSTEMATIC_NOISE', 'RANDOM_NOISE', 'NOISE', 'MIXTURES', 'CONTROLS', 'passed_on',
            'permuted_turns', 'dealt', 'dealt_turns', 'union_for_each', 'thinned_union', 'answer_mixture', 'greedy',
            'answer_greedily', 'debate_greedily', 'drawn', 'agreeing_drawn', 'sampled_drawn', 'misplaced_drawn',
            'by_lot', 'right_votes', 'wrong_votes', 'lone', 'noisy', 'systematic_noise', 'random_noise']
@@ -160,6 +160,12 @@ DEALT_MIXTURE = DEALT_FT.but(
     'dealt-mixture',
     source='dealt-ft, answering as mixture does',
     answer=answer_mixture,
+    answer_asks=ASKS_MAJ_K,
+)
+THINNED_EQUAL = UNION_THINNED_FT.but(
+    'thinned-equal',
+    source='union-thinned-ft, answering by the vote over as many samples as a debate makes calls',
+    answer=answer_maj_k,
     answer_asks=ASKS_MAJ_K,
 )
 
@@ -342,5 +348,5 @@ RANDOM_NOISE = SYSTEMATIC_NOISE.but(
     select=random_noise,
 )
 NOISE = (SYSTEMATIC_NOISE, RANDOM_NOISE)
-MIXTURES = (MIXTURE, UNION_MIXTURE, DEALT_MIXTURE)
-CONTROLS = (PERMUTED_FT, DEALT_FT, EACH_ON_UNION, *MIXTURES, UNION_FT_EQUAL, *GREEDY, *SPURIOUS, *NOISE)
+MIXTURES = (MIXTURE, UNION_MIXTURE, DEALT_MIXTURE, UNION_FT_EQUAL, THINNED_EQUAL)
+CONTROLS = (PERMUTED_FT, DEALT_FT, EACH_ON_UNION, *MIXTURES, *GREEDY, *SPURIOUS, *NOISE)

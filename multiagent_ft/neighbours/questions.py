@@ -154,6 +154,7 @@ PASSES = Question(
         *(f'{r}:samples=256' for r in ('mixture', 'union-ft-equal', 'majority-ft-equal', 'debate-distill')),
         # asked when two seeds of `mixture` were known: does it take the agents' own words, or only several agents?
         *(f'{r}:samples=256' for r in ('union-mixture', 'dealt-mixture')),
+        'thinned-equal:samples=256',  # asked when one seed of `union-mixture` was known: or only less training?
     ),
     settings=dict(train=500, eval=200, iterations=1),
     first_seed=800,
