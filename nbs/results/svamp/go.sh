@@ -11,6 +11,7 @@ case $STUDY in
     # the cheap rows first, since the time may not be enough for all of them
     arithmetic) ROWS="base majority debate majority-equal base:temperature=0 majority-ft multiagent-ft union-ft debate-distill $WORKED" ;;
     fresh) ROWS="majority-equal $WORKED debate-distill" STUDY=arithmetic SEED=1 OUT=out-arithmetic-fresh ;;
+    *) echo "no study $STUDY: say svamp, arithmetic or fresh" >&2; exit 2 ;;
 esac
 FOLDER=$(dirname "$(readlink -f "$0")")
 cd "$FOLDER" || exit 1
