@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm, t
 from multiagent_ft.core import MaftError
 from multiagent_ft.method.recipes import load_recipe
-from multiagent_ft.neighbours.dial import train_dial, write_questions
+from multiagent_ft.neighbours.dial import MODELS, train_dial, write_questions
 from multiagent_ft.neighbours.questions import QUESTIONS, RowRunner, study_question
 from multiagent_ft.runs.settings import load_config
 from multiagent_ft.studies.claims import Claim, judge_all
@@ -117,10 +117,10 @@ def test_every_row_of_every_question_is_a_recipe():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [*QUESTIONS, 'dial'])
+@pytest.mark.parametrize('name', [*QUESTIONS, *MODELS])
 def test_every_question_runs_small(name, tmp_path):
     sizes = [x for k, v in dict(train=6, eval=4, iterations=1, agents=2).items() for x in ('--set', f'{k}={v}')]
-    sizes += ['--blocks', '1'] if name == 'dial' else []
+    sizes += ['--blocks', '1'] if name in MODELS else []
     tool = [sys.executable, ROOT / 'tools' / 'experiments.py', name, '--seeds', '1', '--out', tmp_path, *sizes]
     done = subprocess.run(tool, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

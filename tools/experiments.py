@@ -6,6 +6,7 @@
     python tools/experiments.py ownership --set train=8 --set eval=6 --seeds 1     a small one, to see that it works
     python tools/experiments.py passes --row debate-distill:samples=256 --from 801 --seeds 2    one row, fresh seeds
     python tools/experiments.py dial                         makes four small models, then runs their rows
+    python tools/experiments.py dial-longer                  two better ones, trained longer on the same text
 
 The same command continues where it was stopped. Each row that is finished is in OUT/NAME/outcomes.jsonl.gz at once, and
 the verdicts so far in OUT/NAME/verdicts.md.
@@ -18,30 +19,36 @@ from pathlib import Path
 
 def planned(name: str, folder: Path):
     "(question, its rows): the dial's rows need a folder, and its models are made there."
-    from multiagent_ft.neighbours.dial import dial_rows
+    from multiagent_ft.neighbours.dial import MODELS, dial_rows
     from multiagent_ft.neighbours.questions import Question, study_question
 
-    if name != 'dial':
+    if name not in MODELS:
         return study_question(name), study_question(name).study_rows
-    asks = 'With more shared mistakes in a model, does it rise or fall, and do many models do better than one?'
+    asks = {
+        'dial': 'With more shared mistakes in a model, does it rise or fall, and do many models do better than one?',
+        'dial-longer': 'The same of models that are right more often to begin with.',
+    }
     settings = dict(train=200, eval=500, iterations=5, fresh='true')
-    return Question('dial', asks, rows=(), settings=settings, seeds=3, first_seed=900), dial_rows(folder)
+    question = Question(name, asks[name], rows=(), settings=settings, seeds=3, first_seed=900)
+    return question, dial_rows(folder, MODELS[name][1])
 
 
-def make_models(folder: Path, blocks: int | None):
-    from multiagent_ft.neighbours.dial import BLOCKS, DIAL, train_dial, write_questions
+def make_models(name: str, folder: Path, blocks: int | None):
+    from multiagent_ft.neighbours.dial import MODELS, train_dial, write_questions
 
     write_questions(folder / 'questions.jsonl')
-    for dial in DIAL:
+    planned_blocks, dials = MODELS[name]
+    for dial in dials:
         began = time.process_time()
-        made = train_dial(folder / f'dial-{dial}', dial, blocks=blocks or BLOCKS)
+        made = train_dial(folder / f'dial-{dial}', dial, blocks=blocks or planned_blocks)
         print(f'{made}: {time.process_time() - began:.0f} CPU s', flush=True)
 
 
 def show_list():
+    from multiagent_ft.neighbours.dial import MODELS
     from multiagent_ft.neighbours.questions import QUESTIONS
 
-    for q in [*QUESTIONS.values(), planned('dial', Path('runs/questions/dial'))[0]]:
+    for q in [*QUESTIONS.values(), *(planned(name, Path('runs/questions') / name)[0] for name in MODELS)]:
         size = ', '.join(f'{k}={v}' for k, v in q.settings.items())
         print(f'{q.name}: {q.asks}\n    {size}, {q.seeds} seeds from {q.first_seed}; {", ".join(q.rows) or "see 74"}')
 
@@ -56,6 +63,7 @@ def chosen(rows: list, labels: list[str]) -> list:
 
 def run(name: str, args):
     from multiagent_ft.core import write_atomic
+    from multiagent_ft.neighbours.dial import MODELS
     from multiagent_ft.neighbours.questions import RowRunner
     from multiagent_ft.runs.run import executor_for
     from multiagent_ft.runs.settings import load_config
@@ -67,10 +75,10 @@ def run(name: str, args):
     q, rows = planned(name, out)
     if args.row:
         rows = chosen(rows, args.row)
-    if name == 'dial' and args.plan and not (out / 'questions.jsonl').exists():
-        raise SystemExit(f'A plan of the dial needs its four models in {out}: begin the run, which makes them first.')
-    if name == 'dial' and not args.plan:
-        make_models(out, args.blocks)
+    if name in MODELS and args.plan and not (out / 'questions.jsonl').exists():
+        raise SystemExit(f'A plan of the dial needs its models in {out}: begin the run, which makes them first.')
+    if name in MODELS and not args.plan:
+        make_models(name, out, args.blocks)
     same = dict(workers=0, quiet=True, wandb='off', store=args.out / 'store') | q.settings
     base = load_config(None, {k: str(v) for k, v in same.items()}, args.set)
     first = args.first or q.first_seed
