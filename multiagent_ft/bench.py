@@ -76,7 +76,8 @@ def half_billion(
     "A random model of Qwen2.5-0.5B's shape with fewer layers, as a Hugging Face folder."
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
-    from multiagent_ft.engines.huggingface import find_model, load_tokenizer, silence
+    from multiagent_ft.engines.huggingface import load_tokenizer
+    from multiagent_ft.engines.weights import find_model, silence
 
     nano = Path(find_model('nano'))
     tokenizer = load_tokenizer(nano)
@@ -317,7 +318,7 @@ def naive_training(
     import datasets, io
     from peft import LoraConfig
     from trl import SFTTrainer
-    from multiagent_ft.engines.huggingface import load_weights
+    from multiagent_ft.engines.weights import load_weights
     from multiagent_ft.training.base import silence_training
 
     start = time.perf_counter()
@@ -739,7 +740,7 @@ def plain_rows(
 ) -> dict[str, dict]:
     "What transformers does, with the model as it loads it."
     import torch
-    from multiagent_ft.engines.huggingface import load_weights
+    from multiagent_ft.engines.weights import load_weights
 
     plain, some = load_weights(source, device, getattr(torch, asked.dtype)).requires_grad_(True), asked.prompts
     some = some[:: max(1, len(some) // few)][:few]
@@ -1004,7 +1005,8 @@ def check_bench(
     parts: tuple,  # of `PARTS`
 ):
     "A misspelled name fails now, not after a quarter of an hour."
-    from multiagent_ft.engines.huggingface import find_model, load_tokenizer
+    from multiagent_ft.engines.huggingface import load_tokenizer
+    from multiagent_ft.engines.weights import find_model
 
     if odd := set(parts) - set(PARTS):
         raise MaftError(f'unknown part {min(odd)!r}: use {", ".join(PARTS)}.')

@@ -8,7 +8,8 @@ import torch
 from tiny_models import make, random_adapters
 
 from multiagent_ft.core import MaftError, Message
-from multiagent_ft.engines.huggingface import HFEngine, check_model_name
+from multiagent_ft.engines.huggingface import HFEngine
+from multiagent_ft.engines.weights import check_model_name
 from multiagent_ft.training import finetune as ft
 from multiagent_ft.training.settings import TrainingSettings
 from multiagent_ft.training.trainer import init_model

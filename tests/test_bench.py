@@ -7,7 +7,7 @@ import pytest
 from conftest import maft
 from multiagent_ft import bench
 from multiagent_ft.core import MaftError
-from multiagent_ft.engines.huggingface import find_model
+from multiagent_ft.engines.weights import find_model
 
 
 def run_bench(*args):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 from multiagent_ft.method import prompts as definition
 from multiagent_ft.engines import decoding
-from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.engines import huggingface as hf, weights
 from multiagent_ft.answers.reading import extract, same
 from multiagent_ft.core import Completion, MaftError, Message, read_jsonl, seed_for
 from multiagent_ft.method.prompts import Engine, ReplayEngine, Request, Sampling
@@ -40,7 +40,7 @@ def adapters(llama, tmp_path_factory):
     out = []
     for seed in (1, 2, 3):
         torch.manual_seed(seed)
-        with hf.silence():
+        with weights.silence():
             lora = get_peft_model(
                 AutoModelForCausalLM.from_pretrained(llama),
                 LoraConfig(r=4, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM'),
@@ -654,10 +654,10 @@ def test_hub_errors_become_maft_errors():
         ("We couldn't connect to 'https://huggingface.co'", 'cannot be reached'),
         ('x is not a local folder and is not a valid model identifier', 'no such model'),
     ]:
-        assert want in hf.explain_load_error('a/b', error)
+        assert want in weights.explain_load_error('a/b', error)
     for path in ('/home/u/exp401/m', '/home/u/404/offline', '/data/gated/m'):
-        assert 'cannot be loaded' in hf.explain_load_error(path, f'cannot read {path}/config.json: torn')
-    assert 'trust_remote_code=true' in hf.explain_load_error('m', 'Please set `trust_remote_code=True`')
+        assert 'cannot be loaded' in weights.explain_load_error(path, f'cannot read {path}/config.json: torn')
+    assert 'trust_remote_code=true' in weights.explain_load_error('m', 'Please set `trust_remote_code=True`')
 
 
 def test_top_p_one_keeps_all_tokens():
@@ -784,6 +784,6 @@ def test_memory_is_not_given_back_where_its_map_cannot_be_read(monkeypatch, erro
         raise error
 
     monkeypatch.setattr(psutil.Process, 'memory_maps', unreadable)
-    weights = torch.arange(1 << 16)
-    assert let_go([weights]) is None
-    assert weights.sum() == (1 << 16) * ((1 << 16) - 1) // 2
+    numbers = torch.arange(1 << 16)
+    assert let_go([numbers]) is None
+    assert numbers.sum() == (1 << 16) * ((1 << 16) - 1) // 2

@@ -436,7 +436,8 @@ def run_fault(seed: int) -> str | None:
 def model_fault(seed: int) -> str | None:
     "Load a model, one file of which has had an accident, and ask it something."
     from multiagent_ft.core import Message
-    from multiagent_ft.engines.huggingface import HFEngine, find_model
+    from multiagent_ft.engines.huggingface import HFEngine
+    from multiagent_ft.engines.weights import find_model
     from multiagent_ft.method.prompts import Request, Sampling
 
     rnd = random.Random(seed)

@@ -9,7 +9,7 @@ import torch
 from tiny_models import make
 
 from multiagent_ft.core import MaftError, Message, Problem, seed_for
-from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.engines import huggingface as hf, weights
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.method.debate import Protocol, Seeds, debate, untrained
 from multiagent_ft.method.prompts import Request, Sampling, ScriptedEngine
@@ -59,23 +59,23 @@ def test_pads_do_not_matter_to_attention_and_mamba(tmp_path):
 
 
 def test_dtype_auto_by_size_and_processor(monkeypatch):
-    monkeypatch.setattr(hf, 'multiplies_bfloat16', lambda: True)
+    monkeypatch.setattr(weights, 'multiplies_bfloat16', lambda: True)
     sizes = (1_172_960, 199_999_999, 200_000_000, 8_000_000_000)
-    assert [hf.pick_dtype('auto', CPU, n) for n in sizes] == [torch.float32] * 2 + [torch.bfloat16] * 2
-    assert hf.pick_dtype('float32', CPU, sizes[-1]) == torch.float32
-    monkeypatch.setattr(hf, 'multiplies_bfloat16', lambda: False)
-    assert hf.pick_dtype('auto', CPU, sizes[-1]) == torch.float32
+    assert [weights.pick_dtype('auto', CPU, n) for n in sizes] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert weights.pick_dtype('float32', CPU, sizes[-1]) == torch.float32
+    monkeypatch.setattr(weights, 'multiplies_bfloat16', lambda: False)
+    assert weights.pick_dtype('auto', CPU, sizes[-1]) == torch.float32
     assert HFEngine('nano').identity()['dtype'] == 'float32'
 
 
 def test_not_enough_memory_says_what_would_fit(monkeypatch):
-    monkeypatch.setattr(hf, 'free_memory', lambda device: 3_000_000)
+    monkeypatch.setattr(weights, 'free_memory', lambda device: 3_000_000)
     with pytest.raises(
         MaftError, match=r'nano needs 0.0 GB in float32.*dtype=bfloat16 \(0.0 GB\) or 8bit \(0.0 GB\) or 4bit'
     ) as e:
         HFEngine('nano', dtype='float32')
     assert 'float16 (' not in str(e.value).replace('bfloat16 (', '')
-    monkeypatch.setattr(hf, 'free_memory', lambda device: 1000)
+    monkeypatch.setattr(weights, 'free_memory', lambda device: 1000)
     with pytest.raises(MaftError, match='no number format would fit'):
         HFEngine('nano')
 

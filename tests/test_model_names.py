@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from multiagent_ft.core import MaftError
-from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.engines import huggingface as hf, weights
 
-NANO = Path(hf.find_model('nano'))
+NANO = Path(weights.find_model('nano'))
 
 
 def model(folder, *without, **files):
@@ -74,7 +74,7 @@ def test_network_is_asked_once_and_the_cache_used_without_it(tmp_path, monkeypat
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')  # nobody listens there
-    monkeypatch.setattr(hf, 'hub_answers', lambda: asked.append(1) or False)
+    monkeypatch.setattr(weights, 'hub_answers', lambda: asked.append(1) or False)
     import transformers.utils.hub as hub
 
     monkeypatch.setattr(hub.constants, 'HF_HUB_CACHE', str(tmp_path))
@@ -87,9 +87,9 @@ def test_hub_that_does_not_answer_is_noticed(monkeypatch):
 
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')  # nobody listens there
-    hf.hub_answers.cache_clear()
-    assert hf.hub_answers() is False
-    hf.hub_answers.cache_clear()
+    weights.hub_answers.cache_clear()
+    assert weights.hub_answers() is False
+    weights.hub_answers.cache_clear()
 
 
 def test_arguments_of_the_chat_template_reach_it_from_the_settings(tmp_path):

@@ -46,6 +46,7 @@ SLOW = (
     'results/00_results.ipynb',
     'runs/30_plan.ipynb',
     'studies/32_statistics.ipynb',
+    'engines/08_weights.ipynb',
     'engines/13_huggingface.ipynb',
 )
 FORCED = """

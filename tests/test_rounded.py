@@ -8,7 +8,7 @@ import torch
 from tiny_models import make
 
 from multiagent_ft.core import MaftError, Message, seed_for
-from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.engines import weights
 from multiagent_ft.engines.huggingface import HFEngine
 from multiagent_ft.method.examples import Example, save_examples
 from multiagent_ft.method.prompts import Request, Sampling
@@ -63,9 +63,10 @@ def test_base_stored_rounded(llama, tmp_path, bits):
     "As published: saved by transformers with its quantization_config."
     pytest.importorskip('bitsandbytes')
     shutil.copytree(llama, tmp_path / 'm')
-    rounded = hf.load_weights(str(llama), torch.device('cpu'), torch.float32, asked=f'{bits}bit')
+    rounded = weights.load_weights(str(llama), torch.device('cpu'), torch.float32, asked=f'{bits}bit')
     rounded.save_pretrained(tmp_path / 'm')
-    assert hf.stored_rounding(str(tmp_path / 'm')) == 'bitsandbytes' and hf.stored_rounding(str(llama)) is None
+    stored = [weights.stored_rounding(str(folder)) for folder in (tmp_path / 'm', llama)]
+    assert stored == ['bitsandbytes', None]
     now, before = HFEngine(tmp_path / 'm', device='cpu'), HFEngine(llama, device='cpu', dtype=f'{bits}bit')
     assert [c.text for c in now.generate(asks())] == [c.text for c in before.generate(asks())]
     assert trained(now, tmp_path / 'a')

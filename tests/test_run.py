@@ -580,7 +580,7 @@ def test_run_lock(runs):
 
 def a_base(folder, **change):
     "A copy of nano as a folder of its own, its first tensor changed by what `change` says."
-    from multiagent_ft.engines.huggingface import find_model
+    from multiagent_ft.engines.weights import find_model
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(find_model('nano'), folder, dirs_exist_ok=True)

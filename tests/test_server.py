@@ -12,7 +12,7 @@ from tiny_models import make, random_adapters
 from transformers import AutoModelForCausalLM
 
 from faults import Proxy
-from multiagent_ft.engines import huggingface as hf
+from multiagent_ft.engines import huggingface as hf, weights
 
 from multiagent_ft.engines import server as module
 from multiagent_ft.core import Completion, MaftError, Message, seed_for
@@ -76,7 +76,7 @@ def test_server_matches_local_engine(served, local, llama):
 
 
 def test_server_with_nano():
-    folder = hf.Path(hf.find_model('nano'))
+    folder = hf.Path(weights.find_model('nano'))
     if not (folder / 'model.safetensors').is_file():
         pytest.skip('the embedded model is not here')
     local = HFEngine('nano')
@@ -88,7 +88,7 @@ def test_server_with_nano():
 
 def test_server_adapters_by_content(served, local, llama, tmp_path):
     torch.manual_seed(0)
-    with hf.silence():
+    with weights.silence():
         lora = get_peft_model(
             AutoModelForCausalLM.from_pretrained(llama),
             LoraConfig(r=4, target_modules='all-linear', task_type='CAUSAL_LM'),
@@ -326,7 +326,7 @@ def test_what_a_probe_cannot_tell_is_noted(nano_handle, two_adapters, tmp_path):
     remote.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), idle)])
     assert len(remote.notes) == 1 and 'cannot be told from its answer to one probe' in remote.notes[0]
     bare = tmp_path / 'bare'
-    shutil.copytree(hf.find_model('nano'), bare, ignore=shutil.ignore_patterns('*.safetensors'))
+    shutil.copytree(weights.find_model('nano'), bare, ignore=shutil.ignore_patterns('*.safetensors'))
     blind = ServerEngine(url, bare, model='nano')
     for folder in two_adapters:
         blind.generate([Request(opening('1+1?'), 1, Sampling(max_new_tokens=4), folder)])

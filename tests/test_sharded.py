@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from multiagent_ft.core import MaftError, Message
-from multiagent_ft.engines.huggingface import Base, HFEngine, find_model, load_base
+from multiagent_ft.engines.huggingface import Base, HFEngine, load_base
+from multiagent_ft.engines.weights import find_model
 from multiagent_ft.machines.sharded import (
     accelerate_config,
     check_shardable,

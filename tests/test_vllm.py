@@ -335,7 +335,7 @@ def test_oom_at_start_is_one_or_two_lines():
 @needs_vllm
 def test_unsupported_model_is_refused(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer, OpenAIGPTConfig
-    from multiagent_ft.engines.huggingface import find_model
+    from multiagent_ft.engines.weights import find_model
 
     tokenizer = AutoTokenizer.from_pretrained(find_model('nano'))
     config = OpenAIGPTConfig(vocab_size=len(tokenizer), n_embd=64, n_layer=1, n_head=4, n_positions=512)

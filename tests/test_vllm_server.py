@@ -10,7 +10,8 @@ from test_vllm import ENV, HAVE, PYTHON, questions
 from tiny_models import random_adapters
 
 from multiagent_ft.core import MaftError
-from multiagent_ft.engines.huggingface import HFEngine, adapter_identity, find_model
+from multiagent_ft.engines.huggingface import HFEngine, adapter_identity
+from multiagent_ft.engines.weights import find_model
 from multiagent_ft.engines.server import ServerEngine, probe_adapter, use
 
 pytestmark = [pytest.mark.engines, pytest.mark.skipif(not HAVE, reason='no vLLM here: make test-engines')]

@@ -176,7 +176,7 @@ def random_adapters(folder: Path, n: int, size: float = 0.03, model: str = 'nano
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
-    from multiagent_ft.engines.huggingface import find_model, silence
+    from multiagent_ft.engines.weights import find_model, silence
 
     config = dict(r=8, lora_alpha=16, target_modules='all-linear', task_type='CAUSAL_LM') | settings
     folders = [Path(folder) / f'adapter-{i}' for i in range(n)]

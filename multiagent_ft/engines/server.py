@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 from .chat import MARKER, Renderer
 from ..core import Completion, MaftError, Message
 from ..method.prompts import Capabilities, GenerationProgress, Request, Sampling, spell, token_budget
-from .huggingface import HFEngine, adapter_identity, find_model, load_tokenizer
+from .huggingface import HFEngine, adapter_identity, load_tokenizer
+from .weights import find_model
 
 # %% ../../nbs/engines/14_server.ipynb #c0e89f7b
 class ServerRefusal(MaftError):

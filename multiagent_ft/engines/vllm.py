@@ -24,8 +24,8 @@ import multiagent_ft
 from ..core import Completion, MaftError
 from .chat import Renderer
 from .decoding import SeededSampler
+from .weights import BITS, find_model, model_files, parameter_count, pick_device, pick_dtype
 from multiagent_ft.engines.huggingface import (
-    BITS,
     METADATA_KEYS,
     HFEngine,
     Row,
@@ -34,12 +34,7 @@ from multiagent_ft.engines.huggingface import (
     completion,
     context_of,
     distinct_rows,
-    find_model,
     load_tokenizer,
-    model_files,
-    parameter_count,
-    pick_device,
-    pick_dtype,
 )
 from .server import PROBE, PROBE_TOKENS
 from multiagent_ft.method.prompts import (
@@ -647,7 +642,8 @@ def read_config(
 
     if model_files(model)[1]:
         raise MaftError(f'{model}: a GGUF file is for engine hf. For vLLM give the folder that it was made from.')
-    from multiagent_ft.engines.huggingface import explain_load_error, hub_commit
+    from multiagent_ft.engines.huggingface import hub_commit
+    from multiagent_ft.engines.weights import explain_load_error
 
     try:
         config = AutoConfig.from_pretrained(model, **how)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core import MaftError, Message, write_atomic
-from ..engines.huggingface import Base, load_base, load_weights, silence
+from ..engines.huggingface import Base, load_base
+from ..engines.weights import load_weights, silence
 from ..method.debate import Agent
 from ..runs.explain import RunRecord, as_written, run_record
 from ..runs.run import base_arguments, summary_table

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..core import MaftError, write_atomic
-from ..engines.huggingface import Base, UnloadedBase, find_model, pick_device
+from ..engines.huggingface import Base, UnloadedBase
+from ..engines.weights import find_model, pick_device
 from ..training.base import canonical_config, silence_training
 from ..training.finetune import settings_of, versions
 from ..training.guards import REPORT, GuardError, check_finite

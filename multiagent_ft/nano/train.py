@@ -304,7 +304,7 @@ def export_nano(model, tokenizer, folder: Path, dtype: str = 'float16') -> Path:
     "Write an ordinary Hugging Face folder; the model itself is left as it is."
     import copy, torch
     from transformers import GenerationConfig
-    from multiagent_ft.engines.huggingface import silence
+    from multiagent_ft.engines.weights import silence
 
     folder, m = Path(folder), copy.deepcopy(model).to(getattr(torch, dtype))
     m.generation_config = GenerationConfig(

@@ -684,7 +684,7 @@ def _offline_without_network():
     "Where the Hub does not answer, `datasets` looks into its cache at once, instead of asking again and again."
     import datasets
     from huggingface_hub import constants
-    from multiagent_ft.engines.huggingface import hub_answers
+    from multiagent_ft.engines.weights import hub_answers
 
     before, there = (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE), hub_answers()
     if not there:

@@ -300,7 +300,8 @@ def check_lines(
 # %% ../../nbs/runs/31_explain.ipynb #e5812f92
 def base_faults(folder: Path) -> list[str]:
     "What has changed since in the base model that a run's agents stand on, where it is a folder of this machine."
-    from multiagent_ft.engines.huggingface import adapter_identity, base_identity, find_model
+    from multiagent_ft.engines.huggingface import adapter_identity, base_identity
+    from multiagent_ft.engines.weights import find_model
 
     society = load_society(Path(folder) / f'iteration-{iterations_of(folder)}')
     model = find_model(society.spec.args['model']) if society.spec and 'model' in society.spec.args else ''

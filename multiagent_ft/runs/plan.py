@@ -504,7 +504,7 @@ def bare_training(
 ) -> float:
     "Seconds of forward, backward and AdamW alone, on our batches."
     import torch
-    from multiagent_ft.engines.huggingface import silence
+    from multiagent_ft.engines.weights import silence
     from multiagent_ft.training.trainer import init_model, fusible, fuse_lora, completion_loss
 
     with silence():

@@ -211,7 +211,7 @@ def worker_count(cfg: Config) -> int:
     if cfg.engine.name != 'hf':
         return 0
     import torch
-    from multiagent_ft.engines.huggingface import find_model
+    from multiagent_ft.engines.weights import find_model
 
     gpu = cfg.device not in ('auto', 'cpu') or (
         cfg.device == 'auto' and (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -168,7 +168,7 @@ def same_files(
 def name_base(adapter: Path, model: str):  # an adapter's folder; Hugging Face id, folder, or 'nano'
     "Write into an adapter's settings which base it stands on, so that PEFT's own loaders find it."
     if (file := Path(adapter) / CONFIG).is_file():
-        from multiagent_ft.engines.huggingface import find_model
+        from multiagent_ft.engines.weights import find_model
 
         base = find_model(model)
         base = str(Path(base).absolute()) if Path(base).is_dir() else base

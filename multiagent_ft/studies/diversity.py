@@ -145,7 +145,7 @@ def dissimilarity(texts: list[str], embed: Callable = char_ngrams) -> float | No
 def load_encoder(folder: str) -> tuple:
     "(tokenizer, model) of an encoder, or of an encoder-decoder such as T5. Raises `MaftError` where there is none."
     from transformers import AutoModel, AutoTokenizer
-    from multiagent_ft.engines.huggingface import silence
+    from multiagent_ft.engines.weights import silence
 
     try:
         with silence():

@@ -99,7 +99,7 @@ def weight_sharing_copy(
     the engine."""
     import torch
     from transformers.initialization import no_init_weights
-    from multiagent_ft.engines.huggingface import rounding
+    from multiagent_ft.engines.weights import rounding
 
     original = base.model
     if rounding(original):

@@ -116,7 +116,7 @@ def check_method(
     s: TrainingSettings,  # of the job
 ):
     "Raises `MaftError` when this base cannot be trained as the settings say."
-    from multiagent_ft.engines.huggingface import rounding
+    from multiagent_ft.engines.weights import rounding
 
     rounded = rounding(base.model)
     dtype = str(base.dtype).removeprefix('torch.')
