@@ -34,9 +34,9 @@ _HOME = dict(
     ScriptedEngine='method.prompts',
     EngineSpec='method.prompts',
     Grader='runs.tasks',
-    Experiment='runs.run',
+    Experiment='runs.experiment',
     Progress='runs.tracking',
-    Result='runs.run',
+    Result='runs.experiment',
     run='runs.run',
 )
 __all__ = [*_HOME]

@@ -11,7 +11,7 @@ from multiagent_ft.method.consensus import vote, vote_to_dict
 from multiagent_ft.method.debate import Protocol, Seeds, debate, untrained
 from multiagent_ft.method.examples import agrees, critic_examples, generator_examples, pseudo_labels
 from multiagent_ft.method.prompts import ScriptedEngine, encode
-from multiagent_ft.runs.run import Experiment
+from multiagent_ft.runs.experiment import Experiment
 from multiagent_ft.runs.tasks import Task
 from multiagent_ft.studies.report import report
 
