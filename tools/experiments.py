@@ -30,17 +30,16 @@ def planned(name: str, folder: Path):
     }
     settings = dict(train=200, eval=500, iterations=5, fresh='true')
     question = Question(name, asks[name], rows=(), settings=settings, seeds=3, first_seed=900)
-    return question, dial_rows(folder, MODELS[name][1])
+    return question, dial_rows(folder, MODELS[name].dials, recipes=MODELS[name].recipes)
 
 
 def make_models(name: str, folder: Path, blocks: int | None):
     from multiagent_ft.neighbours.dial import MODELS, train_dial, write_questions
 
     write_questions(folder / 'questions.jsonl')
-    planned_blocks, dials = MODELS[name]
-    for dial in dials:
+    for dial in MODELS[name].dials:
         began = time.process_time()
-        made = train_dial(folder / f'dial-{dial}', dial, blocks=blocks or planned_blocks)
+        made = train_dial(folder / f'dial-{dial}', dial, blocks=blocks or MODELS[name].blocks)
         print(f'{made}: {time.process_time() - began:.0f} CPU s', flush=True)
 
 
