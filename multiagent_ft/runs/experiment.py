@@ -38,7 +38,7 @@ def accuracy_figure(table):  # a DataFrame, see `Result.table`
     plt.close(fig)  # or a notebook would show it twice
     return fig
 
-
+# %% ../../nbs/runs/40_experiment.ipynb #40ex0009
 GREY = '#7a7a7a'  # read on white and on black
 
 
@@ -58,7 +58,7 @@ def themed_svg(fig) -> str:
     svg = out.getvalue()
     return svg[svg.index('<svg') :]
 
-
+# %% ../../nbs/runs/40_experiment.ipynb #40ex0011
 class Result(NamedTuple):
     "What a run gives back."
 
